@@ -1,0 +1,7 @@
+"""Noise schedule, sampler and guidance: three things, none of which knows a network."""
+
+from ldis_jax.diffusion.guidance import two_scale_guidance
+from ldis_jax.diffusion.sampler import SAMPLERS, sample
+from ldis_jax.diffusion.schedule import NoiseSchedule
+
+__all__ = ["SAMPLERS", "NoiseSchedule", "sample", "two_scale_guidance"]

@@ -1,0 +1,43 @@
+"""Output files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ldis_jax.errors import LDISError
+
+StrPath = str | os.PathLike[str]
+
+
+@contextlib.contextmanager
+def atomic_write(path: StrPath) -> Iterator[Path]:
+    """Yields a temporary path beside ``path`` that takes its place if the body succeeds and vanishes if it fails.
+
+    Missing parent folders are made. The temporary name keeps the suffix, because writers read the format from it.
+
+    Raises:
+        LDISError: the folder or the file cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise LDISError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: StrPath, obj: Any) -> None:
+    """Writes strict JSON: NaN and infinity raise ``ValueError``, because other programs could not read them."""
+    text = json.dumps(obj, indent=1, allow_nan=False) + "\n"
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,138 @@
+"""Picture transforms of LDIS, on numpy and OpenCV.
+
+Source: the public training configuration, whose steps are mmcv's and mmseg's; sizes are stated for S = 256 there and
+scale with S here. Masks are episode masks in {0, 1, 255}: the public code selects the class before it transforms.
+Random transforms draw from the generator they are given and from nothing else.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from ldis_jax.image_io import IGNORE_LABEL
+
+# Parallelism is over pictures (Grain's threads or processes); OpenCV's own threads would only fight with them and XLA.
+cv2.setNumThreads(0)
+
+
+def fitted_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """(h, w) of a picture scaled to long side ``size``: what is left of [S, S] once padding is cut off."""
+    return _scaled_size(height, width, size / max(height, width))
+
+
+def eval_image(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [H, W, 3] -> float32 [S, S, 3] in [-1, 1]: long side to S, padded right and below with 0."""
+    h, w = fitted_size(*image.shape[:2], size)
+    return _normalise_and_pad(cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR), size)
+
+
+def eval_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [H, W] -> uint8 [S, S]: as :func:`eval_image`, nearest, padded with 255."""
+    h, w = fitted_size(*mask.shape, size)
+    return _pad_mask(cv2.resize(mask, (w, h), interpolation=cv2.INTER_NEAREST), size)
+
+
+def eval_transform(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Evaluation's transform: :func:`eval_image` and :func:`eval_mask`."""
+    return eval_image(image, size), eval_mask(mask, size)
+
+
+def train_transform(
+    image: np.ndarray, mask: np.ndarray, size: int, rng: np.random.Generator, *, flip: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Training's transform: rescale, crop, flip (p = 0.5), photometric distortion, normalise, pad.
+
+    Args:
+        image: uint8 [H, W, 3].
+        mask: uint8 [H, W] in {0, 1, 255}.
+        size: S.
+        rng: the only source of randomness.
+        flip: false for frames of a video.
+
+    Returns:
+        (float32 [S, S, 3] in [-1, 1], uint8 [S, S]).
+    """
+    image, mask = random_crop(*random_rescale(image, mask, size, rng), size, rng)
+    if flip and rng.integers(2):
+        image, mask = image[:, ::-1], mask[:, ::-1]
+    return _normalise_and_pad(photometric_distortion(image, rng), size), _pad_mask(mask, size)
+
+
+def random_rescale(
+    image: np.ndarray, mask: np.ndarray, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scales to fit a box of long side 2S and short side S, times r ~ U[0.9, 1.1] (mmcv's ``RandomResize``)."""
+    ratio = rng.uniform(0.9, 1.1)
+    height, width = mask.shape
+    scale = min(int(2 * size * ratio) / max(height, width), int(size * ratio) / min(height, width))
+    h, w = _scaled_size(height, width, scale)
+    return (
+        cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR),
+        cv2.resize(mask, (w, h), interpolation=cv2.INTER_NEAREST),
+    )
+
+
+def random_crop(
+    image: np.ndarray, mask: np.ndarray, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Crops to at most [S, S], preferring crops that show object and background (mmseg's ``RandomCrop``).
+
+    Ten places are tried until object and background are both there and neither takes 75 % of the pixels that are not
+    255; after that an eleventh is taken as it comes.
+    """
+    for attempt in range(11):
+        top = rng.integers(max(mask.shape[0] - size, 0) + 1)
+        left = rng.integers(max(mask.shape[1] - size, 0) + 1)
+        place = np.s_[top : top + size, left : left + size]
+        foreground = np.count_nonzero(mask[place] == 1)
+        labelled = np.count_nonzero(mask[place] != IGNORE_LABEL)
+        if attempt == 10 or 0.25 * labelled < foreground < 0.75 * labelled:
+            break
+    return image[place], mask[place]
+
+
+def photometric_distortion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Random brightness, contrast, saturation and hue on uint8 [H, W, 3] (mmseg's ``PhotoMetricDistortion``).
+
+    Each has p = 0.5 and is rounded down to uint8: brightness +-32; contrast x0.5..1.5, before or after the other
+    two; saturation x0.5..1.5; hue -18..17 of 180.
+    """
+    if rng.integers(2):
+        image = _affine(image, beta=rng.uniform(-32, 32))
+    contrast_first = rng.integers(2)
+    if contrast_first and rng.integers(2):
+        image = _affine(image, alpha=rng.uniform(0.5, 1.5))
+    if rng.integers(2):
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        hsv[..., 1] = _affine(hsv[..., 1], alpha=rng.uniform(0.5, 1.5))
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    if rng.integers(2):
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        hsv[..., 0] = (hsv[..., 0].astype(np.int16) + rng.integers(-18, 18)) % 180
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    if not contrast_first and rng.integers(2):
+        image = _affine(image, alpha=rng.uniform(0.5, 1.5))
+    return image
+
+
+def _affine(x: np.ndarray, alpha: float = 1.0, beta: float = 0.0) -> np.ndarray:
+    return np.clip(x.astype(np.float32) * alpha + beta, 0, 255).astype(np.uint8)
+
+
+def _scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """mmcv's rounding; the floor of 1 keeps very long pictures from vanishing."""
+    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+
+
+def _normalise_and_pad(image: np.ndarray, size: int) -> np.ndarray:
+    """Pads after normalising, so that padding is mid-grey."""
+    padded = np.zeros((size, size, 3), np.float32)
+    padded[: image.shape[0], : image.shape[1]] = (image.astype(np.float32) - 127.5) / 127.5
+    return padded
+
+
+def _pad_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    padded = np.full((size, size), IGNORE_LABEL, np.uint8)
+    padded[: mask.shape[0], : mask.shape[1]] = mask
+    return padded

@@ -1,0 +1,229 @@
+"""Network sizes, read from the ``config.json`` that stands beside every weight file.
+
+A key that diffusers knows and we do not implement is accepted only at the one value that leaves the network
+unchanged; any other key is an error, because ignoring it could silently change the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+from ldis_jax.errors import LDISError, list_names
+
+# Bookkeeping of diffusers and transformers; has no effect on the network.
+_IGNORED_KEYS = frozenset({"_class_name", "_diffusers_version", "_name_or_path", "_commit_hash", "architectures"})
+
+
+@dataclasses.dataclass(frozen=True)
+class _NetworkConfig:
+    @classmethod
+    def _fixed(cls) -> Mapping[str, tuple[Any, ...]]:
+        """Foreign keys and the values at which they mean what this implementation does."""
+        return {}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "config") -> Self:
+        """Builds the config from a parsed ``config.json``.
+
+        Args:
+            values: the JSON object.
+            where: file name for error messages.
+
+        Raises:
+            LDISError: an unknown key, or a known key at a value this implementation does not support.
+        """
+        fixed = cls._fixed()
+        fields = {field.name for field in dataclasses.fields(cls)}
+        unknown, unsupported, kept = [], [], {}
+        for key, value in values.items():
+            value = tuple(value) if isinstance(value, list) else value
+            if key in fields:
+                kept[key] = value
+            elif key in fixed:
+                if value not in fixed[key]:
+                    unsupported.append(f"{key}={value!r} (supported: {', '.join(map(repr, fixed[key]))})")
+            elif key not in _IGNORED_KEYS:
+                unknown.append(f"{key}={value!r}")
+        if unsupported:
+            raise LDISError(f"{where}: unsupported network option {list_names(unsupported)}")
+        if unknown:
+            raise LDISError(f"{where}: unknown key {list_names(unknown)}; remove it if it does not change the network")
+        try:
+            config = cls(**kept)
+            config.validate()
+        except (TypeError, ValueError) as error:
+            raise LDISError(f"{where}: {error}") from None
+        return config
+
+    def validate(self) -> None:
+        """Raises ``ValueError`` where sizes do not fit together."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The inverse of :meth:`from_dict`, with JSON types."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig(_NetworkConfig):
+    """diffusers' ``UNet2DConditionModel``; the defaults are SD 1.5 with LDIS's 1024-to-768 adapter.
+
+    ``attention_head_dim`` keeps diffusers' misnomer: it is the *number of heads*, one for all levels or one a level.
+    """
+
+    sample_size: int | None = 64
+    in_channels: int = 4
+    out_channels: int = 4
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    layers_per_block: int = 2
+    attention_head_dim: int | tuple[int, ...] = 8
+    cross_attention_dim: int = 768
+    encoder_hid_dim: int | None = 1024
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+
+    @property
+    def num_heads(self) -> tuple[int, ...]:
+        """Attention heads at each level."""
+        heads = self.attention_head_dim
+        return heads if isinstance(heads, tuple) else (heads,) * len(self.block_out_channels)
+
+    def validate(self) -> None:
+        levels = len(self.block_out_channels)
+        for name in ("down_block_types", "up_block_types", "num_heads"):
+            if len(getattr(self, name)) != levels:
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries, block_out_channels has {levels}")
+        for kind in self.down_block_types:
+            if kind not in ("CrossAttnDownBlock2D", "DownBlock2D"):
+                raise ValueError(f"unsupported block {kind!r}")
+        for kind in self.up_block_types:
+            if kind not in ("CrossAttnUpBlock2D", "UpBlock2D"):
+                raise ValueError(f"unsupported block {kind!r}")
+        for channels, heads in zip(self.block_out_channels, self.num_heads, strict=True):
+            if channels % self.norm_num_groups or channels % heads:
+                raise ValueError(f"{channels} channels do not divide by {self.norm_num_groups} groups or {heads} heads")
+
+    @classmethod
+    def _fixed(cls) -> Mapping[str, tuple[Any, ...]]:
+        return {
+            "act_fn": ("silu", "swish"),
+            "addition_embed_type": (None,),
+            "addition_embed_type_num_heads": (64,),
+            "addition_time_embed_dim": (None,),
+            "attention_type": ("default",),
+            "center_input_sample": (False,),
+            "class_embed_type": (None,),
+            "class_embeddings_concat": (False,),
+            "conv_in_kernel": (3,),
+            "conv_out_kernel": (3,),
+            "cross_attention_norm": (None,),
+            "downsample_padding": (1,),
+            "dropout": (0.0,),
+            "dual_cross_attention": (False,),
+            "encoder_hid_dim_type": (None, "text_proj"),
+            "flip_sin_to_cos": (True,),
+            "freq_shift": (0,),
+            "mid_block_only_cross_attention": (None, False),
+            "mid_block_scale_factor": (1,),
+            "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+            "num_attention_heads": (None,),
+            "num_class_embeds": (None,),
+            "only_cross_attention": (False,),
+            "projection_class_embeddings_input_dim": (None,),
+            "resnet_out_scale_factor": (1.0,),
+            "resnet_skip_time_act": (False,),
+            "resnet_time_scale_shift": ("default",),
+            "reverse_transformer_layers_per_block": (None,),
+            "time_cond_proj_dim": (None,),
+            "time_embedding_act_fn": (None,),
+            "time_embedding_dim": (None,),
+            "time_embedding_type": ("positional",),
+            "timestep_post_act": (None,),
+            "transformer_layers_per_block": (1,),
+            "upcast_attention": (False, None),
+            "use_linear_projection": (False,),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        adapter = "text_proj" if self.encoder_hid_dim is not None else None
+        return {"_class_name": "UNet2DConditionModel", **super().to_dict(), "encoder_hid_dim_type": adapter}
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderConfig(_NetworkConfig):
+    """diffusers' ``AutoencoderKL``; the defaults are SD 1.5's."""
+
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 4
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    norm_num_groups: int = 32
+    scaling_factor: float = 0.18215
+    sample_size: int | None = 512
+
+    @property
+    def downscale(self) -> int:
+        """Image pixels along one side of a latent pixel."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    def validate(self) -> None:
+        for channels in self.block_out_channels:
+            if channels % self.norm_num_groups:
+                raise ValueError(f"{channels} channels do not divide by {self.norm_num_groups} groups")
+
+    @classmethod
+    def _fixed(cls) -> Mapping[str, tuple[Any, ...]]:
+        encoder, decoder = "DownEncoderBlock2D", "UpDecoderBlock2D"
+        return {
+            "act_fn": ("silu", "swish"),
+            "down_block_types": tuple((encoder,) * n for n in range(1, 7)),
+            "up_block_types": tuple((decoder,) * n for n in range(1, 7)),
+            "force_upcast": (True, False),  # about fp16 overflow in torch; we never compute in fp16
+            "latents_mean": (None,),
+            "latents_std": (None,),
+            "mid_block_add_attention": (True,),
+            "shift_factor": (None, 0.0),
+            "use_quant_conv": (True,),
+            "use_post_quant_conv": (True,),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        levels = len(self.block_out_channels)
+        return {
+            "_class_name": "AutoencoderKL",
+            **super().to_dict(),
+            "down_block_types": ["DownEncoderBlock2D"] * levels,
+            "up_block_types": ["UpDecoderBlock2D"] * levels,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptEncoderConfig(_NetworkConfig):
+    """Alpha-CLIP's visual tower; the defaults are ViT-L/14. ``alpha=False`` is plain CLIP (ablation)."""
+
+    image_size: int = 224
+    patch_size: int = 14
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    alpha: bool = True
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the picture."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_tokens(self) -> int:
+        """Instruction tokens of one prompt (L), the class token not counted."""
+        return self.grid**2
+
+    def validate(self) -> None:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} does not divide by patch_size {self.patch_size}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} does not divide by {self.heads} heads")

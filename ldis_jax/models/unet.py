@@ -1,0 +1,332 @@
+"""Stable Diffusion 1.5's conditional UNet. Attribute names and numerics are diffusers' ``UNet2DConditionModel``.
+
+What LDIS adds: ``encoder_hid_proj``, the linear adapter from the prompt encoder's width to the cross-attention
+width, and an additive bias over the instruction tokens in every cross-attention layer.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from ldis_jax.models.config import UNetConfig
+from ldis_jax.models.layers import (
+    PAD_BOTH,
+    Downsample2D,
+    ResnetBlock2D,
+    Upsample2D,
+    attend,
+    conv,
+    group_norm,
+    layer_norm,
+)
+
+# Transformer2D's norm differs from the ResNet blocks' 1e-5; diffusers' old Flax port missed this.
+_TRANSFORMER_NORM_EPS = 1e-6
+
+
+def timestep_embedding(timesteps: jax.Array, dim: int) -> jax.Array:
+    """Sinusoidal embedding, cosine half first (``flip_sin_to_cos``), ``freq_shift`` 0: [B] -> float32 [B, dim]."""
+    half = dim // 2
+    freqs = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = timesteps.astype(jnp.float32)[:, None] * freqs
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class TimestepEmbedding(nnx.Module):
+    """Two linear layers around a SiLU."""
+
+    def __init__(self, c_in: int, c_out: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.linear_1 = nnx.Linear(c_in, c_out, dtype=dtype, rngs=rngs)
+        self.linear_2 = nnx.Linear(c_out, c_out, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.linear_2(nnx.silu(self.linear_1(x)))
+
+
+class Attention(nnx.Module):
+    """Multi-head attention without q, k, v biases; self-attention where ``context`` is None."""
+
+    def __init__(self, channels: int, context_dim: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.heads = heads
+        linear = functools.partial(nnx.Linear, dtype=dtype, rngs=rngs)
+        self.to_q = linear(channels, channels, use_bias=False)
+        self.to_k = linear(context_dim, channels, use_bias=False)
+        self.to_v = linear(context_dim, channels, use_bias=False)
+        self.to_out = nnx.List([linear(channels, channels)])
+
+    def __call__(
+        self, x: jax.Array, context: jax.Array | None = None, bias: jax.Array | None = None
+    ) -> jax.Array:
+        context = x if context is None else context
+        return self.to_out[0](attend(self.to_q(x), self.to_k(context), self.to_v(context), self.heads, bias))
+
+
+class GEGLU(nnx.Module):
+    """Gated linear unit with the exact (erf) GELU."""
+
+    def __init__(self, c_in: int, c_out: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.proj = nnx.Linear(c_in, 2 * c_out, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        value, gate = jnp.split(self.proj(x), 2, axis=-1)
+        return value * nnx.gelu(gate, approximate=False)
+
+
+class Identity(nnx.Module):
+    """Holds the index that dropout has in diffusers' ``net``."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x
+
+
+class FeedForward(nnx.Module):
+    """GEGLU to 4x the width and back."""
+
+    def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.net = nnx.List(
+            [
+                GEGLU(channels, 4 * channels, dtype=dtype, rngs=rngs),
+                Identity(),
+                nnx.Linear(4 * channels, channels, dtype=dtype, rngs=rngs),
+            ]
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.net:
+            x = layer(x)
+        return x
+
+
+class BasicTransformerBlock(nnx.Module):
+    """Self-attention, cross-attention over the instruction tokens, feed-forward; each pre-normed."""
+
+    def __init__(self, channels: int, context_dim: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.norm1 = layer_norm(channels, dtype=dtype, rngs=rngs)
+        self.attn1 = Attention(channels, channels, heads, dtype=dtype, rngs=rngs)
+        self.norm2 = layer_norm(channels, dtype=dtype, rngs=rngs)
+        self.attn2 = Attention(channels, context_dim, heads, dtype=dtype, rngs=rngs)
+        self.norm3 = layer_norm(channels, dtype=dtype, rngs=rngs)
+        self.ff = FeedForward(channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, context: jax.Array, bias: jax.Array | None) -> jax.Array:
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), context, bias)
+        return x + self.ff(self.norm3(x))
+
+
+class Transformer2DModel(nnx.Module):
+    """One transformer block over pixels, between 1x1 convolutions, with a residual."""
+
+    def __init__(self, channels: int, heads: int, config: UNetConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.norm = group_norm(channels, config.norm_num_groups, _TRANSFORMER_NORM_EPS, dtype=dtype, rngs=rngs)
+        self.proj_in = conv(channels, channels, 1, dtype=dtype, rngs=rngs)
+        self.transformer_blocks = nnx.List(
+            [BasicTransformerBlock(channels, config.cross_attention_dim, heads, dtype=dtype, rngs=rngs)]
+        )
+        self.proj_out = conv(channels, channels, 1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, context: jax.Array, bias: jax.Array | None) -> jax.Array:
+        h = self.proj_in(self.norm(x)).reshape(x.shape[0], -1, x.shape[-1])
+        for block in self.transformer_blocks:
+            h = block(h, context, bias)
+        return x + self.proj_out(h.reshape(x.shape))
+
+
+class DownBlock(nnx.Module):
+    """``CrossAttnDownBlock2D``, or ``DownBlock2D`` where ``heads`` is None."""
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        heads: int | None,
+        config: UNetConfig,
+        last: bool,
+        *,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        resnet = functools.partial(
+            ResnetBlock2D,
+            groups=config.norm_num_groups,
+            eps=config.norm_eps,
+            temb_channels=4 * config.block_out_channels[0],
+            dtype=dtype,
+            rngs=rngs,
+        )
+        n = config.layers_per_block
+        self.resnets = nnx.List(resnet(c_in if i == 0 else c_out, c_out) for i in range(n))
+        self.attentions = nnx.List(
+            []
+            if heads is None
+            else [Transformer2DModel(c_out, heads, config, dtype=dtype, rngs=rngs) for _ in range(n)]
+        )
+        self.downsamplers = nnx.List([] if last else [Downsample2D(c_out, PAD_BOTH, dtype=dtype, rngs=rngs)])
+
+    def __call__(
+        self, x: jax.Array, temb: jax.Array, context: jax.Array, bias: jax.Array | None
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        skips = []
+        for i, resnet in enumerate(self.resnets):
+            x = resnet(x, temb)
+            if self.attentions:
+                x = self.attentions[i](x, context, bias)
+            skips.append(x)
+        for down in self.downsamplers:
+            x = down(x)
+            skips.append(x)
+        return x, skips
+
+
+class MidBlock(nnx.Module):
+    """``UNetMidBlock2DCrossAttn``: resnet, attention, resnet."""
+
+    def __init__(self, config: UNetConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        channels = config.block_out_channels[-1]
+        self.attentions = nnx.List(
+            [Transformer2DModel(channels, config.num_heads[-1], config, dtype=dtype, rngs=rngs)]
+        )
+        self.resnets = nnx.List(
+            ResnetBlock2D(
+                channels,
+                channels,
+                groups=config.norm_num_groups,
+                eps=config.norm_eps,
+                temb_channels=4 * config.block_out_channels[0],
+                dtype=dtype,
+                rngs=rngs,
+            )
+            for _ in range(2)
+        )
+
+    def __call__(self, x: jax.Array, temb: jax.Array, context: jax.Array, bias: jax.Array | None) -> jax.Array:
+        x = self.resnets[0](x, temb)
+        x = self.attentions[0](x, context, bias)
+        return self.resnets[1](x, temb)
+
+
+class UpBlock(nnx.Module):
+    """``CrossAttnUpBlock2D``, or ``UpBlock2D`` where ``heads`` is None. Pops the encoder's skip connections."""
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        skip_channels: tuple[int, ...],
+        heads: int | None,
+        config: UNetConfig,
+        last: bool,
+        *,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        resnet = functools.partial(
+            ResnetBlock2D,
+            groups=config.norm_num_groups,
+            eps=config.norm_eps,
+            temb_channels=4 * config.block_out_channels[0],
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.resnets = nnx.List(
+            resnet((c_in if i == 0 else c_out) + skip, c_out) for i, skip in enumerate(skip_channels)
+        )
+        self.attentions = nnx.List(
+            []
+            if heads is None
+            else [Transformer2DModel(c_out, heads, config, dtype=dtype, rngs=rngs) for _ in skip_channels]
+        )
+        self.upsamplers = nnx.List([] if last else [Upsample2D(c_out, dtype=dtype, rngs=rngs)])
+
+    def __call__(
+        self, x: jax.Array, skips: list[jax.Array], temb: jax.Array, context: jax.Array, bias: jax.Array | None
+    ) -> jax.Array:
+        for i, resnet in enumerate(self.resnets):
+            x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), temb)
+            if self.attentions:
+                x = self.attentions[i](x, context, bias)
+        for up in self.upsamplers:
+            x = up(x)
+        return x
+
+
+class UNet2DConditionModel(nnx.Module):
+    """The trained network of LDIS."""
+
+    def __init__(self, config: UNetConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.config = config
+        self.dtype = jnp.dtype(dtype)
+        channels, heads, n = config.block_out_channels, config.num_heads, config.layers_per_block
+        last = len(channels) - 1
+        self.conv_in = conv(config.in_channels, channels[0], dtype=dtype, rngs=rngs)
+        self.time_embedding = TimestepEmbedding(channels[0], 4 * channels[0], dtype=dtype, rngs=rngs)
+        if config.encoder_hid_dim is not None:
+            self.encoder_hid_proj = nnx.Linear(
+                config.encoder_hid_dim, config.cross_attention_dim, dtype=dtype, rngs=rngs
+            )
+
+        skips = [channels[0]]  # channels of every skip connection, in the order the down path makes them
+        down_blocks = []
+        for i, (kind, c_out) in enumerate(zip(config.down_block_types, channels, strict=True)):
+            block_heads = heads[i] if kind.startswith("CrossAttn") else None
+            down_blocks.append(
+                DownBlock(skips[-1], c_out, block_heads, config, last=i == last, dtype=dtype, rngs=rngs)
+            )
+            skips += [c_out] * (n + (i != last))
+        self.down_blocks = nnx.List(down_blocks)
+
+        self.mid_block = MidBlock(config, dtype=dtype, rngs=rngs)
+
+        up_blocks, c_in = [], channels[-1]
+        for i, (kind, c_out) in enumerate(zip(config.up_block_types, channels[::-1], strict=True)):
+            block_heads = heads[last - i] if kind.startswith("CrossAttn") else None
+            block_skips = tuple(skips.pop() for _ in range(n + 1))
+            up_blocks.append(
+                UpBlock(c_in, c_out, block_skips, block_heads, config, last=i == last, dtype=dtype, rngs=rngs)
+            )
+            c_in = c_out
+        self.up_blocks = nnx.List(up_blocks)
+
+        self.conv_norm_out = group_norm(channels[0], config.norm_num_groups, config.norm_eps, dtype=dtype, rngs=rngs)
+        self.conv_out = conv(channels[0], config.out_channels, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        sample: jax.Array,
+        timesteps: jax.Array,
+        encoder_hidden_states: jax.Array,
+        encoder_attention_bias: jax.Array | None = None,
+    ) -> jax.Array:
+        """One evaluation.
+
+        Args:
+            sample: [B, s, s, in_channels] latents; s divides by 2^(levels - 1).
+            timesteps: [B], 0 to 999.
+            encoder_hidden_states: [B, T, encoder_hid_dim] instruction tokens.
+            encoder_attention_bias: float32 [B, T], added to the cross-attention logits.
+
+        Returns:
+            float32 [B, s, s, out_channels].
+        """
+        temb = timestep_embedding(timesteps, self.config.block_out_channels[0]).astype(self.dtype)
+        # Every resnet applies SiLU to the embedding first; once here saves doing it in each.
+        temb = nnx.silu(self.time_embedding(temb))
+        context = encoder_hidden_states
+        if self.config.encoder_hid_dim is not None:
+            context = self.encoder_hid_proj(context)
+
+        x = self.conv_in(sample)
+        skips = [x]
+        for down in self.down_blocks:
+            x, new = down(x, temb, context, encoder_attention_bias)
+            skips += new
+        x = self.mid_block(x, temb, context, encoder_attention_bias)
+        for up in self.up_blocks:
+            x = up(x, skips, temb, context, encoder_attention_bias)
+        return self.conv_out(nnx.silu(self.conv_norm_out(x))).astype(jnp.float32)

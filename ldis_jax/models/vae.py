@@ -1,0 +1,165 @@
+"""Stable Diffusion's AutoencoderKL. Attribute names and numerics are diffusers'."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from ldis_jax.models.config import AutoencoderConfig
+from ldis_jax.models.layers import (
+    PAD_RIGHT_BELOW,
+    Downsample2D,
+    ResnetBlock2D,
+    Upsample2D,
+    attend,
+    conv,
+    group_norm,
+)
+
+_EPS = 1e-6
+
+
+class Attention(nnx.Module):
+    """Single-head self-attention over pixels, with its own norm and residual."""
+
+    def __init__(self, channels: int, groups: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.group_norm = group_norm(channels, groups, _EPS, dtype=dtype, rngs=rngs)
+        self.to_q = nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)
+        self.to_k = nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)
+        self.to_v = nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)
+        self.to_out = nnx.List([nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = self.group_norm(x).reshape(x.shape[0], -1, x.shape[-1])
+        h = self.to_out[0](attend(self.to_q(h), self.to_k(h), self.to_v(h), num_heads=1))
+        return x + h.reshape(x.shape)
+
+
+class MidBlock(nnx.Module):
+    """resnet, attention, resnet."""
+
+    def __init__(self, channels: int, groups: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.attentions = nnx.List([Attention(channels, groups, dtype=dtype, rngs=rngs)])
+        self.resnets = nnx.List(
+            ResnetBlock2D(channels, channels, groups=groups, eps=_EPS, dtype=dtype, rngs=rngs) for _ in range(2)
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.resnets[1](self.attentions[0](self.resnets[0](x)))
+
+
+class DownEncoderBlock2D(nnx.Module):
+    """Resnets, then a strided convolution unless it is the last level."""
+
+    def __init__(
+        self, c_in: int, c_out: int, config: AutoencoderConfig, last: bool, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        self.resnets = nnx.List(
+            ResnetBlock2D(
+                c_in if i == 0 else c_out, c_out, groups=config.norm_num_groups, eps=_EPS, dtype=dtype, rngs=rngs
+            )
+            for i in range(config.layers_per_block)
+        )
+        down = [] if last else [Downsample2D(c_out, PAD_RIGHT_BELOW, dtype=dtype, rngs=rngs)]
+        self.downsamplers = nnx.List(down)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in (*self.resnets, *self.downsamplers):
+            x = layer(x)
+        return x
+
+
+class UpDecoderBlock2D(nnx.Module):
+    """Resnets (one more than the encoder has), then x2 unless it is the last level."""
+
+    def __init__(
+        self, c_in: int, c_out: int, config: AutoencoderConfig, last: bool, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        self.resnets = nnx.List(
+            ResnetBlock2D(
+                c_in if i == 0 else c_out, c_out, groups=config.norm_num_groups, eps=_EPS, dtype=dtype, rngs=rngs
+            )
+            for i in range(config.layers_per_block + 1)
+        )
+        self.upsamplers = nnx.List([] if last else [Upsample2D(c_out, dtype=dtype, rngs=rngs)])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in (*self.resnets, *self.upsamplers):
+            x = layer(x)
+        return x
+
+
+class Encoder(nnx.Module):
+    """Picture to moments of the posterior."""
+
+    def __init__(self, config: AutoencoderConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        channels = config.block_out_channels
+        self.conv_in = conv(config.in_channels, channels[0], dtype=dtype, rngs=rngs)
+        ins = (channels[0], *channels[:-1])
+        self.down_blocks = nnx.List(
+            DownEncoderBlock2D(c_in, c_out, config, last=i == len(channels) - 1, dtype=dtype, rngs=rngs)
+            for i, (c_in, c_out) in enumerate(zip(ins, channels, strict=True))
+        )
+        self.mid_block = MidBlock(channels[-1], config.norm_num_groups, dtype=dtype, rngs=rngs)
+        self.conv_norm_out = group_norm(channels[-1], config.norm_num_groups, _EPS, dtype=dtype, rngs=rngs)
+        self.conv_out = conv(channels[-1], 2 * config.latent_channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.conv_in(x)
+        for block in self.down_blocks:
+            x = block(x)
+        return self.conv_out(nnx.silu(self.conv_norm_out(self.mid_block(x))))
+
+
+class Decoder(nnx.Module):
+    """Latent to picture."""
+
+    def __init__(self, config: AutoencoderConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        channels = config.block_out_channels[::-1]
+        self.conv_in = conv(config.latent_channels, channels[0], dtype=dtype, rngs=rngs)
+        self.mid_block = MidBlock(channels[0], config.norm_num_groups, dtype=dtype, rngs=rngs)
+        ins = (channels[0], *channels[:-1])
+        self.up_blocks = nnx.List(
+            UpDecoderBlock2D(c_in, c_out, config, last=i == len(channels) - 1, dtype=dtype, rngs=rngs)
+            for i, (c_in, c_out) in enumerate(zip(ins, channels, strict=True))
+        )
+        self.conv_norm_out = group_norm(channels[-1], config.norm_num_groups, _EPS, dtype=dtype, rngs=rngs)
+        self.conv_out = conv(channels[-1], config.out_channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, z: jax.Array) -> jax.Array:
+        x = self.mid_block(self.conv_in(z))
+        for block in self.up_blocks:
+            x = block(x)
+        return self.conv_out(nnx.silu(self.conv_norm_out(x)))
+
+
+class AutoencoderKL(nnx.Module):
+    """The frozen autoencoder. Its latents are *unscaled*; multiply by ``config.scaling_factor`` for the UNet."""
+
+    def __init__(self, config: AutoencoderConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.config = config
+        self.dtype = jnp.dtype(dtype)
+        latent = config.latent_channels
+        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.decoder = Decoder(config, dtype=dtype, rngs=rngs)
+        self.quant_conv = conv(2 * latent, 2 * latent, 1, dtype=dtype, rngs=rngs)
+        self.post_quant_conv = conv(latent, latent, 1, dtype=dtype, rngs=rngs)
+
+    def encode(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Posterior of a picture.
+
+        Args:
+            image: [B, S, S, 3] in [-1, 1].
+
+        Returns:
+            (mean, std), float32 [B, s, s, 4] each, s = S / ``config.downscale``, unscaled. The mean is the mode.
+        """
+        moments = self.quant_conv(self.encoder(image)).astype(jnp.float32)
+        mean, logvar = jnp.split(moments, 2, axis=-1)
+        return mean, jnp.exp(0.5 * jnp.clip(logvar, -30.0, 20.0))
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Unscaled latents [B, s, s, 4] -> float32 picture [B, S, S, 3], about [-1, 1], not clipped."""
+        return self.decoder(self.post_quant_conv(latents)).astype(jnp.float32)

@@ -1,0 +1,139 @@
+"""LDIS-n: the pseudo mask's latent is denoised over many steps beside the query's latent (paper section "LDIS-n")."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ldis_jax import prompting
+from ldis_jax.diffusion import SAMPLERS, NoiseSchedule, sample, two_scale_guidance
+from ldis_jax.models.ldis import LDISModel
+from ldis_jax.tasks.task import PromptInputs, Task, decode_residual, encode_query_and_target
+
+
+@dataclasses.dataclass(frozen=True)
+class LDISN(Task):
+    """Many-step segmentation.
+
+    The UNet sees 8 channels: the noised target latents (scaled) and the query latents (posterior mode, **not**
+    scaled, as in the public code).
+
+    Attributes:
+        conditioning_dropout: p; tokens alone, both conditions, and the query alone are each dropped with
+            probability p in training.
+        num_steps, sampler: defaults of prediction.
+        image_guidance_scale, prompt_guidance_scale: s_q and s_t of eq. 10, defaults of prediction.
+        schedule: the noise process, kept in ``scheduler/`` of a model folder.
+    """
+
+    name = "ldisn"
+    unet_in_channels = 8
+
+    mask_alpha: float = 0.4
+    conditioning_dropout: float = 0.05
+    num_steps: int = 20
+    sampler: str = "ddpm"
+    image_guidance_scale: float = 1.5
+    prompt_guidance_scale: float = 7.0
+    schedule: NoiseSchedule = NoiseSchedule()
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler={self.sampler!r}; must be one of {SAMPLERS}")
+
+    def to_dict(self) -> dict[str, Any]:
+        values = super().to_dict()
+        del values["schedule"]
+        return values
+
+    def loss(
+        self, model: LDISModel, batch: Mapping[str, jax.Array], key: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Denoising loss, eq. 9, with conditioning dropout."""
+        target_key, time_key, noise_key, dropout_key = jax.random.split(key, 4)
+        (query_latents, _), target_latents = encode_query_and_target(
+            model.vae, batch["query_image"], batch["query_mask"], self.mask_alpha, target_key
+        )
+        target_latents *= model.vae.config.scaling_factor
+        size = query_latents.shape[0]
+        timesteps = jax.random.randint(time_key, (size,), 0, self.schedule.num_train_timesteps)
+        noise = jax.random.normal(noise_key, target_latents.shape)
+        noisy_latents = self.schedule.add_noise(target_latents, noise, timesteps)
+
+        num_prompts = batch["prompt_images"].shape[1]
+        tokens, mask = prompting.instruction_tokens(model.prompt_encoder, batch["prompt_images"], batch["prompt_masks"])
+        null_tokens = prompting.null_instruction_tokens(model.prompt_encoder, num_prompts)
+        # InstructPix2Pix's rule, one draw a sample: [0, p) tokens, [p, 2p) both, [2p, 3p) query latents.
+        u, p = jax.random.uniform(dropout_key, (size,)), self.conditioning_dropout
+        tokens = jnp.where((u < 2 * p)[:, None, None], null_tokens, tokens)
+        query_latents = jnp.where(((u >= p) & (u < 3 * p))[:, None, None, None], 0.0, query_latents)
+
+        inputs = jnp.concatenate([noisy_latents, query_latents], axis=-1)
+        prediction = model.unet(inputs, timesteps, tokens, prompting.attention_bias(mask))
+        target = self.schedule.training_target(target_latents, noise, timesteps)
+        return jnp.mean(jnp.square(prediction - target)), {}
+
+    def predict(
+        self,
+        model: LDISModel,
+        query_image: jax.Array,
+        prompts: PromptInputs,
+        keys: jax.Array,
+        *,
+        num_steps: int | None = None,
+        sampler: str | None = None,
+        image_guidance_scale: jax.Array | float | None = None,
+        prompt_guidance_scale: jax.Array | float | None = None,
+        noise: jax.Array | None = None,
+        step_noise: jax.Array | None = None,
+    ) -> jax.Array:
+        """See :meth:`Task.predict`; options left out take the task's defaults.
+
+        Args:
+            model: the networks.
+            query_image: [B, S, S, 3] in [-1, 1].
+            prompts: K prompts a query.
+            keys: [B] random keys.
+            num_steps: network evaluations (static).
+            sampler: "ddpm" or "ddim" (static).
+            image_guidance_scale: s_q.
+            prompt_guidance_scale: s_t.
+            noise: [B, s, s, 4] in place of the initial draw.
+            step_noise: [num_steps, B, s, s, 4] in place of ddpm's draws; the last one has no effect.
+        """
+        scale_image = self.image_guidance_scale if image_guidance_scale is None else image_guidance_scale
+        scale_prompt = self.prompt_guidance_scale if prompt_guidance_scale is None else prompt_guidance_scale
+        query_latents, _ = model.vae.encode(query_image)
+        num_prompts = prompts.images.shape[1]
+        tokens, mask = prompting.instruction_tokens(model.prompt_encoder, prompts.images, prompts.masks)
+        null = jnp.broadcast_to(prompting.null_instruction_tokens(model.prompt_encoder, num_prompts), tokens.shape)
+        bias = prompting.attention_bias(mask, prompts.num_prompts, num_prompts)
+
+        # Three branches in one batch: (z_q, tokens), (z_q, null), (0, null); all under the same instruction mask.
+        branch_latents = jnp.concatenate([query_latents, query_latents, jnp.zeros_like(query_latents)])
+        branch_tokens = jnp.concatenate([tokens, null, null])
+        branch_bias = jnp.tile(bias, (3, 1))
+
+        def denoise(z: jax.Array, timestep: jax.Array) -> jax.Array:
+            inputs = jnp.concatenate([jnp.tile(z, (3, 1, 1, 1)), branch_latents], axis=-1)
+            timesteps = jnp.full(inputs.shape[:1], timestep)
+            full, null_prompt, null_both = jnp.split(model.unet(inputs, timesteps, branch_tokens, branch_bias), 3)
+            return two_scale_guidance(full, null_prompt, null_both, scale_image, scale_prompt)
+
+        def draw(count: jax.Array | int) -> jax.Array:
+            """Noise as a function of (a query's key, how many draws came before)."""
+            return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, count), query_latents.shape[1:]))(keys)
+
+        latents = sample(
+            denoise,
+            draw(0) if noise is None else noise,
+            (lambda step: draw(step + 1)) if step_noise is None else (lambda step: step_noise[step]),
+            self.schedule,
+            self.num_steps if num_steps is None else num_steps,
+            self.sampler if sampler is None else sampler,
+        )
+        return decode_residual(model.vae, latents, query_image, self.mask_alpha)
