@@ -28,12 +28,13 @@ def atomic_write(path: StrPath) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise LDISError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: StrPath, obj: Any) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -36,14 +34,14 @@ def read_image(source: ImageSource) -> np.ndarray:
     """
     if isinstance(source, np.ndarray):
         array = _check_array(source, "image", (np.uint8,))
-        return np.repeat(array[..., :1], 3, axis=-1) if array.shape[-1] == 1 else array[..., :3].copy()
-    with _opened(source) as (image, where):
-        if image.mode.startswith("I;16"):
-            # The high byte, as PIL does for 16-bit colour files.
-            return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
-        if image.mode in ("I", "F"):
-            raise LDISError(f"{where}: 32-bit pixels have no fixed range; save the picture with 8 or 16 bits")
-        return np.array(image.convert("RGB"))
+        return np.repeat(array[..., :1], 3, axis=-1) if array.shape[-1] == 1 else np.ascontiguousarray(array[..., :3])
+    image, where = _decode(source)
+    if image.mode.startswith("I;16"):
+        # The high byte, as PIL does for 16-bit colour files.
+        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+    if image.mode in ("I", "F"):
+        raise LDISError(f"{where}: 32-bit pixels have no fixed range; save the picture with 8 or 16 bits")
+    return np.array(image.convert("RGB"))
 
 
 def read_mask(source: ImageSource, ignore_label: int | None = None) -> np.ndarray:
@@ -62,10 +60,10 @@ def read_mask(source: ImageSource, ignore_label: int | None = None) -> np.ndarra
     if isinstance(source, np.ndarray):
         array = _check_array(source, "mask", (np.bool_, np.uint8))
     else:
-        with _opened(source) as (image, where):
-            if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I") and image.mode[:4] != "I;16":
-                raise LDISError(f"{where}: a {image.mode} file is not a mask; save it as an 8-bit grey PNG")
-            array = np.asarray(image)
+        image, where = _decode(source)
+        if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I") and not image.mode.startswith("I;16"):
+            raise LDISError(f"{where}: a {image.mode} file is not a mask; save it as an 8-bit grey PNG")
+        array = np.asarray(image)
         if array.ndim == 2:
             array = array[..., None]
     array = array[..., : 3 if array.shape[-1] > 2 else 1]
@@ -81,10 +79,10 @@ def read_label_map(path: StrPath) -> np.ndarray:
     Raises:
         LDISError: missing or damaged; a colour file, whose colours would have to be guessed into labels.
     """
-    with _opened(path) as (image, where):
-        if image.mode not in ("L", "P", "1"):
-            raise LDISError(f"{where}: a label map has one 8-bit channel, this file is {image.mode}; save label values")
-        return np.array(image, dtype=np.uint8)
+    image, where = _decode(path)
+    if image.mode not in ("L", "P", "1"):
+        raise LDISError(f"{where}: a label map has one 8-bit channel, this file is {image.mode}; save label values")
+    return np.array(image, dtype=np.uint8)
 
 
 def write_png(path: StrPath, array: np.ndarray) -> None:
@@ -107,25 +105,23 @@ def _check_array(array: np.ndarray, what: str, dtypes: tuple[type, ...]) -> np.n
     return array
 
 
-@contextmanager
-def _opened(source: StrPath | Image.Image) -> Iterator[tuple[Image.Image, str]]:
-    """The decoded picture, upright, and its name for error messages."""
+def _decode(source: StrPath | Image.Image) -> tuple[Image.Image, str]:
+    """The picture, upright and in memory, and its name for error messages."""
     if isinstance(source, Image.Image):
-        yield ImageOps.exif_transpose(source), "PIL image"
-        return
-    if not isinstance(source, (str, os.PathLike)):
-        raise LDISError(f"expected a path, a PIL image or a numpy array, got {type(source).__name__}")
-    path = Path(source)
-    if not path.is_file():
-        raise LDISError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; give the path of a picture")
+        where = "PIL image"
+    elif isinstance(source, (str, os.PathLike)):
+        where = str(source)
+        if not os.path.isfile(source):
+            raise LDISError(f"{where}: {'is a folder' if os.path.isdir(source) else 'no such file'}; name a picture")
+    else:
+        raise LDISError(f"{type(source).__name__} is not a picture; pass a path, a PIL image or a numpy array")
     try:
-        with Image.open(path) as image:
+        with contextlib.nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
             image.load()
-            upright = ImageOps.exif_transpose(image)
-    except Image.DecompressionBombError:
-        raise LDISError(f"{path}: more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; scale it down first") from None
+            return ImageOps.exif_transpose(image), where
+    except Image.DecompressionBombError as error:
+        raise LDISError(f"{where}: too large ({error}); scale it down first") from None
     except Image.UnidentifiedImageError:
-        raise LDISError(f"{path}: not a picture that PIL can read; convert it to PNG or JPEG") from None
+        raise LDISError(f"{where}: not a picture that PIL can read; convert it to PNG or JPEG") from None
     except _DECODE_ERRORS as error:
-        raise LDISError(f"{path}: damaged picture ({error}); fetch or save it again") from None
-    yield upright, str(path)
+        raise LDISError(f"{where}: damaged picture ({error}); fetch or save it again") from None

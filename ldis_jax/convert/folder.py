@@ -26,8 +26,11 @@ from safetensors.numpy import save_file
 from ldis_jax.convert.rules import fill, to_torch
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
+from ldis_jax.models.alpha_clip import AlphaCLIP
 from ldis_jax.models.config import AutoencoderConfig, PromptEncoderConfig, UNetConfig
 from ldis_jax.models.ldis import LDISModel, ModelConfig
+from ldis_jax.models.unet import UNet2DConditionModel
+from ldis_jax.models.vae import AutoencoderKL
 from ldis_jax.tasks import LDISN, Task, task_from_dict
 
 _DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
@@ -251,10 +254,8 @@ def save_model(folder: str | Path, task: Task, model: LDISModel) -> None:
         schedule = task.schedule if isinstance(task, LDISN) else NoiseSchedule()
         _dump(staging / "ldis_config.json", task.to_dict())
         _dump(staging / "scheduler" / "scheduler_config.json", schedule.to_dict())
-        for name, file in _WEIGHTS.items():
-            module = getattr(model, name)
-            _dump(staging / name / "config.json", module.config.to_dict())
-            save_file(dict(to_torch(module)), staging / name / file, metadata={"format": "pt"})
+        for name in _WEIGHTS:
+            save_module(staging, name, getattr(model, name))
         staging.chmod(0o755)
         if folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
@@ -266,6 +267,12 @@ def save_model(folder: str | Path, task: Task, model: LDISModel) -> None:
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+def save_module(folder: Path, name: str, module: UNet2DConditionModel | AutoencoderKL | AlphaCLIP) -> None:
+    """Writes one network's ``config.json`` and weights into its subfolder ("unet", "vae" or "prompt_encoder")."""
+    _dump(folder / name / "config.json", module.config.to_dict())
+    save_file(dict(to_torch(module)), folder / name / _WEIGHTS[name], metadata={"format": "pt"})
 
 
 def _dump(path: Path, values: Mapping[str, Any]) -> None:

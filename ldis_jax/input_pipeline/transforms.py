@@ -23,13 +23,13 @@ def fitted_size(height: int, width: int, size: int) -> tuple[int, int]:
 
 def eval_image(image: np.ndarray, size: int) -> np.ndarray:
     """uint8 [H, W, 3] -> float32 [S, S, 3] in [-1, 1]: long side to S, padded right and below with 0."""
-    h, w = fitted_size(*image.shape[:2], size)
+    h, w = fitted_size(image.shape[0], image.shape[1], size)
     return _normalise_and_pad(cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR), size)
 
 
 def eval_mask(mask: np.ndarray, size: int) -> np.ndarray:
     """uint8 [H, W] -> uint8 [S, S]: as :func:`eval_image`, nearest, padded with 255."""
-    h, w = fitted_size(*mask.shape, size)
+    h, w = fitted_size(mask.shape[0], mask.shape[1], size)
     return _pad_mask(cv2.resize(mask, (w, h), interpolation=cv2.INTER_NEAREST), size)
 
 
@@ -121,7 +121,7 @@ def _affine(x: np.ndarray, alpha: float = 1.0, beta: float = 0.0) -> np.ndarray:
 
 
 def _scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """mmcv's rounding; the floor of 1 keeps very long pictures from vanishing."""
+    """Rounds as mmcv does; the floor of 1 keeps very long pictures from vanishing."""
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 

@@ -1,0 +1,53 @@
+r"""Draws evaluation episodes once and writes their names to a manifest, so that runs are measured on the same ones.
+
+Example:
+    python data/freeze_episodes.py --root data/pascal --split val --num_shots 1 --episodes 1000 --seed 0 \
+        --out data/pascal/episodes/val_1shot.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+from ldis_jax.errors import LDISError
+from ldis_jax.files import write_json
+from ldis_jax.input_pipeline.episodes import episode_rng, episodes_hash
+from ldis_jax.input_pipeline.voc_folder import VOCFolder
+
+
+def _at_least(minimum: int):
+    def integer(text: str) -> int:
+        if (value := int(text)) < minimum:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}")
+        return value
+
+    return integer
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, or 2 on bad input."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, help="folder in PASCAL VOC's layout, see data/README.md")
+    parser.add_argument("--split", default="val", help="stem of a file in ImageSets/Segmentation (default: val)")
+    parser.add_argument("--classes", type=_at_least(1), nargs="+", help="labels to draw, for a fold (default: all)")
+    parser.add_argument("--num_shots", type=_at_least(1), default=1, help="prompts an episode (default: 1)")
+    parser.add_argument("--episodes", type=_at_least(1), default=1000, help="how many (default: 1000)")
+    parser.add_argument("--seed", type=_at_least(0), default=0, help="default: 0")
+    parser.add_argument("--out", required=True, help="manifest to write, .json")
+    args = parser.parse_args(argv)
+    try:
+        folder = VOCFolder(args.root, args.split, args.classes)
+        records = [folder.draw_record(episode_rng(args.seed, i), args.num_shots) for i in range(args.episodes)]
+        write_json(args.out, [dataclasses.asdict(record) for record in records])
+    except LDISError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{args.out}: {len(records)} episodes, episodes_hash {episodes_hash(records)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

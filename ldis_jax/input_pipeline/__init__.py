@@ -1,0 +1,36 @@
+"""Episodes from disk to host memory: numpy, OpenCV and Grain, never a device."""
+
+from ldis_jax.input_pipeline.episodes import (
+    Episode,
+    EpisodeRecord,
+    EpisodeSource,
+    TrainEpisodes,
+    episode_rng,
+    episodes_hash,
+    network_arrays,
+    read_manifest,
+)
+from ldis_jax.input_pipeline.loader import TrainLoader, make_train_loader
+from ldis_jax.input_pipeline.mixture import MixtureSource
+from ldis_jax.input_pipeline.transforms import eval_image, eval_mask, eval_transform, fitted_size, train_transform
+from ldis_jax.input_pipeline.voc_folder import VOCFolder
+
+__all__ = [
+    "Episode",
+    "EpisodeRecord",
+    "EpisodeSource",
+    "MixtureSource",
+    "TrainEpisodes",
+    "TrainLoader",
+    "VOCFolder",
+    "episode_rng",
+    "episodes_hash",
+    "eval_image",
+    "eval_mask",
+    "eval_transform",
+    "fitted_size",
+    "make_train_loader",
+    "network_arrays",
+    "read_manifest",
+    "train_transform",
+]

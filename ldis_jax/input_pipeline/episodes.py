@@ -1,0 +1,171 @@
+"""Episodes: one query and K prompts of one class; drawn for training, frozen for evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ldis_jax.errors import LDISError
+from ldis_jax.files import StrPath
+from ldis_jax.image_io import IGNORE_LABEL
+from ldis_jax.input_pipeline.transforms import eval_transform, train_transform
+
+_MAX_DRAWS = 100
+
+
+def episode_rng(seed: int, index: int) -> np.random.Generator:
+    """The generator of episode ``index``: a pure function of both numbers, whoever asks and in whatever order."""
+    return np.random.Generator(np.random.Philox(key=[seed, index]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """Pictures at their own sizes: uint8 [H, W, 3] RGB, and uint8 [H, W] masks in {0, 1, 255}."""
+
+    query_image: np.ndarray
+    query_mask: np.ndarray
+    prompt_images: tuple[np.ndarray, ...]
+    prompt_masks: tuple[np.ndarray, ...]
+    class_id: int
+    class_name: str
+    name: str  # of the query, for logs and pictures
+    is_video: bool = False  # prompts are other frames of the query's video
+
+
+class EpisodeSource(Protocol):
+    """Anything that episodes can be drawn from; picklable, because Grain's workers get a copy."""
+
+    @property
+    def num_images(self) -> int:
+        """How many images can be a query."""
+
+    def draw(self, rng: np.random.Generator, num_shots: int) -> Episode:
+        """One episode: a query image drawn evenly, a class evenly of those in it, K other images of that class."""
+
+
+def network_arrays(episode: Episode, image_size: int) -> dict[str, np.ndarray]:
+    """An episode as the network takes it, under evaluation's transform.
+
+    Returns:
+        ``query_image`` float32 [S, S, 3] and ``prompt_images`` float32 [K, S, S, 3], in [-1, 1]; ``query_mask`` uint8
+        [S, S] and ``prompt_masks`` uint8 [K, S, S], in {0, 1, 255}; ``class_id`` int32.
+    """
+    return _arrays(episode, functools.partial(eval_transform, size=image_size))
+
+
+class TrainEpisodes:
+    """A Grain data source: item i is a training episode, a pure function of ``(seed, i)``."""
+
+    def __init__(
+        self, source: EpisodeSource, num_shots: int, image_size: int, seed: int, length: int, augment: bool = True
+    ):
+        """Binds a source to sizes and a seed.
+
+        Args:
+            source: where episodes come from.
+            num_shots: K.
+            image_size: S.
+            seed: not negative.
+            length: how many episodes there are: steps x global batch size.
+            augment: false uses evaluation's transform, with the same draws of images.
+        """
+        if num_shots < 1 or seed < 0:
+            raise LDISError(f"num_shots={num_shots}, seed={seed}: need num_shots >= 1 and seed >= 0")
+        self.source, self.num_shots, self.image_size = source, num_shots, image_size
+        self.seed, self.length, self.augment = seed, length, augment
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """The arrays of :func:`network_arrays`.
+
+        Where a prompt shows no object, because the crop missed it, the episode is drawn anew from the same generator.
+
+        Raises:
+            LDISError: no usable episode in 100 draws.
+        """
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        rng = episode_rng(self.seed, index)
+        for _ in range(_MAX_DRAWS):
+            episode = self.source.draw(rng, self.num_shots)
+            if self.augment:
+                flip = not episode.is_video
+                arrays = _arrays(episode, functools.partial(train_transform, size=self.image_size, rng=rng, flip=flip))
+            else:
+                arrays = network_arrays(episode, self.image_size)
+            if (arrays["prompt_masks"] == 1).any(axis=(1, 2)).all():
+                return arrays
+        raise LDISError(
+            f"episode {index}: {_MAX_DRAWS} draws gave no prompt that shows its object (the last: class "
+            f"{episode.class_name}, query {episode.name}); leave out classes with tiny objects or raise image_size"
+        )
+
+
+def _arrays(
+    episode: Episode, transform: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    query_image, query_mask = transform(episode.query_image, episode.query_mask)
+    prompts = [transform(*prompt) for prompt in zip(episode.prompt_images, episode.prompt_masks, strict=True)]
+    prompt_images, prompt_masks = zip(*prompts, strict=True)
+    return {
+        "query_image": query_image,
+        "query_mask": query_mask,
+        "prompt_images": np.stack(prompt_images),
+        "prompt_masks": np.stack(prompt_masks),
+        "class_id": np.array(episode.class_id, np.int32),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeRecord:
+    """A frozen episode: names only."""
+
+    class_id: int
+    class_name: str
+    query: str
+    prompts: tuple[str, ...]
+
+
+def read_manifest(path: StrPath) -> list[EpisodeRecord]:
+    """The frozen episodes of a file, a JSON list of {"class_id", "class_name", "query", "prompts": [...]}.
+
+    Raises:
+        LDISError: missing, not JSON, empty, or an entry with wrong fields.
+    """
+    try:
+        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LDISError(f"{path}: cannot be read as an episode manifest ({error})") from None
+    if not isinstance(entries, list) or not entries:
+        raise LDISError(f"{path}: an episode manifest is a JSON list with one entry an episode")
+    return [_record(entry, f"{path}: episode {i}") for i, entry in enumerate(entries)]
+
+
+def _record(entry: Any, where: str) -> EpisodeRecord:
+    try:
+        prompts = entry["prompts"]
+        record = EpisodeRecord(entry["class_id"], entry["class_name"], entry["query"], tuple(prompts))
+    except (TypeError, KeyError):
+        raise LDISError(f'{where}: an entry is {{"class_id", "class_name", "query", "prompts": [...]}}') from None
+    if type(record.class_id) is not int or not 0 < record.class_id < IGNORE_LABEL:
+        raise LDISError(f"{where}: class_id {record.class_id!r} is not a whole number from 1 to {IGNORE_LABEL - 1}")
+    if not all(isinstance(name, str) for name in (record.class_name, record.query, *record.prompts)):
+        raise LDISError(f"{where}: class_name, query and prompts are strings")
+    if not isinstance(prompts, list) or not prompts or record.query in record.prompts:
+        raise LDISError(f"{where}: prompts is a list of one or more images, none of them the query {record.query!r}")
+    return record
+
+
+def episodes_hash(records: Sequence[EpisodeRecord]) -> str:
+    """16 hex digits of the SHA-256 of the canonical JSON: equal exactly where the episodes are, in the same order."""
+    canonical = json.dumps([dataclasses.asdict(r) for r in records], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]

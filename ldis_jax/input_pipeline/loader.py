@@ -1,0 +1,120 @@
+"""Batches of training episodes, in an order that depends on nothing but the step.
+
+Sample j of step s on process p of P is episode s * G + p * (G / P) + j, for a global batch of G. Hence a run gives the
+same global batches on any number of hosts, workers and restarts, and its whole state is the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from ldis_jax.errors import LDISError
+from ldis_jax.input_pipeline.episodes import TrainEpisodes
+
+# Batches made ahead. A 1-shot batch of 64 at 256 x 256 is 110 MB, so Grain's default of 500 would fill any host.
+_THREADS = 4
+_WORKER_BUFFER = 1
+
+
+class TrainLoader(Iterator[dict[str, np.ndarray]]):
+    """Iterator over one process's batches, see :func:`make_train_loader`. Close it, or use it in a ``with``."""
+
+    def __init__(self, batches: grain.MapDataset, num_workers: int):
+        """Iterates over ``batches`` from step 0."""
+        self._batches, self._num_workers, self._step = batches, num_workers, 0
+        self._iterator: grain.DatasetIterator | None = None
+
+    def __len__(self) -> int:
+        """Steps from the first to the last, wherever the iterator stands."""
+        return len(self._batches)
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """The arrays of :func:`~ldis_jax.input_pipeline.episodes.network_arrays` with a leading batch axis."""
+        if self._iterator is None:
+            # A worker makes every n-th batch with one thread; without workers threads make whole batches.
+            threads = 1 if self._num_workers else _THREADS
+            read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+            dataset = self._batches[self._step :].to_iter_dataset(read_options)
+            if self._num_workers:
+                if not flags.FLAGS.is_parsed():
+                    flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which nobody parses outside of absl.app
+                dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self._num_workers, _WORKER_BUFFER))
+            self._iterator = iter(dataset)
+        batch = next(self._iterator)
+        self._step += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """JSON-able: {"step": of the batch that comes next}."""
+        return {"step": self._step}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues where :meth:`get_state` was called, on any number of processes and workers."""
+        if not 0 <= state["step"] <= len(self):
+            raise LDISError(f"data state: step {state['step']} of a run of {len(self)} steps; train for more steps")
+        self.close()
+        self._step = state["step"]
+
+    def close(self) -> None:
+        """Ends threads and workers; the next batch would start them again."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def __enter__(self) -> TrainLoader:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def make_train_loader(
+    source: TrainEpisodes,
+    global_batch_size: int,
+    *,
+    num_workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> TrainLoader:
+    """The batches that one process feeds to its devices.
+
+    Args:
+        source: the episodes; its length bounds the number of steps.
+        global_batch_size: G, over all processes.
+        num_workers: worker processes; 0 uses threads. Workers are spawned, so the program needs the usual
+            ``if __name__ == "__main__"``.
+        process_index: this process, ``jax.process_index()``.
+        process_count: of ``jax.process_count()``.
+
+    Raises:
+        LDISError: G does not divide by the number of processes, or exceeds the number of episodes.
+    """
+    if global_batch_size < 1 or global_batch_size % process_count or num_workers < 0:
+        raise LDISError(
+            f"global_batch_size={global_batch_size}, num_workers={num_workers}: need a positive multiple of the "
+            f"{process_count} processes, and num_workers >= 0"
+        )
+    if len(source) < global_batch_size:
+        raise LDISError(f"global_batch_size={global_batch_size} exceeds the {len(source)} episodes of the run")
+    size = global_batch_size // process_count
+    shard = _ProcessShard(source, global_batch_size, size, process_index * size)
+    return TrainLoader(grain.MapDataset.source(shard).batch(size), num_workers)
+
+
+class _ProcessShard:
+    """Consecutive runs of ``size`` of every ``global_size`` items, from ``offset``; ragged ends are left out."""
+
+    def __init__(self, source: TrainEpisodes, global_size: int, size: int, offset: int):
+        self._source, self._global_size, self._size, self._offset = source, global_size, size, offset
+
+    def __len__(self) -> int:
+        return len(self._source) // self._global_size * self._size
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        step, sample = divmod(index, self._size)
+        return self._source[step * self._global_size + self._offset + sample]

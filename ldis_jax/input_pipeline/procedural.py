@@ -1,0 +1,208 @@
+"""Endless procedural episodes: cluttered pictures of coloured, patterned shapes, in which the prompt decides.
+
+A class is a combination of shape, colour and pattern. A fifth of the combinations never occurs in the ``train``
+split, neither as object nor as distractor; they are the ``unseen`` split. Every single shape, colour and pattern
+does occur in training: what is new in ``unseen`` is their combination.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import cv2
+import numpy as np
+
+from ldis_jax.errors import LDISError
+from ldis_jax.input_pipeline.episodes import Episode
+
+PATTERNS = ("plain", "striped", "cored", "rimmed")
+# RGB, far apart for normal and most colour-blind eyes.
+COLOURS = {
+    "red": (214, 39, 40),
+    "orange": (255, 140, 20),
+    "yellow": (240, 220, 60),
+    "green": (40, 150, 60),
+    "cyan": (60, 200, 220),
+    "blue": (40, 80, 200),
+    "purple": (140, 60, 180),
+    "pink": (245, 130, 190),
+    "brown": (120, 75, 40),
+    "white": (235, 235, 235),
+}
+
+
+def _polar(radii: np.ndarray) -> np.ndarray:
+    angles = np.linspace(0.0, 2 * math.pi, len(radii), endpoint=False) - math.pi / 2
+    return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
+
+
+def _crescent() -> np.ndarray:
+    outer = np.linspace(math.radians(60), math.radians(300), 24)
+    inner = np.linspace(math.radians(290), math.radians(70), 24)
+    a = np.stack([np.cos(outer), np.sin(outer)], axis=1)
+    b = np.stack([0.45 + 0.8 * np.cos(inner), 0.8 * np.sin(inner)], axis=1)
+    return np.concatenate([a, b])
+
+
+# Outlines in the unit disc.
+SHAPES: dict[str, np.ndarray] = {
+    "disc": _polar(np.full(32, 0.9)),
+    "triangle": _polar(np.full(3, 1.0)),
+    "square": _polar(np.full(4, 1.0)),
+    "star": _polar(np.tile([1.0, 0.42], 5)),
+    "cross": np.array(
+        [(-0.33, -1), (0.33, -1), (0.33, -0.33), (1, -0.33), (1, 0.33), (0.33, 0.33)]
+        + [(0.33, 1), (-0.33, 1), (-0.33, 0.33), (-1, 0.33), (-1, -0.33), (-0.33, -0.33)]
+    ),
+    "crescent": _crescent(),
+    "bar": np.array([(-1, -0.35), (1, -0.35), (1, 0.35), (-1, 0.35)]),
+    "flower": _polar(0.7 + 0.3 * np.cos(np.linspace(0, 2 * math.pi, 60, endpoint=False) * 6)),
+}
+
+_SHAPES, _COLOURS = tuple(SHAPES), tuple(COLOURS)
+NUM_CLASSES = len(_SHAPES) * len(_COLOURS) * len(PATTERNS)
+_MAX_TRIES = 50
+
+
+def attributes(class_id: int) -> tuple[int, int, int]:
+    """Class id (from 1, as label 0 is background) -> indices of (shape, colour, pattern)."""
+    rest, pattern = divmod(class_id - 1, len(PATTERNS))
+    shape, colour = divmod(rest, len(_COLOURS))
+    return shape, colour, pattern
+
+
+def class_name(class_id: int) -> str:
+    """For example "striped red star"."""
+    shape, colour, pattern = attributes(class_id)
+    return f"{PATTERNS[pattern]} {_COLOURS[colour]} {_SHAPES[shape]}"
+
+
+@functools.cache
+def split_classes(split: str) -> tuple[int, ...]:
+    """Class ids of "train" or "unseen": every fifth diagonal of the attribute cube is unseen."""
+    if split not in ("train", "unseen"):
+        raise LDISError(f"procedural split {split!r}: must be 'train' or 'unseen'")
+    ids = range(1, NUM_CLASSES + 1)
+    return tuple(i for i in ids if (sum(attributes(i)) % 5 == 0) == (split == "unseen"))
+
+
+@dataclasses.dataclass(frozen=True)
+class ProceduralScenes:
+    """An :class:`EpisodeSource` that paints its pictures.
+
+    Attributes:
+        split: "train" or "unseen"; all objects of a picture come from it.
+        image_size: side of a picture in pixels.
+        num_objects: smallest and largest number of objects in a picture, of as many classes.
+    """
+
+    split: str = "train"
+    image_size: int = 64
+    num_objects: tuple[int, int] = (2, 4)
+
+    is_video = False
+    num_images = 100_000  # a nominal size: sets the weight in a mixture
+
+    def draw(self, rng: np.random.Generator, num_shots: int) -> Episode:
+        """One episode; the same class appears in the query and in every prompt, distractors differ."""
+        class_id, *_ = self._classes(rng, 1)
+        scenes = [self.scene(rng, self._with_distractors(rng, class_id)) for _ in range(num_shots + 1)]
+        (query, labels), prompts = scenes[0], scenes[1:]
+        return Episode(
+            query_image=query,
+            query_mask=(labels == class_id).astype(np.uint8),
+            prompt_images=tuple(image for image, _ in prompts),
+            prompt_masks=tuple((mask == class_id).astype(np.uint8) for _, mask in prompts),
+            class_id=class_id,
+            class_name=class_name(class_id),
+            name=class_name(class_id),
+        )
+
+    def draw_swap(self, rng: np.random.Generator, num_shots: int) -> tuple[Episode, Episode]:
+        """Two episodes on one query picture with exactly two objects: each is prompted once."""
+        classes = self._classes(rng, 2)
+        image, labels = self.scene(rng, classes)
+
+        def prompted(class_id: int) -> Episode:
+            prompts = [self.scene(rng, self._with_distractors(rng, class_id)) for _ in range(num_shots)]
+            return Episode(
+                query_image=image,
+                query_mask=(labels == class_id).astype(np.uint8),
+                prompt_images=tuple(picture for picture, _ in prompts),
+                prompt_masks=tuple((mask == class_id).astype(np.uint8) for _, mask in prompts),
+                class_id=class_id,
+                class_name=class_name(class_id),
+                name=class_name(class_id),
+            )
+
+        return prompted(classes[0]), prompted(classes[1])
+
+    def scene(self, rng: np.random.Generator, classes: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Paints one object of each class.
+
+        Returns:
+            (image uint8 [S, S, 3], labels int32 [S, S] of class ids, 0 is background). Every class keeps at least
+            70 % of its object visible.
+        """
+        for _ in range(_MAX_TRIES):
+            image = _background(rng, self.image_size)
+            labels = np.zeros((self.image_size, self.image_size), np.int32)
+            areas = {class_id: _paint_object(rng, image, labels, class_id) for class_id in classes}
+            if all(np.count_nonzero(labels == c) >= 0.7 * area for c, area in areas.items()):
+                return image, labels
+        raise LDISError(f"{len(classes)} objects do not fit a picture of {self.image_size} pixels; lower num_objects")
+
+    def _classes(self, rng: np.random.Generator, count: int) -> list[int]:
+        return [int(i) for i in rng.choice(split_classes(self.split), count, replace=False)]
+
+    def _with_distractors(self, rng: np.random.Generator, class_id: int) -> list[int]:
+        low, high = self.num_objects
+        others = [c for c in self._classes(rng, high) if c != class_id]
+        classes = [class_id, *others[: rng.integers(low, high + 1) - 1]]
+        return [classes[i] for i in rng.permutation(len(classes))]
+
+
+def _background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A blurred random field with thin strokes and noise. uint8 [size, size, 3]."""
+    coarse = rng.uniform(40, 190, (3, 3, 1)) + rng.uniform(-30, 30, (3, 3, 3))
+    image = cv2.resize(coarse.astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    image = np.clip(image + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
+    for _ in range(int(rng.integers(2, 7))):
+        start, end = rng.integers(0, size, (2, 2)).tolist()
+        colour = rng.integers(0, 256, 3).tolist()
+        cv2.line(image, start, end, colour, max(1, size // 64), cv2.LINE_AA)
+    return image
+
+
+def _paint_object(rng: np.random.Generator, image: np.ndarray, labels: np.ndarray, class_id: int) -> int:
+    """Paints one instance into image and labels, in place; returns its area in pixels."""
+    shape, colour, pattern = attributes(class_id)
+    size = labels.shape[0]
+    radius = size * rng.uniform(0.15, 0.26)
+    centre = rng.uniform(0.9 * radius, size - 0.9 * radius, 2)
+    angle = rng.uniform(-0.5, 0.5) + (math.pi / 2) * rng.integers(0, 4)
+    rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    outline = SHAPES[_SHAPES[shape]] @ rotation.T * radius
+
+    def silhouette(scale: float = 1.0) -> np.ndarray:
+        mask = np.zeros(labels.shape, np.uint8)
+        points = np.round((outline * scale + centre) * 16).astype(np.int32)
+        cv2.fillPoly(mask, [points], 1, shift=4)
+        return mask.astype(bool)
+
+    mask = silhouette()
+    fill = np.clip(np.array(COLOURS[_COLOURS[colour]]) * rng.uniform(0.85, 1.1) + rng.uniform(-12, 12, 3), 0, 255)
+    dark = 0.25 * fill
+    image[mask] = fill
+    if pattern == 1:
+        y, x = np.mgrid[:size, :size]
+        phase = (x * math.cos(angle) + y * math.sin(angle)) / (size * 0.045) + rng.uniform(0, 2 * math.pi)
+        image[mask & (np.sin(phase) > 0.2)] = dark
+    elif pattern == 2:
+        image[mask & silhouette(0.5)] = dark
+    elif pattern == 3:
+        image[mask & ~silhouette(0.72)] = dark
+    labels[mask] = class_id
+    return int(np.count_nonzero(mask))

@@ -1,0 +1,184 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from ldis_jax.errors import LDISError
+from ldis_jax.input_pipeline import (
+    Episode,
+    EpisodeRecord,
+    TrainEpisodes,
+    episodes_hash,
+    eval_transform,
+    network_arrays,
+    read_manifest,
+)
+
+
+class Noise:
+    """Random pictures; a prompt's object is a single pixel with probability ``p_tiny``."""
+
+    num_images = 10
+
+    def __init__(self, p_tiny=0.0, is_video=False):
+        self.p_tiny, self.is_video, self.draws = p_tiny, is_video, 0
+
+    def draw(self, rng, num_shots):
+        self.draws += 1
+
+        def pair(tiny):
+            h, w = rng.integers(50, 100, 2)
+            mask = np.zeros((h, w), np.uint8)
+            if tiny:
+                mask[1, 1] = 1
+                mask[-9:] = 255  # must not count as object
+            else:
+                mask[:, : w // 2] = 1
+            return rng.integers(0, 256, (h, w, 3), np.uint8), mask
+
+        query = pair(False)
+        prompts = [pair(rng.random() < self.p_tiny) for _ in range(num_shots)]
+        images, masks = zip(*prompts, strict=True)
+        return Episode(*query, images, masks, 7, "noise", "q", self.is_video)
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_arrays(augment):
+    arrays = TrainEpisodes(Noise(), 3, 32, seed=0, length=5, augment=augment)[4]
+    assert {k: (v.shape, v.dtype) for k, v in arrays.items()} == {
+        "query_image": ((32, 32, 3), np.float32),
+        "query_mask": ((32, 32), np.uint8),
+        "prompt_images": ((3, 32, 32, 3), np.float32),
+        "prompt_masks": ((3, 32, 32), np.uint8),
+        "class_id": ((), np.int32),
+    }
+    assert arrays["class_id"] == 7
+    assert np.abs(arrays["query_image"]).max() <= 1 and set(np.unique(arrays["prompt_masks"])) <= {0, 1, 255}
+
+
+def test_network_arrays_are_the_evaluation_transform():
+    episode = Noise().draw(np.random.default_rng(0), 2)
+    arrays = network_arrays(episode, 32)
+    image, mask = eval_transform(episode.query_image, episode.query_mask, 32)
+    np.testing.assert_array_equal(arrays["query_image"], image)
+    np.testing.assert_array_equal(arrays["query_mask"], mask)
+    for k in range(2):
+        image, mask = eval_transform(episode.prompt_images[k], episode.prompt_masks[k], 32)
+        np.testing.assert_array_equal(arrays["prompt_images"][k], image)
+        np.testing.assert_array_equal(arrays["prompt_masks"][k], mask)
+
+
+def test_an_episode_depends_on_seed_and_index_only():
+    forward, backward, other = (TrainEpisodes(Noise(), 1, 32, seed, 4) for seed in (1, 1, 2))
+    ahead = [forward[i] for i in range(4)]
+    behind = [backward[i] for i in (3, 2, 1, 0)][::-1]
+    assert all(map(equal, ahead, behind)) and equal(ahead[2], forward[2])
+    assert not any(equal(ahead[i], other[i]) for i in range(4))
+    assert not equal(ahead[0], ahead[1])
+
+
+def test_each_picture_has_its_own_draw():
+    class Copies(Noise):
+        def draw(self, rng, num_shots):
+            e = super().draw(np.random.default_rng(0), num_shots)
+            return Episode(e.query_image, e.query_mask, (e.query_image,) * 2, (e.query_mask,) * 2, 1, "c", "q")
+
+    arrays = TrainEpisodes(Copies(), 2, 32, 0, 1)[0]
+    assert not np.array_equal(arrays["query_image"], arrays["prompt_images"][0])
+    assert not np.array_equal(arrays["prompt_images"][0], arrays["prompt_images"][1])
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_empty_prompts_are_drawn_anew(augment):
+    source = Noise(p_tiny=0.5)
+    episodes = TrainEpisodes(source, 2, 16, 0, 20, augment)
+    arrays = [episodes[i] for i in range(20)]
+    assert all((a["prompt_masks"] == 1).any(axis=(1, 2)).all() for a in arrays)
+    assert source.draws > 30
+    assert equal(arrays[5], episodes[5])
+
+
+def test_hopeless_source():
+    source = Noise(p_tiny=1.0)
+    with pytest.raises(LDISError, match=r"episode 3: 100 draws .* class noise, query q"):
+        TrainEpisodes(source, 1, 8, 0, 5, augment=False)[3]
+    assert source.draws == 100
+
+
+def test_videos_are_not_flipped():
+    class Side(Noise):
+        def draw(self, rng, num_shots):
+            e = super().draw(rng, num_shots)
+            mask = np.zeros((40, 40), np.uint8)
+            mask[:, :15] = 1
+            image = np.zeros((40, 40, 3), np.uint8)
+            return Episode(image, mask, (image,), (mask,), 1, "c", "q", e.is_video)
+
+    def right_side(is_video):
+        source = TrainEpisodes(Side(is_video=is_video), 1, 32, 0, 40)
+        return [bool((a["query_mask"][0, :28] == 1).argmax()) for a in map(source.__getitem__, range(40))]
+
+    assert not any(right_side(True)) and 8 < sum(right_side(False)) < 32
+
+
+def test_bounds():
+    episodes = TrainEpisodes(Noise(), 1, 32, 0, 2)
+    assert len(episodes) == 2 and len(list(episodes)) == 2
+    for index in (2, -1):
+        with pytest.raises(IndexError):
+            episodes[index]
+    for bad in ({"num_shots": 0, "seed": 0}, {"num_shots": 1, "seed": -1}):
+        with pytest.raises(LDISError, match="num_shots >= 1 and seed >= 0"):
+            TrainEpisodes(Noise(), image_size=32, length=1, **bad)
+
+
+ENTRY = {"class_id": 3, "class_name": "bird", "query": "a", "prompts": ["b", "c"]}
+
+
+def test_manifest_round_trip(tmp_path):
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps([ENTRY]))
+    assert read_manifest(path) == [EpisodeRecord(3, "bird", "a", ("b", "c"))]
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "is a JSON list"),
+        ('{"a": 1}', "is a JSON list"),
+        ("[1]", "episode 0: an entry is"),
+        (json.dumps([ENTRY, {"query": "a"}]), "episode 1: an entry is"),
+        (json.dumps([ENTRY | {"class_id": "3"}]), "class_id '3'"),
+        (json.dumps([ENTRY | {"class_id": True}]), "class_id True"),
+        (json.dumps([ENTRY | {"class_id": 0}]), "from 1 to 254"),
+        (json.dumps([ENTRY | {"class_id": 255}]), "from 1 to 254"),
+        (json.dumps([ENTRY | {"query": 5}]), "are strings"),
+        (json.dumps([ENTRY | {"prompts": [["b"]]}]), "are strings"),
+        (json.dumps([ENTRY | {"prompts": []}]), "one or more"),
+        (json.dumps([ENTRY | {"prompts": "bc"}]), "prompts is a list"),
+        (json.dumps([ENTRY | {"prompts": ["b", "a"]}]), "none of them the query 'a'"),
+    ],
+)
+def test_bad_manifests(tmp_path, text, match):
+    path = tmp_path / "m.json"
+    path.write_text(text)
+    with pytest.raises(LDISError, match=rf"m\.json: .*{match}"):
+        read_manifest(path)
+
+
+def test_missing_manifest(tmp_path):
+    with pytest.raises(LDISError, match=r"none\.json: cannot be read"):
+        read_manifest(tmp_path / "none.json")
+
+
+def test_episodes_hash():
+    a, b = EpisodeRecord(3, "bird", "a", ("b", "c")), EpisodeRecord(3, "bird", "b", ("a",))
+    text = '[{"class_id":3,"class_name":"bird","prompts":["b","c"],"query":"a"}]'
+    assert episodes_hash([a]) == hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert len({episodes_hash(r) for r in ([a], [b], [a, b], [b, a])}) == 4

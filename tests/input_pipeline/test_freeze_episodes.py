@@ -1,0 +1,52 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from ldis_jax.input_pipeline import VOCFolder, episodes_hash, read_manifest
+
+PATH = Path(__file__).parents[2] / "data" / "freeze_episodes.py"
+SPEC = importlib.util.spec_from_file_location("freeze_episodes", PATH)
+freeze_episodes = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(freeze_episodes)
+
+
+def freeze(voc_root, out, *flags):
+    return freeze_episodes.main(["--root", str(voc_root), "--split", "train", "--out", str(out), *flags])
+
+
+def test_manifest(voc_root, tmp_path, capsys):
+    out = tmp_path / "new" / "m.json"
+    assert freeze(voc_root, out, "--num_shots", "2", "--episodes", "30", "--seed", "4") == 0
+    records = read_manifest(out)
+    assert len(records) == 30 and all(r.class_id == 1 and len(r.prompts) == 2 for r in records)
+    assert episodes_hash(records) in capsys.readouterr().out
+    folder = VOCFolder(voc_root, "train")
+    assert {folder.episode(r).name for r in records} == {"a", "b", "d"}
+
+
+def test_the_seed_decides(voc_root, tmp_path):
+    hashes = []
+    for seed in ("0", "0", "1"):
+        assert freeze(voc_root, tmp_path / "m.json", "--episodes", "20", "--seed", seed) == 0
+        hashes.append(episodes_hash(read_manifest(tmp_path / "m.json")))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_fold(voc_root, tmp_path):
+    assert freeze(voc_root, tmp_path / "m.json", "--episodes", "20", "--classes", "2", "3") == 0
+    assert {r.class_name for r in read_manifest(tmp_path / "m.json")} == {"dog"}
+
+
+def test_bad_data_is_one_line(voc_root, tmp_path, capsys):
+    out = tmp_path / "m.json"
+    assert freeze(voc_root, out, "--num_shots", "9") == 2
+    error = capsys.readouterr().err
+    assert "9-shot" in error and error.count("\n") == 1 and not out.exists()
+
+
+@pytest.mark.parametrize("flags", [("--num_shots", "0"), ("--seed", "-1"), ("--episodes", "x")])
+def test_bad_usage(voc_root, tmp_path, flags):
+    with pytest.raises(SystemExit) as info:
+        freeze(voc_root, tmp_path / "m.json", *flags)
+    assert info.value.code == 2

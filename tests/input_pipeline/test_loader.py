@@ -1,0 +1,153 @@
+import json
+import subprocess
+import sys
+import textwrap
+import threading
+
+import numpy as np
+import pytest
+
+from ldis_jax.errors import LDISError
+from ldis_jax.input_pipeline import Episode, TrainEpisodes, VOCFolder, make_train_loader
+
+
+@pytest.fixture
+def episodes(voc_root):
+    return TrainEpisodes(VOCFolder(voc_root, "train"), num_shots=1, image_size=16, seed=5, length=42)
+
+
+def stacked(episodes, indices):
+    items = [episodes[i] for i in indices]
+    return {k: np.stack([item[k] for item in items]) for k in items[0]}
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for k in a:
+        assert a[k].dtype == b[k].dtype
+        np.testing.assert_array_equal(a[k], b[k], err_msg=k)
+
+
+def test_batches_are_the_episodes_in_order(episodes):
+    with make_train_loader(episodes, 4) as loader:
+        assert len(loader) == 10  # 42 // 4
+        for step, batch in enumerate(loader):
+            assert_equal(batch, stacked(episodes, range(4 * step, 4 * step + 4)))
+        assert step == 9 and loader.get_state() == {"step": 10}
+
+
+def test_processes_share_the_same_global_batches(episodes):
+    with make_train_loader(episodes, 6) as whole:
+        expected = list(whole)
+    for count in (2, 3):
+        shares = []
+        for index in range(count):
+            with make_train_loader(episodes, 6, process_index=index, process_count=count) as loader:
+                shares.append(list(loader))
+        assert all(len(share) == 7 for share in shares)
+        for step, batch in enumerate(expected):
+            parts = [share[step] for share in shares]
+            assert_equal(batch, {k: np.concatenate([p[k] for p in parts]) for k in batch})
+
+
+def test_workers_change_nothing_and_resume_is_exact(episodes):
+    with make_train_loader(episodes, 4) as threads:
+        expected = list(threads)
+    with make_train_loader(episodes, 4, num_workers=2) as workers:
+        for step in range(3):
+            assert_equal(next(workers), expected[step])
+        state = json.loads(json.dumps(workers.get_state()))
+        workers.set_state({"step": 8})  # runs to the end, a slice shorter than the workers' buffers
+        rest = list(workers)
+        assert len(rest) == 2
+        for step, batch in enumerate(rest):
+            assert_equal(batch, expected[8 + step])
+
+    with make_train_loader(episodes, 4) as resumed:  # other workers than the state came from
+        resumed.set_state(state)
+        assert resumed.get_state() == state
+        rest = list(resumed)
+    assert len(rest) == 7
+    for step, batch in enumerate(rest):
+        assert_equal(batch, expected[3 + step])
+
+
+def test_state_bounds(episodes):
+    with make_train_loader(episodes, 4) as loader:
+        loader.set_state({"step": 10})
+        assert list(loader) == []
+        loader.set_state({"step": 0})
+        assert_equal(next(loader), stacked(episodes, range(4)))
+        for step in (-1, 11):
+            with pytest.raises(LDISError, match="of a run of 10 steps"):
+                loader.set_state({"step": step})
+
+
+class Counting:
+    num_images = 1
+
+    def __init__(self):
+        self.count, self.lock = 0, threading.Lock()
+
+    def draw(self, rng, num_shots):
+        with self.lock:
+            self.count += 1
+        image, mask = np.zeros((8, 8, 3), np.uint8), np.ones((8, 8), np.uint8)
+        return Episode(image, mask, (image,), (mask,), 1, "c", "q")
+
+
+def test_prefetch_is_bounded():
+    source = Counting()
+    with make_train_loader(TrainEpisodes(source, 1, 8, 0, 10_000), 8) as loader:
+        next(loader)
+        next(loader)
+    assert source.count <= 8 * 8
+
+
+class Broken:
+    num_images = 1
+
+    def draw(self, rng, num_shots):
+        raise LDISError("a.png: damaged picture")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_user_error_comes_through(num_workers):
+    with (
+        make_train_loader(TrainEpisodes(Broken(), 1, 8, 0, 8), 2, num_workers=num_workers) as loader,
+        pytest.raises(LDISError) as info,
+    ):
+        next(loader)
+    assert str(info.value) == "a.png: damaged picture"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"global_batch_size": 5, "process_count": 2}, "multiple of the 2 processes"),
+        ({"global_batch_size": 0}, "positive multiple"),
+        ({"global_batch_size": 4, "num_workers": -1}, "num_workers >= 0"),
+        ({"global_batch_size": 64}, "exceeds the 42 episodes"),
+    ],
+)
+def test_bad_arguments(episodes, arguments, match):
+    with pytest.raises(LDISError, match=match):
+        make_train_loader(episodes, **arguments)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_interpreter_exits_with_an_open_loader(voc_root, tmp_path, num_workers):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        from ldis_jax.input_pipeline import TrainEpisodes, VOCFolder, make_train_loader
+
+        if __name__ == "__main__":
+            episodes = TrainEpisodes(VOCFolder({str(voc_root)!r}, "train"), 1, 16, 0, 10_000)
+            loader = make_train_loader(episodes, 4, num_workers={num_workers})
+            next(loader)
+            print("done")
+        """)
+    )
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout == "done\n"
