@@ -12,7 +12,15 @@ from ldis_jax.input_pipeline.episodes import (
 )
 from ldis_jax.input_pipeline.loader import TrainLoader, make_train_loader
 from ldis_jax.input_pipeline.mixture import MixtureSource
-from ldis_jax.input_pipeline.transforms import eval_image, eval_mask, eval_transform, fitted_size, train_transform
+from ldis_jax.input_pipeline.procedural import ProceduralScenes
+from ldis_jax.input_pipeline.transforms import (
+    eval_image,
+    eval_mask,
+    eval_transform,
+    fitted_size,
+    restore_size,
+    train_transform,
+)
 from ldis_jax.input_pipeline.voc_folder import VOCFolder
 
 __all__ = [
@@ -20,6 +28,7 @@ __all__ = [
     "EpisodeRecord",
     "EpisodeSource",
     "MixtureSource",
+    "ProceduralScenes",
     "TrainEpisodes",
     "TrainLoader",
     "VOCFolder",
@@ -32,5 +41,6 @@ __all__ = [
     "make_train_loader",
     "network_arrays",
     "read_manifest",
+    "restore_size",
     "train_transform",
 ]

@@ -38,6 +38,20 @@ def eval_transform(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.n
     return eval_image(image, size), eval_mask(mask, size)
 
 
+def restore_size(r: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The network's output at the picture's own size: padding cut off, then bilinear with half-pixel centres.
+
+    Args:
+        r: float32 [S, S, C].
+        height, width: of the picture that :func:`eval_image` fitted to S.
+
+    Returns:
+        float32 [height, width, C].
+    """
+    h, w = fitted_size(height, width, r.shape[0])
+    return cv2.resize(r[:h, :w], (width, height), interpolation=cv2.INTER_LINEAR)
+
+
 def train_transform(
     image: np.ndarray, mask: np.ndarray, size: int, rng: np.random.Generator, *, flip: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:

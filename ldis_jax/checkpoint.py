@@ -1,0 +1,88 @@
+"""Orbax checkpoints: trainable state and the data iterator's state, never the frozen towers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from ldis_jax.errors import LDISError
+from ldis_jax.train_state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one work folder; close it, or use it in a ``with``."""
+
+    def __init__(self, folder: Path, keep: int, fingerprint: dict[str, Any]):
+        """Opens the folder.
+
+        Args:
+            folder: made if missing.
+            keep: how many steps to keep.
+            fingerprint: JSON-able; what must not change between the runs of one work folder.
+        """
+        self._folder, self._fingerprint = folder, json.loads(json.dumps(fingerprint))
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._manager.close()
+
+    def save(self, state: TrainState, data_state: dict[str, Any]) -> None:
+        """Writes in the background; a checkpoint appears when it is whole. Does nothing for a step already saved."""
+        step = int(state.step)
+        if self._manager.latest_step() != step:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    data=ocp.args.JsonSave(data_state),
+                    fingerprint=ocp.args.JsonSave(self._fingerprint),
+                ),
+            )
+
+    def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest checkpoint in the shapes, types and shardings of ``state``; None where there is none.
+
+        Raises:
+            LDISError: the checkpoint belongs to another model or task, or is damaged.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        where = self._folder / str(step)
+        try:
+            found = self._manager.restore(step, args=ocp.args.Composite(fingerprint=ocp.args.JsonRestore()))
+        except Exception as error:
+            raise LDISError(f"{where}: unreadable checkpoint ({_line(error)}); remove it to resume earlier") from error
+        if changes := _differences(found["fingerprint"], self._fingerprint):
+            raise LDISError(f"{where}: checkpoint of another model ({changes}); choose another --workdir")
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        try:
+            restored = self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
+            )
+        except Exception as error:
+            raise LDISError(f"{where}: unreadable checkpoint ({_line(error)}); remove it to resume earlier") from error
+        return restored["state"], restored["data"]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _differences(saved: Any, current: Any, path: str = "") -> str:
+    """The first few keys in which two JSON values differ, as "a.b: 1 -> 2"."""
+    if isinstance(saved, dict) and isinstance(current, dict):
+        parts = [
+            _differences(saved.get(key), current.get(key), f"{path}.{key}" if path else key)
+            for key in sorted(saved.keys() | current.keys())
+        ]
+        return ", ".join([part for part in parts if part][:3])
+    return "" if saved == current else f"{path}: {saved!r} -> {current!r}"

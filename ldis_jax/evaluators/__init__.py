@@ -1,0 +1,13 @@
+"""One file, one class, one question; each receives a predict function and never sees a model.
+
+``run(predict)`` yields (name, value). ``predict`` takes the arrays of
+:func:`ldis_jax.input_pipeline.network_arrays` with a leading batch axis, and ``index`` int32 [B], and returns
+R float32 [B, S, S, 3].
+"""
+
+from ldis_jax.evaluators.episodes import EpisodeEvaluator
+from ldis_jax.evaluators.mean_iou import MeanIoU
+from ldis_jax.evaluators.pictures import PictureEvaluator
+from ldis_jax.evaluators.prompt_swap import PromptSwapEvaluator
+
+__all__ = ["EpisodeEvaluator", "MeanIoU", "PictureEvaluator", "PromptSwapEvaluator"]

@@ -1,0 +1,45 @@
+"""Predictions a person can judge at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ldis_jax import pseudo_mask
+from ldis_jax.evaluators.episodes import Predict, predict_episodes
+from ldis_jax.image_io import write_png
+from ldis_jax.input_pipeline import Episode
+from ldis_jax.visualize import contact_sheet, overlay, to_picture
+
+_TRUTH_COLOUR = (0, 114, 178)
+
+
+class PictureEvaluator:
+    """Writes one sheet: prompt, query, prediction, truth and R of each episode. Yields "pictures", their number."""
+
+    def __init__(self, episodes: Sequence[Episode], image_size: int, batch_size: int, path: Path):
+        self.episodes, self.image_size, self.batch_size, self.path = episodes, image_size, batch_size, path
+
+    def run(self, predict: Predict) -> Iterator[tuple[str, float]]:
+        """Evaluates a network."""
+        rows, labels = [], []
+        for episode, r in predict_episodes(predict, self.episodes, self.image_size, self.batch_size, title="pictures"):
+            mask, truth = pseudo_mask.to_mask(r), episode.query_mask == 1
+            valid = episode.query_mask != 255
+            union = np.count_nonzero((mask | truth) & valid)
+            iou = 100.0 * np.count_nonzero(mask & truth) / max(union, 1)
+            rows.append(
+                [
+                    overlay(episode.prompt_images[0], episode.prompt_masks[0] == 1, _TRUTH_COLOUR),
+                    episode.query_image,
+                    overlay(episode.query_image, mask),
+                    overlay(episode.query_image, truth, _TRUTH_COLOUR),
+                    to_picture(r),
+                ]
+            )
+            labels.append(f"{episode.class_name}: IoU {iou:.0f}")
+        titles = ["prompt and its mask", "query", "prediction", "truth", "painted mask (R)"]
+        write_png(self.path, contact_sheet(rows, titles, labels))
+        yield "pictures", float(len(rows))

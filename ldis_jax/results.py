@@ -1,0 +1,83 @@
+"""What a prediction returns: NumPy arrays, plain and picklable."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from ldis_jax.errors import LDISError
+from ldis_jax.files import StrPath
+from ldis_jax.image_io import ImageSource, read_image, write_png
+from ldis_jax.visualize import PALETTE, overlay
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """One query segmented by prompts of one class.
+
+    Attributes:
+        mask: bool [H, W] at the query's own size.
+        probability: float32 [H, W], sigmoid(R[1] - R[0]).
+        pseudo_mask: uint8 [S, S, 3], what the decoder painted.
+    """
+
+    mask: np.ndarray
+    probability: np.ndarray
+    pseudo_mask: np.ndarray
+
+    def overlay(self, query: ImageSource) -> np.ndarray:
+        """The query with the object tinted and outlined, uint8 [H, W, 3]."""
+        image = read_image(query)
+        if image.shape[:2] != self.mask.shape:
+            raise LDISError(f"overlay: picture is {image.shape[:2]}, mask is {self.mask.shape}; pass the same query")
+        return overlay(image, self.mask)
+
+    def save(self, path: StrPath) -> None:
+        """Writes the mask as a PNG of 0 and 255."""
+        write_png(path, self.mask)
+
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        return f"Segmentation({width}x{height}, object covers {100 * self.mask.mean():.1f} %)"
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassSegmentation:
+    """One query segmented into several classes (paper eq. 7).
+
+    Attributes:
+        label_map: uint8 [H, W]; 0 is background, c is ``class_names[c - 1]``. Also ``np.asarray(result)``.
+        probabilities: float32 [C + 1, H, W], background first; they sum to 1.
+        class_names: the classes in the order they were given.
+    """
+
+    label_map: np.ndarray
+    probabilities: np.ndarray
+    class_names: tuple[str, ...]
+
+    def overlay(self, query: ImageSource) -> np.ndarray:
+        """The query with every class tinted in a colour of its own, uint8 [H, W, 3]."""
+        image = read_image(query)
+        for label in range(1, len(self.class_names) + 1):
+            image = overlay(image, self.label_map == label, PALETTE[(label - 1) % len(PALETTE)])
+        return image
+
+    def save(self, path: StrPath) -> None:
+        """Writes the label map as a PNG."""
+        write_png(path, self.label_map)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.label_map, dtype=dtype, copy=copy)
+
+    def __repr__(self) -> str:
+        height, width = self.label_map.shape
+        return f"ClassSegmentation({width}x{height}, classes {', '.join(self.class_names)})"
+
+
+def class_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Eq. 7 as a softmax over [0, R_1[1] - R_1[0], ...], which cannot overflow: [C, ...] -> float32 [C + 1, ...]."""
+    padded = np.concatenate([np.zeros_like(logits[:1]), logits])
+    weights = np.exp(padded - padded.max(axis=0, keepdims=True))
+    return (weights / weights.sum(axis=0, keepdims=True)).astype(np.float32)

@@ -1,0 +1,44 @@
+"""What a training step changes, as plain arrays under path names ("unet/conv_in/kernel")."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+
+from ldis_jax.models.ldis import TRAINABLE, LDISModel
+
+Params = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything a checkpoint holds besides the data iterator; the frozen towers are not part of it."""
+
+    step: jax.Array  # int32 [], steps taken
+    params: Params
+    opt_state: optax.OptState
+
+
+def flatten(model: LDISModel) -> tuple[nnx.GraphDef[LDISModel], Params, Params]:
+    """Splits a model into (structure, trained parameters, frozen parameters)."""
+    graphdef, trained, frozen = nnx.split(model, TRAINABLE, ...)
+    return graphdef, _to_dict(trained), _to_dict(frozen)
+
+
+def unflatten(graphdef: nnx.GraphDef[LDISModel], *params: Params) -> LDISModel:
+    """The inverse of :func:`flatten`; works under ``jit``."""
+    flat = [(_to_path(name), nnx.Param(value)) for part in params for name, value in part.items()]
+    return nnx.merge(graphdef, nnx.from_flat_state(flat))
+
+
+def _to_dict(state: nnx.State[Any, Any]) -> Params:
+    return {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+
+
+def _to_path(name: str) -> tuple[str | int, ...]:
+    return tuple(int(part) if part.isdigit() else part for part in name.split("/"))

@@ -1,0 +1,94 @@
+"""Pictures for people: overlays, contact sheets and training curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ldis_jax.files import atomic_write
+
+# Okabe and Ito's colour-blind-safe palette; vermilion stands out on foliage, skin and sky alike.
+PALETTE = np.array(
+    [(213, 94, 0), (0, 114, 178), (240, 228, 66), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0)],
+    np.uint8,
+)
+_MARGIN = 6
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, colour: Sequence[int] = tuple(PALETTE[0])) -> np.ndarray:
+    """Tints the object and draws its outline, light inside dark, so that it shows on any background.
+
+    Args:
+        image: uint8 [H, W, 3].
+        mask: bool [H, W].
+        colour: RGB.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    tinted = image.astype(np.float32)
+    tinted[mask] = 0.5 * tinted[mask] + 0.5 * np.asarray(colour, np.float32)
+    result = np.ascontiguousarray(tinted.astype(np.uint8))
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    width = max(1, round(min(image.shape[:2]) / 200))
+    cv2.drawContours(result, contours, -1, (0, 0, 0), 2 * width)
+    cv2.drawContours(result, contours, -1, (255, 255, 255), width)
+    return result
+
+
+def to_picture(x: np.ndarray) -> np.ndarray:
+    """[-1, 1] float -> uint8."""
+    return np.clip(np.round((x + 1.0) * 127.5), 0, 255).astype(np.uint8)
+
+
+def contact_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """Tiles of one height in rows, under column titles, each row with a line of text.
+
+    Args:
+        rows: uint8 [H, W, 3] pictures of any size.
+        titles: one a column.
+        labels: one a row.
+
+    Returns:
+        uint8 [H', W', 3].
+    """
+    side, line = 160, 18
+    font = ImageFont.load_default(13)
+    width = len(titles) * (side + _MARGIN) + _MARGIN
+    sheet = Image.new("RGB", (width, line + _MARGIN + len(rows) * (side + line + _MARGIN)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles):
+        draw.text((_MARGIN + column * (side + _MARGIN), 4), title, "black", font)
+    for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        top = line + _MARGIN + i * (side + line + _MARGIN)
+        for column, picture in enumerate(row):
+            tile = Image.fromarray(picture)
+            scale = side / max(tile.size)
+            # Small pictures are magnified without blur: their pixels are what there is to judge.
+            how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+            tile = tile.resize((max(1, round(tile.width * scale)), max(1, round(tile.height * scale))), how)
+            sheet.paste(tile, (_MARGIN + column * (side + _MARGIN), top))
+        draw.text((_MARGIN, top + side + 1), label, "black", font)
+    return np.asarray(sheet)
+
+
+def plot_curves(curves: dict[str, tuple[list[int], list[float]]], path: Path) -> None:
+    """One small plot a metric, over steps; loss on a logarithmic axis."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(curves), 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    for i, (name, (steps, values)) in enumerate(curves.items()):
+        axes = figure.add_subplot(1, len(curves), i + 1)
+        axes.plot(steps, values, color="#0072b2", marker="o" if len(steps) < 30 else None, markersize=3)
+        axes.set(title=name, xlabel="step")
+        if "loss" in name and min(values) > 0:
+            axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=110)
