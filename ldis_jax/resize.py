@@ -12,7 +12,7 @@ import numpy as np
 
 
 def nearest_indices(size_in: int, size_out: int) -> np.ndarray:
-    """torch's 'nearest': floor(i * in / out), with the product in float32 as torch computes it. int32 [out]."""
+    """Torch's 'nearest': floor(i * in / out), with the product in float32 as torch computes it. int32 [out]."""
     scale = np.float32(size_in / size_out)
     index = np.floor(np.arange(size_out, dtype=np.float32) * scale).astype(np.int32)
     return np.minimum(index, size_in - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -21,22 +22,24 @@ _RULES: tuple[tuple[str, int | None], ...] = (
 )
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
-    """A (data, fsdp) mesh over all devices.
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A (data, fsdp) mesh.
 
     Args:
         data: replicas of the parameters; -1 takes what ``fsdp`` leaves.
         fsdp: devices that share one copy of the parameters.
+        devices: all of them unless given.
 
     Raises:
         LDISError: the axes do not multiply to the number of devices.
     """
-    count = jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     if data == -1 and fsdp > 0:
         data = count // fsdp
     if data < 1 or fsdp < 1 or data * fsdp != count:
         raise LDISError(f"config.mesh: data={data} x fsdp={fsdp} does not make {count} devices")
-    return jax.make_mesh((data, fsdp), (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
+    return jax.make_mesh((data, fsdp), (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -65,3 +68,9 @@ def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]
     """This process's part of a global batch -> global arrays, sharded over their leading axis."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+
+
+def gather(params: dict[str, jax.Array], mesh: Mesh) -> dict[str, np.ndarray]:
+    """Parameters in host memory, whole, on every process; one at a time, so that no device holds them all."""
+    whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))
+    return {name: np.asarray(whole(value)) for name, value in params.items()}

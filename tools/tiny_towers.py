@@ -45,7 +45,9 @@ def normalise(image: np.ndarray) -> np.ndarray:
 def pink_noise(rng: np.random.Generator) -> np.ndarray:
     """A picture with the 1/f spectrum of photographs. [S, S, 3] in [-1, 1]."""
     f = np.hypot(np.fft.fftfreq(IMAGE_SIZE)[:, None], np.fft.fftfreq(IMAGE_SIZE)[None])
-    spectrum = np.fft.fft2(rng.normal(size=(3, IMAGE_SIZE, IMAGE_SIZE))) / np.maximum(f, 1 / IMAGE_SIZE) ** rng.uniform(1, 1.6)
+    spectrum = np.fft.fft2(rng.normal(size=(3, IMAGE_SIZE, IMAGE_SIZE))) / np.maximum(f, 1 / IMAGE_SIZE) ** rng.uniform(
+        1, 1.6
+    )
     picture = np.fft.ifft2(spectrum).real.transpose(1, 2, 0)
     picture = picture / picture.std() * rng.uniform(0.2, 0.7) + rng.uniform(-0.4, 0.4, 3)
     return np.clip(picture, -1, 1).astype(np.float32)
@@ -122,7 +124,7 @@ def train(
 ) -> nnx.Module:
     """Adam with a cosine schedule; prints a line every hundred steps."""
     graphdef, params = nnx.split(module)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, 100, steps, learning_rate / 100)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(100, steps // 10), steps, learning_rate / 100)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.99))
 
     @jax.jit
@@ -148,8 +150,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="model folder to write vae/ and prompt_encoder/ into")
     parser.add_argument("--only", choices=("vae", "prompt_encoder"), help="train one of the two")
-    parser.add_argument("--vae_steps", type=int, default=2000)
-    parser.add_argument("--prompt_encoder_steps", type=int, default=3000)
+    parser.add_argument("--vae_steps", type=int, default=1000)
+    parser.add_argument("--prompt_encoder_steps", type=int, default=2000)
     args = parser.parse_args()
     if args.only != "prompt_encoder":
         vae = AutoencoderKL(VAE, rngs=key_stream(jax.random.key(1)))

@@ -10,9 +10,11 @@ from ldis_jax.input_pipeline.episodes import (
     network_arrays,
     read_manifest,
 )
+from ldis_jax.input_pipeline.frozen import FrozenEpisodes, swap_pairs
 from ldis_jax.input_pipeline.loader import TrainLoader, make_train_loader
 from ldis_jax.input_pipeline.mixture import MixtureSource
 from ldis_jax.input_pipeline.procedural import ProceduralScenes
+from ldis_jax.input_pipeline.sources import make_source
 from ldis_jax.input_pipeline.transforms import (
     eval_image,
     eval_mask,
@@ -27,6 +29,7 @@ __all__ = [
     "Episode",
     "EpisodeRecord",
     "EpisodeSource",
+    "FrozenEpisodes",
     "MixtureSource",
     "ProceduralScenes",
     "TrainEpisodes",
@@ -38,9 +41,11 @@ __all__ = [
     "eval_mask",
     "eval_transform",
     "fitted_size",
+    "make_source",
     "make_train_loader",
     "network_arrays",
     "read_manifest",
     "restore_size",
+    "swap_pairs",
     "train_transform",
 ]

@@ -63,7 +63,7 @@ SHAPES: dict[str, np.ndarray] = {
 
 _SHAPES, _COLOURS = tuple(SHAPES), tuple(COLOURS)
 NUM_CLASSES = len(_SHAPES) * len(_COLOURS) * len(PATTERNS)
-_MAX_TRIES = 50
+_MAX_SCENES, _MAX_PLACES = 50, 20
 
 
 def attributes(class_id: int) -> tuple[int, int, int]:
@@ -140,17 +140,16 @@ class ProceduralScenes:
         return prompted(classes[0]), prompted(classes[1])
 
     def scene(self, rng: np.random.Generator, classes: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Paints one object of each class.
+        """Paints one object of each class, in order; at least 70 % of every object stay visible.
 
         Returns:
-            (image uint8 [S, S, 3], labels int32 [S, S] of class ids, 0 is background). Every class keeps at least
-            70 % of its object visible.
+            (image uint8 [S, S, 3], labels int32 [S, S] of class ids, 0 is background).
         """
-        for _ in range(_MAX_TRIES):
+        for _ in range(_MAX_SCENES):
             image = _background(rng, self.image_size)
             labels = np.zeros((self.image_size, self.image_size), np.int32)
-            areas = {class_id: _paint_object(rng, image, labels, class_id) for class_id in classes}
-            if all(np.count_nonzero(labels == c) >= 0.7 * area for c, area in areas.items()):
+            areas: dict[int, int] = {}
+            if all(_place_object(rng, image, labels, areas, class_id) for class_id in classes):
                 return image, labels
         raise LDISError(f"{len(classes)} objects do not fit a picture of {self.image_size} pixels; lower num_objects")
 
@@ -176,33 +175,55 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     return image
 
 
-def _paint_object(rng: np.random.Generator, image: np.ndarray, labels: np.ndarray, class_id: int) -> int:
-    """Paints one instance into image and labels, in place; returns its area in pixels."""
-    shape, colour, pattern = attributes(class_id)
+def _place_object(
+    rng: np.random.Generator, image: np.ndarray, labels: np.ndarray, areas: dict[int, int], class_id: int
+) -> bool:
+    """Paints one object into image, labels and areas, in place, where it hides little of the others; False if nowhere."""
     size = labels.shape[0]
-    radius = size * rng.uniform(0.15, 0.26)
-    centre = rng.uniform(0.9 * radius, size - 0.9 * radius, 2)
-    angle = rng.uniform(-0.5, 0.5) + (math.pi / 2) * rng.integers(0, 4)
-    rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    outline = SHAPES[_SHAPES[shape]] @ rotation.T * radius
+    for _ in range(_MAX_PLACES):
+        radius = size * rng.uniform(0.15, 0.26)
+        centre = rng.uniform(0.9 * radius, size - 0.9 * radius, 2)
+        angle = rng.uniform(-0.5, 0.5) + (math.pi / 2) * rng.integers(0, 4)
+        mask = _silhouette(class_id, centre, radius, angle, size)
+        hidden = np.bincount(labels[mask], minlength=NUM_CLASSES + 1)
+        visible = np.bincount(labels.ravel(), minlength=NUM_CLASSES + 1) - hidden
+        if all(visible[other] >= 0.7 * area for other, area in areas.items()):
+            _paint(rng, image, mask, class_id, centre, radius, angle)
+            labels[mask] = class_id
+            areas[class_id] = int(np.count_nonzero(mask))
+            return True
+    return False
 
-    def silhouette(scale: float = 1.0) -> np.ndarray:
-        mask = np.zeros(labels.shape, np.uint8)
-        points = np.round((outline * scale + centre) * 16).astype(np.int32)
-        cv2.fillPoly(mask, [points], 1, shift=4)
-        return mask.astype(bool)
 
-    mask = silhouette()
-    fill = np.clip(np.array(COLOURS[_COLOURS[colour]]) * rng.uniform(0.85, 1.1) + rng.uniform(-12, 12, 3), 0, 255)
-    dark = 0.25 * fill
+def _silhouette(class_id: int, centre: np.ndarray, radius: float, angle: float, size: int) -> np.ndarray:
+    """Bool [size, size]."""
+    cos, sin = radius * math.cos(angle), radius * math.sin(angle)
+    outline = SHAPES[_SHAPES[attributes(class_id)[0]]] @ np.array([[cos, sin], [-sin, cos]])
+    mask = np.zeros((size, size), np.uint8)
+    cv2.fillPoly(mask, [np.round((outline + centre) * 16).astype(np.int32)], 1, shift=4)
+    return mask.astype(bool)
+
+
+def _paint(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    mask: np.ndarray,
+    class_id: int,
+    centre: np.ndarray,
+    radius: float,
+    angle: float,
+) -> None:
+    """Fills a silhouette with the class's colour, a little off, and its pattern in a darker shade; in place."""
+    _, colour, pattern = attributes(class_id)
+    size = image.shape[0]
+    fill = np.array(COLOURS[_COLOURS[colour]]) * rng.uniform(0.85, 1.1) + rng.uniform(-12, 12, 3)
+    fill = np.clip(fill, 0, 255)
     image[mask] = fill
-    if pattern == 1:
+    if PATTERNS[pattern] == "striped":
         y, x = np.mgrid[:size, :size]
         phase = (x * math.cos(angle) + y * math.sin(angle)) / (size * 0.045) + rng.uniform(0, 2 * math.pi)
-        image[mask & (np.sin(phase) > 0.2)] = dark
-    elif pattern == 2:
-        image[mask & silhouette(0.5)] = dark
-    elif pattern == 3:
-        image[mask & ~silhouette(0.72)] = dark
-    labels[mask] = class_id
-    return int(np.count_nonzero(mask))
+        image[mask & (np.sin(phase) > 0.2)] = 0.25 * fill
+    elif PATTERNS[pattern] == "cored":
+        image[mask & _silhouette(class_id, centre, 0.5 * radius, angle, size)] = 0.25 * fill
+    elif PATTERNS[pattern] == "rimmed":
+        image[mask & ~_silhouette(class_id, centre, 0.72 * radius, angle, size)] = 0.25 * fill

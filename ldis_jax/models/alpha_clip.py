@@ -80,9 +80,7 @@ class AlphaCLIP(nnx.Module):
         self.config = config
         self.dtype = jnp.dtype(dtype)
         width, patch = config.width, (config.patch_size, config.patch_size)
-        self.conv1 = nnx.Conv(
-            3, width, patch, strides=patch, padding="VALID", use_bias=False, dtype=dtype, rngs=rngs
-        )
+        self.conv1 = nnx.Conv(3, width, patch, strides=patch, padding="VALID", use_bias=False, dtype=dtype, rngs=rngs)
         if config.alpha:
             self.conv1_alpha = nnx.Conv(
                 1, width, patch, strides=patch, padding="VALID", use_bias=False, dtype=dtype, rngs=rngs

@@ -60,9 +60,7 @@ class Attention(nnx.Module):
         self.to_v = linear(context_dim, channels, use_bias=False)
         self.to_out = nnx.List([linear(channels, channels)])
 
-    def __call__(
-        self, x: jax.Array, context: jax.Array | None = None, bias: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, context: jax.Array | None = None, bias: jax.Array | None = None) -> jax.Array:
         context = x if context is None else context
         return self.to_out[0](attend(self.to_q(x), self.to_k(context), self.to_v(context), self.heads, bias))
 
@@ -189,9 +187,7 @@ class MidBlock(nnx.Module):
 
     def __init__(self, config: UNetConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         channels = config.block_out_channels[-1]
-        self.attentions = nnx.List(
-            [Transformer2DModel(channels, config.num_heads[-1], config, dtype=dtype, rngs=rngs)]
-        )
+        self.attentions = nnx.List([Transformer2DModel(channels, config.num_heads[-1], config, dtype=dtype, rngs=rngs)])
         self.resnets = nnx.List(
             ResnetBlock2D(
                 channels,
@@ -275,9 +271,7 @@ class UNet2DConditionModel(nnx.Module):
         down_blocks = []
         for i, (kind, c_out) in enumerate(zip(config.down_block_types, channels, strict=True)):
             block_heads = heads[i] if kind.startswith("CrossAttn") else None
-            down_blocks.append(
-                DownBlock(skips[-1], c_out, block_heads, config, last=i == last, dtype=dtype, rngs=rngs)
-            )
+            down_blocks.append(DownBlock(skips[-1], c_out, block_heads, config, last=i == last, dtype=dtype, rngs=rngs))
             skips += [c_out] * (n + (i != last))
         self.down_blocks = nnx.List(down_blocks)
 

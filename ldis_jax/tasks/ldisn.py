@@ -126,7 +126,9 @@ class LDISN(Task):
 
         def draw(count: jax.Array | int) -> jax.Array:
             """Noise as a function of (a query's key, how many draws came before)."""
-            return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, count), query_latents.shape[1:]))(keys)
+            return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, count), query_latents.shape[1:]))(
+                keys
+            )
 
         latents = sample(
             denoise,

@@ -1,0 +1,113 @@
+"""The configuration of a run: every key, its default and its meaning.
+
+Files under ``configs/`` start from :func:`base_config` and change what differs. The result is locked: an unknown key,
+in a file or on the command line, is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ldis_jax.errors import LDISError
+from ldis_jax.tasks import LDIS1, LDISN
+
+
+def base_config(task: str) -> ConfigDict:
+    """The paper's recipe for "ldis1" or "ldisn", without data."""
+    if task not in ("ldis1", "ldisn"):
+        raise LDISError(f"task={task!r}: must be 'ldis1' or 'ldisn'")
+    config = ConfigDict()
+    config.seed = 123
+
+    # What ldis_config.json holds: fields of tasks.LDIS1 or tasks.LDISN.
+    config.task = ConfigDict((LDIS1() if task == "ldis1" else LDISN()).to_dict())
+
+    config.init = ConfigDict()
+    # Folder with vae/, prompt_encoder/ and, unless config.init.unet is given, unet/; "tiny" is the shipped one.
+    config.init.folder = "pretrained/sd15_alpha_clip"
+    # Sizes of a UNet to train from scratch (keys of models.UNetConfig); empty takes the folder's weights.
+    config.init.unet = ConfigDict()
+
+    config.dtype = "auto"  # of compute: "bfloat16", "float32", or "auto": bfloat16 on TPU and GPU
+
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1})  # -1: all devices that fsdp leaves
+
+    config.train_steps = 160_000
+    config.batch_size = 64  # over all devices
+    config.num_shots = 1  # prompts an episode in training (K)
+
+    config.optim = ConfigDict()
+    config.optim.learning_rate = 1e-5
+    config.optim.schedule = "constant"  # or "cosine"
+    config.optim.warmup_steps = 10_000
+    config.optim.b1 = 0.9
+    config.optim.b2 = 0.999
+    config.optim.eps = 1e-8
+    config.optim.weight_decay = 1e-2
+    config.optim.grad_clip = 1.0
+
+    config.data = ConfigDict()
+    config.data.augment = True
+    config.data.num_workers = 8  # processes that make batches; 0 uses threads
+    config.data.sources = ConfigDict()  # name -> voc_source(...) or procedural_source(...)
+
+    config.eval = ConfigDict()
+    config.eval.batch_size = 32
+    config.eval.sets = ConfigDict()  # name -> eval_set(...)
+    config.eval.main_set = ""  # the one that report.json is about; may be empty where there is one set
+    config.eval.prompt_swap = 0  # pairs of procedural episodes for the prompt-swap figure
+    config.eval.pictures = 8  # episodes on the picture sheet, of the main set
+
+    config.log_every = 50
+    config.eval_every = 10_000
+    config.checkpoint_every = 5_000
+    config.keep_checkpoints = 3
+    return config
+
+
+def voc_source(root: str, split: str, weight: float = 1.0, classes: tuple[int, ...] = ()) -> ConfigDict:
+    """Episodes from a VOC-layout folder.
+
+    Args:
+        root: the folder (see data/README.md).
+        split: stem of a file in ``ImageSets/Segmentation``.
+        weight: per **sample**, not per data set.
+        classes: labels to use; empty is all.
+    """
+    return ConfigDict({"kind": "voc", "root": root, "split": split, "weight": weight, "classes": classes})
+
+
+def procedural_source(split: str, weight: float = 1.0) -> ConfigDict:
+    """Endless painted scenes, at ``task.image_size``; ``split`` is "train" or "unseen"."""
+    return ConfigDict({"kind": "procedural", "split": split, "weight": weight})
+
+
+def eval_set(
+    source: ConfigDict, *, episodes: int = 0, manifest: str = "", protocol: str = "ldis", num_shots: int = 1
+) -> ConfigDict:
+    """Frozen episodes: of a manifest file, or the first ``episodes`` draws of (seed 0, index)."""
+    return ConfigDict(
+        {
+            "source": source,
+            "episodes": episodes,
+            "manifest": manifest,
+            "protocol": protocol,
+            "num_shots": num_shots,
+        }
+    )
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as JSON types, for the work folder."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, ConfigDict):
+            return {key: plain(item) for key, item in value.items()}
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return dataclasses.asdict(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    return {key: plain(item) for key, item in config.items()}

@@ -1,0 +1,80 @@
+"""Runs the evaluators that a config names, and makes the final report of their figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ldis_jax.errors import LDISError
+from ldis_jax.evaluators import EpisodeEvaluator, PictureEvaluator, PromptSwapEvaluator
+from ldis_jax.evaluators.episodes import Predict
+from ldis_jax.input_pipeline import FrozenEpisodes, ProceduralScenes, VOCFolder, make_source, read_manifest, swap_pairs
+from ldis_jax.tasks import Task
+
+
+class Evaluation:
+    """All evaluators of a run. ``config.eval.main_set`` is the one that is reported."""
+
+    def __init__(self, config: ConfigDict, task: Task, workdir: Path):
+        """Opens the data; raises :class:`LDISError` on bad data before any training."""
+        settings, size = config.eval, task.image_size
+        self._workdir = workdir
+        self._sets: dict[str, EpisodeEvaluator] = {}
+        for name, entry in settings.sets.items():
+            episodes = frozen_episodes(entry, size, f"config.eval.sets.{name}")
+            self._sets[name] = EpisodeEvaluator(episodes, size, settings.batch_size, entry.protocol)
+        if not self._sets:
+            raise LDISError("config.eval.sets: empty; name at least one set to evaluate on")
+        self._main = settings.main_set or next(iter(self._sets))
+        if self._main not in self._sets:
+            raise LDISError(f"config.eval.main_set={self._main!r}: must be one of {sorted(self._sets)}")
+        self._pictures = self._sets[self._main].episodes[: settings.pictures]
+        self._swap = None
+        if settings.prompt_swap:
+            pairs = swap_pairs(ProceduralScenes("unseen", size), settings.prompt_swap)
+            self._swap = PromptSwapEvaluator(pairs, size, settings.batch_size)
+        self._batch_size, self._size = settings.batch_size, size
+
+    def run(self, predict: Predict, step: int) -> dict[str, float]:
+        """{"<set>/miou": percent, "<set>/fb_iou": ..., "prompt_swap": ...}; writes ``pictures/<step>.png``."""
+        results = {f"{name}/{key}": value for name, e in self._sets.items() for key, value in e.run(predict)}
+        if self._swap is not None:
+            results |= dict(self._swap.run(predict))
+        if self._pictures:
+            path = self._workdir / "pictures" / f"{step:06d}.png"
+            pictures = PictureEvaluator(self._pictures, self._size, min(self._batch_size, len(self._pictures)), path)
+            for _ in pictures.run(predict):
+                pass
+        return results
+
+    def report(self, results: dict[str, float]) -> dict[str, Any]:
+        """The figures of the main set beside the baselines' on the same episodes, as ``report.json`` has them."""
+        evaluator = self._sets[self._main]
+        others = {key: value for key, value in results.items() if not key.startswith(f"{self._main}/")}
+        return {
+            "evaluation_set": self._main,
+            "miou": results[f"{self._main}/miou"],
+            "fb_iou": results[f"{self._main}/fb_iou"],
+            "baselines": evaluator.baselines(),
+            "prompt_swap": others.pop("prompt_swap", None),
+            "other_sets": others,
+            "episodes": len(evaluator.episodes),
+            "episodes_hash": evaluator.episodes.hash,
+        }
+
+
+def frozen_episodes(entry: ConfigDict, image_size: int, where: str) -> FrozenEpisodes:
+    """The episodes of one ``eval_set``."""
+    source = make_source({where: entry.source}, image_size)
+    if not entry.manifest:
+        if entry.episodes < 1:
+            raise LDISError(f"{where}: give a manifest or a number of episodes")
+        return FrozenEpisodes.of_draws(source, entry.episodes, entry.num_shots)
+    if not isinstance(source, VOCFolder):
+        raise LDISError(f"{where}.manifest: names images of a folder; a {entry.source.kind!r} source has none")
+    records = read_manifest(entry.manifest)
+    if len({len(record.prompts) for record in records}) > 1:
+        raise LDISError(f"{entry.manifest}: episodes differ in their number of prompts; freeze one manifest a number")
+    return FrozenEpisodes.of_records(source, records)

@@ -1,0 +1,66 @@
+"""Fixed lists of episodes to evaluate on, read or painted when they are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import overload
+
+from ldis_jax.input_pipeline.episodes import Episode, EpisodeRecord, EpisodeSource, episode_rng, episodes_hash
+from ldis_jax.input_pipeline.procedural import ProceduralScenes
+from ldis_jax.input_pipeline.voc_folder import VOCFolder
+
+
+class FrozenEpisodes(Sequence[Episode]):
+    """Episodes by index, with a hash of which they are."""
+
+    def __init__(self, length: int, make: Callable[[int], Episode], digest: str):
+        """Use one of the constructors below."""
+        self._length, self._make, self.hash = length, make, digest
+
+    @classmethod
+    def of_records(cls, source: VOCFolder, records: Sequence[EpisodeRecord]) -> FrozenEpisodes:
+        """The episodes of a manifest."""
+        return cls(len(records), lambda i: source.episode(records[i]), episodes_hash(records))
+
+    @classmethod
+    def of_draws(cls, source: EpisodeSource, length: int, num_shots: int, seed: int = 0) -> FrozenEpisodes:
+        """Episode i is the draw of (seed, i).
+
+        A folder's draws are frozen by name, as a manifest; painted ones are hashed by their pixels.
+        """
+        if isinstance(source, VOCFolder):
+            return cls.of_records(source, [source.draw_record(episode_rng(seed, i), num_shots) for i in range(length)])
+
+        def make(index: int) -> Episode:
+            return source.draw(episode_rng(seed, index), num_shots)
+
+        return cls(length, make, _pixel_hash([make(i) for i in range(length)]))
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> Episode: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Episode]: ...
+    def __getitem__(self, index: int | slice) -> Episode | list[Episode]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._length))]
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        return self._make(index)
+
+
+def swap_pairs(scenes: ProceduralScenes, count: int, seed: int = 0) -> list[tuple[Episode, Episode]]:
+    """Pairs of episodes on one picture with two objects, each prompted once."""
+    return [scenes.draw_swap(episode_rng(seed, i), 1) for i in range(count)]
+
+
+def _pixel_hash(episodes: Sequence[Episode]) -> str:
+    digest = hashlib.sha256()
+    for episode in episodes:
+        arrays = (episode.query_image, episode.query_mask, *episode.prompt_images, *episode.prompt_masks)
+        for array in arrays:
+            digest.update(array.tobytes())
+    return digest.hexdigest()[:16]

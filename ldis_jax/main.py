@@ -1,0 +1,69 @@
+"""Trains and evaluates.
+
+Example:
+    python -m ldis_jax.main --config=configs/tiny.py --workdir=runs/tiny [--config.train_steps=100]
+
+Run the same command again to continue where it stopped. Results lie in the work folder: report.json, metrics.jsonl,
+curves.png, pictures/, tensorboard/, checkpoints/ and model/, which ``python -m ldis_jax.segment`` takes.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from ldis_jax import cli
+from ldis_jax.errors import LDISError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "file under configs/", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder for results; default runs/<name of the config>")
+
+
+def _parse_flags() -> tuple[ConfigDict, Path]:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(
+            f"{__doc__}\nFlags:\n  --config   file under configs/; --config.KEY=VALUE overrides a key\n"
+            "  --workdir  folder for results; default runs/<name of the config>"
+        )
+        sys.exit(0)
+    try:
+        rest = flags.FLAGS(sys.argv)[1:]
+        if _CONFIG.value is None:
+            raise LDISError("--config: missing; for example --config=configs/tiny.py")
+        if rest:
+            raise LDISError(f"{rest[0]}: unknown argument; flags are --config, --config.KEY=VALUE and --workdir")
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
+        raise LDISError(f"bad command line or config: {error}") from error
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    return _CONFIG.value, Path(_WORKDIR.value or Path("runs") / name)
+
+
+def _print_report(report: dict[str, Any], workdir: Path) -> None:
+    name = report["evaluation_set"]
+    print(f"\n{name}: {report['episodes']} episodes, hash {report['episodes_hash']}")
+    print(f"{'':<16} {'mIoU':>7} {'FB-IoU':>7}")
+    rows = {"LDIS": report, **report["baselines"]}
+    for row, values in rows.items():
+        print(f"{row:<16} {values['miou']:7.2f} {values['fb_iou']:7.2f}")
+    for key, value in report["other_sets"].items():
+        print(f"{key:<16} {value:7.2f}")
+    if report["prompt_swap"] is not None:
+        print(f"{'prompt swap':<16} {report['prompt_swap']:7.3f}")
+    print(f"{report['steps']} steps in {report['seconds']:.0f} s; model in {workdir / 'model'}")
+
+
+def main() -> None:
+    """Entry point."""
+    config, workdir = _parse_flags()
+
+    from ldis_jax.train import train
+
+    _print_report(train(config, workdir), workdir)
+
+
+if __name__ == "__main__":
+    cli.run(main)

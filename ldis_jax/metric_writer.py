@@ -1,0 +1,67 @@
+"""Metrics as JSON lines, TensorBoard events and a plot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ldis_jax.files import atomic_write
+from ldis_jax.visualize import plot_curves
+
+
+class MetricWriter:
+    """Writes ``metrics.jsonl`` and ``tensorboard/`` of a work folder, on one process only."""
+
+    def __init__(self, workdir: Path, first_step: int, *, enabled: bool):
+        """Continues a run at ``first_step``: lines of later steps, from before a crash, are dropped."""
+        self._enabled = enabled
+        if not enabled:
+            return
+        from tensorboardX import SummaryWriter
+
+        self._path = workdir / "metrics.jsonl"
+        kept = [line for line in self._lines() if line["step"] <= first_step]
+        with atomic_write(self._path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One line, and one point a metric."""
+        if not self._enabled:
+            return
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def plot(self, path: Path) -> None:
+        """Draws the curve of every metric but the rates."""
+        if not self._enabled:
+            return
+        curves: dict[str, tuple[list[int], list[float]]] = {}
+        for line in self._lines():
+            for name, value in line.items():
+                if name != "step" and not name.endswith(("steps_per_second", "learning_rate")):
+                    steps, values = curves.setdefault(name, ([], []))
+                    steps.append(line["step"])
+                    values.append(value)
+        if curves:
+            plot_curves(curves, path)
+
+    def close(self) -> None:
+        """Flushes both."""
+        if self._enabled:
+            self._file.close()
+            self._board.close()
+
+    def _lines(self) -> list[dict[str, float]]:
+        if not self._path.exists():
+            return []
+        lines = []
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:  # the line a crash cut short
+                continue
+        return lines

@@ -1,0 +1,275 @@
+"""The training loop, to be read once from top to bottom."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from clu import metrics as clu_metrics
+from flax import nnx
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from ldis_jax import sharding
+from ldis_jax.checkpoint import Checkpoints
+from ldis_jax.config import to_json
+from ldis_jax.convert.folder import load_training_init, save_model
+from ldis_jax.errors import LDISError
+from ldis_jax.evaluation import Evaluation
+from ldis_jax.files import write_json
+from ldis_jax.input_pipeline import TrainEpisodes, TrainLoader, make_source, make_train_loader
+from ldis_jax.metric_writer import MetricWriter
+from ldis_jax.models.ldis import LDISModel
+from ldis_jax.optim import learning_rate_schedule, make_optimizer
+from ldis_jax.tasks import PromptInputs, Task, task_from_dict
+from ldis_jax.train_state import Params, TrainState, flatten, unflatten
+
+SHIPPED = Path(__file__).parent / "assets" / "tiny"
+
+Step = Callable[..., tuple[TrainState, clu_metrics.Collection]]
+
+
+# Means over the steps since the last line of the log; they stay on the device until then.
+StepMetrics = clu_metrics.Collection.create(
+    loss=clu_metrics.Average.from_output("loss"), grad_norm=clu_metrics.Average.from_output("grad_norm")
+)
+
+
+def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Trains, evaluates on the way, and exports; run again on the same folder to continue.
+
+    Args:
+        config: see :mod:`ldis_jax.config`.
+        workdir: gets ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``pictures/``,
+            ``curves.png``, ``model/`` and ``report.json``.
+
+    Returns:
+        The content of ``report.json``.
+
+    Raises:
+        LDISError: bad config, data or weights; a loss that is not finite; a work folder of another model.
+    """
+    started = time.time()
+    lead = jax.process_index() == 0
+
+    # --- Model: frozen towers apart from what is trained ---
+    task = task_from_dict(config.task.to_dict(), "config.task")
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    model = initial_model(config, task)
+    graphdef, params, frozen = flatten(model)
+    frozen = jax.device_put(frozen, sharding.replicated(mesh))
+
+    # --- Optimizer and state, each array where the path rules put it ---
+    tx = make_optimizer(config.optim, config.train_steps)
+    state, state_sharding = init_state(params, tx, mesh)
+    fingerprint = {"task": task.to_dict(), "networks": dataclasses.asdict(model.config)}
+    del params, model
+    train_step = make_train_step(task, graphdef, tx, config.seed, mesh, state_sharding)
+
+    # --- Data ---
+    loader = make_loader(config, task)
+    evaluation = Evaluation(config, task, workdir)
+    predict = make_predict(task, graphdef, frozen, mesh)
+
+    # --- Resume ---
+    workdir.mkdir(parents=True, exist_ok=True)
+    fingerprint |= {key: to_json(config)[key] for key in ("seed", "batch_size", "num_shots", "data")}
+    with Checkpoints(workdir / "checkpoints", config.keep_checkpoints, fingerprint) as checkpoints, loader:
+        restored = checkpoints.restore(state)
+        if restored is not None:
+            state, data_state = restored
+            loader.set_state(data_state)
+        first = int(state.step)
+        if lead:
+            write_json(workdir / "config.json", to_json(config))
+        writer = MetricWriter(workdir, first, enabled=lead)
+        schedule = learning_rate_schedule(config.optim, config.train_steps)
+
+        # --- Loop: nothing in it waits for the device, except to log ---
+        no_metrics = functools.partial(jax.device_put, StepMetrics.empty(), sharding.replicated(mesh))
+        metrics = no_metrics()
+        last_log, last_step = time.time(), first
+        bar = tqdm(
+            range(first, config.train_steps), "train", config.train_steps, False, initial=first, disable=not lead
+        )
+        batches = prefetch(loader, mesh)
+        for step in bar:
+            state, metrics = train_step(state, metrics, frozen, next(batches))
+            done = step + 1
+            final = done == config.train_steps
+
+            if done % config.log_every == 0 or final:
+                values = {name: float(value) for name, value in metrics.compute().items()}
+                if not np.isfinite(list(values.values())).all():
+                    raise LDISError(
+                        f"step {done}: {values}; the loss is not finite. Lower config.optim.learning_rate; the last "
+                        f"good checkpoint in {workdir / 'checkpoints'} is kept"
+                    )
+                now = time.time()
+                values |= {
+                    "learning_rate": float(schedule(step)),
+                    "steps_per_second": (done - last_step) / (now - last_log),
+                }
+                writer.write(done, {f"train/{name}": value for name, value in values.items()})
+                bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
+                metrics, last_log, last_step = no_metrics(), now, done
+
+            if done % config.checkpoint_every == 0 or final:
+                _require_finite(state, done, workdir)
+                checkpoints.save(state, {"step": done})
+            if done % config.eval_every == 0 and not final:
+                writer.write(done, evaluation.run(functools.partial(predict, state.params), done))
+                last_log, last_step = time.time(), done
+
+        # --- Final evaluation, export, report ---
+        results = evaluation.run(functools.partial(predict, state.params), config.train_steps)
+        writer.write(config.train_steps, results)
+        writer.close()
+        report = evaluation.report(results) | {"steps": config.train_steps, "seconds": round(time.time() - started, 1)}
+        trained = sharding.gather(state.params, mesh)
+        if lead:
+            save_model(workdir / "model", task, unflatten(graphdef, trained, frozen))
+            writer.plot(workdir / "curves.png")
+            write_json(workdir / "report.json", report)
+    return report
+
+
+def initial_model(config: ConfigDict, task: Task) -> LDISModel:
+    """The networks before the first step: float32 where trained, compute type where frozen."""
+    dtype = compute_dtype(config.dtype)
+    folder = SHIPPED if config.init.folder == "tiny" else Path(config.init.folder)
+    if not folder.is_dir():
+        raise LDISError(f"config.init.folder={config.init.folder}: no such folder; see README.md on pretrained weights")
+    overrides = config.init.unet.to_dict() or None
+    return load_training_init(folder, task, overrides, key=jax.random.key(config.seed), dtype=dtype, frozen_dtype=dtype)
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """ "auto" is bfloat16 where matrix units want it, float32 on CPU, where it would be emulated."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if name not in ("float32", "bfloat16"):
+        raise LDISError(f"config.dtype={name!r}: must be 'auto', 'float32' or 'bfloat16'")
+    return jnp.dtype(name)
+
+
+def init_state(
+    params: Params, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
+) -> tuple[TrainState, TrainState]:
+    """(state, its shardings); optimizer moments lie with their parameters."""
+
+    def fresh(params: Params) -> TrainState:
+        return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params))
+
+    def place(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.sharding.NamedSharding:
+        name = next((entry.key for entry in reversed(path) if isinstance(entry, jax.tree_util.DictKey)), "")
+        return sharding.param_sharding(name, leaf.shape, mesh)
+
+    placed = jax.tree_util.tree_map_with_path(place, jax.eval_shape(fresh, params))
+    return jax.jit(fresh, out_shardings=placed)(jax.device_put(params, placed.params)), placed
+
+
+def make_train_step(
+    task: Task,
+    graphdef: nnx.GraphDef[LDISModel],
+    tx: optax.GradientTransformation,
+    seed: int,
+    mesh: jax.sharding.Mesh,
+    placed: TrainState,
+) -> Step:
+    """One compiled step: (state, metrics, frozen, batch) -> (state, metrics); the old state's memory is reused.
+
+    The random key is a function of (seed, step); gradients are taken of the trained parameters alone.
+    """
+
+    def step_fn(
+        state: TrainState, metrics: clu_metrics.Collection, frozen: Params, batch: Mapping[str, jax.Array]
+    ) -> tuple[TrainState, clu_metrics.Collection]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+        def loss_fn(params: Params) -> jax.Array:
+            return task.loss(unflatten(graphdef, params, frozen), batch, key)[0]
+
+        loss, grads = jax.value_and_grad(loss_fn)(state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new = StepMetrics.single_from_model_output(loss=loss, grad_norm=optax.global_norm(grads))
+        return TrainState(state.step + 1, params, opt_state), metrics.merge(new)
+
+    whole = sharding.replicated(mesh)
+    return jax.jit(
+        step_fn,
+        donate_argnums=(0, 1),
+        in_shardings=(placed, whole, whole, sharding.batch_sharding(mesh)),
+        out_shardings=(placed, whole),
+    )
+
+
+def make_predict(
+    task: Task, graphdef: nnx.GraphDef[LDISModel], frozen: Params, mesh: jax.sharding.Mesh
+) -> Callable[[Params, dict[str, np.ndarray]], np.ndarray]:
+    """The evaluators' predict function, with the trained parameters as its first argument.
+
+    The random key of a query is a function of its index in the evaluation set.
+    """
+
+    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+    def run(params: Params, frozen: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
+        keys = jax.vmap(lambda index: jax.random.fold_in(jax.random.key(0), index))(batch["index"])
+        prompts = PromptInputs(batch["prompt_images"], batch["prompt_masks"])
+        return task.predict(unflatten(graphdef, params, frozen), batch["query_image"], prompts, keys)
+
+    def predict(params: Params, batch: dict[str, np.ndarray]) -> np.ndarray:
+        count = len(batch["index"])
+        padding = -count % mesh.size
+        needed = ("query_image", "prompt_images", "prompt_masks", "index")
+        padded = {k: np.concatenate([batch[k], np.repeat(batch[k][-1:], padding, axis=0)]) for k in needed}
+        sharded = jax.device_put(padded, sharding.batch_sharding(mesh))
+        return np.asarray(run(params, frozen, sharded))[:count]
+
+    return predict
+
+
+def make_loader(config: ConfigDict, task: Task) -> TrainLoader:
+    """The batches of one process."""
+    if config.batch_size % jax.device_count():
+        raise LDISError(f"config.batch_size={config.batch_size}: must be a multiple of {jax.device_count()} devices")
+    source = make_source(config.data.sources, task.image_size)
+    length = config.train_steps * config.batch_size
+    episodes = TrainEpisodes(source, config.num_shots, task.image_size, config.seed, length, config.data.augment)
+    return make_train_loader(
+        episodes,
+        config.batch_size,
+        num_workers=config.data.num_workers,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def prefetch(loader: TrainLoader, mesh: jax.sharding.Mesh) -> Iterator[dict[str, jax.Array]]:
+    """Device batches, one transfer ahead of the step that needs it."""
+    ahead: dict[str, jax.Array] | None = None
+    for batch in loader:
+        batch.pop("class_id")
+        current, ahead = ahead, sharding.to_devices(batch, mesh)
+        if current is not None:
+            yield current
+    if ahead is not None:
+        yield ahead
+
+
+def _require_finite(state: TrainState, step: int, workdir: Path) -> None:
+    """A checkpoint with NaN in it would be worse than none."""
+    if not bool(jnp.isfinite(optax.global_norm(state.params))):
+        raise LDISError(
+            f"step {step}: parameters are not finite; lower config.optim.learning_rate. "
+            f"The last good checkpoint in {workdir / 'checkpoints'} is kept"
+        )
