@@ -1,4 +1,4 @@
-"""LDIS-1: one-step in-context segmentation, the paper's recipe.
+r"""LDIS-1: one-step in-context segmentation, the paper's recipe.
 
 Paper:     "Explore In-Context Segmentation via Latent Diffusion Models", arXiv 2403.09616v2, section 8 of the public
            recipe: 256 x 256, batch 64, 160k steps, AdamW, lr 1e-5 after 10k warm-up steps, latent-space loss.

@@ -1,4 +1,4 @@
-"""LDIS-n: many-step in-context segmentation with two-scale guidance, the paper's recipe.
+r"""LDIS-n: many-step in-context segmentation with two-scale guidance, the paper's recipe.
 
 Paper:     "Explore In-Context Segmentation via Latent Diffusion Models", arXiv 2403.09616v2: as configs/ldis1.py, with
            augmented pseudo masks (mask_alpha 0.4), conditioning dropout 0.05, and 20 DDPM steps to predict.

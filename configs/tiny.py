@@ -8,18 +8,19 @@ def get_config():
     config.task.image_size = 64
     config.init.folder = "tiny"
     config.init.unet = {
-        "block_out_channels": (48, 96, 128),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "block_out_channels": (48, 96),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
         "layers_per_block": 1,
-        "attention_head_dim": 4,
+        "attention_head_dim": 2,
         "cross_attention_dim": 96,
         "norm_num_groups": 8,
         "sample_size": 16,
     }
-    config.train_steps = 1000
-    config.batch_size = 32
-    config.optim.learning_rate = 1e-3
+    config.cpu_devices = 2
+    config.train_steps = 500
+    config.batch_size = 16
+    config.optim.learning_rate = 1.5e-3
     config.optim.schedule = "cosine"
     config.optim.warmup_steps = 50
     config.optim.b2 = 0.99

@@ -33,6 +33,9 @@ def base_config(task: str) -> ConfigDict:
 
     config.dtype = "auto"  # of compute: "bfloat16", "float32", or "auto": bfloat16 on TPU and GPU
 
+    # Devices that a CPU is split into. Small networks leave cores idle; a device a core keeps them busy.
+    config.cpu_devices = 1
+
     config.mesh = ConfigDict({"data": -1, "fsdp": 1})  # -1: all devices that fsdp leaves
 
     config.train_steps = 160_000

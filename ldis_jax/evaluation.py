@@ -22,8 +22,10 @@ class Evaluation:
         settings, size = config.eval, task.image_size
         self._workdir = workdir
         self._sets: dict[str, EpisodeEvaluator] = {}
+        self._hashes: dict[str, str] = {}
         for name, entry in settings.sets.items():
             episodes = frozen_episodes(entry, size, f"config.eval.sets.{name}")
+            self._hashes[name] = episodes.hash
             self._sets[name] = EpisodeEvaluator(episodes, size, settings.batch_size, entry.protocol)
         if not self._sets:
             raise LDISError("config.eval.sets: empty; name at least one set to evaluate on")
@@ -61,7 +63,7 @@ class Evaluation:
             "prompt_swap": others.pop("prompt_swap", None),
             "other_sets": others,
             "episodes": len(evaluator.episodes),
-            "episodes_hash": evaluator.episodes.hash,
+            "episodes_hash": self._hashes[self._main],
         }
 
 

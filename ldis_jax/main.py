@@ -21,21 +21,27 @@ from ldis_jax.errors import LDISError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "file under configs/", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for results; default runs/<name of the config>")
+_MULTIHOST = flags.DEFINE_bool("multihost", False, "join the other hosts of a TPU slice or SLURM job first")
+
+_HELP = f"""{__doc__}
+Flags:
+  --config     file under configs/; --config.KEY=VALUE overrides a key
+  --workdir    folder for results; default runs/<name of the config>
+  --multihost  join the other hosts of a TPU slice or SLURM job first"""
 
 
 def _parse_flags() -> tuple[ConfigDict, Path]:
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(
-            f"{__doc__}\nFlags:\n  --config   file under configs/; --config.KEY=VALUE overrides a key\n"
-            "  --workdir  folder for results; default runs/<name of the config>"
-        )
+        print(_HELP)
         sys.exit(0)
     try:
         rest = flags.FLAGS(sys.argv)[1:]
         if _CONFIG.value is None:
             raise LDISError("--config: missing; for example --config=configs/tiny.py")
         if rest:
-            raise LDISError(f"{rest[0]}: unknown argument; flags are --config, --config.KEY=VALUE and --workdir")
+            raise LDISError(f"{rest[0]}: unknown argument; see --help")
+    except LDISError:
+        raise
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
         raise LDISError(f"bad command line or config: {error}") from error
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
@@ -59,6 +65,12 @@ def _print_report(report: dict[str, Any], workdir: Path) -> None:
 def main() -> None:
     """Entry point."""
     config, workdir = _parse_flags()
+
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", config.cpu_devices)  # only possible before the first use of a device
+    if _MULTIHOST.value:
+        jax.distributed.initialize()
 
     from ldis_jax.train import train
 

@@ -44,7 +44,7 @@ class MetricWriter:
             for name, value in line.items():
                 if name != "step" and not name.endswith(("steps_per_second", "learning_rate")):
                     steps, values = curves.setdefault(name, ([], []))
-                    steps.append(line["step"])
+                    steps.append(int(line["step"]))
                     values.append(value)
         if curves:
             plot_curves(curves, path)

@@ -1,7 +1,7 @@
-"""Segments one picture from the command line.
+r"""Segments one picture from the command line.
 
 Example:
-    python -m ldis_jax.segment --model=runs/tiny/model --query=query.png \\
+    python -m ldis_jax.segment --model=runs/tiny/model --query=query.png \
         --prompt=prompt.png:prompt_mask.png --out=mask.png --overlay=overlay.png
 """
 

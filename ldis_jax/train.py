@@ -71,6 +71,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     tx = make_optimizer(config.optim, config.train_steps)
     state, state_sharding = init_state(params, tx, mesh)
     fingerprint = {"task": task.to_dict(), "networks": dataclasses.asdict(model.config)}
+    fingerprint |= {key: to_json(config)[key] for key in ("seed", "batch_size", "num_shots")}
+    fingerprint |= {"sources": to_json(config.data.sources), "augment": config.data.augment}
     del params, model
     train_step = make_train_step(task, graphdef, tx, config.seed, mesh, state_sharding)
 
@@ -81,7 +83,6 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     # --- Resume ---
     workdir.mkdir(parents=True, exist_ok=True)
-    fingerprint |= {key: to_json(config)[key] for key in ("seed", "batch_size", "num_shots", "data")}
     with Checkpoints(workdir / "checkpoints", config.keep_checkpoints, fingerprint) as checkpoints, loader:
         restored = checkpoints.restore(state)
         if restored is not None:
@@ -94,8 +95,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         schedule = learning_rate_schedule(config.optim, config.train_steps)
 
         # --- Loop: nothing in it waits for the device, except to log ---
-        no_metrics = functools.partial(jax.device_put, StepMetrics.empty(), sharding.replicated(mesh))
-        metrics = no_metrics()
+        no_metrics = jax.device_put(StepMetrics.empty(), sharding.replicated(mesh))
+        metrics = no_metrics
         last_log, last_step = time.time(), first
         bar = tqdm(
             range(first, config.train_steps), "train", config.train_steps, False, initial=first, disable=not lead
@@ -120,7 +121,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
                 }
                 writer.write(done, {f"train/{name}": value for name, value in values.items()})
                 bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
-                metrics, last_log, last_step = no_metrics(), now, done
+                metrics, last_log, last_step = no_metrics, now, done
 
             if done % config.checkpoint_every == 0 or final:
                 _require_finite(state, done, workdir)
@@ -149,11 +150,11 @@ def initial_model(config: ConfigDict, task: Task) -> LDISModel:
     if not folder.is_dir():
         raise LDISError(f"config.init.folder={config.init.folder}: no such folder; see README.md on pretrained weights")
     overrides = config.init.unet.to_dict() or None
-    return load_training_init(folder, task, overrides, key=jax.random.key(config.seed), dtype=dtype, frozen_dtype=dtype)
+    return load_training_init(folder, task, overrides, seed=config.seed, dtype=dtype, frozen_dtype=dtype)
 
 
 def compute_dtype(name: str) -> jnp.dtype:
-    """ "auto" is bfloat16 where matrix units want it, float32 on CPU, where it would be emulated."""
+    """The type of compute: "auto" is bfloat16, but float32 on CPU, where bfloat16 would be emulated."""
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if name not in ("float32", "bfloat16"):
@@ -207,7 +208,7 @@ def make_train_step(
     whole = sharding.replicated(mesh)
     return jax.jit(
         step_fn,
-        donate_argnums=(0, 1),
+        donate_argnums=0,
         in_shardings=(placed, whole, whole, sharding.batch_sharding(mesh)),
         out_shardings=(placed, whole),
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 
@@ -26,11 +28,12 @@ class TrainState:
 
 def flatten(model: LDISModel) -> tuple[nnx.GraphDef[LDISModel], Params, Params]:
     """Splits a model into (structure, trained parameters, frozen parameters)."""
-    graphdef, trained, frozen = nnx.split(model, TRAINABLE, ...)
-    return graphdef, _to_dict(trained), _to_dict(frozen)
+    graphdef, *states = nnx.split(model, TRAINABLE, ...)
+    trained, frozen = map(_to_dict, states)
+    return graphdef, trained, frozen
 
 
-def unflatten(graphdef: nnx.GraphDef[LDISModel], *params: Params) -> LDISModel:
+def unflatten(graphdef: nnx.GraphDef[LDISModel], *params: Mapping[str, jax.Array | np.ndarray]) -> LDISModel:
     """The inverse of :func:`flatten`; works under ``jit``."""
     flat = [(_to_path(name), nnx.Param(value)) for part in params for name, value in part.items()]
     return nnx.merge(graphdef, nnx.from_flat_state(flat))

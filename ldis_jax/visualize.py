@@ -16,7 +16,8 @@ PALETTE = np.array(
     [(213, 94, 0), (0, 114, 178), (240, 228, 66), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0)],
     np.uint8,
 )
-_MARGIN = 6
+# Of a contact sheet, in pixels.
+_MARGIN, _SIDE, _LINE = 6, 160, 18
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, colour: Sequence[int] = tuple(PALETTE[0])) -> np.ndarray:
@@ -45,6 +46,12 @@ def to_picture(x: np.ndarray) -> np.ndarray:
     return np.clip(np.round((x + 1.0) * 127.5), 0, 255).astype(np.uint8)
 
 
+def magnify(picture: np.ndarray) -> np.ndarray:
+    """Repeats the pixels of a small picture or mask [H, W, ...] until outlines drawn on it are fine beside them."""
+    times = max(1, -(-_SIDE // max(picture.shape[:2])))
+    return picture.repeat(times, axis=0).repeat(times, axis=1)
+
+
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], labels: Sequence[str]) -> np.ndarray:
     """Tiles of one height in rows, under column titles, each row with a line of text.
 
@@ -56,7 +63,7 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], l
     Returns:
         uint8 [H', W', 3].
     """
-    side, line = 160, 18
+    side, line = _SIDE, _LINE
     font = ImageFont.load_default(13)
     width = len(titles) * (side + _MARGIN) + _MARGIN
     sheet = Image.new("RGB", (width, line + _MARGIN + len(rows) * (side + line + _MARGIN)), "white")

@@ -156,7 +156,7 @@ def main() -> None:
     if args.only != "prompt_encoder":
         vae = AutoencoderKL(VAE, rngs=key_stream(jax.random.key(1)))
         vae = train(vae, autoencoder_loss, autoencoder_batches(1, 16), args.vae_steps, 2e-3)
-        mean, _ = jax.jit(lambda images: vae.encode(images))(next(autoencoder_batches(2, 128)))
+        mean, _ = jax.jit(vae.encode)(next(autoencoder_batches(2, 128)))
         vae.config = dataclasses.replace(VAE, scaling_factor=round(float(1.0 / jnp.std(mean)), 5))
         save_module(args.out, "vae", vae)
     if args.only != "vae":

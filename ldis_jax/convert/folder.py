@@ -16,14 +16,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ldis_jax.convert.rules import fill, to_torch
+from ldis_jax.convert.rules import fill, initialise, to_torch
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
 from ldis_jax.models.alpha_clip import AlphaCLIP
@@ -164,7 +163,7 @@ def load_training_init(
     task: Task,
     unet_overrides: Mapping[str, Any] | None = None,
     *,
-    key: jax.Array,
+    seed: int,
     dtype: DTypeLike = jnp.float32,
     frozen_dtype: DTypeLike = jnp.float32,
 ) -> LDISModel:
@@ -172,13 +171,13 @@ def load_training_init(
 
     A folder with UNet weights (SD 1.5, or an LDIS model) gives them: a missing ``encoder_hid_proj`` is initialised
     afresh, a 4-channel ``conv_in`` is widened for LDIS-n with zeros, its bias kept (the public code draws a new
-    bias). Without ``unet/`` weights, or with ``unet_overrides``, the UNet is initialised from ``key``.
+    bias). Without ``unet/`` weights, or with ``unet_overrides``, the UNet is drawn from ``seed``.
 
     Args:
         folder: holds ``vae/``, ``prompt_encoder/`` and, for pretrained weights, ``unet/``.
         task: decides the number of input channels.
         unet_overrides: sizes of a UNet to train from scratch (keys of :class:`UNetConfig`).
-        key: of every fresh parameter.
+        seed: of every fresh parameter.
         dtype: layers compute in it; trained parameters are float32.
         frozen_dtype: frozen parameters are stored in it.
     """
@@ -197,21 +196,22 @@ def load_training_init(
 
     model = LDISModel.abstract(config, dtype=dtype)
     if scratch:
-        model.unet = jax.jit(lambda k: LDISModel(config, k, dtype=dtype).unet)(key)
+        model.unet = initialise(model.unet, seed)
     else:
         path = folder / "unet" / _WEIGHTS["unet"]
-        model.unet = fill(model.unet, _adapt_unet(TensorFile(path), unet, key), str(path))
+        model.unet = fill(model.unet, _adapt_unet(TensorFile(path), unet, seed), str(path))
     _fill_frozen(model, folder, frozen_dtype)
     return model
 
 
-def _adapt_unet(tensors: Mapping[str, np.ndarray], config: UNetConfig, key: jax.Array) -> Mapping[str, np.ndarray]:
+def _adapt_unet(tensors: Mapping[str, np.ndarray], config: UNetConfig, seed: int) -> Mapping[str, np.ndarray]:
     """Adds what SD 1.5's UNet lacks for LDIS: the adapter, and LDIS-n's four further input channels."""
     added: dict[str, np.ndarray] = {}
     if "encoder_hid_proj.weight" not in tensors and config.encoder_hid_dim is not None:
         bound = config.encoder_hid_dim**-0.5  # torch's default for a Linear
         shape = (config.cross_attention_dim, config.encoder_hid_dim)
-        added["encoder_hid_proj.weight"] = np.asarray(jax.random.uniform(key, shape, minval=-bound, maxval=bound))
+        rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
+        added["encoder_hid_proj.weight"] = rng.uniform(-bound, bound, shape).astype(np.float32)
         added["encoder_hid_proj.bias"] = np.zeros(config.cross_attention_dim, np.float32)
     if "conv_in.weight" in tensors:
         conv_in = tensors["conv_in.weight"]

@@ -6,8 +6,10 @@ The mapping is total both ways: a missing, unused or wrongly shaped tensor is an
 
 from __future__ import annotations
 
+import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ from jax.typing import DTypeLike
 from ldis_jax.errors import LDISError, list_names
 
 Module = TypeVar("Module", bound=nnx.Module)
-Path = tuple[str | int, ...]
+Path = tuple[Any, ...]
 
 _FLOATS = ("float32", "float16", "bfloat16")
 
@@ -103,6 +105,26 @@ def fill(
     if wrong:
         raise LDISError(f"{where}: wrong tensor {list_names(wrong)}")
     return nnx.merge(graphdef, nnx.from_flat_state(list(flat.items())))
+
+
+def initialise(module: Module, seed: int) -> Module:
+    """A copy of an abstract module with fresh float32 parameters.
+
+    Kernels are normal with variance 1 / fan-in, scales 1, biases 0, each a function of (seed, its name). Drawn by
+    NumPy: XLA would compile a program for every shape, which takes longer than training some small networks.
+    """
+    graphdef, state = nnx.split(module)
+    flat = []
+    for path, variable in nnx.to_flat_state(state):
+        shape, leaf = variable.get_value().shape, path[-1]
+        if leaf in ("bias", "scale"):
+            array = np.full(shape, float(leaf == "scale"), np.float32)
+        else:
+            name = zlib.crc32("/".join(map(str, path)).encode())
+            rng = np.random.Generator(np.random.Philox(key=[seed, name]))
+            array = rng.standard_normal(shape, np.float32) / np.float32(math.sqrt(math.prod(shape[:-1])))
+        flat.append((path, variable.replace(jnp.asarray(array))))
+    return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
 def cast(module: Module, dtype: DTypeLike) -> Module:

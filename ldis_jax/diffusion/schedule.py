@@ -77,8 +77,8 @@ class NoiseSchedule:
             step = self.num_train_timesteps // num_steps
             steps = np.arange(num_steps)[::-1] * step + self.steps_offset
         else:
-            step = self.num_train_timesteps / num_steps
-            steps = np.round(np.arange(self.num_train_timesteps, 0, -step)[:num_steps]).astype(int) - 1
+            stride = self.num_train_timesteps / num_steps
+            steps = np.round(np.arange(self.num_train_timesteps, 0, -stride)[:num_steps]).astype(int) - 1
         return np.minimum(steps, self.num_train_timesteps - 1)
 
     def coefficients(self, timesteps: jax.Array) -> tuple[jax.Array, jax.Array]:

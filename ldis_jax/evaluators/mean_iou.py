@@ -50,7 +50,7 @@ class MeanIoU:
             self._areas[class_id] = self._areas.get(class_id, 0) + areas
 
     def result(self) -> dict[str, Any]:
-        """{"miou", "fb_iou": percent, "iou_per_class": {class id: percent}}; NaN-free, raises where nothing was added."""
+        """{"miou", "fb_iou": percent, "iou_per_class": {class id: percent}}; raises where nothing was added."""
         if not self._areas:
             raise LDISError("mean IoU of no episodes; evaluate at least one")
         per_class = {
@@ -58,7 +58,7 @@ class MeanIoU:
             for class_id, areas in sorted(self._areas.items())
             if self.protocol == "hsnet" or areas[1, 1] > 0
         }
-        total = sum(self._areas.values())
+        total = np.sum(list(self._areas.values()), axis=0)
         return {
             "miou": float(np.mean(list(per_class.values()))) if per_class else 0.0,
             "fb_iou": 100.0 * float(np.mean(total[:, 0] / np.maximum(total[:, 1], 1))),

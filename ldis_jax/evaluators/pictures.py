@@ -11,7 +11,7 @@ from ldis_jax import pseudo_mask
 from ldis_jax.evaluators.episodes import Predict, predict_episodes
 from ldis_jax.image_io import write_png
 from ldis_jax.input_pipeline import Episode
-from ldis_jax.visualize import contact_sheet, overlay, to_picture
+from ldis_jax.visualize import contact_sheet, magnify, overlay, to_picture
 
 _TRUTH_COLOUR = (0, 114, 178)
 
@@ -28,14 +28,14 @@ class PictureEvaluator:
         for episode, r in predict_episodes(predict, self.episodes, self.image_size, self.batch_size, title="pictures"):
             mask, truth = pseudo_mask.to_mask(r), episode.query_mask == 1
             valid = episode.query_mask != 255
-            union = np.count_nonzero((mask | truth) & valid)
-            iou = 100.0 * np.count_nonzero(mask & truth) / max(union, 1)
+            iou = 100.0 * (mask & truth).sum() / np.maximum(((mask | truth) & valid).sum(), 1)
+            query = magnify(episode.query_image)
             rows.append(
                 [
-                    overlay(episode.prompt_images[0], episode.prompt_masks[0] == 1, _TRUTH_COLOUR),
-                    episode.query_image,
-                    overlay(episode.query_image, mask),
-                    overlay(episode.query_image, truth, _TRUTH_COLOUR),
+                    overlay(magnify(episode.prompt_images[0]), magnify(episode.prompt_masks[0]) == 1, _TRUTH_COLOUR),
+                    query,
+                    overlay(query, magnify(mask)),
+                    overlay(query, magnify(truth), _TRUTH_COLOUR),
                     to_picture(r),
                 ]
             )

@@ -31,4 +31,4 @@ class PromptSwapEvaluator:
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:
-    return np.count_nonzero(a & b) / max(np.count_nonzero(a | b), 1)
+    return float((a & b).sum() / np.maximum((a | b).sum(), 1))

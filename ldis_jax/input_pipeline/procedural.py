@@ -53,8 +53,10 @@ SHAPES: dict[str, np.ndarray] = {
     "square": _polar(np.full(4, 1.0)),
     "star": _polar(np.tile([1.0, 0.42], 5)),
     "cross": np.array(
-        [(-0.33, -1), (0.33, -1), (0.33, -0.33), (1, -0.33), (1, 0.33), (0.33, 0.33)]
-        + [(0.33, 1), (-0.33, 1), (-0.33, 0.33), (-1, 0.33), (-1, -0.33), (-0.33, -0.33)]
+        [
+            *[(-0.33, -1), (0.33, -1), (0.33, -0.33), (1, -0.33), (1, 0.33), (0.33, 0.33)],
+            *[(0.33, 1), (-0.33, 1), (-0.33, 0.33), (-1, 0.33), (-1, -0.33), (-0.33, -0.33)],
+        ]
     ),
     "crescent": _crescent(),
     "bar": np.array([(-1, -0.35), (1, -0.35), (1, 0.35), (-1, 0.35)]),
@@ -178,7 +180,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 def _place_object(
     rng: np.random.Generator, image: np.ndarray, labels: np.ndarray, areas: dict[int, int], class_id: int
 ) -> bool:
-    """Paints one object into image, labels and areas, in place, where it hides little of the others; False if nowhere."""
+    """Paints one object, in place, where it hides little of the others; False if there is no such place."""
     size = labels.shape[0]
     for _ in range(_MAX_PLACES):
         radius = size * rng.uniform(0.15, 0.26)

@@ -43,7 +43,8 @@ def restore_size(r: np.ndarray, height: int, width: int) -> np.ndarray:
 
     Args:
         r: float32 [S, S, C].
-        height, width: of the picture that :func:`eval_image` fitted to S.
+        height: of the picture that :func:`eval_image` fitted to S.
+        width: likewise.
 
     Returns:
         float32 [height, width, C].

@@ -106,5 +106,5 @@ class AlphaCLIP(nnx.Module):
             x = x + self.conv1_alpha(alpha[..., None])
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         cls = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
-        x = jnp.concatenate([cls, x], axis=1) + self.positional_embedding[...].astype(x.dtype)
+        x = jnp.concatenate([cls, x], axis=1) + self.positional_embedding[...].astype(x.dtype)[None]
         return self.transformer(self.ln_pre(x))[:, 1:]

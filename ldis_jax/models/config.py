@@ -37,8 +37,8 @@ class _NetworkConfig:
         fixed = cls._fixed()
         fields = {field.name for field in dataclasses.fields(cls)}
         unknown, unsupported, kept = [], [], {}
-        for key, value in values.items():
-            value = tuple(value) if isinstance(value, list) else value
+        for key, raw in values.items():
+            value = tuple(raw) if isinstance(raw, list) else raw
             if key in fields:
                 kept[key] = value
             elif key in fixed:

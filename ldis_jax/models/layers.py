@@ -70,7 +70,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, num_heads: int, bias: jax.A
 
     Args:
         q: [B, S, C] queries, heads packed in C.
-        k, v: [B, T, C] keys and values.
+        k: [B, T, C] keys.
+        v: [B, T, C] values.
         num_heads: N, which divides C.
         bias: float32 [B, T], added to every query's logits; ``-inf`` removes a key.
 

@@ -34,7 +34,7 @@ def timestep_embedding(timesteps: jax.Array, dim: int) -> jax.Array:
     """Sinusoidal embedding, cosine half first (``flip_sin_to_cos``), ``freq_shift`` 0: [B] -> float32 [B, dim]."""
     half = dim // 2
     freqs = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
-    angles = timesteps.astype(jnp.float32)[:, None] * freqs
+    angles = timesteps.astype(jnp.float32)[:, None] * freqs[None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 

@@ -77,7 +77,7 @@ class LDISN(Task):
         target = self.schedule.training_target(target_latents, noise, timesteps)
         return jnp.mean(jnp.square(prediction - target)), {}
 
-    def predict(
+    def predict(  # type: ignore[override]  # names the options it takes
         self,
         model: LDISModel,
         query_image: jax.Array,

@@ -1,0 +1,53 @@
+"""Strictness for every test: eight fake devices, no silent rank or type promotion."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldis_jax.convert import save_model
+from tests.helpers import MICRO, micro_task
+from tests.reference.weights import random_model
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(scope="session")
+def micro_folder(tmp_path_factory):
+    """A model folder of LDIS-1 at 16 pixels with random weights."""
+    folder = tmp_path_factory.mktemp("micro") / "model"
+    save_model(folder, micro_task("ldis1"), random_model(MICRO["ldis1"]))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def micro_folder_ldisn(tmp_path_factory):
+    """The same of LDIS-n."""
+    folder = tmp_path_factory.mktemp("micro_n") / "model"
+    save_model(folder, micro_task("ldisn"), random_model(MICRO["ldisn"]))
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A query and a prompt of different sizes, with the prompt's mask: {"query", "prompt", "mask"} -> path."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros((40, 30), np.uint8)
+    mask[10:30, 5:20] = 255
+    arrays = {
+        "query": rng.integers(0, 256, (24, 50, 3), np.uint8),
+        "prompt": rng.integers(0, 256, (40, 30, 3), np.uint8),
+        "mask": mask,
+    }
+    paths = {}
+    for name, array in arrays.items():
+        paths[name] = tmp_path / f"{name}.png"
+        Image.fromarray(array).save(paths[name])
+    return paths

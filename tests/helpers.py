@@ -1,0 +1,49 @@
+"""The smallest networks that have every part, and a run that uses them."""
+
+import dataclasses
+
+from ldis_jax.config import base_config, eval_set, procedural_source
+from ldis_jax.models.config import AutoencoderConfig, PromptEncoderConfig, UNetConfig
+from ldis_jax.models.ldis import ModelConfig
+from ldis_jax.tasks import LDIS1, LDISN
+
+SIZE = 16
+_UNET = UNetConfig(
+    block_out_channels=(8, 16),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    layers_per_block=1,
+    attention_head_dim=2,
+    cross_attention_dim=8,
+    encoder_hid_dim=16,
+    norm_num_groups=4,
+)
+_VAE = AutoencoderConfig(block_out_channels=(4, 8, 8), layers_per_block=1, norm_num_groups=4)
+_TOWER = PromptEncoderConfig(image_size=SIZE, patch_size=8, width=16, layers=1, heads=2)
+MICRO = {
+    "ldis1": ModelConfig(_UNET, _VAE, _TOWER),
+    "ldisn": ModelConfig(dataclasses.replace(_UNET, in_channels=8), _VAE, _TOWER),
+}
+
+
+def micro_task(name):
+    """The task that goes with ``MICRO[name]``."""
+    return LDIS1(image_size=SIZE) if name == "ldis1" else LDISN(image_size=SIZE, num_steps=3)
+
+
+def micro_config(folder, task="ldis1"):
+    """A run of eight steps on painted scenes, evaluated on six episodes."""
+    config = base_config(task)
+    config.task.image_size = SIZE
+    config.init.folder = str(folder)
+    config.train_steps, config.batch_size = 8, 8
+    config.optim.learning_rate, config.optim.warmup_steps = 1e-3, 2
+    config.data.augment, config.data.num_workers = False, 0
+    config.data.sources.scenes = procedural_source("train")
+    config.eval.batch_size = 4
+    config.eval.sets.unseen = eval_set(procedural_source("unseen"), episodes=6)
+    config.eval.prompt_swap, config.eval.pictures = 1, 2
+    config.log_every, config.eval_every, config.checkpoint_every = 2, 4, 4
+    if task == "ldisn":
+        config.task.num_steps = 2
+    return config

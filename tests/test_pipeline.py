@@ -1,0 +1,215 @@
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldis_jax import LDISError, LDISPipeline
+from tests.helpers import SIZE
+
+
+@pytest.fixture(scope="module")
+def pipe(micro_folder):
+    return LDISPipeline.from_pretrained(micro_folder)
+
+
+@pytest.fixture(scope="module")
+def pipe_n(micro_folder_ldisn):
+    return LDISPipeline.from_pretrained(micro_folder_ldisn)
+
+
+def arrays(count, batch=1):
+    rng = np.random.default_rng(3)
+    query = rng.uniform(-1, 1, (batch, SIZE, SIZE, 3)).astype(np.float32)
+    images = rng.uniform(-1, 1, (batch, count, SIZE, SIZE, 3)).astype(np.float32)
+    masks = rng.integers(0, 2, (batch, count, SIZE, SIZE)).astype(np.uint8)
+    return query, images, masks
+
+
+def test_result_has_the_query_size_and_agrees_with_itself(pipe, pictures):
+    out = pipe(pictures["query"], [(pictures["prompt"], pictures["mask"])])
+    assert out.mask.shape == out.probability.shape == (24, 50)
+    assert (out.mask.dtype, out.probability.dtype, out.pseudo_mask.dtype) == (np.bool_, np.float32, np.uint8)
+    assert out.pseudo_mask.shape == (SIZE, SIZE, 3)
+    np.testing.assert_array_equal(out.mask, out.probability > 0.5)
+    assert out.overlay(pictures["query"]).shape == (24, 50, 3)
+    clone = pickle.loads(pickle.dumps(out))
+    np.testing.assert_array_equal(clone.mask, out.mask)
+
+
+def test_paths_pil_images_and_arrays_are_the_same_input(pipe, pictures):
+    def pil(name):
+        return Image.open(pictures[name])
+
+    def array(name):
+        return np.asarray(Image.open(pictures[name]))
+
+    results = [pipe(make("query"), [(make("prompt"), make("mask"))]).probability for make in (pictures.get, pil, array)]
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_the_prompt_matters(pipe, pictures):
+    image, mask = np.asarray(Image.open(pictures["prompt"])), np.asarray(Image.open(pictures["mask"]))
+    one = pipe(pictures["query"], [(image, mask)]).probability
+    other = pipe(pictures["query"], [(image, 255 - mask)]).probability
+    assert np.abs(one - other).max() > 1e-4
+
+
+def test_second_call_does_not_compile(pipe_n, pictures):
+    prompts = [(pictures["prompt"], pictures["mask"])]
+    pipe_n(pictures["query"], prompts * 3)
+    before = pipe_n._predict._cache_size()
+    pipe_n(pictures["prompt"], prompts * 4, seed=5, image_guidance_scale=1.0, prompt_guidance_scale=3.0)
+    assert pipe_n._predict._cache_size() == before
+    pipe_n(pictures["query"], prompts * 3, num_steps=2)
+    assert pipe_n._predict._cache_size() == before + 1
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_padding_prompts_changes_nothing(pipe, empty):
+    query, images, masks = arrays(3)
+    if empty:
+        masks[:] = 0
+    padded = pipe.predict(query, images, masks)  # a bucket of 4
+    exact = pipe._predict(
+        pipe._params, jnp.asarray(query), _inputs(images, masks), jax.random.split(jax.random.key(0), 1)
+    )
+    assert np.abs(np.asarray(exact)).max() > 0.1
+    np.testing.assert_allclose(padded, exact, atol=1e-5)
+
+
+def _inputs(images, masks):
+    from ldis_jax.tasks import PromptInputs
+
+    return PromptInputs(jnp.asarray(images), jnp.asarray(masks))
+
+
+def test_seed_decides_ldisn_and_neighbours_do_not(pipe_n):
+    query, images, masks = arrays(1, batch=2)
+    both = np.asarray(pipe_n.predict(query, images, masks, seed=1))
+    np.testing.assert_allclose(pipe_n.predict(query[:1], images[:1], masks[:1], seed=1)[0], both[0], atol=1e-4)
+    assert np.abs(np.asarray(pipe_n.predict(query, images, masks, seed=2)) - both).max() > 1e-3
+
+
+def test_given_noise_replaces_the_draws(pipe_n):
+    query, images, masks = arrays(1)
+    rng = np.random.default_rng(0)
+    side = SIZE // 4
+    noise = rng.standard_normal((1, side, side, 4)).astype(np.float32)
+    steps = rng.standard_normal((3, 1, side, side, 4)).astype(np.float32)
+    call = {"noise": noise, "step_noise": steps}
+    first = np.asarray(pipe_n.predict(query, images, masks, seed=0, **call))
+    np.testing.assert_array_equal(first, pipe_n.predict(query, images, masks, seed=9, **call))
+    last = steps.copy()
+    last[-1] = 0
+    np.testing.assert_allclose(pipe_n.predict(query, images, masks, noise=noise, step_noise=last), first, atol=1e-5)
+    last[0] = 0
+    assert np.abs(np.asarray(pipe_n.predict(query, images, masks, noise=noise, step_noise=last)) - first).max() > 1e-3
+
+
+def test_classes_sum_to_one_and_one_class_is_the_sigmoid(pipe, pictures):
+    prompt = (pictures["prompt"], pictures["mask"])
+    single = pipe(pictures["query"], [prompt])
+    one = pipe.segment_classes(pictures["query"], {"thing": [prompt]})
+    np.testing.assert_allclose(one.probabilities[1], single.probability, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(one), single.mask.astype(np.uint8))
+    image, mask = np.asarray(Image.open(pictures["prompt"])), np.asarray(Image.open(pictures["mask"]))
+    two = pipe.segment_classes(pictures["query"], {"thing": [prompt], "rest": [(image, 255 - mask), prompt]})
+    np.testing.assert_allclose(two.probabilities.sum(0), 1.0, atol=1e-6)
+    assert two.class_names == ("thing", "rest") and two.label_map.max() <= 2
+
+
+def test_video_keeps_label_values_and_the_first_frame(pipe):
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (20, 24, 3), np.uint8) for _ in range(3)]
+    labels = np.zeros((20, 24), np.uint8)
+    labels[2:10, 2:10], labels[12:18, 12:20], labels[0, 0] = 7, 40, 255
+    maps = list(pipe.segment_video(iter(frames), labels))
+    assert len(maps) == 3
+    np.testing.assert_array_equal(maps[0], labels)
+    assert set(np.unique(maps[1:])) <= {0, 7, 40}
+    prompts = {str(v): [(frames[0], (labels == v).astype(np.uint8))] for v in (7, 40)}
+    expected = np.array([0, 7, 40], np.uint8)[pipe.segment_classes(frames[2], prompts).label_map]
+    np.testing.assert_array_equal(maps[2], expected)
+
+
+def test_instruction_tokens(pipe):
+    _, images, masks = arrays(3, batch=2)
+    tokens, mask = pipe.instruction_tokens(images, masks)
+    assert tokens.shape == (2, 3 * 4, 16) and mask.shape == (2, 12)
+    assert set(np.unique(mask)) == {0.0, 1.0}
+
+
+def test_bfloat16_halves_the_parameters_and_stays_close(pipe, micro_folder):
+    half = LDISPipeline.from_pretrained(micro_folder, dtype="bfloat16")
+    sizes = [sum(x.nbytes for x in jax.tree.leaves(p._params)) for p in (pipe, half)]
+    assert sizes[1] * 2 == sizes[0]
+    query, images, masks = arrays(1)
+    with jax.numpy_dtype_promotion("standard"):  # Flax's norms mix their float32 statistics with bfloat16
+        exact, rough = (np.asarray(p.predict(query, images, masks)) for p in (pipe, half))
+    assert rough.dtype == np.float32
+    assert np.abs(exact - rough).max() < 0.1 * np.abs(exact).max()
+
+
+def test_save_pretrained_round_trip(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "copy")
+    query, images, masks = arrays(1)
+    copy = LDISPipeline.from_pretrained(tmp_path / "copy")
+    np.testing.assert_array_equal(copy.predict(query, images, masks), pipe.predict(query, images, masks))
+    assert "ldis1" in repr(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: {"prompts": []}, "at least one"),
+        (lambda p: {"prompts": [(p["prompt"], p["query"])]}, "mask is 50x24, its image is 30x40"),
+        (lambda p: {"prompts": [(p["prompt"], np.zeros((40, 30), np.uint8))]}, "no object"),
+        (lambda p: {"prompts": [(p["prompt"],)]}, "pair"),
+        (lambda p: {"query": p["query"].with_name("none.png")}, "no such file"),
+        (lambda p: {"num_steps": 3}, "option of LDIS-n"),
+        (
+            lambda p: {
+                "prompts": [
+                    (np.zeros((400, 400, 3), np.uint8), np.eye(1, 160_000, 402, dtype=np.uint8).reshape(400, 400))
+                ]
+            },
+            "vanishes",
+        ),
+    ],
+)
+def test_bad_input_is_one_clear_line(pipe, pictures, change, message):
+    arguments = {"query": pictures["query"], "prompts": [(pictures["prompt"], pictures["mask"])]} | change(pictures)
+    with pytest.raises(LDISError, match=message) as caught:
+        pipe(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_options_of_ldisn(pipe_n, pictures):
+    prompts = [(pictures["prompt"], pictures["mask"])]
+    for options, message in (
+        ({"sampler": "euler"}, "sampler"),
+        ({"num_steps": 0}, "num_steps"),
+        ({"guidance": 3}, "unknown option guidance"),
+    ):
+        with pytest.raises(LDISError, match=message):
+            pipe_n(pictures["query"], prompts, **options)
+    query, images, masks = arrays(1)
+    with pytest.raises(LDISError, match="noise"):
+        pipe_n.predict(query, images, masks, noise=np.zeros((1, 2, 2, 4)))
+    with pytest.raises(LDISError, match="query"):
+        pipe_n.predict(query[:, :8], images, masks)
+    with pytest.raises(LDISError, match="prompt_masks"):
+        pipe_n.predict(query, images, masks[:, :, :8])
+
+
+def test_unknown_model(tmp_path):
+    with pytest.raises(LDISError, match="no such folder"):
+        LDISPipeline.from_pretrained(tmp_path / "nothing" / "here")
+    with pytest.raises(LDISError, match=r"ldis_config\.json"):
+        LDISPipeline.from_pretrained(tmp_path)
+    with pytest.raises(LDISError, match="dtype"):
+        LDISPipeline.from_pretrained(tmp_path, dtype="float16")

@@ -1,0 +1,165 @@
+"""The loop on the smallest networks: it learns, resumes bit for bit, and does the same on every mesh."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from ldis_jax import LDISError, LDISPipeline, sharding
+from ldis_jax.convert import load_model
+from ldis_jax.optim import make_optimizer
+from ldis_jax.tasks import task_from_dict
+from ldis_jax.train import StepMetrics, init_state, initial_model, make_loader, make_train_step, train
+from ldis_jax.train_state import flatten
+from tests.helpers import micro_config
+
+
+def read_lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(micro_folder, tmp_path_factory):
+    """(work folder, report) of an uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, train(micro_config(micro_folder), workdir)
+
+
+def test_a_run_leaves_everything_a_user_expects(finished):
+    workdir, report = finished
+    assert report == json.loads((workdir / "report.json").read_text())
+    assert {"miou", "fb_iou", "baselines", "prompt_swap", "steps", "seconds", "episodes_hash"} <= report.keys()
+    assert report["baselines"].keys() == {"copy_prompt", "all_foreground"}
+    assert report["steps"] == 8 and 0 <= report["miou"] <= 100
+    for name in ("config.json", "curves.png", "pictures/000004.png", "pictures/000008.png", "model/ldis_config.json"):
+        assert (workdir / name).is_file(), name
+    assert list((workdir / "tensorboard").iterdir())
+    lines = read_lines(workdir)
+    assert [line["step"] for line in lines if "train/loss" in line] == [2, 4, 6, 8]
+    assert all(np.isfinite(value) for line in lines for value in line.values())
+    assert [line["step"] for line in lines if "unseen/miou" in line] == [4, 8]
+
+
+def test_frozen_towers_are_neither_trained_nor_stored(finished, micro_folder):
+    workdir, _ = finished
+    before, after = load_model(micro_folder).model, load_model(workdir / "model").model
+    _, unet_before, frozen_before = flatten(before)
+    _, unet_after, frozen_after = flatten(after)
+    for name, value in frozen_before.items():
+        np.testing.assert_array_equal(value, frozen_after[name], err_msg=name)
+    assert all(np.any(np.asarray(unet_before[n]) != np.asarray(unet_after[n])) for n in unet_before if "kernel" in n)
+    step = workdir / "checkpoints" / "8"
+    stored = sum(path.stat().st_size for path in (step / "state").rglob("*") if path.is_file())
+    assert stored < 4 * sum(x.nbytes for x in unet_after.values())  # parameters and two moments
+    assert "vae" not in (step / "state" / "_METADATA").read_text()
+    LDISPipeline.from_pretrained(workdir / "model")
+
+
+def test_resume_is_bit_identical(finished, micro_folder, tmp_path):
+    whole, _ = finished
+    config = micro_config(micro_folder)
+    config.checkpoint_every = 3
+
+    class Stop(Exception):
+        pass
+
+    # Stops in step 5, after the checkpoint of step 3 and the log line of step 4.
+    import ldis_jax.train as module
+
+    original = module.prefetch
+
+    def interrupted(loader, mesh):
+        for i, batch in enumerate(original(loader, mesh)):
+            if i == 4:
+                raise Stop
+            yield batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "prefetch", interrupted)
+        with pytest.raises(Stop):
+            train(config, tmp_path)
+    assert not (tmp_path / "report.json").exists()
+    train(config, tmp_path)
+
+    (_, expected, _), (_, resumed, _) = (flatten(load_model(w / "model").model) for w in (whole, tmp_path))
+    for name, value in expected.items():
+        np.testing.assert_array_equal(value, resumed[name], err_msg=name)
+    losses = [{x["step"]: x["train/loss"] for x in read_lines(w) if "train/loss" in x} for w in (whole, tmp_path)]
+    assert losses[0][8] == losses[1][8] and losses[0][2] == losses[1][2]
+    steps = [x["step"] for x in read_lines(tmp_path)]
+    assert steps == sorted(steps)
+
+
+def test_a_finished_run_runs_again_without_training(finished, micro_folder):
+    workdir, report = finished
+    again = train(micro_config(micro_folder), workdir)
+    assert {**again, "seconds": 0} == {**report, "seconds": 0}
+
+
+@pytest.mark.parametrize("task", ["ldis1", "ldisn"])
+def test_every_mesh_gives_the_same_losses_and_compiles_once(task, micro_folder, micro_folder_ldisn):
+    config = micro_config(micro_folder if task == "ldis1" else micro_folder_ldisn, task)
+    losses = {}
+    for data, fsdp in ((1, 1), (8, 1), (1, 8), (2, 4)):
+        mesh = sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+        method = task_from_dict(config.task.to_dict())
+        graphdef, params, frozen = flatten(initial_model(config, method))
+        tx = make_optimizer(config.optim, config.train_steps)
+        state, placed = init_state(params, tx, mesh)
+        step = make_train_step(method, graphdef, tx, config.seed, mesh, placed)
+        whole = sharding.replicated(mesh)
+        frozen, empty = jax.device_put(frozen, whole), jax.device_put(StepMetrics.empty(), whole)
+        if fsdp > 1:
+            kernel = state.params["unet/mid_block/resnets/0/conv1/kernel"]
+            assert kernel.addressable_shards[0].data.size * fsdp == kernel.size
+        losses[data, fsdp] = []
+        with make_loader(config, method) as loader:
+            for _ in range(3):
+                batch = next(loader)
+                del batch["class_id"]
+                state, metrics = step(state, empty, frozen, sharding.to_devices(batch, mesh))
+                losses[data, fsdp].append(float(metrics.compute()["loss"]))
+        assert step._cache_size() == 1
+    assert len(set(losses[1, 1])) == 3
+    for values in losses.values():
+        np.testing.assert_allclose(values, losses[1, 1], rtol=2e-5)
+
+
+def test_another_models_checkpoint_is_refused(finished, micro_folder):
+    config = micro_config(micro_folder)
+    config.task.mask_alpha = 0.3
+    with pytest.raises(LDISError, match=r"mask_alpha: 0\.0 -> 0\.3"):
+        train(config, finished[0])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(micro_folder, tmp_path):
+    config = micro_config(micro_folder)
+    config.optim.learning_rate = 1e30
+    config.optim.warmup_steps = 0
+    with pytest.raises(LDISError, match="not finite"):
+        train(config, tmp_path)
+    assert not (tmp_path / "model").exists()
+    assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("batch_size", 12, "multiple of 8"),
+        ("optim.schedule", "linear", "schedule"),
+        ("dtype", "float16", "dtype"),
+        ("init.folder", "nowhere", "no such folder"),
+        ("mesh.data", 3, "does not make 8 devices"),
+        ("task.task", "ldis2", "must be one of"),
+        ("eval.main_set", "seen", "main_set"),
+        ("data.sources.scenes.kind", "coco", "kind"),
+        ("data.sources.scenes.split", "val", "split"),
+    ],
+)
+def test_bad_config_is_one_clear_line(micro_folder, tmp_path, key, value, message):
+    config = micro_config(micro_folder)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(LDISError, match=message) as caught:
+        train(config, tmp_path / "run")
+    assert "\n" not in str(caught.value)
