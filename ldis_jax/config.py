@@ -71,6 +71,36 @@ def base_config(task: str) -> ConfigDict:
     return config
 
 
+def small_config(task: str) -> ConfigDict:
+    """What the small configs share: 64 pixels, the shipped towers, a UNet from scratch, two CPU cores, minutes.
+
+    The UNet has SD 1.5's blocks at two levels, with attention where latents are 8 x 8. The data are up to the file.
+    """
+    config = base_config(task)
+    config.task.image_size = 64
+    config.init.folder = "tiny"
+    config.init.unet = {
+        "block_out_channels": (48, 96),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1,
+        "attention_head_dim": 2,
+        "cross_attention_dim": 96,
+        "norm_num_groups": 8,
+        "sample_size": 16,
+    }
+    config.cpu_devices = 2
+    config.batch_size = 16
+    config.optim.learning_rate = 1.5e-3
+    config.optim.schedule = "cosine"
+    config.optim.warmup_steps = 50
+    config.optim.b2 = 0.99
+    config.data.num_workers = 0
+    config.eval.batch_size = 32
+    config.log_every = 20
+    return config
+
+
 def voc_source(root: str, split: str, weight: float = 1.0, classes: tuple[int, ...] = ()) -> ConfigDict:
     """Episodes from a VOC-layout folder.
 

@@ -44,7 +44,7 @@ def _parse_flags() -> tuple[ConfigDict, Path]:
         raise
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
         raise LDISError(f"bad command line or config: {error}") from error
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
     return _CONFIG.value, Path(_WORKDIR.value or Path("runs") / name)
 
 

@@ -1,0 +1,28 @@
+"""The small LDIS-n: configs/tiny.py's scenes and networks with many denoising steps.
+
+Paper:     LDIS-n with augmented pseudo masks (mask_alpha 0.4), conditioning dropout and two-scale guidance.
+Command:   python -m ldis_jax.main --config=configs/tiny_ldisn.py
+Hardware:  2 CPU cores.
+Time:      TIME
+Expected:  RESULT
+"""
+
+from ml_collections import ConfigDict
+
+from ldis_jax.config import eval_set, procedural_source, small_config
+
+
+def get_config() -> ConfigDict:
+    """As configs/tiny.py, with DDIM in 10 steps and a milder prompt guidance, as suits a model this small."""
+    config = small_config("ldisn")
+    config.task.num_steps = 10
+    config.task.sampler = "ddim"
+    config.task.prompt_guidance_scale = 3.0
+    config.train_steps = 2000
+    config.data.augment = False
+    config.data.sources.scenes = procedural_source("train")
+    config.eval.sets.unseen = eval_set(procedural_source("unseen"), episodes=128)
+    config.eval.prompt_swap = 50
+    config.eval_every = 1000
+    config.checkpoint_every = 500
+    return config
