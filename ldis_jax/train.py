@@ -202,7 +202,7 @@ def make_train_step(
         loss, grads = jax.value_and_grad(loss_fn)(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        new = StepMetrics.single_from_model_output(loss=loss, grad_norm=optax.global_norm(grads))
+        new = StepMetrics.single_from_model_output(loss=loss, grad_norm=optax.tree.norm(grads))
         return TrainState(state.step + 1, params, opt_state), metrics.merge(new)
 
     whole = sharding.replicated(mesh)
@@ -269,7 +269,7 @@ def prefetch(loader: TrainLoader, mesh: jax.sharding.Mesh) -> Iterator[dict[str,
 
 def _require_finite(state: TrainState, step: int, workdir: Path) -> None:
     """A checkpoint with NaN in it would be worse than none."""
-    if not bool(jnp.isfinite(optax.global_norm(state.params))):
+    if not bool(jnp.isfinite(optax.tree.norm(state.params))):
         raise LDISError(
             f"step {step}: parameters are not finite; lower config.optim.learning_rate. "
             f"The last good checkpoint in {workdir / 'checkpoints'} is kept"

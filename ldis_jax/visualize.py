@@ -16,6 +16,7 @@ PALETTE = np.array(
     [(213, 94, 0), (0, 114, 178), (240, 228, 66), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0)],
     np.uint8,
 )
+_CURVES = (1, 0, 3, 4, 5, 6)  # without yellow, which white paper swallows
 # Of a contact sheet, in pixels.
 _MARGIN, _SIDE, _LINE = 6, 160, 18
 
@@ -84,18 +85,33 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], l
 
 
 def plot_curves(curves: dict[str, tuple[list[int], list[float]]], path: Path) -> None:
-    """One small plot a metric, over steps; loss on a logarithmic axis."""
+    """One small plot a quantity over steps, its curves ("seen/miou", "unseen/miou") together; loss logarithmic.
+
+    Args:
+        curves: "<group>/<quantity>" or "<quantity>" -> (steps, values).
+        path: PNG to write.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2 * len(curves), 3.2), layout="constrained")
+    plots: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+    for name, curve in curves.items():
+        group, _, quantity = name.rpartition("/")
+        plots.setdefault(quantity, {})[group] = curve
+    columns = min(3, len(plots))
+    rows = -(-len(plots) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.0 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    for i, (name, (steps, values)) in enumerate(curves.items()):
-        axes = figure.add_subplot(1, len(curves), i + 1)
-        axes.plot(steps, values, color="#0072b2", marker="o" if len(steps) < 30 else None, markersize=3)
-        axes.set(title=name, xlabel="step")
-        if "loss" in name and min(values) > 0:
+    for i, (quantity, groups) in enumerate(plots.items()):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        for colour, (group, (steps, values)) in enumerate(groups.items()):
+            rgb = tuple(PALETTE[_CURVES[colour % len(_CURVES)]] / 255)
+            axes.plot(steps, values, color=rgb, marker="o" if len(steps) < 30 else None, markersize=3, label=group)
+        axes.set(title=quantity, xlabel="step")
+        if quantity == "loss" and all(min(values) > 0 for _, values in groups.values()):
             axes.set_yscale("log")
+        if len(groups) > 1:
+            axes.legend()
         axes.grid(alpha=0.3)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)
