@@ -40,10 +40,12 @@ def _parse_flags() -> tuple[ConfigDict, Path]:
             raise LDISError("--config: missing; for example --config=configs/tiny.py")
         if rest:
             raise LDISError(f"{rest[0]}: unknown argument; see --help")
+        _CONFIG.value.to_dict()  # a config file that could not be loaded raises here, not on parsing
     except LDISError:
         raise
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
-        raise LDISError(f"bad command line or config: {error}") from error
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        message = str(error).replace("\\n", " ").replace("\\'", "'").strip("'")  # as the text of a KeyError needs
+        raise LDISError(f"bad command line or config: {message}; see --help") from error
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
     return _CONFIG.value, Path(_WORKDIR.value or Path("runs") / name)
 

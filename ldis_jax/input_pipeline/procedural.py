@@ -110,36 +110,29 @@ class ProceduralScenes:
     def draw(self, rng: np.random.Generator, num_shots: int) -> Episode:
         """One episode; the same class appears in the query and in every prompt, distractors differ."""
         class_id, *_ = self._classes(rng, 1)
-        scenes = [self.scene(rng, self._with_distractors(rng, class_id)) for _ in range(num_shots + 1)]
-        (query, labels), prompts = scenes[0], scenes[1:]
+        query = self.scene(rng, self._with_distractors(rng, class_id))
+        return self._prompted(rng, query, class_id, num_shots)
+
+    def draw_swap(self, rng: np.random.Generator, num_shots: int) -> tuple[Episode, Episode]:
+        """Two episodes on one query picture with exactly two objects: each is prompted once."""
+        first, second = self._classes(rng, 2)
+        query = self.scene(rng, [first, second])
+        return self._prompted(rng, query, first, num_shots), self._prompted(rng, query, second, num_shots)
+
+    def _prompted(
+        self, rng: np.random.Generator, query: tuple[np.ndarray, np.ndarray], class_id: int, num_shots: int
+    ) -> Episode:
+        """The episode that asks for one class of a painted query."""
+        prompts = [self.scene(rng, self._with_distractors(rng, class_id)) for _ in range(num_shots)]
         return Episode(
-            query_image=query,
-            query_mask=(labels == class_id).astype(np.uint8),
+            query_image=query[0],
+            query_mask=(query[1] == class_id).astype(np.uint8),
             prompt_images=tuple(image for image, _ in prompts),
-            prompt_masks=tuple((mask == class_id).astype(np.uint8) for _, mask in prompts),
+            prompt_masks=tuple((labels == class_id).astype(np.uint8) for _, labels in prompts),
             class_id=class_id,
             class_name=class_name(class_id),
             name=class_name(class_id),
         )
-
-    def draw_swap(self, rng: np.random.Generator, num_shots: int) -> tuple[Episode, Episode]:
-        """Two episodes on one query picture with exactly two objects: each is prompted once."""
-        classes = self._classes(rng, 2)
-        image, labels = self.scene(rng, classes)
-
-        def prompted(class_id: int) -> Episode:
-            prompts = [self.scene(rng, self._with_distractors(rng, class_id)) for _ in range(num_shots)]
-            return Episode(
-                query_image=image,
-                query_mask=(labels == class_id).astype(np.uint8),
-                prompt_images=tuple(picture for picture, _ in prompts),
-                prompt_masks=tuple((mask == class_id).astype(np.uint8) for _, mask in prompts),
-                class_id=class_id,
-                class_name=class_name(class_id),
-                name=class_name(class_id),
-            )
-
-        return prompted(classes[0]), prompted(classes[1])
 
     def scene(self, rng: np.random.Generator, classes: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Paints one object of each class, in order; at least 70 % of every object stay visible.

@@ -136,6 +136,18 @@ class Transformer2DModel(nnx.Module):
         return x + self.proj_out(h.reshape(x.shape))
 
 
+def _resnet(config: UNetConfig, c_in: int, c_out: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> ResnetBlock2D:
+    return ResnetBlock2D(
+        c_in,
+        c_out,
+        groups=config.norm_num_groups,
+        eps=config.norm_eps,
+        temb_channels=4 * config.block_out_channels[0],
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
 class DownBlock(nnx.Module):
     """``CrossAttnDownBlock2D``, or ``DownBlock2D`` where ``heads`` is None."""
 
@@ -150,14 +162,7 @@ class DownBlock(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        resnet = functools.partial(
-            ResnetBlock2D,
-            groups=config.norm_num_groups,
-            eps=config.norm_eps,
-            temb_channels=4 * config.block_out_channels[0],
-            dtype=dtype,
-            rngs=rngs,
-        )
+        resnet = functools.partial(_resnet, config, dtype=dtype, rngs=rngs)
         n = config.layers_per_block
         self.resnets = nnx.List(resnet(c_in if i == 0 else c_out, c_out) for i in range(n))
         self.attentions = nnx.List(
@@ -188,18 +193,7 @@ class MidBlock(nnx.Module):
     def __init__(self, config: UNetConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         channels = config.block_out_channels[-1]
         self.attentions = nnx.List([Transformer2DModel(channels, config.num_heads[-1], config, dtype=dtype, rngs=rngs)])
-        self.resnets = nnx.List(
-            ResnetBlock2D(
-                channels,
-                channels,
-                groups=config.norm_num_groups,
-                eps=config.norm_eps,
-                temb_channels=4 * config.block_out_channels[0],
-                dtype=dtype,
-                rngs=rngs,
-            )
-            for _ in range(2)
-        )
+        self.resnets = nnx.List(_resnet(config, channels, channels, dtype=dtype, rngs=rngs) for _ in range(2))
 
     def __call__(self, x: jax.Array, temb: jax.Array, context: jax.Array, bias: jax.Array | None) -> jax.Array:
         x = self.resnets[0](x, temb)
@@ -222,14 +216,7 @@ class UpBlock(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        resnet = functools.partial(
-            ResnetBlock2D,
-            groups=config.norm_num_groups,
-            eps=config.norm_eps,
-            temb_channels=4 * config.block_out_channels[0],
-            dtype=dtype,
-            rngs=rngs,
-        )
+        resnet = functools.partial(_resnet, config, dtype=dtype, rngs=rngs)
         self.resnets = nnx.List(
             resnet((c_in if i == 0 else c_out) + skip, c_out) for i, skip in enumerate(skip_channels)
         )
