@@ -17,7 +17,7 @@ from tests.helpers import micro_config
 
 @pytest.fixture(scope="module", autouse=True)
 def standard_promotion():
-    """optax raises its decay rates to an integer count; the networks are tested under strict promotion elsewhere."""
+    """Optax raises its decay rates to an integer count; the networks are tested under strict promotion elsewhere."""
     with jax.numpy_dtype_promotion("standard"):
         yield
 
