@@ -10,7 +10,7 @@ from ldis_jax.resize import resize_bilinear, resize_nearest
 
 # Alpha-CLIP's normalisation of its alpha channel.
 _ALPHA_MEAN, _ALPHA_STD = 0.5, 0.26
-# What a masked token's logit loses. Finite: a row of masked tokens alone attends evenly to them instead of to NaN.
+# What a masked token's logit loses. Finite: a row of masked tokens alone attends to them instead of being NaN.
 _MASKED = -10000.0
 
 

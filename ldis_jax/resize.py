@@ -20,7 +20,8 @@ def nearest_indices(size_in: int, size_out: int) -> np.ndarray:
 
 def bilinear_matrix(size_in: int, size_out: int) -> np.ndarray:
     """Weights of torch's 'bilinear' (half-pixel centres, no antialiasing). float32 [out, in], rows sum to 1."""
-    centre = np.maximum((np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5, 0.0)
+    scale = np.float64(np.float32(size_in / size_out))  # torch: a float32 scale, then one rounding (multiply-add)
+    centre = np.maximum(((np.arange(size_out) + 0.5) * scale - 0.5).astype(np.float32), 0)
     low = np.minimum(np.floor(centre).astype(np.int64), size_in - 1)
     high = np.minimum(low + 1, size_in - 1)
     fraction = centre - low

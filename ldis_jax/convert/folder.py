@@ -56,6 +56,9 @@ class TensorFile(Mapping[str, np.ndarray]):
         except (SafetensorError, TypeError, AttributeError, KeyError) as error:
             raise LDISError(f"{self._path}: cannot read tensor {name} ({error})") from None
 
+    def __contains__(self, name: object) -> bool:  # Mapping's own reads the tensor and waits for a KeyError
+        return name in self._names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 

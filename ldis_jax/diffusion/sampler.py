@@ -24,7 +24,9 @@ def step_coefficients(schedule: NoiseSchedule, timesteps: np.ndarray, sampler: s
         raise LDISError(f"sampler={sampler!r}: must be one of {SAMPLERS}")
     abar = schedule.alphas_cumprod
     alpha = abar[timesteps]
-    previous = timesteps - schedule.num_train_timesteps // len(timesteps)
+    # diffusers' DDPM steps to the next timestep of the list, its DDIM back by a constant stride.
+    stride = schedule.num_train_timesteps // len(timesteps)
+    previous = np.append(timesteps[1:], -1) if sampler == "ddpm" else timesteps - stride
     # DDPM always ends in noise-free data; DDIM's end follows the schedule (diffusers' set_alpha_to_one).
     end = 1.0 if sampler == "ddpm" or schedule.set_alpha_to_one else abar[0]
     alpha_prev = np.where(previous >= 0, abar[np.maximum(previous, 0)], end)
