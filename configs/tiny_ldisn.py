@@ -3,8 +3,8 @@
 Paper:     LDIS-n with augmented pseudo masks (mask_alpha 0.4), conditioning dropout and two-scale guidance.
 Command:   python -m ldis_jax.main --config=configs/tiny_ldisn.py
 Hardware:  2 CPU cores.
-Time:      TIME
-Expected:  RESULT
+Time:      not measured yet.
+Expected:  not measured yet.
 """
 
 from ml_collections import ConfigDict

@@ -4,9 +4,12 @@ Paper:     not an experiment of the paper; shows the whole path on photographs a
            Starts from the main job's model, whose networks only ever saw painted scenes.
 Command:   python -m ldis_jax.main --config=configs/voc_small.py:FOLDER --workdir=runs/voc_small \
                --config.eval.sets.val.manifest=FOLDER/episodes/val_1shot.json
+Needs:     runs/tiny/model, which the main job (configs/tiny.py) leaves.
 Hardware:  2 CPU cores.
-Time:      TIME
-Expected:  RESULT
+Time:      7 minutes beside other work on the same cores.
+Expected:  little: 195 photographs of 80 classes at 64 pixels teach it where objects tend to be, not what they are. On
+           194 frozen episodes of a small COCO subset mIoU 1.3 and FB-IoU 44.4 (copy the prompt's mask: 6.2 and 44.0).
+           From scratch, 800 steps: 0.5 and 44.0.
 """
 
 from ml_collections import ConfigDict
