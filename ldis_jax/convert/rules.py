@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -125,9 +124,3 @@ def initialise(module: Module, seed: int) -> Module:
             array = rng.standard_normal(shape, np.float32) / np.float32(math.sqrt(math.prod(shape[:-1])))
         flat.append((path, variable.replace(jnp.asarray(array))))
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
-
-
-def cast(module: Module, dtype: DTypeLike) -> Module:
-    """A copy of a module whose parameters are stored in ``dtype``."""
-    graphdef, state = nnx.split(module)
-    return nnx.merge(graphdef, jax.tree.map(lambda x: x.astype(dtype), state))
