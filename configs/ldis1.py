@@ -2,7 +2,7 @@ r"""LDIS-1: one-step in-context segmentation, the paper's recipe.
 
 Paper:     "Explore In-Context Segmentation via Latent Diffusion Models", arXiv 2403.09616v2, section 8 of the public
            recipe: 256 x 256, batch 64, 160k steps, AdamW, lr 1e-5 after 10k warm-up steps, latent-space loss.
-Command:   python -m ldis_jax.main --config=configs/ldis1.py --workdir=runs/ldis1 \\
+Command:   python -m ldis_jax.main --config=configs/ldis1.py --workdir=runs/ldis1 \
                --config.data.sources.pascal.root=... --config.data.sources.coco.root=...
 Needs:     a folder with Stable Diffusion 1.5's unet/ and vae/, and Alpha-CLIP ViT-L/14 in prompt_encoder/
            (--config.init.folder); PASCAL VOC2012+SBD and COCO in the layout of data/README.md.

@@ -2,7 +2,7 @@ r"""LDIS-n: many-step in-context segmentation with two-scale guidance, the paper
 
 Paper:     "Explore In-Context Segmentation via Latent Diffusion Models", arXiv 2403.09616v2: as configs/ldis1.py, with
            augmented pseudo masks (mask_alpha 0.4), conditioning dropout 0.05, and 20 DDPM steps to predict.
-Command:   python -m ldis_jax.main --config=configs/ldisn.py --workdir=runs/ldisn \\
+Command:   python -m ldis_jax.main --config=configs/ldisn.py --workdir=runs/ldisn \
                --config.data.sources.pascal.root=... --config.data.sources.coco.root=...
 Needs:     as configs/ldis1.py; the UNet's conv_in is widened to 8 channels on load.
 Hardware:  not measured by this project yet; the paper trained on 8 GPUs.

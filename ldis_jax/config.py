@@ -6,7 +6,7 @@ in a file or on the command line, is an error.
 
 from __future__ import annotations
 
-import dataclasses
+import json
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -135,12 +135,4 @@ def eval_set(
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
     """The config as JSON types, for the work folder."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, ConfigDict):
-            return {key: plain(item) for key, item in value.items()}
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return dataclasses.asdict(value)
-        return list(value) if isinstance(value, tuple) else value
-
-    return {key: plain(item) for key, item in config.items()}
+    return json.loads(config.to_json())

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,12 +25,15 @@ from safetensors.numpy import save_file
 from ldis_jax.convert.rules import fill, initialise, to_torch
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
+from ldis_jax.files import write_json
 from ldis_jax.models.alpha_clip import AlphaCLIP
 from ldis_jax.models.config import AutoencoderConfig, PromptEncoderConfig, UNetConfig
 from ldis_jax.models.ldis import LDISModel, ModelConfig
 from ldis_jax.models.unet import UNet2DConditionModel
 from ldis_jax.models.vae import AutoencoderKL
 from ldis_jax.tasks import LDISN, Task, task_from_dict
+
+Config = TypeVar("Config", UNetConfig, AutoencoderConfig, PromptEncoderConfig)
 
 _DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
 _WEIGHTS = {"unet": _DIFFUSERS_FILE, "vae": _DIFFUSERS_FILE, "prompt_encoder": "model.safetensors"}
@@ -92,14 +95,16 @@ def _rename_prompt_encoder(name: str) -> str | None:
 
 def read_model_config(folder: Path) -> ModelConfig:
     """The three networks' sizes."""
-
-    def load(kind: Any, name: str) -> Any:
-        path = folder / name / "config.json"
-        return kind.from_dict(read_json(path), str(path))
-
     return ModelConfig(
-        load(UNetConfig, "unet"), load(AutoencoderConfig, "vae"), load(PromptEncoderConfig, "prompt_encoder")
+        _read_config(UNetConfig, folder, "unet"),
+        _read_config(AutoencoderConfig, folder, "vae"),
+        _read_config(PromptEncoderConfig, folder, "prompt_encoder"),
     )
+
+
+def _read_config(kind: type[Config], folder: Path, name: str) -> Config:
+    path = folder / name / "config.json"
+    return kind.from_dict(read_json(path), str(path))
 
 
 def read_task(folder: Path) -> Task:
@@ -174,7 +179,7 @@ def load_training_init(
 
     A folder with UNet weights (SD 1.5, or an LDIS model) gives them: a missing ``encoder_hid_proj`` is initialised
     afresh, a 4-channel ``conv_in`` is widened for LDIS-n with zeros, its bias kept (the public code draws a new
-    bias). Without ``unet/`` weights, or with ``unet_overrides``, the UNet is drawn from ``seed``.
+    bias). With ``unet_overrides`` the UNet is drawn from ``seed`` and ``unet/`` is not read.
 
     Args:
         folder: holds ``vae/``, ``prompt_encoder/`` and, for pretrained weights, ``unet/``.
@@ -185,20 +190,20 @@ def load_training_init(
         frozen_dtype: frozen parameters are stored in it.
     """
     folder = Path(folder)
-    scratch = unet_overrides is not None
-    unet_path = folder / "unet" / "config.json"
-    values = {k: list(v) if isinstance(v, tuple) else v for k, v in (unet_overrides or {}).items()}
-    unet = UNetConfig.from_dict(values if scratch else read_json(unet_path), "unet" if scratch else str(unet_path))
-    vae_path, tower_path = folder / "vae" / "config.json", folder / "prompt_encoder" / "config.json"
-    vae = AutoencoderConfig.from_dict(read_json(vae_path), str(vae_path))
-    tower = PromptEncoderConfig.from_dict(read_json(tower_path), str(tower_path))
+    unet = (
+        _read_config(UNetConfig, folder, "unet")
+        if unet_overrides is None
+        else UNetConfig.from_dict(unet_overrides, "unet_overrides")
+    )
+    vae = _read_config(AutoencoderConfig, folder, "vae")
+    tower = _read_config(PromptEncoderConfig, folder, "prompt_encoder")
     in_channels = vae.latent_channels * (1 if task.name == "ldis1" else 2)
     unet = dataclasses.replace(unet, in_channels=in_channels, encoder_hid_dim=tower.width)
     config = ModelConfig(unet, vae, tower)
     check_sizes(task, config, str(folder))
 
     model = LDISModel.abstract(config, dtype=dtype)
-    if scratch:
+    if unet_overrides is not None:
         model.unet = initialise(model.unet, seed)
     else:
         path = folder / "unet" / _WEIGHTS["unet"]
@@ -255,8 +260,8 @@ def save_model(folder: str | Path, task: Task, model: LDISModel) -> None:
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         schedule = task.schedule if isinstance(task, LDISN) else NoiseSchedule()
-        _dump(staging / "ldis_config.json", task.to_dict())
-        _dump(staging / "scheduler" / "scheduler_config.json", schedule.to_dict())
+        write_json(staging / "ldis_config.json", task.to_dict())
+        write_json(staging / "scheduler" / "scheduler_config.json", schedule.to_dict())
         for name in _WEIGHTS:
             save_module(staging, name, getattr(model, name))
         staging.chmod(0o755)
@@ -274,10 +279,5 @@ def save_model(folder: str | Path, task: Task, model: LDISModel) -> None:
 
 def save_module(folder: Path, name: str, module: UNet2DConditionModel | AutoencoderKL | AlphaCLIP) -> None:
     """Writes one network's ``config.json`` and weights into its subfolder ("unet", "vae" or "prompt_encoder")."""
-    _dump(folder / name / "config.json", module.config.to_dict())
+    write_json(folder / name / "config.json", module.config.to_dict())
     save_file(dict(to_torch(module)), folder / name / _WEIGHTS[name], metadata={"format": "pt"})
-
-
-def _dump(path: Path, values: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

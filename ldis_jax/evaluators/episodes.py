@@ -21,8 +21,8 @@ def predict_episodes(
 ) -> Iterator[tuple[Episode, np.ndarray]]:
     """Yields (episode, R float32 [H, W, 3] at the query's own size) in order.
 
-    The last batch is filled up by repetition, so that every batch has one shape and nothing compiles twice. Pictures
-    are read by threads, a batch ahead of the device.
+    The last batch is filled up by repetition, so that every batch has one shape and nothing compiles twice. A
+    thread reads the pictures, a batch ahead of the device.
     """
     starts = range(0, len(episodes), batch_size)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import overload
 
 from ldis_jax.input_pipeline.episodes import Episode, EpisodeRecord, EpisodeSource, episode_rng, episodes_hash
@@ -35,7 +35,7 @@ class FrozenEpisodes(Sequence[Episode]):
         def make(index: int) -> Episode:
             return source.draw(episode_rng(seed, index), num_shots)
 
-        return cls(length, make, _pixel_hash([make(i) for i in range(length)]))
+        return cls(length, make, _pixel_hash(make(i) for i in range(length)))
 
     def __len__(self) -> int:
         return self._length
@@ -57,7 +57,7 @@ def swap_pairs(scenes: ProceduralScenes, count: int, seed: int = 0) -> list[tupl
     return [scenes.draw_swap(episode_rng(seed, i), 1) for i in range(count)]
 
 
-def _pixel_hash(episodes: Sequence[Episode]) -> str:
+def _pixel_hash(episodes: Iterable[Episode]) -> str:
     digest = hashlib.sha256()
     for episode in episodes:
         arrays = (episode.query_image, episode.query_mask, *episode.prompt_images, *episode.prompt_masks)

@@ -89,8 +89,10 @@ def test_one_parameter_under_two_names(tower, tensors):
 
 
 def test_renamed_to_nothing_is_skipped(tower, tensors):
-    tensors["proj"] = np.zeros(3, np.float32)
-    fill(tower, tensors, "here", rename=lambda name: None if name == "proj" else name)
+    extra = tensors | {"proj": np.zeros(3, np.float32)}
+    filled = dict(to_torch(fill(tower, extra, "here", rename=lambda name: None if name == "proj" else name)))
+    assert filled.keys() == tensors.keys()
+    assert all((filled[name] == tensor).all() for name, tensor in tensors.items())
 
 
 def test_fresh_parameters():
