@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from ldis_jax.errors import LDISError
+from ldis_jax.errors import LDISError, list_names
 from ldis_jax.train_state import TrainState
 
 
@@ -71,6 +72,43 @@ class Checkpoints:
         except Exception as error:
             raise LDISError(f"{where}: unreadable checkpoint ({_line(error)}); remove it to resume earlier") from error
         return restored["state"], restored["data"]
+
+
+class SavedModel(NamedTuple):
+    """The trained part of a checkpoint."""
+
+    step: int
+    fingerprint: dict[str, Any]
+    params: dict[str, np.ndarray]
+
+
+def read_params(folder: Path, step: int | None = None) -> SavedModel:
+    """Trained parameters of one step as NumPy arrays, whatever devices wrote them; optimizer moments are not read.
+
+    Args:
+        folder: ``checkpoints/`` of a work folder.
+        step: None is the newest.
+
+    Raises:
+        LDISError: no checkpoint, none of that step, or a damaged one.
+    """
+    steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+    if not steps:
+        raise LDISError(f"{folder}: no checkpoints; expected the work folder of a training run")
+    step = steps[-1] if step is None else step
+    if step not in steps:
+        raise LDISError(f"{folder}: no checkpoint of step {step}; there are {list_names(map(str, steps))}")
+    where = (folder / str(step)).absolute()
+    try:
+        fingerprint = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(where / "fingerprint")
+        checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        saved = checkpointer.metadata(where / "state").item_metadata.tree["params"]
+        item = {"params": {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in saved.items()}}
+        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        arguments = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
+        return SavedModel(step, fingerprint, checkpointer.restore(where / "state", args=arguments)["params"])
+    except Exception as error:  # Orbax raises whatever a damaged file leads it to
+        raise LDISError(f"{folder / str(step)}: unreadable checkpoint ({_line(error)}); choose another step") from None
 
 
 def _line(error: Exception) -> str:

@@ -7,12 +7,15 @@ in a file or on the command line, is an error.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from ldis_jax.errors import LDISError
 from ldis_jax.tasks import LDIS1, LDISN
+
+_SHIPPED = Path(__file__).parent / "assets" / "tiny"
 
 
 def base_config(task: str) -> ConfigDict:
@@ -136,3 +139,8 @@ def eval_set(
 def to_json(config: ConfigDict) -> dict[str, Any]:
     """The config as JSON types, for the work folder."""
     return json.loads(config.to_json())
+
+
+def init_folder(name: str) -> Path:
+    """Where training starts from: ``config.init.folder``, of which "tiny" is the shipped one."""
+    return _SHIPPED if name == "tiny" else Path(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +15,7 @@ from jax.typing import ArrayLike
 
 from ldis_jax import prompting, pseudo_mask
 from ldis_jax.convert.folder import load_model, save_model
+from ldis_jax.convert.hub import resolve
 from ldis_jax.errors import LDISError
 from ldis_jax.files import StrPath
 from ldis_jax.image_io import ImageSource, read_image, read_mask
@@ -34,9 +36,10 @@ class LDISPipeline:
     compiles another program. Every call is a function of its arguments and ``seed`` alone.
     """
 
-    def __init__(self, task: Task, model: LDISModel):
+    def __init__(self, task: Task, model: LDISModel, card: str | None = None):
         """Wraps networks that are already in memory; see :meth:`from_pretrained` for folders."""
         self.task = task
+        self._card = card
         self._graphdef, self._params = nnx.split(model)
         self._config = model.config
         # One program a (K, batch, num_steps, sampler); guidance scales are arrays and compile nothing.
@@ -57,15 +60,11 @@ class LDISPipeline:
         """
         if dtype not in _DTYPES:
             raise LDISError(f"dtype={dtype!r}: must be one of {_DTYPES}")
-        folder = Path(folder_or_hub_id)
-        if not folder.is_dir():
-            folder = _download(str(folder_or_hub_id), revision)
-        task, model = load_model(folder, jnp.dtype(dtype))
-        return cls(task, model)
+        return cls(*load_model(resolve(os.fspath(folder_or_hub_id), revision), jnp.dtype(dtype)))
 
     def save_pretrained(self, folder: StrPath) -> None:
-        """Writes a model folder, whole or not at all."""
-        save_model(Path(folder), self.task, nnx.merge(self._graphdef, self._params))
+        """Writes a model folder, whole or not at all; its card is the one the model came with."""
+        save_model(Path(folder), self.task, nnx.merge(self._graphdef, self._params), self._card)
 
     def __repr__(self) -> str:
         count = sum(x.size for x in jax.tree.leaves(self._params)) / 1e6
@@ -287,18 +286,3 @@ class LDISPipeline:
 def _bucket(count: int) -> int:
     """The next power of two."""
     return 1 << (count - 1).bit_length()
-
-
-def _download(hub_id: str, revision: str | None) -> Path:
-    """A snapshot of a hub repository, from the cache where it is there."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        patterns = ["*.json", "*.safetensors"]
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
-    except HFValidationError:
-        raise LDISError(f"{hub_id}: no such folder, nor a hub id of the form owner/name") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise LDISError(f"{hub_id}: no such folder, and the hub did not give it ({line})") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,8 +19,11 @@ from tqdm import tqdm
 
 from ldis_jax import sharding
 from ldis_jax.checkpoint import Checkpoints
-from ldis_jax.config import to_json
-from ldis_jax.convert.folder import load_training_init, save_model
+from ldis_jax.config import init_folder, to_json
+from ldis_jax.convert import load_training_init, to_torch
+from ldis_jax.convert.card import model_card, read_provenance
+from ldis_jax.convert.folder import with_schedule, write_folder
+from ldis_jax.convert.tensors import Weights
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluation import Evaluation
 from ldis_jax.files import write_json
@@ -29,10 +31,8 @@ from ldis_jax.input_pipeline import TrainEpisodes, TrainLoader, make_source, mak
 from ldis_jax.metric_writer import MetricWriter
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.optim import learning_rate_schedule, make_optimizer
-from ldis_jax.tasks import PromptInputs, Task, task_from_dict
+from ldis_jax.tasks import LDISN, PromptInputs, Task, task_from_dict
 from ldis_jax.train_state import Params, TrainState, flatten, unflatten
-
-SHIPPED = Path(__file__).parent / "assets" / "tiny"
 
 Step = Callable[..., tuple[TrainState, clu_metrics.Collection]]
 
@@ -61,16 +61,18 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     lead = jax.process_index() == 0
 
     # --- Model: frozen towers apart from what is trained ---
-    task = task_from_dict(config.task.to_dict(), "config.task")
+    task, model, frozen_files = initial_model(config)
+    networks = model.config
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    model = initial_model(config, task)
     graphdef, params, frozen = flatten(model)
     frozen = jax.device_put(frozen, sharding.replicated(mesh))
 
     # --- Optimizer and state, each array where the path rules put it ---
     tx = make_optimizer(config.optim, config.train_steps)
     state, state_sharding = init_state(params, tx, mesh)
-    fingerprint = {"task": task.to_dict(), "networks": dataclasses.asdict(model.config)}
+    fingerprint = {"task": task.to_dict(), "networks": networks.to_dict()}
+    if isinstance(task, LDISN):
+        fingerprint["schedule"] = task.schedule.to_dict()
     fingerprint |= {key: to_json(config)[key] for key in ("seed", "batch_size", "num_shots")}
     fingerprint |= {"sources": to_json(config.data.sources), "augment": config.data.augment}
     del params, model
@@ -137,20 +139,35 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         report = evaluation.report(results) | {"steps": config.train_steps, "seconds": round(time.time() - started, 1)}
         trained = sharding.gather(state.params, mesh)
         if lead:
-            save_model(workdir / "model", task, unflatten(graphdef, trained, frozen))
+            unet = to_torch(unflatten(graphdef, trained, frozen).unet)
+            tensors = {
+                "unet": Weights(unet, "unet"),
+                **frozen_files,
+            }  # as they came: on the device they may be bfloat16
+            facts = read_provenance(init_folder(config.init.folder)).trained(
+                tuple(config.data.sources), config.train_steps, config.batch_size, results
+            )
+            write_folder(workdir / "model", task, networks, tensors, model_card(task, networks, facts))
             writer.plot(workdir / "curves.png")
             write_json(workdir / "report.json", report)
     return report
 
 
-def initial_model(config: ConfigDict, task: Task) -> LDISModel:
-    """The networks before the first step: float32 where trained, compute type where frozen."""
+def initial_model(config: ConfigDict) -> tuple[Task, LDISModel, dict[str, Weights]]:
+    """(task, networks before the first step, the frozen ones' files).
+
+    The networks are float32 where trained and of the compute type where frozen.
+    """
     dtype = compute_dtype(config.dtype)
-    folder = SHIPPED if config.init.folder == "tiny" else Path(config.init.folder)
+    folder = init_folder(config.init.folder)
     if not folder.is_dir():
-        raise LDISError(f"config.init.folder={config.init.folder}: no such folder; see README.md on pretrained weights")
+        raise LDISError(f"config.init.folder={config.init.folder}: no such folder; see docs/weights.md")
+    task = task_from_dict(config.task.to_dict(), "config.task")
+    if (folder / "scheduler").is_dir():
+        task = with_schedule(task, folder)  # what the UNet was trained to predict
     overrides = config.init.unet.to_dict() or None
-    return load_training_init(folder, task, overrides, seed=config.seed, dtype=dtype, frozen_dtype=dtype)
+    init = load_training_init(folder, task, overrides, seed=config.seed, dtype=dtype, frozen_dtype=dtype)
+    return task, init.model, init.frozen
 
 
 def compute_dtype(name: str) -> jnp.dtype:

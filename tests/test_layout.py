@@ -19,6 +19,9 @@ FORBIDDEN = {
     "pipeline.py": ("train", "evaluators", "config", "evaluation"),
 }
 
+# The doors to torch, which is optional.
+NEEDS_TORCH = {"convert/torch_files.py": {"torch"}, "convert/stable_diffusion.py": {"diffusers"}}
+
 
 def imported(path):
     """Every module that a file imports, anywhere in it."""
@@ -41,7 +44,8 @@ def test_nothing_points_back(path):
         assert not bad, f"{room} must not import {bad}"
     if room == "input_pipeline":
         assert not {n for n in names if n.split(".")[0] in ("jax", "flax", "optax")}
-    assert "torch" not in {n.split(".")[0] for n in names}, "torch belongs to the tests and the [torch] extra"
+    optional = {n.split(".")[0] for n in names} & {"torch", "diffusers", "transformers"}
+    assert optional <= NEEDS_TORCH.get(str(path.relative_to(PACKAGE)), set()), "torch is the [torch] extra"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

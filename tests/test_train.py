@@ -9,7 +9,6 @@ import pytest
 from ldis_jax import LDISError, LDISPipeline, sharding
 from ldis_jax.convert import load_model
 from ldis_jax.optim import make_optimizer
-from ldis_jax.tasks import task_from_dict
 from ldis_jax.train import StepMetrics, init_state, initial_model, make_loader, make_train_step, train
 from ldis_jax.train_state import flatten
 from tests.helpers import micro_config
@@ -108,8 +107,8 @@ def test_every_mesh_gives_the_same_losses_and_compiles_once(task, meshes, micro_
     losses = {}
     for data, fsdp in meshes:
         mesh = sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
-        method = task_from_dict(config.task.to_dict())
-        graphdef, params, frozen = flatten(initial_model(config, method))
+        method, model, _ = initial_model(config)
+        graphdef, params, frozen = flatten(model)
         tx = make_optimizer(config.optim, config.train_steps)
         state, placed = init_state(params, tx, mesh)
         step = make_train_step(method, graphdef, tx, config.seed, mesh, placed)

@@ -25,7 +25,8 @@ import optax
 from flax import nnx
 
 from ldis_jax import prompting, pseudo_mask
-from ldis_jax.convert.folder import save_module
+from ldis_jax.convert import to_torch
+from ldis_jax.convert.folder import write_network
 from ldis_jax.input_pipeline import procedural
 from ldis_jax.models import AlphaCLIP, AutoencoderConfig, AutoencoderKL, PromptEncoderConfig
 from ldis_jax.models.layers import key_stream
@@ -158,10 +159,11 @@ def main() -> None:
         vae = train(vae, autoencoder_loss, autoencoder_batches(1, 16), args.vae_steps, 2e-3)
         mean, _ = jax.jit(vae.encode)(next(autoencoder_batches(2, 128)))
         vae.config = dataclasses.replace(VAE, scaling_factor=round(float(1.0 / jnp.std(mean)), 5))
-        save_module(args.out, "vae", vae)
+        write_network(args.out, "vae", vae.config, to_torch(vae))
     if args.only != "vae":
         namer = train(Namer(jax.random.key(2)), namer_loss, namer_batches(3, 32), args.prompt_encoder_steps, 1e-3)
-        save_module(args.out, "prompt_encoder", namer.prompt_encoder)
+        tower = namer.prompt_encoder
+        write_network(args.out, "prompt_encoder", tower.config, to_torch(tower))
 
 
 if __name__ == "__main__":

@@ -1,132 +1,125 @@
 """The model folder: diffusers' names and layout for the UNet and VAE, Alpha-CLIP's for the prompt encoder.
 
-    ldis_config.json   unet/   vae/   prompt_encoder/   scheduler/
+    README.md   ldis_config.json   unet/   vae/   prompt_encoder/   scheduler/
 
-Only safetensors and JSON are read: nothing in a folder can execute.
+What is written is safetensors and JSON, which cannot execute. What is read may also be one of torch's ``.bin`` files.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from tqdm import tqdm
 
-from ldis_jax.convert.rules import fill, initialise, to_torch
+from ldis_jax.convert.card import CARD, model_card
+from ldis_jax.convert.clip import rename_tower
+from ldis_jax.convert.network_files import STEMS, open_network, read_json
+from ldis_jax.convert.rules import fill, match, to_torch
+from ldis_jax.convert.tensors import LazyTensor, Weights, cast, write_safetensors
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
 from ldis_jax.files import write_json
-from ldis_jax.models.alpha_clip import AlphaCLIP
-from ldis_jax.models.config import AutoencoderConfig, PromptEncoderConfig, UNetConfig
+from ldis_jax.models.config import (
+    AutoencoderConfig,
+    AutoencoderTinyConfig,
+    PromptEncoderConfig,
+    UNetConfig,
+    VAEConfig,
+)
 from ldis_jax.models.ldis import LDISModel, ModelConfig
-from ldis_jax.models.unet import UNet2DConditionModel
-from ldis_jax.models.vae import AutoencoderKL
 from ldis_jax.tasks import LDISN, Task, task_from_dict
 
-Config = TypeVar("Config", UNetConfig, AutoencoderConfig, PromptEncoderConfig)
+Config = TypeVar("Config", UNetConfig, VAEConfig, PromptEncoderConfig)
 
-_DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
-_WEIGHTS = {"unet": _DIFFUSERS_FILE, "vae": _DIFFUSERS_FILE, "prompt_encoder": "model.safetensors"}
+TASK_FILE = "ldis_config.json"
+NETWORKS = tuple(STEMS)
+VAES: dict[str, type[VAEConfig]] = {"AutoencoderKL": AutoencoderConfig, "AutoencoderTiny": AutoencoderTinyConfig}
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+# Writing less than this takes no time worth a progress bar.
+_PROGRESS_BYTES = 200_000_000
 
 
-class TensorFile(Mapping[str, np.ndarray]):
-    """A safetensors file as a mapping that reads a tensor when it is asked for."""
+class LoadedModel(NamedTuple):
+    """What a model folder holds."""
 
-    def __init__(self, path: Path):
-        try:
-            self._file = safe_open(path, framework="np")
-            self._names = frozenset(self._file.keys())
-        except FileNotFoundError:
-            raise LDISError(f"{path}: no such file; a model folder needs it") from None
-        except (SafetensorError, OSError) as error:
-            raise LDISError(f"{path}: not a readable safetensors file ({error})") from None
-        self._path = path
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        try:
-            return self._file.get_tensor(name)
-        except (SafetensorError, TypeError, AttributeError, KeyError) as error:
-            raise LDISError(f"{self._path}: cannot read tensor {name} ({error})") from None
-
-    def __contains__(self, name: object) -> bool:  # Mapping's own reads the tensor and waits for a KeyError
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+    task: Task
+    model: LDISModel
+    card: str | None = None  # its README.md
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; one clear line where it is missing or is none."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LDISError(f"{path}: no such file; is {path.parent} a model folder?") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise LDISError(f"{path}: not readable as JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise LDISError(f"{path}: expected a JSON object, found {type(values).__name__}")
-    return values
+# --- Reading ---
 
 
-def _rename_vae(name: str) -> str:
-    """Diffusers before 0.15 called the VAE's attention query, key, value and proj_attn."""
-    match = re.fullmatch(r"(.*\.attentions\.0)\.(query|key|value|proj_attn)\.(weight|bias)", name)
-    return f"{match[1]}.{_OLD_ATTENTION[match[2]]}.{match[3]}" if match else name
+def read_json_config(kind: type[Config], folder: Path) -> Config:
+    """``config.json`` of one network's folder."""
+    path = folder / "config.json"
+    return kind.from_dict(read_json(path), str(path))
 
 
-def _rename_prompt_encoder(name: str) -> str | None:
-    """CLIP's final norm and projection are not part of LDIS (method: tokens of the last block, unnormalised)."""
-    return None if name in ("ln_post.weight", "ln_post.bias", "proj") else name
+def read_vae_config(folder: Path) -> VAEConfig:
+    """``config.json`` of an autoencoder's folder, which says which class it is; AutoencoderKL where it does not."""
+    path = folder / "config.json"
+    name = read_json(path).get("_class_name", "AutoencoderKL")
+    if name not in VAES:
+        raise LDISError(f"{path}: _class_name={name!r}; must be one of {sorted(VAES)}")
+    return read_json_config(VAES[name], folder)
 
 
 def read_model_config(folder: Path) -> ModelConfig:
     """The three networks' sizes."""
     return ModelConfig(
-        _read_config(UNetConfig, folder, "unet"),
-        _read_config(AutoencoderConfig, folder, "vae"),
-        _read_config(PromptEncoderConfig, folder, "prompt_encoder"),
+        read_json_config(UNetConfig, folder / "unet"),
+        read_vae_config(folder / "vae"),
+        read_json_config(PromptEncoderConfig, folder / "prompt_encoder"),
     )
-
-
-def _read_config(kind: type[Config], folder: Path, name: str) -> Config:
-    path = folder / name / "config.json"
-    return kind.from_dict(read_json(path), str(path))
 
 
 def read_task(folder: Path) -> Task:
     """The task, its noise schedule included."""
-    path = folder / "ldis_config.json"
-    task = task_from_dict(read_json(path), str(path))
-    if isinstance(task, LDISN):
-        task = dataclasses.replace(task, schedule=_read_schedule(folder))
-    return task
+    path = folder / TASK_FILE
+    if not path.is_file() and (folder / "model_index.json").is_file():
+        raise LDISError(f"{folder}: a diffusers pipeline, no LDIS model; python -m ldis_jax.convert makes one of it")
+    return with_schedule(task_from_dict(read_json(path), str(path)), folder)
 
 
-def _read_schedule(folder: Path) -> NoiseSchedule:
+def with_schedule(task: Task, folder: Path) -> Task:
+    """The task on the noise schedule of ``scheduler/``, which only LDIS-n has a use for."""
+    return dataclasses.replace(task, schedule=read_schedule(folder)) if isinstance(task, LDISN) else task
+
+
+def read_schedule(folder: Path) -> NoiseSchedule:
+    """``scheduler/scheduler_config.json``."""
     path = folder / "scheduler" / "scheduler_config.json"
     return NoiseSchedule.from_dict(read_json(path), str(path))
 
 
-def _fill_frozen(model: LDISModel, folder: Path, dtype: DTypeLike) -> None:
-    vae, tower = folder / "vae" / _WEIGHTS["vae"], folder / "prompt_encoder" / _WEIGHTS["prompt_encoder"]
-    model.vae = fill(model.vae, TensorFile(vae), str(vae), dtype=dtype, rename=_rename_vae)
-    model.prompt_encoder = fill(
-        model.prompt_encoder, TensorFile(tower), str(tower), dtype=dtype, rename=_rename_prompt_encoder
-    )
+def open_weights(folder: Path, network: str, variant: str | None = None) -> Weights:
+    """The tensors in the folder of a "unet", "vae" or "prompt_encoder", under our names."""
+    weights = open_network(folder, STEMS[network], variant)
+    return weights.rename(_RENAMES[network]) if network in _RENAMES else weights
+
+
+def read_card(folder: Path) -> str | None:
+    """The text of ``README.md``; None where there is none."""
+    path = folder / CARD
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+
+def _rename_vae(name: str) -> str:
+    """Diffusers before 0.15 called the VAE's attention query, key, value and proj_attn."""
+    found = re.fullmatch(r"(.*\.attentions\.0)\.(query|key|value|proj_attn)\.(weight|bias)", name)
+    return f"{found[1]}.{_OLD_ATTENTION[found[2]]}.{found[3]}" if found else name
+
+
+_RENAMES = {"vae": _rename_vae, "prompt_encoder": rename_tower}
 
 
 def check_sizes(task: Task, config: ModelConfig, where: str) -> None:
@@ -143,13 +136,6 @@ def check_sizes(task: Task, config: ModelConfig, where: str) -> None:
         raise LDISError(f"{where}: image_size {task.image_size} is not a multiple of {multiple}")
 
 
-class LoadedModel(NamedTuple):
-    """What a model folder holds."""
-
-    task: Task
-    model: LDISModel
-
-
 def load_model(folder: str | Path, dtype: DTypeLike = jnp.float32) -> LoadedModel:
     """Reads a model folder; parameters are stored and layers compute in ``dtype``.
 
@@ -160,110 +146,64 @@ def load_model(folder: str | Path, dtype: DTypeLike = jnp.float32) -> LoadedMode
     task, config = read_task(folder), read_model_config(folder)
     check_sizes(task, config, str(folder))
     model = LDISModel.abstract(config, dtype=dtype)
-    path = folder / "unet" / _WEIGHTS["unet"]
-    model.unet = fill(model.unet, TensorFile(path), str(path), dtype=dtype)
-    _fill_frozen(model, folder, dtype)
-    return LoadedModel(task, model)
+    for name in NETWORKS:
+        setattr(model, name, fill(getattr(model, name), open_weights(folder / name, name), dtype=dtype))
+    return LoadedModel(task, model, read_card(folder))
 
 
-def load_training_init(
+# --- Writing ---
+
+
+def save_model(folder: str | Path, task: Task, model: LDISModel, card: str | None = None) -> None:
+    """Writes a model folder from networks in memory; see :func:`write_folder`."""
+    networks = {name: Weights(to_torch(getattr(model, name)), name) for name in NETWORKS}
+    write_folder(folder, task, model.config, networks, card)
+
+
+def write_folder(
     folder: str | Path,
     task: Task,
-    unet_overrides: Mapping[str, Any] | None = None,
-    *,
-    seed: int,
-    dtype: DTypeLike = jnp.float32,
-    frozen_dtype: DTypeLike = jnp.float32,
-) -> LDISModel:
-    """The model that training starts from: frozen towers from the folder, and the UNet adapted to the task.
-
-    A folder with UNet weights (SD 1.5, or an LDIS model) gives them: a missing ``encoder_hid_proj`` is initialised
-    afresh, a 4-channel ``conv_in`` is widened for LDIS-n with zeros, its bias kept (the public code draws a new
-    bias). With ``unet_overrides`` the UNet is drawn from ``seed`` and ``unet/`` is not read.
-
-    Args:
-        folder: holds ``vae/``, ``prompt_encoder/`` and, for pretrained weights, ``unet/``.
-        task: decides the number of input channels.
-        unet_overrides: sizes of a UNet to train from scratch (keys of :class:`UNetConfig`).
-        seed: of every fresh parameter.
-        dtype: layers compute in it; trained parameters are float32.
-        frozen_dtype: frozen parameters are stored in it.
-    """
-    folder = Path(folder)
-    unet = (
-        _read_config(UNetConfig, folder, "unet")
-        if unet_overrides is None
-        else UNetConfig.from_dict(unet_overrides, "unet_overrides")
-    )
-    vae = _read_config(AutoencoderConfig, folder, "vae")
-    tower = _read_config(PromptEncoderConfig, folder, "prompt_encoder")
-    in_channels = vae.latent_channels * (1 if task.name == "ldis1" else 2)
-    unet = dataclasses.replace(unet, in_channels=in_channels, encoder_hid_dim=tower.width)
-    config = ModelConfig(unet, vae, tower)
-    check_sizes(task, config, str(folder))
-
-    model = LDISModel.abstract(config, dtype=dtype)
-    if unet_overrides is not None:
-        model.unet = initialise(model.unet, seed)
-    else:
-        path = folder / "unet" / _WEIGHTS["unet"]
-        model.unet = fill(model.unet, _adapt_unet(TensorFile(path), unet, seed), str(path))
-    _fill_frozen(model, folder, frozen_dtype)
-    return model
-
-
-def _adapt_unet(tensors: Mapping[str, np.ndarray], config: UNetConfig, seed: int) -> Mapping[str, np.ndarray]:
-    """Adds what SD 1.5's UNet lacks for LDIS: the adapter, and LDIS-n's four further input channels."""
-    added: dict[str, np.ndarray] = {}
-    if "encoder_hid_proj.weight" not in tensors and config.encoder_hid_dim is not None:
-        bound = config.encoder_hid_dim**-0.5  # torch's default for a Linear
-        shape = (config.cross_attention_dim, config.encoder_hid_dim)
-        rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
-        added["encoder_hid_proj.weight"] = rng.uniform(-bound, bound, shape).astype(np.float32)
-        added["encoder_hid_proj.bias"] = np.zeros(config.cross_attention_dim, np.float32)
-    if "conv_in.weight" in tensors:
-        conv_in = tensors["conv_in.weight"]
-        missing = config.in_channels - conv_in.shape[1]
-        if missing > 0:
-            added["conv_in.weight"] = np.pad(conv_in, ((0, 0), (0, missing), (0, 0), (0, 0)))
-    return _Overlay(tensors, added)
-
-
-class _Overlay(Mapping[str, np.ndarray]):
-    """``added`` on top of ``base``, without reading ``base``."""
-
-    def __init__(self, base: Mapping[str, np.ndarray], added: Mapping[str, np.ndarray]):
-        self._base, self._added = base, added
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._added[name] if name in self._added else self._base[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys((*self._base, *self._added)))
-
-    def __len__(self) -> int:
-        return len(self._base.keys() | self._added.keys())
-
-
-def save_model(folder: str | Path, task: Task, model: LDISModel) -> None:
+    config: ModelConfig,
+    networks: Mapping[str, Weights],
+    card: str | None = None,
+    dtype: str | None = None,
+) -> None:
     """Writes a model folder beside its destination and moves it into place when it is whole.
 
-    An existing folder is replaced only if it is a model folder (has ``ldis_config.json``).
+    An existing folder is replaced only if it is a model folder (has ``ldis_config.json``). Tensors are read, checked
+    and written one at a time.
+
+    Args:
+        folder: the destination.
+        task: written as ``ldis_config.json`` and ``scheduler/``.
+        config: the networks' sizes.
+        networks: the tensors of "unet", "vae" and "prompt_encoder".
+        card: ``README.md``; None writes one that says what the task and the sizes tell.
+        dtype: of the files; None keeps each tensor's own.
 
     Raises:
-        LDISError: the destination exists and is something else.
+        LDISError: the destination exists and is something else, or weights that are not those of the networks.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / "ldis_config.json").is_file():
+    if folder.exists() and not (folder / TASK_FILE).is_file():
         raise LDISError(f"{folder}: exists and is no model folder; choose another or remove it")
+    abstract = LDISModel.abstract(config)
+    checked = {name: match(getattr(abstract, name), networks[name]) for name in NETWORKS}
+    if dtype is not None:
+        checked = {name: {key: cast(t, dtype) for key, t in tensors.items()} for name, tensors in checked.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         schedule = task.schedule if isinstance(task, LDISN) else NoiseSchedule()
-        write_json(staging / "ldis_config.json", task.to_dict())
+        write_json(staging / TASK_FILE, task.to_dict())
         write_json(staging / "scheduler" / "scheduler_config.json", schedule.to_dict())
-        for name in _WEIGHTS:
-            save_module(staging, name, getattr(model, name))
+        (staging / CARD).write_text(model_card(task, config) if card is None else card, encoding="utf-8")
+        total = sum(tensor.nbytes for tensors in checked.values() for tensor in tensors.values())
+        with tqdm(
+            desc=f"write {folder.name}", total=total, unit="B", unit_scale=True, disable=total < _PROGRESS_BYTES
+        ) as bar:
+            for name, tensors in checked.items():
+                write_network(staging, name, getattr(config, name), tensors, bar.update)
         staging.chmod(0o755)
         if folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
@@ -277,7 +217,13 @@ def save_model(folder: str | Path, task: Task, model: LDISModel) -> None:
         raise
 
 
-def save_module(folder: Path, name: str, module: UNet2DConditionModel | AutoencoderKL | AlphaCLIP) -> None:
-    """Writes one network's ``config.json`` and weights into its subfolder ("unet", "vae" or "prompt_encoder")."""
-    write_json(folder / name / "config.json", module.config.to_dict())
-    save_file(dict(to_torch(module)), folder / name / _WEIGHTS[name], metadata={"format": "pt"})
+def write_network(
+    folder: Path,
+    network: str,
+    config: UNetConfig | VAEConfig | PromptEncoderConfig,
+    tensors: Mapping[str, LazyTensor],
+    progress: Callable[[int], Any] = lambda _: None,
+) -> None:
+    """Writes ``config.json`` and weights of "unet", "vae" or "prompt_encoder" into its subfolder."""
+    write_json(folder / network / "config.json", config.to_dict())
+    write_safetensors(folder / network / f"{STEMS[network][0]}.safetensors", tensors, progress)

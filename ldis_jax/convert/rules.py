@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
@@ -16,12 +16,11 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from ldis_jax.convert.tensors import FLOATS, LazyTensor, Weights
 from ldis_jax.errors import LDISError, list_names
 
 Module = TypeVar("Module", bound=nnx.Module)
 Path = tuple[Any, ...]
-
-_FLOATS = ("float32", "float16", "bfloat16")
 
 
 class Entry(NamedTuple):
@@ -49,61 +48,75 @@ def table(module: nnx.Module) -> dict[str, Entry]:
     return entries
 
 
-def to_torch(module: nnx.Module) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (torch name, array in torch's layout), one tensor at a time."""
+def to_torch(module: nnx.Module) -> dict[str, LazyTensor]:
+    """A module's parameters under torch's names; each is transposed to torch's layout when it is read."""
     state = dict(nnx.to_flat_state(nnx.state(module, nnx.Param)))
-    for name, entry in table(module).items():
-        yield name, np.ascontiguousarray(np.transpose(np.asarray(state[entry.path].get_value()), entry.to_torch))
+
+    def lazy(entry: Entry) -> LazyTensor:
+        value = state[entry.path].get_value()
+        return LazyTensor(entry.shape, value.dtype.name, lambda: np.transpose(np.asarray(value), entry.to_torch))
+
+    return {name: lazy(entry) for name, entry in table(module).items()}
 
 
-def fill(
-    module: Module,
-    tensors: Mapping[str, np.ndarray],
-    where: str,
-    *,
-    dtype: DTypeLike = jnp.float32,
-    rename: Callable[[str], str | None] = lambda name: name,
-) -> Module:
-    """A copy of an (abstract) module that holds the given tensors.
+def match(module: nnx.Module, weights: Weights) -> dict[str, LazyTensor]:
+    """The tensors of a module, after the check that they are all of it and nothing else.
 
     Args:
-        module: gives the structure and the shapes.
-        tensors: torch names -> arrays; read one at a time, each exactly once.
-        where: file name for error messages.
-        dtype: of the stored parameters.
-        rename: a file's name -> the module's name, or None for a tensor that the module has no use for.
+        module: concrete or abstract; gives names and shapes.
+        weights: torch names -> tensors.
+
+    Returns:
+        Torch names -> tensors, whose ``read()`` raises :class:`LDISError` where a value is not finite.
 
     Raises:
         LDISError: a missing, unused or wrongly shaped tensor, or one that is not floating point.
     """
-    entries = table(module)
-    sources: dict[str, str] = {}
-    for name in tensors:
-        target = rename(name)
-        if target is not None:
-            if target in sources:
-                raise LDISError(f"{where}: {name} and {sources[target]} are the same parameter")
-            sources[target] = name
-    if missing := entries.keys() - sources.keys():
+    entries, tensors, where = table(module), weights.tensors, weights.where
+    if any("lora" in name.lower() for name in tensors):
+        raise LDISError(f"{where}: a LoRA file, not a whole model ({_some(tensors, 'lora')}); merge it into one first")
+    if missing := [f"{name} {list(entries[name].shape)}" for name in entries.keys() - tensors.keys()]:
         raise LDISError(f"{where}: missing tensor {list_names(missing)}; is it another kind of checkpoint?")
-    if unused := sources.keys() - entries.keys():
+    if unused := [f"{name} {list(tensors[name].shape)}" for name in tensors.keys() - entries.keys()]:
         raise LDISError(f"{where}: unused tensor {list_names(unused)}; does config.json belong to these weights?")
-
-    graphdef, state = nnx.split(module)
-    flat = dict(nnx.to_flat_state(state))
     wrong = []
     for name, entry in entries.items():
-        array = tensors[sources[name]]
-        if array.shape != entry.shape:
-            wrong.append(f"{name} {list(array.shape)} (expected {list(entry.shape)})")
-        elif array.dtype.name not in _FLOATS:
-            wrong.append(f"{name} of type {array.dtype.name} (expected one of {', '.join(_FLOATS)})")
-        elif not wrong:
-            array = np.transpose(array, np.argsort(entry.to_torch))
-            flat[entry.path] = flat[entry.path].replace(jnp.asarray(array, dtype))
+        found = tensors[name]
+        if found.shape != entry.shape:
+            wrong.append(f"{name} {list(found.shape)} (expected {list(entry.shape)})")
+        elif found.dtype not in FLOATS:
+            wrong.append(f"{name} of type {found.dtype} (expected one of {', '.join(FLOATS)})")
     if wrong:
         raise LDISError(f"{where}: wrong tensor {list_names(wrong)}")
+    return {name: _require_finite(tensors[name], f"{where}: {name}") for name in entries}
+
+
+def fill(module: Module, weights: Weights, *, dtype: DTypeLike = jnp.float32) -> Module:
+    """A copy of an (abstract) module that holds the given tensors, stored in ``dtype``; raises as :func:`match`."""
+    tensors = match(module, weights)
+    graphdef, state = nnx.split(module)
+    flat = dict(nnx.to_flat_state(state))
+    for name, entry in table(module).items():
+        array = np.transpose(tensors[name].read(), np.argsort(entry.to_torch))
+        flat[entry.path] = flat[entry.path].replace(jnp.asarray(array, dtype))
     return nnx.merge(graphdef, nnx.from_flat_state(list(flat.items())))
+
+
+def _require_finite(tensor: LazyTensor, where: str) -> LazyTensor:
+    def read() -> np.ndarray:
+        array = tensor.read()
+        # A sum is finite unless a term is not, or it overflows; only then is it worth to look at every value.
+        with np.errstate(all="ignore"):
+            finite = np.isfinite(np.sum(array, dtype=np.float32)) or np.isfinite(array).all()
+        if not finite:
+            raise LDISError(f"{where} {list(tensor.shape)} holds NaN or infinity; the checkpoint is damaged")
+        return array
+
+    return LazyTensor(tensor.shape, tensor.dtype, read)
+
+
+def _some(names: Iterable[str], part: str) -> str:
+    return next(name for name in names if part in name.lower())
 
 
 def initialise(module: Module, seed: int) -> Module:

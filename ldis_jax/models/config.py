@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from ldis_jax.errors import LDISError, list_names
 
 # Bookkeeping of diffusers and transformers; has no effect on the network.
 _IGNORED_KEYS = frozenset({"_class_name", "_diffusers_version", "_name_or_path", "_commit_hash", "architectures"})
 
+# Stable Diffusion 1.x: scaled latents, which its UNet sees, are this times AutoencoderKL's.
+SD_SCALING_FACTOR = 0.18215
+
 
 @dataclasses.dataclass(frozen=True)
 class _NetworkConfig:
+    _redundant: ClassVar[frozenset[str]] = frozenset()  # foreign keys that repeat a field
+
     @classmethod
     def _fixed(cls) -> Mapping[str, tuple[Any, ...]]:
         """Foreign keys and the values at which they mean what this implementation does."""
@@ -44,7 +49,7 @@ class _NetworkConfig:
             elif key in fixed:
                 if value not in fixed[key]:
                     unsupported.append(f"{key}={value!r} (supported: {', '.join(map(repr, fixed[key]))})")
-            elif key not in _IGNORED_KEYS:
+            elif key not in _IGNORED_KEYS | cls._redundant:
                 unknown.append(f"{key}={value!r}")
         if unsupported:
             raise LDISError(f"{where}: unsupported network option {list_names(unsupported)}")
@@ -156,13 +161,15 @@ class UNetConfig(_NetworkConfig):
 class AutoencoderConfig(_NetworkConfig):
     """diffusers' ``AutoencoderKL``; the defaults are SD 1.5's."""
 
+    class_name: ClassVar[str] = "AutoencoderKL"
+
     in_channels: int = 3
     out_channels: int = 3
     latent_channels: int = 4
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
     layers_per_block: int = 2
     norm_num_groups: int = 32
-    scaling_factor: float = 0.18215
+    scaling_factor: float = SD_SCALING_FACTOR
     sample_size: int | None = 512
 
     @property
@@ -194,11 +201,64 @@ class AutoencoderConfig(_NetworkConfig):
     def to_dict(self) -> dict[str, Any]:
         levels = len(self.block_out_channels)
         return {
-            "_class_name": "AutoencoderKL",
+            "_class_name": self.class_name,
             **super().to_dict(),
             "down_block_types": ["DownEncoderBlock2D"] * levels,
             "up_block_types": ["UpDecoderBlock2D"] * levels,
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderTinyConfig(_NetworkConfig):
+    """diffusers' ``AutoencoderTiny``; the defaults are TAESD's.
+
+    ``scaling_factor`` is the file's: its latents times this are Stable Diffusion's scaled ones.
+    """
+
+    class_name: ClassVar[str] = "AutoencoderTiny"
+    _redundant = frozenset({"block_out_channels"})
+
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 4
+    encoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
+    decoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
+    num_encoder_blocks: tuple[int, ...] = (1, 3, 3, 3)
+    num_decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
+    scaling_factor: float = 1.0
+
+    @property
+    def downscale(self) -> int:
+        """Image pixels along one side of a latent pixel."""
+        return 2 ** (len(self.num_encoder_blocks) - 1)
+
+    def validate(self) -> None:
+        for side in ("encoder", "decoder"):
+            channels, blocks = getattr(self, f"{side}_block_out_channels"), getattr(self, f"num_{side}_blocks")
+            if not len(channels) == len(blocks) == len(self.num_encoder_blocks):
+                raise ValueError(f"{side} has {len(channels)} levels of channels and {len(blocks)} of blocks")
+            if len(set(channels)) != 1:  # as the reference: its stack has no convolution between widths
+                raise ValueError(f"{side}_block_out_channels {channels} must be equal")
+        if not self.scaling_factor > 0:
+            raise ValueError(f"scaling_factor={self.scaling_factor} must be positive")
+
+    @classmethod
+    def _fixed(cls) -> Mapping[str, tuple[Any, ...]]:
+        return {
+            "act_fn": ("relu",),
+            "force_upcast": (True, False),
+            "latent_magnitude": (3,),
+            "latent_shift": (0.5,),
+            "shift_factor": (None, 0.0),
+            "upsample_fn": ("nearest",),
+            "upsampling_scaling_factor": (2,),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"_class_name": self.class_name, **super().to_dict()}
+
+
+VAEConfig = AutoencoderConfig | AutoencoderTinyConfig
 
 
 @dataclasses.dataclass(frozen=True)

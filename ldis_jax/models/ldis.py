@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ldis_jax.models.alpha_clip import AlphaCLIP
-from ldis_jax.models.config import AutoencoderConfig, PromptEncoderConfig, UNetConfig
+from ldis_jax.models.config import AutoencoderConfig, AutoencoderTinyConfig, PromptEncoderConfig, UNetConfig, VAEConfig
 from ldis_jax.models.layers import key_stream
 from ldis_jax.models.unet import UNet2DConditionModel
 from ldis_jax.models.vae import AutoencoderKL
+from ldis_jax.models.vae_tiny import AutoencoderTiny
+
+VAE = AutoencoderKL | AutoencoderTiny
 
 TRAINABLE = nnx.PathContains("unet")
 
@@ -23,8 +27,12 @@ class ModelConfig:
     """Sizes of the three networks. Hashable, so that it can key a jit cache."""
 
     unet: UNetConfig = UNetConfig()
-    vae: AutoencoderConfig = AutoencoderConfig()
+    vae: VAEConfig = AutoencoderConfig()
     prompt_encoder: PromptEncoderConfig = PromptEncoderConfig()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The three ``config.json`` by network."""
+        return {field.name: getattr(self, field.name).to_dict() for field in dataclasses.fields(self)}
 
 
 class LDISModel(nnx.Module):
@@ -34,10 +42,17 @@ class LDISModel(nnx.Module):
         self.config = config
         rngs = key_stream(key)
         self.unet = UNet2DConditionModel(config.unet, dtype=dtype, rngs=rngs)
-        self.vae = AutoencoderKL(config.vae, dtype=dtype, rngs=rngs)
+        self.vae = make_vae(config.vae, dtype=dtype, rngs=rngs)
         self.prompt_encoder = AlphaCLIP(config.prompt_encoder, dtype=dtype, rngs=rngs)
 
     @classmethod
     def abstract(cls, config: ModelConfig, *, dtype: DTypeLike = jnp.float32) -> LDISModel:
         """The model with shapes in place of arrays, to be filled from files; costs no memory."""
         return nnx.eval_shape(lambda: cls(config, jax.random.key(0), dtype=dtype))
+
+
+def make_vae(config: VAEConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> VAE:
+    """The autoencoder that a config belongs to."""
+    if isinstance(config, AutoencoderTinyConfig):
+        return AutoencoderTiny(config, dtype=dtype, rngs=rngs)
+    return AutoencoderKL(config, dtype=dtype, rngs=rngs)

@@ -136,7 +136,7 @@ class Decoder(nnx.Module):
 
 
 class AutoencoderKL(nnx.Module):
-    """The frozen autoencoder. Its latents are *unscaled*; multiply by ``config.scaling_factor`` for the UNet."""
+    """The frozen autoencoder. Its latents are *unscaled*; multiply by :attr:`scaling_factor` for the UNet."""
 
     def __init__(self, config: AutoencoderConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
@@ -146,6 +146,11 @@ class AutoencoderKL(nnx.Module):
         self.decoder = Decoder(config, dtype=dtype, rngs=rngs)
         self.quant_conv = conv(2 * latent, 2 * latent, 1, dtype=dtype, rngs=rngs)
         self.post_quant_conv = conv(latent, latent, 1, dtype=dtype, rngs=rngs)
+
+    @property
+    def scaling_factor(self) -> float:
+        """Scaled latents, which the UNet sees, are this times unscaled ones."""
+        return self.config.scaling_factor
 
     def encode(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Posterior of a picture.

@@ -38,7 +38,7 @@ class LDIS1(Task):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Latent-space loss, eq. 6: MSE(UNet(z_q), sample of E(M_a)), both scaled."""
         target_key, query_key = jax.random.split(key)
-        scale = model.vae.config.scaling_factor
+        scale = model.vae.scaling_factor
         (mean, std), target_latents = encode_query_and_target(
             model.vae, batch["query_image"], batch["query_mask"], self.mask_alpha, target_key
         )
@@ -57,7 +57,7 @@ class LDIS1(Task):
         latents, std = model.vae.encode(query_image)
         if self.query_latents == "sample":
             latents += std * jax.vmap(lambda key: jax.random.normal(key, std.shape[1:]))(keys)
-        latents = self._paint(model, latents * model.vae.config.scaling_factor, prompts)
+        latents = self._paint(model, latents * model.vae.scaling_factor, prompts)
         return decode_residual(model.vae, latents, query_image, self.mask_alpha)
 
     def _paint(self, model: LDISModel, query_latents: jax.Array, prompts: PromptInputs) -> jax.Array:

@@ -58,7 +58,7 @@ class LDISN(Task):
         (query_latents, _), target_latents = encode_query_and_target(
             model.vae, batch["query_image"], batch["query_mask"], self.mask_alpha, target_key
         )
-        target_latents *= model.vae.config.scaling_factor
+        target_latents *= model.vae.scaling_factor
         size = query_latents.shape[0]
         timesteps = jax.random.randint(time_key, (size,), 0, self.schedule.num_train_timesteps)
         noise = jax.random.normal(noise_key, target_latents.shape)

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 
 from ldis_jax import pseudo_mask
 from ldis_jax.errors import LDISError, list_names
-from ldis_jax.models.ldis import LDISModel
-from ldis_jax.models.vae import AutoencoderKL
+from ldis_jax.models.ldis import VAE, LDISModel
 
 _TASKS: dict[str, type[Task]] = {}
 
@@ -101,7 +100,7 @@ def task_from_dict(values: Mapping[str, Any], where: str = "ldis_config.json") -
 
 
 def encode_query_and_target(
-    vae: AutoencoderKL, query_image: jax.Array, query_mask: jax.Array, mask_alpha: float, key: jax.Array
+    vae: VAE, query_image: jax.Array, query_mask: jax.Array, mask_alpha: float, key: jax.Array
 ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
     """Encodes the query and its pseudo mask in one batch, for the VAE costs more than the UNet at 256 pixels.
 
@@ -115,7 +114,7 @@ def encode_query_and_target(
     return (query_mean, query_std), target_latents
 
 
-def decode_residual(vae: AutoencoderKL, latents: jax.Array, query_image: jax.Array, mask_alpha: float) -> jax.Array:
+def decode_residual(vae: VAE, latents: jax.Array, query_image: jax.Array, mask_alpha: float) -> jax.Array:
     """Scaled latents [B, s, s, 4] -> R float32 [B, S, S, 3]."""
-    decoded = vae.decode(latents / vae.config.scaling_factor)
+    decoded = vae.decode(latents / vae.scaling_factor)
     return pseudo_mask.residual(decoded, query_image, mask_alpha)

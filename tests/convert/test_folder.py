@@ -14,12 +14,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ldis_jax.convert import folder as folder_module
-from ldis_jax.convert import load_model, load_training_init, save_model, to_torch
+from ldis_jax.convert import load_model, load_training_init, save_model
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
 from ldis_jax.models import LDISModel
 from ldis_jax.tasks import LDISN
 from tests.reference import cases
+from tests.reference.weights import arrays
 
 FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
@@ -44,7 +45,7 @@ def saved(tmp_path, folders) -> Path:
 
 
 def tensors_of(model: LDISModel, network: str) -> dict[str, np.ndarray]:
-    return dict(to_torch(getattr(model, network)))
+    return arrays(getattr(model, network))
 
 
 def assert_equal(ours: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
@@ -223,7 +224,7 @@ def test_failed_save_leaves_the_old_model(tmp_path, saved, monkeypatch):
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(folder_module, "save_file", fail)
+    monkeypatch.setattr(folder_module, "write_safetensors", fail)
     with pytest.raises(OSError, match="disk full"):
         save_model(saved, cases.TASKS["ldis1"], cases.model("ldis1"))
     assert load_model(saved).task == cases.TASKS["plain"]
@@ -263,7 +264,7 @@ class TestTrainingInit:
         return folder
 
     def test_ldisn(self, sd15):
-        model = load_training_init(sd15, cases.TASKS["ldisn"], seed=0)
+        model = load_training_init(sd15, cases.TASKS["ldisn"], seed=0).model
         source, unet = tensors_of(cases.model("ldis1"), "unet"), tensors_of(model, "unet")
         conv_in, adapter = unet.pop("conv_in.weight"), unet.pop("encoder_hid_proj.weight")
         np.testing.assert_array_equal(conv_in[:, :4], source.pop("conv_in.weight"))
@@ -280,21 +281,21 @@ class TestTrainingInit:
             assert_equal(tensors_of(model, network), tensors_of(cases.model("ldis1"), network))
 
     def test_new_input_channels_change_nothing_at_first(self, sd15):
-        ldisn = load_training_init(sd15, cases.TASKS["ldisn"], seed=0).unet
-        ldis1 = load_training_init(sd15, cases.TASKS["ldis1"], seed=0).unet
+        ldisn = load_training_init(sd15, cases.TASKS["ldisn"], seed=0).model.unet
+        ldis1 = load_training_init(sd15, cases.TASKS["ldis1"], seed=0).model.unet
         latents = jnp.asarray(cases.normal("init", 1, 8, 8, 8))
         np.testing.assert_allclose(ldisn.conv_in(latents), ldis1.conv_in(latents[..., :4]), atol=1e-6)
 
     def test_adapter_follows_the_seed(self, sd15):
         def adapter(seed: int) -> np.ndarray:
-            model = load_training_init(sd15, cases.TASKS["ldis1"], seed=seed)
+            model = load_training_init(sd15, cases.TASKS["ldis1"], seed=seed).model
             return tensors_of(model, "unet")["encoder_hid_proj.weight"]
 
         np.testing.assert_array_equal(adapter(0), adapter(0))
         assert (adapter(0) != adapter(1)).any()
 
     def test_an_ldis_model_is_continued_as_it_is(self, folders):
-        model = load_training_init(folders / "ldisn", cases.TASKS["ldisn"], seed=0)
+        model = load_training_init(folders / "ldisn", cases.TASKS["ldisn"], seed=0).model
         assert_equal(tensors_of(model, "unet"), tensors_of(cases.model("ldisn"), "unet"))
 
     def test_ldisn_cannot_become_ldis1(self, folders):
@@ -302,14 +303,14 @@ class TestTrainingInit:
             load_training_init(folders / "ldisn", cases.TASKS["ldis1"], seed=0)
 
     def test_frozen_networks_may_be_stored_in_half(self, sd15):
-        model = load_training_init(sd15, cases.TASKS["ldisn"], seed=0, frozen_dtype=jnp.bfloat16)
+        model = load_training_init(sd15, cases.TASKS["ldisn"], seed=0, frozen_dtype=jnp.bfloat16).model
         kinds = {network: {t.dtype.name for t in tensors_of(model, network).values()} for network in FILES}
         assert kinds == {"unet": {"float32"}, "vae": {"bfloat16"}, "prompt_encoder": {"bfloat16"}}
 
     def test_from_scratch_needs_no_unet(self, sd15):
         (sd15 / "unet" / FILES["unet"]).unlink()
         sizes = {**cases.CONFIGS["plain"].unet.to_dict(), "cross_attention_dim": 16}
-        model = load_training_init(sd15, cases.TASKS["ldisn"], sizes, seed=0)
+        model = load_training_init(sd15, cases.TASKS["ldisn"], sizes, seed=0).model
         assert model.unet.config.in_channels == 8
         assert model.unet.config.encoder_hid_dim == 48
         unet = tensors_of(model, "unet")

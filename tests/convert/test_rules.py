@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldis_jax.convert import fill, rules, to_torch
+from ldis_jax.convert import fill, rules
 from ldis_jax.errors import LDISError
 from ldis_jax.models import LDISModel
 from tests.reference import cases
+from tests.reference.weights import arrays, as_weights
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def tower():
 
 @pytest.fixture
 def tensors(tower):
-    return dict(to_torch(tower))
+    return arrays(tower)
 
 
 def test_layouts_are_torchs(tower, tensors):
@@ -36,35 +37,35 @@ def test_layouts_are_torchs(tower, tensors):
 @pytest.mark.parametrize("network", ["unet", "vae", "prompt_encoder"])
 def test_there_and_back_is_exact(name, network):
     module = getattr(cases.model(name), network)
-    tensors = dict(to_torch(module))
-    again = fill(module, tensors, "here")
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), tensors, dict(to_torch(again))))
+    tensors = arrays(module)
+    again = fill(module, as_weights(tensors))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), tensors, arrays(again)))
 
 
 @pytest.mark.parametrize("source", ["float16", "bfloat16"])
 def test_half_precision_is_widened(tower, tensors, source):
     half = {name: np.asarray(jnp.asarray(tensor, source)) for name, tensor in tensors.items()}
-    filled = dict(to_torch(fill(tower, half, "here")))
+    filled = arrays(fill(tower, as_weights(half)))
     for name, tensor in half.items():
         assert filled[name].dtype == np.float32
         np.testing.assert_array_equal(filled[name], tensor.astype(np.float32))
 
 
 def test_parameters_are_stored_in_the_asked_dtype(tower, tensors):
-    filled = dict(to_torch(fill(tower, tensors, "here", dtype=jnp.bfloat16)))
+    filled = arrays(fill(tower, as_weights(tensors), dtype=jnp.bfloat16))
     assert {tensor.dtype.name for tensor in filled.values()} == {"bfloat16"}
 
 
 def test_missing(tower, tensors):
     del tensors["ln_pre.bias"]
     with pytest.raises(LDISError, match=r"here: missing tensor ln_pre\.bias"):
-        fill(tower, tensors, "here")
+        fill(tower, as_weights(tensors))
 
 
 def test_unused(tower, tensors):
     tensors["visual.proj"] = np.zeros(3, np.float32)
     with pytest.raises(LDISError, match=r"here: unused tensor visual\.proj"):
-        fill(tower, tensors, "here")
+        fill(tower, as_weights(tensors))
 
 
 def test_misshaped(tower, tensors):
@@ -72,32 +73,38 @@ def test_misshaped(tower, tensors):
     with pytest.raises(
         LDISError, match=r"here: wrong tensor conv1\.weight \[40, 2, 8, 8\] \(expected \[40, 3, 8, 8\]\)"
     ):
-        fill(tower, tensors, "here")
+        fill(tower, as_weights(tensors))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float64"])
 def test_wrong_dtype(tower, tensors, dtype):
     tensors["ln_pre.bias"] = tensors["ln_pre.bias"].astype(dtype)
     with pytest.raises(LDISError, match=rf"here: wrong tensor ln_pre\.bias of type {dtype}"):
-        fill(tower, tensors, "here")
+        fill(tower, as_weights(tensors))
 
 
-def test_one_parameter_under_two_names(tower, tensors):
-    tensors["old"] = tensors["ln_pre.bias"]
-    with pytest.raises(LDISError, match=r"same parameter"):
-        fill(tower, tensors, "here", rename=lambda name: "ln_pre.bias" if name == "old" else name)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_not_finite(tower, tensors, value):
+    tensors["ln_pre.bias"] = np.where(np.arange(tower.config.width) == 3, np.float32(value), tensors["ln_pre.bias"])
+    with pytest.raises(LDISError, match=r"here: ln_pre\.bias \[40\] holds NaN or infinity"):
+        fill(tower, as_weights(tensors))
 
 
-def test_renamed_to_nothing_is_skipped(tower, tensors):
-    extra = tensors | {"proj": np.zeros(3, np.float32)}
-    filled = dict(to_torch(fill(tower, extra, "here", rename=lambda name: None if name == "proj" else name)))
-    assert filled.keys() == tensors.keys()
-    assert all((filled[name] == tensor).all() for name, tensor in tensors.items())
+def test_large_values_are_finite(tower, tensors):
+    tensors["ln_pre.bias"] = np.full(tower.config.width, np.finfo(np.float32).max)
+    np.testing.assert_array_equal(arrays(fill(tower, as_weights(tensors)))["ln_pre.bias"], tensors["ln_pre.bias"])
+
+
+def test_at_most_ten_names_and_the_count_of_the_rest(tower, tensors):
+    with pytest.raises(LDISError, match=r"here: missing tensor .* and \d+ more; ") as error:
+        fill(tower, as_weights({}))
+    assert str(error.value).count("[") == 10
+    assert f"and {len(tensors) - 10} more" in str(error.value)
 
 
 def test_fresh_parameters():
     abstract = LDISModel.abstract(cases.CONFIGS["ldis1"]).unet
-    first, again, other = (dict(to_torch(rules.initialise(abstract, seed))) for seed in (0, 0, 1))
+    first, again, other = (arrays(rules.initialise(abstract, seed)) for seed in (0, 0, 1))
     for name, tensor in first.items():
         np.testing.assert_array_equal(tensor, again[name])
         if tensor.ndim == 1:

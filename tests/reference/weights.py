@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
+from flax import nnx
 
-from ldis_jax.convert import fill, rules
+from ldis_jax.convert import fill, rules, to_torch
+from ldis_jax.convert.tensors import LazyTensor, Weights, from_array
 from ldis_jax.models.ldis import LDISModel, ModelConfig
 
 NETWORKS = ("unet", "vae", "prompt_encoder")
@@ -29,20 +31,18 @@ def random_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return normal * np.float32(0.1 if name.endswith(".bias") else 0.5)  # 0.5: CLIP's two embeddings
 
 
-class RandomTensors(Mapping[str, np.ndarray]):
+def random_weights(network: str, shapes: Mapping[str, tuple[int, ...]]) -> Weights:
     """Torch names -> random tensors, drawn when asked for: SD 1.5 is never in memory twice."""
 
-    def __init__(self, network: str, shapes: Mapping[str, tuple[int, ...]]):
-        self._network, self._shapes = network, shapes
+    def lazy(name: str, shape: tuple[int, ...]) -> LazyTensor:
+        return LazyTensor(shape, "float32", lambda: random_tensor(f"{network}.{name}", shape))
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        return random_tensor(f"{self._network}.{name}", self._shapes[name])
+    return Weights({name: lazy(name, shape) for name, shape in shapes.items()}, network)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._shapes)
 
-    def __len__(self) -> int:
-        return len(self._shapes)
+def module_weights(network: str, module: nnx.Module) -> Weights:
+    """Random weights for every parameter of a module."""
+    return random_weights(network, {name: entry.shape for name, entry in rules.table(module).items()})
 
 
 def random_model(config: ModelConfig) -> LDISModel:
@@ -50,6 +50,15 @@ def random_model(config: ModelConfig) -> LDISModel:
     model = LDISModel.abstract(config)
     for network in NETWORKS:
         module = getattr(model, network)
-        shapes = {name: entry.shape for name, entry in rules.table(module).items()}
-        setattr(model, network, fill(module, RandomTensors(network, shapes), network))
+        setattr(model, network, fill(module, module_weights(network, module)))
     return model
+
+
+def arrays(module: nnx.Module) -> dict[str, np.ndarray]:
+    """A module's parameters under torch's names and in its layout."""
+    return {name: tensor.read() for name, tensor in to_torch(module).items()}
+
+
+def as_weights(tensors: Mapping[str, np.ndarray], where: str = "here") -> Weights:
+    """Arrays as what :func:`fill` takes."""
+    return Weights({name: from_array(np.asarray(array)) for name, array in tensors.items()}, where)

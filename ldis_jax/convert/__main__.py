@@ -1,0 +1,90 @@
+r"""Converts weights: into a model folder, and out of one.
+
+Examples:
+    python -m ldis_jax.convert --task=ldisn --sd15=stable-diffusion-v1-5 --out=pretrained/ldisn \
+        --alpha_clip=clip_l14_grit20m_fultune_2xe.pth --clip=ViT-L-14.pt
+    python -m ldis_jax.convert --ldis=mp_rank_00_model_states.pt --sd15=... --alpha_clip=... --clip=... --out=ldis1
+    python -m ldis_jax.convert --checkpoint=runs/ldis1 --step=80000 --out=ldis1_80k
+    python -m ldis_jax.convert --model=ldis1 --to=ldis_pt --out=pytorch_model/mp_rank_00_model_states.pt
+
+docs/weights.md lists every form that is read and written.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ldis_jax import cli
+from ldis_jax.errors import LDISError
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m ldis_jax.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    origin = parser.add_argument_group("from (one of these)")
+    origin.add_argument("--sd15", help="Stable Diffusion 1.5: diffusers folder, hub id, or original single file")
+    origin.add_argument("--checkpoint", type=Path, metavar="WORKDIR", help="work folder of ldis_jax.main")
+    origin.add_argument("--model", help="model folder or hub id")
+    parser.add_argument("--out", required=True, type=Path, help="model folder to write; a .pt file for --to=ldis_pt")
+    parser.add_argument("--to", default="folder", choices=("folder", "ldis_pt"), help="ldis_pt: the paper's own format")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the written weights")
+    parts = parser.add_argument_group("with --sd15 (--vae and --variant with --model too)")
+    parts.add_argument("--task", choices=("ldis1", "ldisn"), help="may be left out with --ldis, which tells it")
+    parts.add_argument("--alpha_clip", type=Path, help="Alpha-CLIP's .pth")
+    parts.add_argument("--clip", type=Path, help="OpenAI's ViT-L-14.pt (trusted input), or a transformers folder")
+    parts.add_argument("--zero_alpha", action="store_true", help="give plain CLIP an alpha convolution of zeros")
+    parts.add_argument("--ldis", type=Path, help="the paper's trained UNet, mp_rank_00_model_states.pt")
+    parts.add_argument("--vae", help="another autoencoder: folder or hub id with AutoencoderKL or AutoencoderTiny")
+    parts.add_argument("--variant", help="of the weight files, such as fp16 or non_ema")
+    parts.add_argument(
+        "--sd15_config", type=Path, help="folder of unet/ and vae/ configs for a single file that differs"
+    )
+    parts.add_argument("--seed", type=int, help="of the adapter that SD 1.5 lacks (default 0)")
+    more = parser.add_argument_group("hub and checkpoints")
+    more.add_argument("--revision", help="branch, tag or commit of the hub id")
+    more.add_argument("--step", type=int, help="of --checkpoint (default: the newest)")
+    more.add_argument("--init", type=Path, help="the folder training started from, if it has moved")
+    return parser.parse_args()
+
+
+# What goes with one origin and means nothing with another.
+_ONLY_WITH = {
+    "sd15": ("task", "alpha_clip", "clip", "zero_alpha", "ldis", "sd15_config", "seed"),
+    "checkpoint": ("step", "init"),
+}
+_NOT_WITH_CHECKPOINT = ("vae", "variant", "revision")
+
+
+def _reject_unused(args: argparse.Namespace, origin: str) -> None:
+    unused = [name for other, names in _ONLY_WITH.items() if other != origin for name in names]
+    unused += _NOT_WITH_CHECKPOINT if origin == "checkpoint" else ()
+    for name in unused:
+        if getattr(args, name) not in (None, False):
+            raise LDISError(f"--{name}: has no effect with --{origin}; see --help")
+
+
+def main() -> None:
+    """Entry point."""
+    args = _arguments()
+    given = [name for name in ("sd15", "checkpoint", "model") if getattr(args, name) is not None]
+    if len(given) != 1:
+        raise LDISError("give one of --sd15, --checkpoint and --model; see --help")
+    _reject_unused(args, given[0])
+    if args.to == "ldis_pt" and given != ["model"]:
+        raise LDISError("--to=ldis_pt: writes a model folder's UNet; give it with --model")
+
+    from ldis_jax.convert import commands
+
+    match given[0]:
+        case "sd15":
+            print(commands.from_stable_diffusion(args))
+        case "checkpoint":
+            print(commands.from_checkpoint(args))
+        case "model":
+            print(commands.from_model(args))
+
+
+if __name__ == "__main__":
+    cli.run(main)

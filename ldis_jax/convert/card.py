@@ -1,0 +1,148 @@
+"""The model card: ``README.md`` of a model folder, with the metadata that the Hugging Face hub reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ldis_jax.models.ldis import ModelConfig
+from ldis_jax.tasks import Task
+
+CARD = "README.md"
+UNKNOWN_LICENSE = "unknown"
+_TASK_NAMES = {"ldis1": "LDIS-1 (one step)", "ldisn": "LDIS-n (many steps)"}
+_PUBLIC_LICENSES = (
+    "Stable Diffusion 1.5 is published under CreativeML Open RAIL-M, Alpha-CLIP under Apache-2.0, OpenAI's CLIP and "
+    "TAESD under MIT; what they ask of their users holds for this model too."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """Where a model comes from.
+
+    Attributes:
+        license: the base weights', as the hub names it ("creativeml-openrail-m").
+        base: what the weights were made from, in words or as a hub id.
+        data: names of the training data sets.
+        steps: optimizer steps; None where this project did not train it, 0 where nobody did.
+        batch_size: episodes a step.
+        metrics: name -> value, in percent unless the name says otherwise.
+    """
+
+    license: str = UNKNOWN_LICENSE
+    base: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    steps: int | None = None
+    batch_size: int | None = None
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def trained(
+        self, data: tuple[str, ...], steps: int, batch_size: int | None, metrics: Mapping[str, float]
+    ) -> Provenance:
+        """The same base after training."""
+        return dataclasses.replace(self, data=data, steps=steps, batch_size=batch_size, metrics=metrics)
+
+
+def model_card(task: Task, config: ModelConfig, provenance: Provenance | None = None) -> str:
+    """The text of ``README.md``, metadata first."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    facts = provenance or Provenance()
+    kind = _TASK_NAMES[task.name]
+    results = [
+        EvalResult(
+            task_type="image-segmentation",
+            dataset_type="episodes",
+            dataset_name=name.rpartition("/")[0] or "evaluation",
+            metric_type=name.rpartition("/")[2],
+            metric_value=round(value, 4),
+        )
+        for name, value in facts.metrics.items()
+    ]
+    data = ModelCardData(
+        library_name="ldis_jax",
+        pipeline_tag="image-segmentation",
+        license=facts.license,
+        base_model=[base for base in facts.base if base.count("/") == 1 and not Path(base).exists()] or None,
+        tags=["jax", "flax", "in-context-segmentation", "few-shot-segmentation", "diffusion", task.name],
+        model_name=f"ldis_jax {task.name}" if results else None,
+        eval_results=results or None,
+    )
+    vae = type(config.vae).class_name
+    sections = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {kind}, in-context segmentation",
+        "Given a query picture and prompt pictures with masks of one class, it paints the query's mask of that class. "
+        'Method: "Explore In-Context Segmentation via Latent Diffusion Models" (arXiv 2403.09616). Software: ldis_jax.',
+        "## Model\n\n" + _table({**task.to_dict(), "vae": vae, "prompt encoder": _tower(config)}),
+        "## Training\n\n" + _training(facts),
+    ]
+    if facts.metrics:
+        sections.append("## Metrics\n\n" + _table({name: f"{value:.4g}" for name, value in facts.metrics.items()}))
+    sections += [
+        f"## Licence\n\nBase weights: `{facts.license}`"
+        + (" (their folder does not say)." if facts.license == UNKNOWN_LICENSE else ".")
+        + f" {_PUBLIC_LICENSES}",
+        f"## Use\n\n{_usage(vae)}",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def read_provenance(folder: Path) -> Provenance:
+    """What the card of a folder says about licence and base; unknown where there is no readable card."""
+    from huggingface_hub import ModelCard
+
+    try:
+        data = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data
+    except Exception:  # a card is text by anyone; none that we cannot read may stop a conversion
+        return Provenance()
+    base = data.base_model or []
+    return Provenance(
+        license=data.license if isinstance(data.license, str) else UNKNOWN_LICENSE,
+        base=tuple(map(str, base if isinstance(base, list) else [base])),
+    )
+
+
+def _training(facts: Provenance) -> str:
+    rows: dict[str, Any] = {"base weights": ", ".join(facts.base) or "not recorded"}
+    if facts.steps == 0:
+        return _table(rows) + "\n\n**Not trained for segmentation yet**: a starting point for training."
+    rows["data"] = ", ".join(facts.data) or "not recorded"
+    rows["steps"] = "not recorded" if facts.steps is None else facts.steps
+    if facts.batch_size is not None:
+        rows["episodes a step"] = facts.batch_size
+    return _table(rows)
+
+
+def _tower(config: ModelConfig) -> str:
+    tower = config.prompt_encoder
+    kind = "Alpha-CLIP" if tower.alpha else "CLIP, no alpha"
+    return f"{kind}: ViT of {tower.layers} layers, width {tower.width}, patches of {tower.patch_size}"
+
+
+def _usage(vae: str) -> str:
+    return f"""In JAX:
+
+```python
+from ldis_jax import LDISPipeline
+
+pipe = LDISPipeline.from_pretrained("FOLDER")
+mask = pipe("query.png", prompts=[("prompt.png", "prompt_mask.png")]).mask
+```
+
+In torch, the networks by diffusers' names:
+
+```python
+from diffusers import {vae}, UNet2DConditionModel
+
+unet = UNet2DConditionModel.from_pretrained("FOLDER", subfolder="unet")
+vae = {vae}.from_pretrained("FOLDER", subfolder="vae")
+```"""
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    cells = (f"| {key} | {value} |".replace("\n", " ") for key, value in rows.items())
+    return "\n".join(["| | |", "|---|---|", *cells])

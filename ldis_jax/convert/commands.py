@@ -1,0 +1,166 @@
+"""What ``python -m ldis_jax.convert`` does: each function takes its arguments and returns a line to print."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldis_jax.checkpoint import read_params
+from ldis_jax.config import init_folder
+from ldis_jax.convert.card import UNKNOWN_LICENSE, Provenance, model_card, read_provenance
+from ldis_jax.convert.clip import open_prompt_encoder
+from ldis_jax.convert.folder import (
+    NETWORKS,
+    VAES,
+    check_sizes,
+    open_weights,
+    read_card,
+    read_json_config,
+    read_model_config,
+    read_task,
+    read_vae_config,
+    write_folder,
+)
+from ldis_jax.convert.hub import resolve
+from ldis_jax.convert.ldis_checkpoint import open_ldis_checkpoint, write_ldis_checkpoint
+from ldis_jax.convert.network_files import read_json
+from ldis_jax.convert.rules import match, table
+from ldis_jax.convert.stable_diffusion import adapt_unet, open_stable_diffusion
+from ldis_jax.convert.tensors import Weights, from_array
+from ldis_jax.convert.training_init import FROZEN
+from ldis_jax.diffusion import NoiseSchedule
+from ldis_jax.errors import LDISError
+from ldis_jax.models.config import PromptEncoderConfig, UNetConfig, VAEConfig
+from ldis_jax.models.ldis import LDISModel, ModelConfig
+from ldis_jax.tasks import LDISN, Task, task_from_dict
+
+
+def from_stable_diffusion(args: argparse.Namespace) -> str:
+    """Stable Diffusion and a prompt encoder, with the paper's trained UNet or without, into a model folder."""
+    source = resolve(args.sd15, args.revision, args.variant)
+    base = open_stable_diffusion(source, args.variant, args.sd15_config)
+    tower, prompt_encoder = open_prompt_encoder(args.clip, args.alpha_clip, zero_alpha=args.zero_alpha)
+    vae_config, vae = (base.vae_config, base.vae) if args.vae is None else _open_vae(args.vae)
+    name, unet = args.task, base.unet
+    if args.ldis is not None:
+        name, unet = open_ldis_checkpoint(args.ldis)
+        if args.task not in (None, name):
+            raise LDISError(f"{args.ldis}: weights of {name}, and --task={args.task}; leave --task out")
+    if name is None:
+        raise LDISError("--task: missing; ldis1 or ldisn")
+    task = _make_task({"task": name}, base.schedule)
+    unet_config, unet = adapt_unet(base.unet_config, unet, task, tower.width, args.seed or 0)
+    config = ModelConfig(unet_config, vae_config, tower)
+    check_sizes(task, config, str(source))
+
+    origins = [args.sd15, args.vae, args.alpha_clip, args.clip, args.ldis]
+    provenance = Provenance(
+        license=read_provenance(source).license if source.is_dir() else UNKNOWN_LICENSE,
+        base=tuple(_origin(str(origin)) for origin in origins if origin is not None),
+        steps=0 if args.ldis is None else None,
+    )
+    networks = {"unet": unet, "vae": vae, "prompt_encoder": prompt_encoder}
+    write_folder(args.out, task, config, networks, model_card(task, config, provenance), args.dtype)
+    if args.ldis is not None:
+        return f"{args.out}: {name} model folder with the paper's weights"
+    return f"{args.out}: {name} model folder, to be trained: --config=configs/{name}.py --config.init.folder={args.out}"
+
+
+def from_checkpoint(args: argparse.Namespace) -> str:
+    """One step of a training run into a model folder; its frozen networks come from where training started."""
+    saved = read_params(args.checkpoint / "checkpoints", args.step)
+    where = f"{args.checkpoint / 'checkpoints' / str(saved.step)}"
+    found = saved.fingerprint
+    init = args.init or init_folder(read_json(args.checkpoint / "config.json")["init"]["folder"])
+    if not init.is_dir():
+        raise LDISError(f"{init}: no such folder, and training started from it; say where it is with --init")
+    networks = found["networks"]
+    config = ModelConfig(
+        UNetConfig.from_dict(networks["unet"], where),
+        VAES[networks["vae"]["_class_name"]].from_dict(networks["vae"], where),
+        PromptEncoderConfig.from_dict(networks["prompt_encoder"], where),
+    )
+    there = {
+        "vae": read_vae_config(init / "vae"),
+        "prompt_encoder": read_json_config(PromptEncoderConfig, init / "prompt_encoder"),
+    }
+    for name, network in there.items():
+        if network != getattr(config, name):
+            raise LDISError(
+                f"{init / name}: another network than the run was trained with; say where it is with --init"
+            )
+    task = _make_task(found["task"], NoiseSchedule.from_dict(found.get("schedule", {}), where))
+    weights = {"unet": _unet_of(saved.params, config, where)}
+    weights |= {name: open_weights(init / name, name) for name in FROZEN}
+    provenance = read_provenance(init).trained(
+        tuple(found["sources"]), saved.step, found["batch_size"], _metrics(args.checkpoint, saved.step)
+    )
+    write_folder(args.out, task, config, weights, model_card(task, config, provenance), args.dtype)
+    return f"{args.out}: {task.name} model folder of step {saved.step}"
+
+
+def from_model(args: argparse.Namespace) -> str:
+    """A model folder into another (type, form of files, autoencoder), or into the paper's own format."""
+    folder = resolve(args.model, args.revision, args.variant)
+    task, config = read_task(folder), read_model_config(folder)
+    check_sizes(task, config, str(folder))
+    weights = {name: open_weights(folder / name, name, args.variant) for name in NETWORKS}
+    if args.to == "ldis_pt":
+        if args.out.suffix != ".pt":
+            raise LDISError(f"{args.out}: end the name in .pt")
+        write_ldis_checkpoint(args.out, match(LDISModel.abstract(config).unet, weights["unet"]))
+        return f"{args.out}: the UNet as the paper's scripts load it, from CHECKPOINT/pytorch_model/"
+    card = read_card(folder)
+    if args.vae is not None:
+        vae_config, weights["vae"] = _open_vae(args.vae)
+        config = ModelConfig(config.unet, vae_config, config.prompt_encoder)
+        check_sizes(task, config, args.vae)
+        card = model_card(task, config, read_provenance(folder))  # its figures were another autoencoder's
+    write_folder(args.out, task, config, weights, card, args.dtype)
+    return f"{args.out}: {task.name} model folder"
+
+
+def _make_task(values: dict[str, Any], schedule: NoiseSchedule) -> Task:
+    task = task_from_dict(values)
+    return dataclasses.replace(task, schedule=schedule) if isinstance(task, LDISN) else task
+
+
+def _open_vae(folder_or_hub_id: str) -> tuple[VAEConfig, Weights]:
+    """``vae/`` of a folder, or the folder itself."""
+    folder = resolve(folder_or_hub_id)
+    folder = folder / "vae" if (folder / "vae").is_dir() else folder
+    return read_vae_config(folder), open_weights(folder, "vae")
+
+
+def _unet_of(params: Mapping[str, np.ndarray], config: ModelConfig, where: str) -> Weights:
+    """Torch names of "unet/conv_in/kernel" and the like."""
+    tensors = {}
+    for name, entry in table(LDISModel.abstract(config).unet).items():
+        array = params.get("/".join(map(str, ("unet", *entry.path))))
+        if array is not None and array.ndim == len(entry.to_torch):
+            tensors[name] = from_array(np.transpose(array, entry.to_torch))
+    return Weights(tensors, where)
+
+
+def _metrics(workdir: Path, step: int) -> dict[str, float]:
+    """What the run measured at a step, from ``metrics.jsonl``."""
+    path = workdir / "metrics.jsonl"
+    if not path.is_file():
+        return {}
+    values: dict[str, float] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        if record["step"] == step:
+            values |= {k: v for k, v in record.items() if k != "step" and not k.startswith("train/")}
+    return values
+
+
+def _origin(value: str) -> str:
+    """A hub id as it is, a path by its last part: a card must not carry the folders of a machine."""
+    return Path(value).resolve().name if Path(value).exists() else value

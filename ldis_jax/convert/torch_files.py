@@ -1,0 +1,109 @@
+"""Torch's own files, in and out: the one place that imports torch, which is optional.
+
+Pickles are read by ``torch.load(weights_only=True)`` alone: they hold tensors, numbers and containers, or are refused.
+A TorchScript archive (OpenAI's CLIP) is compiled by ``torch.jit.load``, so it is trusted input, as the docs say.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from ldis_jax.convert.tensors import LazyTensor, Weights
+from ldis_jax.errors import LDISError, list_names
+from ldis_jax.files import atomic_write
+
+# Where checkpoints keep their state dict: DeepSpeed, Lightning and the original Stable Diffusion, plain trainers.
+_STATE_KEYS = ("module", "state_dict", "model")
+
+
+def open_torch(path: Path) -> Weights:
+    """The tensors of a ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file.
+
+    Raises:
+        LDISError: a missing, damaged, compressed or malicious file, one without tensors, or torch is not installed.
+    """
+    torch = _torch(path)
+    state = _load(torch, path)
+    while isinstance(state, Mapping) and not any(isinstance(value, torch.Tensor) for value in state.values()):
+        key = next((key for key in _STATE_KEYS if isinstance(state.get(key), Mapping)), None)
+        if key is None:
+            break
+        state = state[key]
+    tensors = {}
+    if isinstance(state, Mapping):
+        tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise LDISError(f"{path}: holds no tensors; expected a state dict, at the top or under {list(_STATE_KEYS)}")
+    others = [f"{key} ({type(value).__name__})" for key, value in state.items() if key not in tensors]
+    if others:
+        raise LDISError(f"{path}: not a tensor {list_names(others)}; expected a state dict")
+    if odd := [f"{name} ({tensor.layout})" for name, tensor in tensors.items() if tensor.layout != torch.strided]:
+        raise LDISError(f"{path}: not a dense tensor {list_names(odd)}")
+    return Weights({name: _lazy(torch, tensor) for name, tensor in tensors.items()}, str(path))
+
+
+def write_torch(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
+    """Writes ``{"module": state dict}``, which is how DeepSpeed stores a model."""
+    torch = _torch(path)
+    state = {name: torch.from_numpy(np.array(tensor.read(), np.float32)) for name, tensor in tensors.items()}
+    with atomic_write(path) as temporary:
+        torch.save({"module": state}, temporary)
+
+
+def _load(torch: ModuleType, path: Path) -> Any:
+    try:
+        archive = zipfile.is_zipfile(path)
+        names = _check_archive(path) if archive else []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about TorchScript's future
+            if any(name.endswith("/constants.pkl") for name in names):
+                return torch.jit.load(path, map_location="cpu").state_dict()
+            return torch.load(path, map_location="cpu", mmap=archive, weights_only=True)
+    except FileNotFoundError:
+        raise LDISError(f"{path}: no such file") from None
+    except LDISError:
+        raise
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"it asks to load {found[1].rstrip(',')}" if found else "it is damaged, or holds more than tensors"
+        raise LDISError(f"{path}: refused, {what}; a weight file may hold tensors only") from None
+    except Exception as error:  # torch's reader raises whatever a damaged file leads it to
+        line = " ".join(str(error).split())[:120]
+        raise LDISError(f"{path}: not a readable torch file ({type(error).__name__}: {line}); fetch it again") from None
+
+
+def _check_archive(path: Path) -> list[str]:
+    """File names in a zip; torch stores without compression, so a compressed one may unpack to anything."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size > path.stat().st_size for entry in entries):
+        raise LDISError(f"{path}: refused, a compressed archive; torch.save writes plain ones")
+    return [entry.filename for entry in entries]
+
+
+def _lazy(torch: ModuleType, tensor: Any) -> LazyTensor:
+    def read() -> np.ndarray:
+        values = tensor.detach()
+        if values.dtype == torch.bfloat16:  # NumPy has no such type
+            return values.contiguous().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+        return values.numpy()
+
+    return LazyTensor(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), read)
+
+
+def _torch(path: Path) -> ModuleType:
+    try:
+        import torch
+    except ImportError:
+        raise LDISError(f"{path}: torch's format; pip install 'ldis_jax[torch]' to read or write it") from None
+    return torch

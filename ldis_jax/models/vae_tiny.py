@@ -1,0 +1,130 @@
+"""AutoencoderTiny (TAESD): a distilled autoencoder for Stable Diffusion's latents. Names and numerics are diffusers'.
+
+Source: github.com/madebyollin/taesd. Its own latents are *scaled* ones (``scaling_factor`` 1.0 in its file): what
+AutoencoderKL's latents are after multiplication by 0.18215. Here it speaks AutoencoderKL's language, unscaled latents
+and a factor, so that either can stand in for the other under the same UNet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from ldis_jax.models.config import SD_SCALING_FACTOR, AutoencoderTinyConfig
+from ldis_jax.models.layers import PAD_BOTH, conv, upsample_nearest
+
+
+class ReLU(nnx.Module):
+    """Has no parameters; it keeps its place, for the reference numbers its layers."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nnx.relu(x)
+
+
+class Upsample(nnx.Module):
+    """Nearest-neighbour x2."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return upsample_nearest(x)
+
+
+class AutoencoderTinyBlock(nnx.Module):
+    """Three convolutions and a residual connection, then a ReLU."""
+
+    def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        def layer() -> nnx.Conv:
+            return conv(channels, channels, dtype=dtype, rngs=rngs)
+
+        self.conv = nnx.List([layer(), ReLU(), layer(), ReLU(), layer()])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nnx.relu(_apply(self.conv, x) + x)
+
+
+class Layers(nnx.Module):
+    """A numbered stack."""
+
+    def __init__(self, layers: Iterable[nnx.Module]):
+        self.layers = nnx.List(layers)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return _apply(self.layers, x)
+
+
+class AutoencoderTiny(nnx.Module):
+    """The frozen autoencoder. Its latents are *unscaled*; multiply by :attr:`scaling_factor` for the UNet."""
+
+    def __init__(self, config: AutoencoderTinyConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.config = config
+        self.dtype = jnp.dtype(dtype)
+        self.encoder = Layers(_encoder_layers(config, dtype, rngs))
+        self.decoder = Layers(_decoder_layers(config, dtype, rngs))
+
+    @property
+    def scaling_factor(self) -> float:
+        """Scaled latents, which the UNet sees, are this times unscaled ones. Not the file's field of that name."""
+        return SD_SCALING_FACTOR
+
+    def encode(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Latents of a picture.
+
+        Args:
+            image: [B, S, S, 3] in [-1, 1].
+
+        Returns:
+            (latents, zeros), float32 [B, s, s, 4] each, s = S / ``config.downscale``, unscaled: mean and standard
+            deviation of a posterior that is a point.
+        """
+        scaled = self.encoder((image + 1.0) / 2.0).astype(jnp.float32) * self.config.scaling_factor
+        latents = scaled / self.scaling_factor
+        return latents, jnp.zeros_like(latents)
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Unscaled latents [B, s, s, 4] -> float32 picture [B, S, S, 3], about [-1, 1], not clipped."""
+        scaled = latents * self.scaling_factor / self.config.scaling_factor
+        return self.decoder(jnp.tanh(scaled / 3.0) * 3.0).astype(jnp.float32) * 2.0 - 1.0
+
+
+def _encoder_layers(config: AutoencoderTinyConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> Iterable[nnx.Module]:
+    for i, (channels, blocks) in enumerate(
+        zip(config.encoder_block_out_channels, config.num_encoder_blocks, strict=True)
+    ):
+        if i == 0:
+            yield conv(config.in_channels, channels, dtype=dtype, rngs=rngs)
+        else:
+            yield _conv_without_bias(channels, 2, dtype, rngs)
+        for _ in range(blocks):
+            yield AutoencoderTinyBlock(channels, dtype=dtype, rngs=rngs)
+    yield conv(channels, config.latent_channels, dtype=dtype, rngs=rngs)
+
+
+def _decoder_layers(config: AutoencoderTinyConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> Iterable[nnx.Module]:
+    last = len(config.num_decoder_blocks) - 1
+    yield conv(config.latent_channels, config.decoder_block_out_channels[0], dtype=dtype, rngs=rngs)
+    yield ReLU()
+    for i, (channels, blocks) in enumerate(
+        zip(config.decoder_block_out_channels, config.num_decoder_blocks, strict=True)
+    ):
+        for _ in range(blocks):
+            yield AutoencoderTinyBlock(channels, dtype=dtype, rngs=rngs)
+        if i == last:
+            yield conv(channels, config.out_channels, dtype=dtype, rngs=rngs)
+        else:
+            yield Upsample()
+            yield _conv_without_bias(channels, 1, dtype, rngs)
+
+
+def _conv_without_bias(channels: int, stride: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Conv:
+    return nnx.Conv(
+        channels, channels, (3, 3), strides=stride, padding=PAD_BOTH, use_bias=False, dtype=dtype, rngs=rngs
+    )
+
+
+def _apply(layers: Iterable[nnx.Module], x: jax.Array) -> jax.Array:
+    for layer in layers:
+        x = layer(x)
+    return x
