@@ -1,6 +1,7 @@
 """The loop on the smallest networks: it learns, resumes bit for bit, and does the same on every mesh."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -167,3 +168,23 @@ def test_bad_config_is_one_clear_line(micro_folder, tmp_path, key, value, messag
     with pytest.raises(LDISError, match=message) as caught:
         train(config, tmp_path / "run")
     assert "\n" not in str(caught.value)
+
+
+def test_export_keeps_the_frozen_networks_as_they_came(micro_folder, tmp_path):
+    config = micro_config(micro_folder)
+    config.dtype = "bfloat16"  # frozen networks are bfloat16 on the device
+    config.train_steps, config.eval.prompt_swap, config.eval.pictures = 2, 0, 0
+    train(config, tmp_path / "run")
+    for network in ("vae", "prompt_encoder"):
+        (source,) = (micro_folder / network).glob("*.safetensors")
+        assert (tmp_path / "run" / "model" / network / source.name).read_bytes() == source.read_bytes()
+
+
+def test_the_init_folders_noise_schedule_is_trained_on(micro_folder_ldisn, tmp_path):
+    init = shutil.copytree(micro_folder_ldisn, tmp_path / "init")
+    path = init / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "v_prediction"}))
+    config = micro_config(init, "ldisn")
+    assert initial_model(config)[0].schedule.prediction_type == "v_prediction"
+    config.init.folder = str(micro_folder_ldisn)
+    assert initial_model(config)[0].schedule.prediction_type == "epsilon"

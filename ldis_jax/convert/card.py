@@ -52,16 +52,19 @@ def model_card(task: Task, config: ModelConfig, provenance: Provenance | None = 
 
     facts = provenance or Provenance()
     kind = _TASK_NAMES[task.name]
-    results = [
-        EvalResult(
-            task_type="image-segmentation",
-            dataset_type="episodes",
-            dataset_name=name.rpartition("/")[0] or "evaluation",
-            metric_type=name.rpartition("/")[2],
-            metric_value=round(value, 4),
+    results = []
+    for name, value in facts.metrics.items():
+        data_set, _, metric = name.rpartition("/")
+        data_set = data_set or "episodes"
+        results.append(
+            EvalResult(
+                task_type="image-segmentation",
+                dataset_type=data_set,
+                dataset_name=data_set,
+                metric_type=metric,
+                metric_value=round(value, 4),
+            )
         )
-        for name, value in facts.metrics.items()
-    ]
     data = ModelCardData(
         library_name="ldis_jax",
         pipeline_tag="image-segmentation",

@@ -9,14 +9,17 @@ from pathlib import Path
 from ldis_jax.convert.network_files import DIFFUSERS, STEMS, TRANSFORMERS, find_weights
 from ldis_jax.errors import LDISError
 
-_CONFIGS = ("README.md", "*.json", "*/*.json")
+_CONFIGS = ("README.md", "model_index.json", "*config.json")
+_SHARD = "-?????-of-?????"
+_NO_ID = "{!r}: no such folder, nor a hub id of the form owner/name"
 
 
 def resolve(folder_or_hub_id: str, revision: str | None = None, variant: str | None = None) -> Path:
     """A local folder or file as it is, or the local copy of a hub repository.
 
     Of a repository only what a model needs is fetched: configs, the card, and one form of each network's weights. A
-    download that was cut off goes on where it stopped; ``HF_HUB_OFFLINE=1`` takes what is there already.
+    download that was broken off keeps the files that came whole; where the hub is out of reach, or with
+    ``HF_HUB_OFFLINE=1``, what is there already is taken.
 
     Args:
         folder_or_hub_id: a path, or "owner/name".
@@ -27,20 +30,20 @@ def resolve(folder_or_hub_id: str, revision: str | None = None, variant: str | N
         LDISError: neither a path nor a repository, a missing file, or access refused.
     """
     path = Path(folder_or_hub_id)
-    if path.exists():
+    if folder_or_hub_id and path.exists():
         if revision is not None:
             raise LDISError(f"{path}: a local path has no revision {revision!r}")
         return path
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", folder_or_hub_id):
-        raise LDISError(f"{folder_or_hub_id}: no such folder, nor a hub id of the form owner/name")
+        raise LDISError(_NO_ID.format(folder_or_hub_id))
     return _download(folder_or_hub_id, revision, variant)
 
 
 def _download(hub_id: str, revision: str | None, variant: str | None) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -48,51 +51,79 @@ def _download(hub_id: str, revision: str | None, variant: str | None) -> Path:
 
     where = hub_id if revision is None else f"{hub_id} at {revision}"
     try:
-        patterns = None
-        try:
-            files = HfApi().list_repo_files(hub_id, revision=revision)
-        except HfHubHTTPError:
-            raise
-        except Exception:  # offline, or the hub cannot be reached: the library then looks into its cache
-            files = []
-        if files:
-            patterns = [*_CONFIGS, *_weight_files(files, where, variant)]
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns, local_files_only=not files))
+        files = _list_files(hub_id, revision)
+        if files is None:
+            return _cached(hub_id, revision)
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=_needed(files, where, variant)))
+    except LDISError:
+        raise
+    except HFValidationError:
+        raise LDISError(_NO_ID.format(hub_id)) from None
     except GatedRepoError:
         raise LDISError(f"{where}: access refused; accept its terms on the hub, then log in: hf auth login") from None
     except RevisionNotFoundError:
-        raise LDISError(f"{where}: the repository has no such revision") from None
+        raise LDISError(f"{where}: the repository has no such revision; give a branch, tag or commit of it") from None
     except RepositoryNotFoundError:
         raise LDISError(
             f"{where}: no such folder and no such repository on the hub; a private one needs: hf auth login"
         ) from None
-    except LocalEntryNotFoundError as error:
-        # Offline the library counts as missing what we had no use for; what we miss ourselves is said on reading.
-        if found := getattr(error, "snapshot_path", None):
-            return Path(found)
+    except LocalEntryNotFoundError:
         raise LDISError(
             f"{where}: no such folder, not in the hub's local cache, and the hub is out of reach; fetch it online once"
         ) from None
-    except (HfHubHTTPError, OSError) as error:
-        line = " ".join(str(error).split())[:160]
-        raise LDISError(f"{where}: no such folder, and the hub did not give it ({line})") from None
+    except Exception as error:  # the network, the disk, or what else may stop the library
+        line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise LDISError(
+            f"{where}: the hub did not give it ({line}); mend that and try again: whole files are kept"
+        ) from None
 
 
-def _weight_files(files: Sequence[str], where: str, variant: str | None) -> list[str]:
-    """Patterns of one form of each network's weights."""
+def _list_files(hub_id: str, revision: str | None) -> list[str] | None:
+    """The repository's files; None where the hub cannot be reached, at once instead of after the library's retries."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        info = HfApi().model_info(hub_id, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except HFValidationError:
+        raise
+    except HfHubHTTPError as error:
+        if error.response.status_code < 500:
+            raise
+        return None
+    except Exception:  # offline, no connection, or a network that answers in the hub's place
+        return None
+    return [file.rfilename for file in info.siblings or ()]
+
+
+def _cached(hub_id: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError as error:
+        # The library counts as missing what we had no use for; what we miss ourselves is said on reading.
+        if found := getattr(error, "snapshot_path", None):
+            return Path(found)
+        raise
+
+
+def _needed(files: Sequence[str], where: str, variant: str | None) -> list[str]:
+    """Patterns of the configs, the card, and one form of each network's weights."""
     patterns = []
-    for network, stems in {**STEMS, "": TRANSFORMERS}.items():
+    # At the root lie autoencoders and CLIP.
+    for network, stems in (*STEMS.items(), ("", DIFFUSERS), ("", TRANSFORMERS)):
         prefix = f"{network}/" if network else ""
         names = {name.removeprefix(prefix) for name in files if name.startswith(prefix)}
         found = find_weights(names, stems, variant)
         if found is None:
             continue
         patterns.append(prefix + found)
-        if found.endswith(".json"):  # the shards
-            kind = "safetensors" if ".safetensors." in found else "bin"
-            stem = stems[0] if kind == "safetensors" else stems[1]
-            patterns.append(f"{prefix}{stem}*-of-*.{kind}")
+        if index := re.fullmatch(r"(.+)\.(safetensors|bin)\.index(.*)\.json", found):
+            stem, kind, suffix = index.groups()
+            patterns += [f"{prefix}{stem}{end}.{kind}" for end in (f"{suffix}{_SHARD}", f"{_SHARD}{suffix}")]
     if not patterns:
-        wanted = f"{DIFFUSERS[0]}.safetensors"
-        raise LDISError(f"{where}: the repository has no weights that LDIS reads, such as unet/{wanted}")
-    return patterns
+        wanted = f"unet/{DIFFUSERS[0]}{f'.{variant}' if variant else ''}.safetensors"
+        raise LDISError(f"{where}: the repository has no weights that LDIS reads, such as {wanted}")
+    return [*_CONFIGS, *patterns]

@@ -97,7 +97,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 def open_safetensors(path: Path) -> Weights:
     """The tensors of one safetensors file; its header is checked by the library against the file's length."""
     try:
-        file = safe_open(path, framework="np")
+        file = safe_open(path, framework="np", backend="pread")  # mapped pages would count as memory until the end
         slices = {name: file.get_slice(name) for name in list(file.keys())}
     except FileNotFoundError:
         raise LDISError(f"{path}: no such file") from None

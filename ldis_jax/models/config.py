@@ -52,7 +52,7 @@ class _NetworkConfig:
             elif key not in _IGNORED_KEYS | cls._redundant:
                 unknown.append(f"{key}={value!r}")
         if unsupported:
-            raise LDISError(f"{where}: unsupported network option {list_names(unsupported)}")
+            raise LDISError(f"{where}: unsupported network option {list_names(unsupported)}; LDIS builds on SD 1.5")
         if unknown:
             raise LDISError(f"{where}: unknown key {list_names(unknown)}; remove it if it does not change the network")
         try:

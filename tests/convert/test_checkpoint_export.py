@@ -1,0 +1,95 @@
+"""A checkpoint of a training run as a model folder: any step, on any machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ldis_jax.checkpoint import read_params
+from ldis_jax.convert import load_model
+from ldis_jax.errors import LDISError
+from ldis_jax.train import train
+from tests.helpers import micro_config
+from tests.reference.weights import arrays
+
+ROOT = Path(__file__).parents[2]
+NETWORKS = ("unet", "vae", "prompt_encoder")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, micro_folder_ldisn):
+    """A run of LDIS-n whose parameters were sharded over four of eight devices."""
+    root = tmp_path_factory.mktemp("trained")
+    init = Path(shutil.copytree(micro_folder_ldisn, root / "init"))
+    config = micro_config(init, "ldisn")
+    config.mesh.data, config.mesh.fsdp = 2, 4
+    with jax.numpy_dtype_promotion("standard"):  # as in test_train
+        train(config, root / "run")
+    return root
+
+
+def export(trained, out, *arguments):
+    """The command on a machine with one device."""
+    env = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "ldis_jax.convert", f"--checkpoint={trained / 'run'}", f"--out={out}", *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+def test_the_last_step_is_what_training_exported(trained, tmp_path):
+    result = export(trained, tmp_path / "model")
+    assert result.returncode == 0, result.stderr
+    assert "ldisn model folder of step 8" in result.stdout
+    ours, truth = load_model(tmp_path / "model"), load_model(trained / "run" / "model")
+    assert ours.task == truth.task and ours.model.config == truth.model.config
+    for network in NETWORKS:
+        expected = arrays(getattr(truth.model, network))
+        for name, array in arrays(getattr(ours.model, network)).items():
+            np.testing.assert_array_equal(array, expected[name])
+    assert ours.card == truth.card
+    assert "| steps | 8 |" in ours.card and "| unseen/miou |" in ours.card and "| data | scenes |" in ours.card
+
+
+def test_an_earlier_step_from_a_moved_init(trained, tmp_path):
+    moved = Path(shutil.copytree(trained, tmp_path / "moved"))
+    (moved / "init").rename(moved / "elsewhere")
+    config = moved / "run" / "config.json"
+    config.write_text(config.read_text().replace(str(trained / "init"), str(moved / "init")))
+    result = export(moved, tmp_path / "model", "--step=4")
+    assert result.returncode == 2
+    assert "no such folder, and training started from it; say where it is with --init" in result.stderr
+    result = export(moved, tmp_path / "model", "--step=4", f"--init={moved / 'elsewhere'}")
+    assert result.returncode == 0, result.stderr
+    saved = read_params(trained / "run" / "checkpoints", 4)
+    kernel = arrays(load_model(tmp_path / "model").model.unet)["conv_in.weight"]
+    np.testing.assert_array_equal(kernel, saved.params["unet/conv_in/kernel"].transpose(3, 2, 0, 1))
+    assert (kernel != arrays(load_model(trained / "run" / "model").model.unet)["conv_in.weight"]).any()
+
+
+def test_steps_that_are_not_there(trained):
+    with pytest.raises(LDISError, match="no checkpoint of step 5; there are 4, 8"):
+        read_params(trained / "run" / "checkpoints", 5)
+
+
+def test_damaged_checkpoint(trained, tmp_path):
+    damaged = Path(shutil.copytree(trained / "run", tmp_path / "run"))
+    for path in (damaged / "checkpoints" / "8" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(LDISError, match=r"8: unreadable checkpoint .*; choose another step"):
+        read_params(damaged / "checkpoints")
+
+
+def test_another_init_is_refused(trained, micro_folder, tmp_path):
+    other = Path(shutil.copytree(micro_folder, tmp_path / "other"))
+    path = other / "vae" / "config.json"
+    path.write_text(path.read_text().replace('"scaling_factor": 0.18215', '"scaling_factor": 0.5'))
+    result = export(trained, tmp_path / "model", f"--init={other}")
+    assert result.returncode == 2 and "another network than the run was trained with" in result.stderr
+    assert not (tmp_path / "model").exists()

@@ -1,0 +1,235 @@
+"""``python -m ldis_jax.convert`` as a user calls it: from every source, to every target, and its refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+
+from safetensors.torch import save_file  # noqa: E402
+
+from ldis_jax import LDISPipeline  # noqa: E402
+from ldis_jax.cli import run  # noqa: E402
+from ldis_jax.convert import __main__ as convert  # noqa: E402
+from ldis_jax.convert import load_model, save_model  # noqa: E402
+from ldis_jax.convert.folder import NETWORKS  # noqa: E402
+from ldis_jax.models import PromptEncoderConfig  # noqa: E402
+from ldis_jax.models.ldis import ModelConfig  # noqa: E402
+from ldis_jax.tasks import LDIS1, LDISN  # noqa: E402
+from tests.helpers import MICRO  # noqa: E402
+from tests.reference import foreign  # noqa: E402
+from tests.reference.weights import arrays, random_model  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+TOWER = PromptEncoderConfig(image_size=16, patch_size=8, width=64, layers=1, heads=1)
+CONFIGS = {
+    name: ModelConfig(type(config.unet)(**{**vars(config.unet), "encoder_hid_dim": 64}), config.vae, TOWER)
+    for name, config in MICRO.items()
+}
+TASKS = {"ldis1": LDIS1(), "ldisn": LDISN()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """What a user has: SD 1.5 in small, CLIP, Alpha-CLIP, the paper's weights."""
+    root = tmp_path_factory.mktemp("owned")
+    model = random_model(CONFIGS["ldis1"])
+    save_model(root / "sd15", TASKS["ldis1"], model, "---\nlicense: creativeml-openrail-m\n---\n")
+    (root / "sd15" / "ldis_config.json").unlink()
+    shutil.rmtree(root / "sd15" / "prompt_encoder")
+    unet = {n: a for n, a in arrays(model.unet).items() if not n.startswith("encoder_hid_proj")}
+    foreign.write_network(root / "sd15" / "unet", unet, "safetensors")
+    tower = arrays(model.prompt_encoder)
+    torch.save(foreign.tensors(tower), root / "alpha.pth")
+    foreign.write_torchscript(root / "ViT.pt", foreign.openai_names(tower))
+    save_file(foreign.tensors(foreign.original_names(unet, arrays(model.vae), 1, 3)), root / "v1-5.safetensors")
+    for name, config in CONFIGS.items():
+        foreign.write_deepspeed(root / f"{name}.pt", arrays(random_model(config).unet))
+    return root
+
+
+@pytest.fixture
+def convert_to(made, tmp_path, monkeypatch, capsys):
+    """Runs the command in a folder with what a user has; gives (status, standard output, standard error)."""
+    for path in made.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["convert", *arguments])
+        status = 0
+        try:
+            run(convert.main)
+        except SystemExit as error:
+            status = error.code
+        return status, *capsys.readouterr()
+
+    return call
+
+
+CLIP = ("--alpha_clip=alpha.pth", "--clip=ViT.pt")
+
+
+def parameters(folder):
+    model = load_model(folder).model
+    return {f"{name}.{key}": a for name in NETWORKS for key, a in arrays(getattr(model, name)).items()}
+
+
+@pytest.mark.parametrize("task", ["ldis1", "ldisn"])
+def test_stable_diffusion_becomes_a_model_folder(convert_to, made, task):
+    status, out, err = convert_to("--sd15=sd15", *CLIP, f"--task={task}", "--out=model")
+    assert status == 0, err
+    assert f"--config=configs/{task}.py --config.init.folder=model" in out
+    loaded = load_model("model")
+    assert loaded.task == TASKS[task]
+    assert loaded.model.config == CONFIGS[task]
+    truth = arrays(random_model(CONFIGS["ldis1"]).unet)
+    found = arrays(loaded.model.unet)
+    for name in truth.keys() - {"encoder_hid_proj.weight", "encoder_hid_proj.bias", "conv_in.weight"}:
+        np.testing.assert_array_equal(found[name], truth[name])
+    conv_in = found["conv_in.weight"]
+    np.testing.assert_array_equal(conv_in[:, :4], truth["conv_in.weight"])
+    assert not conv_in[:, 4:].any()
+    assert found["encoder_hid_proj.weight"].any()
+    card = Path("model/README.md").read_text()
+    assert "license: creativeml-openrail-m" in card and "Not trained for segmentation yet" in card
+    assert "sd15, alpha.pth, ViT.pt" in card and str(made) not in card
+
+
+@pytest.mark.parametrize("source", ["sd15", "v1-5.safetensors"])
+@pytest.mark.parametrize("task", ["ldis1", "ldisn"])
+def test_the_papers_weights(convert_to, source, task):
+    extra = [] if source == "sd15" else ["--sd15_config=sd15"]
+    status, out, err = convert_to(f"--sd15={source}", *extra, *CLIP, f"--ldis={task}.pt", "--out=model")
+    assert status == 0, err
+    assert f"model: {task} model folder with the paper's weights" in out
+    assert load_model("model").task == TASKS[task]
+    found = parameters("model")
+    for name, array in arrays(random_model(CONFIGS[task]).unet).items():
+        np.testing.assert_array_equal(found[f"unet.{name}"], array)
+    assert "not recorded" in Path("model/README.md").read_text()
+    # and back, exactly
+    status, _, err = convert_to("--model=model", "--to=ldis_pt", "--out=deep/pytorch_model/back.pt")
+    assert status == 0, err
+    back = torch.load("deep/pytorch_model/back.pt", weights_only=True)["module"]
+    first = torch.load(f"{task}.pt", weights_only=True)["module"]
+    assert back.keys() == first.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in first.items())
+
+
+def test_a_converted_model_segments(convert_to, pictures):
+    assert convert_to("--sd15=sd15", *CLIP, "--ldis=ldis1.pt", "--out=model")[0] == 0
+    path = Path("model/ldis_config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_size": 16}))
+    result = LDISPipeline.from_pretrained("model")(pictures["query"], [(pictures["prompt"], pictures["mask"])])
+    assert result.mask.shape == (24, 50)
+
+
+def test_folder_to_folder_is_exact(convert_to):
+    assert convert_to("--sd15=sd15", *CLIP, "--ldis=ldisn.pt", "--out=a")[0] == 0
+    assert convert_to("--model=a", "--out=b")[0] == 0
+    files = sorted(path.relative_to("a") for path in Path("a").rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to("b") for path in Path("b").rglob("*") if path.is_file())
+    for file in files:
+        assert (Path("a") / file).read_bytes() == (Path("b") / file).read_bytes(), file
+
+
+def test_bfloat16_halves_the_files(convert_to):
+    assert convert_to("--sd15=sd15", *CLIP, "--ldis=ldis1.pt", "--out=a")[0] == 0
+    assert convert_to("--model=a", "--dtype=bfloat16", "--out=b")[0] == 0
+    a, b = (sum(path.stat().st_size for path in Path(x).rglob("*.safetensors")) for x in "ab")
+    assert 0.45 < b / a < 0.75  # small tensors, so names weigh
+    found = parameters("b")
+    for name, array in parameters("a").items():
+        truth = torch.from_numpy(np.array(array)).to(torch.bfloat16).float().numpy()
+        np.testing.assert_array_equal(found[name], truth)
+
+
+def test_clip_without_alpha(convert_to):
+    assert convert_to("--sd15=sd15", "--clip=ViT.pt", "--task=ldis1", "--out=plain")[0] == 0
+    assert not load_model("plain").model.config.prompt_encoder.alpha
+    assert convert_to("--sd15=sd15", "--clip=ViT.pt", "--zero_alpha", "--task=ldis1", "--out=zero")[0] == 0
+    assert not arrays(load_model("zero").model.prompt_encoder)["conv1_alpha.weight"].any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out=x"], "give one of --sd15, --checkpoint and --model"),
+        (["--sd15=sd15", "--model=sd15", "--out=x"], "give one of"),
+        (["--sd15=sd15", "--clip=ViT.pt", "--out=x"], "--task: missing; ldis1 or ldisn"),
+        (["--sd15=sd15", "--task=ldis1", "--out=x"], "--alpha_clip=FILE"),
+        (["--sd15=nowhere", *CLIP, "--task=ldis1", "--out=x"], "'nowhere': no such folder, nor a hub id"),
+        (["--sd15=sd15", "--alpha_clip=none.pth", "--task=ldis1", "--out=x"], "none.pth: no such file"),
+        (["--sd15=sd15", *CLIP, "--ldis=ldis1.pt", "--task=ldisn", "--out=x"], "weights of ldis1, and --task=ldisn"),
+        (["--sd15=sd15", *CLIP, "--ldis=alpha.pth", "--out=x"], "no tensor conv_in.weight, so no LDIS checkpoint"),
+        (["--sd15=sd15", *CLIP, "--task=ldis1", "--out=busy"], "exists and is no model folder"),
+        (["--sd15=sd15", *CLIP, "--task=ldis1", "--vae=ViT.pt", "--out=x"], "ViT.pt/config.json: no such file"),
+        (["--model=sd15", "--out=x"], "ldis_config.json: no such file"),
+        (["--model=sd15", "--task=ldis1", "--out=x"], "--task: has no effect with --model"),
+        (["--sd15=sd15", "--to=ldis_pt", "--out=x.pt"], "--to=ldis_pt: writes a model folder's UNet"),
+        (["--checkpoint=busy", "--out=x"], "busy/checkpoints: no checkpoints"),
+        (["--sd15=v1-5.safetensors", *CLIP, "--task=ldis1", "--out=x"], "v1-5.safetensors: "),
+        (["--sd15=sd15", "--revision=main", *CLIP, "--task=ldis1", "--out=x"], "a local path has no revision"),
+    ],
+)
+def test_refusals_are_one_line_and_leave_nothing(convert_to, tmp_path, arguments, message):
+    (tmp_path / "busy").mkdir()
+    (tmp_path / "busy" / "photo.jpg").write_bytes(b"1")
+    before = sorted(tmp_path.rglob("*"))
+    status, _, err = convert_to(*arguments)
+    assert status == 2 and message in err, err
+    assert err.count("\n") == 1 and "Traceback" not in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_fault_in_the_middle_leaves_nothing(convert_to, tmp_path):
+    shutil.copytree(tmp_path / "sd15", tmp_path / "bad", symlinks=False)
+    vae = arrays(random_model(CONFIGS["ldis1"]).vae)
+    vae["decoder.conv_out.bias"] = np.full(3, np.nan, np.float32)
+    foreign.write_network(tmp_path / "bad" / "vae", vae, "safetensors")
+    before = sorted(tmp_path.rglob("*"))
+    status, _, err = convert_to("--sd15=bad", *CLIP, "--task=ldis1", "--out=model")
+    assert status == 2 and "decoder.conv_out.bias [3] holds NaN or infinity" in err
+    assert err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_help_does_not_wait_for_jax():
+    code = (
+        "import sys, runpy; sys.argv = ['convert', '--help']\n"
+        "try: runpy.run_module('ldis_jax.convert', run_name='__main__')\n"
+        "except SystemExit as e: assert not e.code\n"
+        "assert not {'jax', 'torch', 'diffusers'} & set(sys.modules)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "python -m ldis_jax.convert --task=ldisn" in result.stdout
+
+
+def test_tiny_autoencoder_in_place_of_kl(convert_to, tmp_path):
+    vae = diffusers.AutoencoderTiny(
+        encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8), num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
+    )  # fmt: skip
+    vae.save_pretrained(tmp_path / "taesd")
+    assert convert_to("--sd15=sd15", *CLIP, "--vae=taesd", "--task=ldisn", "--out=a")[0] == 0
+    assert convert_to("--sd15=sd15", *CLIP, "--task=ldisn", "--out=b")[0] == 0
+    assert convert_to("--model=b", "--vae=taesd", "--out=c")[0] == 0
+    for folder in "ac":
+        assert load_model(folder).model.config.vae.class_name == "AutoencoderTiny"
+        theirs, info = diffusers.AutoencoderTiny.from_pretrained(f"{folder}/vae", output_loading_info=True)
+        assert not any(info.values()), info
+        for name, tensor in vae.state_dict().items():
+            assert torch.equal(theirs.state_dict()[name], tensor)
+    assert "AutoencoderTiny.from_pretrained" in Path("c/README.md").read_text()
