@@ -33,7 +33,7 @@ def _arguments() -> argparse.Namespace:
     parts = parser.add_argument_group("with --sd15 (--vae and --variant with --model too)")
     parts.add_argument("--task", choices=("ldis1", "ldisn"), help="may be left out with --ldis, which tells it")
     parts.add_argument("--alpha_clip", type=Path, help="Alpha-CLIP's .pth")
-    parts.add_argument("--clip", type=Path, help="OpenAI's ViT-L-14.pt (trusted input), or a transformers folder")
+    parts.add_argument("--clip", help="OpenAI's ViT-L-14.pt (trusted input), or transformers' folder or hub id")
     parts.add_argument("--zero_alpha", action="store_true", help="give plain CLIP an alpha convolution of zeros")
     parts.add_argument("--ldis", type=Path, help="the paper's trained UNet, mp_rank_00_model_states.pt")
     parts.add_argument("--vae", help="another autoencoder: folder or hub id with AutoencoderKL or AutoencoderTiny")

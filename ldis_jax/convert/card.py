@@ -14,8 +14,8 @@ CARD = "README.md"
 UNKNOWN_LICENSE = "unknown"
 _TASK_NAMES = {"ldis1": "LDIS-1 (one step)", "ldisn": "LDIS-n (many steps)"}
 _PUBLIC_LICENSES = (
-    "Stable Diffusion 1.5 is published under CreativeML Open RAIL-M, Alpha-CLIP under Apache-2.0, OpenAI's CLIP and "
-    "TAESD under MIT; what they ask of their users holds for this model too."
+    "A model made from public weights is bound by their terms: Stable Diffusion 1.5 is under CreativeML Open RAIL-M, "
+    "Alpha-CLIP under Apache-2.0, OpenAI's CLIP and TAESD under MIT."
 )
 
 
@@ -73,6 +73,7 @@ def model_card(task: Task, config: ModelConfig, provenance: Provenance | None = 
         tags=["jax", "flax", "in-context-segmentation", "few-shot-segmentation", "diffusion", task.name],
         model_name=f"ldis_jax {task.name}" if results else None,
         eval_results=results or None,
+        base_weights=list(facts.base) or None,  # not a key of the hub's: files have no hub id
     )
     vae = type(config.vae).class_name
     sections = [
@@ -102,7 +103,7 @@ def read_provenance(folder: Path) -> Provenance:
         data = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data
     except Exception:  # a card is text by anyone; none that we cannot read may stop a conversion
         return Provenance()
-    base = data.base_model or []
+    base = data.get("base_weights") or data.base_model or []
     return Provenance(
         license=data.license if isinstance(data.license, str) else UNKNOWN_LICENSE,
         base=tuple(map(str, base if isinstance(base, list) else [base])),

@@ -45,7 +45,8 @@ def from_stable_diffusion(args: argparse.Namespace) -> str:
     """Stable Diffusion and a prompt encoder, with the paper's trained UNet or without, into a model folder."""
     source = resolve(args.sd15, args.revision, args.variant)
     base = open_stable_diffusion(source, args.variant, args.sd15_config)
-    tower, prompt_encoder = open_prompt_encoder(args.clip, args.alpha_clip, zero_alpha=args.zero_alpha)
+    clip = None if args.clip is None else resolve(args.clip)
+    tower, prompt_encoder = open_prompt_encoder(clip, args.alpha_clip, zero_alpha=args.zero_alpha)
     vae_config, vae = (base.vae_config, base.vae) if args.vae is None else _open_vae(args.vae)
     name, unet = args.task, base.unet
     if args.ldis is not None:

@@ -182,7 +182,8 @@ def write_folder(
         dtype: of the files; None keeps each tensor's own.
 
     Raises:
-        LDISError: the destination exists and is something else, or weights that are not those of the networks.
+        LDISError: the destination cannot be written, or exists and is something else; weights that are not those of
+            the networks.
     """
     folder = Path(folder)
     if folder.exists() and not (folder / TASK_FILE).is_file():
@@ -191,30 +192,41 @@ def write_folder(
     checked = {name: match(getattr(abstract, name), networks[name]) for name in NETWORKS}
     if dtype is not None:
         checked = {name: {key: cast(t, dtype) for key, t in tensors.items()} for name, tensors in checked.items()}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        schedule = task.schedule if isinstance(task, LDISN) else NoiseSchedule()
-        write_json(staging / TASK_FILE, task.to_dict())
-        write_json(staging / "scheduler" / "scheduler_config.json", schedule.to_dict())
-        (staging / CARD).write_text(model_card(task, config) if card is None else card, encoding="utf-8")
-        total = sum(tensor.nbytes for tensors in checked.values() for tensor in tensors.values())
-        with tqdm(
-            desc=f"write {folder.name}", total=total, unit="B", unit_scale=True, disable=total < _PROGRESS_BYTES
-        ) as bar:
-            for name, tensors in checked.items():
-                write_network(staging, name, getattr(config, name), tensors, bar.update)
-        staging.chmod(0o755)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-            folder.rename(old / "model")
-            staging.rename(folder)
-            shutil.rmtree(old)
-        else:
-            staging.rename(folder)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            _write_contents(staging, task, config, checked, model_card(task, config) if card is None else card)
+            _move_into_place(staging, folder)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise LDISError(f"{folder}: cannot be written ({error.strerror or error}); choose another place") from error
+
+
+def _write_contents(
+    folder: Path, task: Task, config: ModelConfig, networks: Mapping[str, Mapping[str, LazyTensor]], card: str
+) -> None:
+    schedule = task.schedule if isinstance(task, LDISN) else NoiseSchedule()
+    write_json(folder / TASK_FILE, task.to_dict())
+    write_json(folder / "scheduler" / "scheduler_config.json", schedule.to_dict())
+    (folder / CARD).write_text(card, encoding="utf-8")
+    total = sum(tensor.nbytes for tensors in networks.values() for tensor in tensors.values())
+    with tqdm(desc="write weights", total=total, unit="B", unit_scale=True, disable=total < _PROGRESS_BYTES) as bar:
+        for name, tensors in networks.items():
+            write_network(folder, name, getattr(config, name), tensors, bar.update)
+
+
+def _move_into_place(staging: Path, folder: Path) -> None:
+    staging.chmod(0o755)
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+        folder.rename(old / "model")
+        staging.rename(folder)
+        shutil.rmtree(old)
+    else:
+        staging.rename(folder)
 
 
 def write_network(

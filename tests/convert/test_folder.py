@@ -225,7 +225,7 @@ def test_failed_save_leaves_the_old_model(tmp_path, saved, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(folder_module, "write_safetensors", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(LDISError, match=r"model: cannot be written \(disk full\)"):
         save_model(saved, cases.TASKS["ldis1"], cases.model("ldis1"))
     assert load_model(saved).task == cases.TASKS["plain"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -27,7 +27,7 @@ PROMPTS = PromptInputs(
 class GlassVAE:
     """Encodes by taking every eighth pixel (4 channels: rgb and 1), with a std of 0.5; decodes by repeating it."""
 
-    config = types.SimpleNamespace(scaling_factor=0.5)
+    scaling_factor = 0.5
 
     def encode(self, image: Any) -> tuple[Any, Any]:
         mean = jnp.pad(image[:, ::8, ::8], ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1)
