@@ -31,7 +31,8 @@ from ldis_jax.input_pipeline import TrainEpisodes, TrainLoader, make_source, mak
 from ldis_jax.metric_writer import MetricWriter
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.optim import learning_rate_schedule, make_optimizer
-from ldis_jax.tasks import LDISN, PromptInputs, Task, task_from_dict
+from ldis_jax.predict import make_predict
+from ldis_jax.tasks import LDISN, Task, task_from_dict
 from ldis_jax.train_state import Params, TrainState, flatten, unflatten
 
 Step = Callable[..., tuple[TrainState, clu_metrics.Collection]]
@@ -145,7 +146,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
                 **frozen_files,
             }  # as they came: on the device they may be bfloat16
             facts = read_provenance(init_folder(config.init.folder)).trained(
-                tuple(config.data.sources), config.train_steps, config.batch_size, results
+                config.data.sources, config.train_steps, config.batch_size, results
             )
             write_folder(workdir / "model", task, networks, tensors, model_card(task, networks, facts))
             writer.plot(workdir / "curves.png")
@@ -229,31 +230,6 @@ def make_train_step(
         in_shardings=(placed, whole, whole, sharding.batch_sharding(mesh)),
         out_shardings=(placed, whole),
     )
-
-
-def make_predict(
-    task: Task, graphdef: nnx.GraphDef[LDISModel], frozen: Params, mesh: jax.sharding.Mesh
-) -> Callable[[Params, dict[str, np.ndarray]], np.ndarray]:
-    """The evaluators' predict function, with the trained parameters as its first argument.
-
-    The random key of a query is a function of its index in the evaluation set.
-    """
-
-    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
-    def run(params: Params, frozen: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
-        keys = jax.vmap(lambda index: jax.random.fold_in(jax.random.key(0), index))(batch["index"])
-        prompts = PromptInputs(batch["prompt_images"], batch["prompt_masks"])
-        return task.predict(unflatten(graphdef, params, frozen), batch["query_image"], prompts, keys)
-
-    def predict(params: Params, batch: dict[str, np.ndarray]) -> np.ndarray:
-        count = len(batch["index"])
-        padding = -count % mesh.size
-        needed = ("query_image", "prompt_images", "prompt_masks", "index")
-        padded = {k: np.concatenate([batch[k], np.repeat(batch[k][-1:], padding, axis=0)]) for k in needed}
-        sharded = jax.device_put(padded, sharding.batch_sharding(mesh))
-        return np.asarray(run(params, frozen, sharded))[:count]
-
-    return predict
 
 
 def make_loader(config: ConfigDict, task: Task) -> TrainLoader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -113,5 +113,28 @@ def plot_curves(curves: dict[str, tuple[list[int], list[float]]], path: Path) ->
         if len(groups) > 1:
             axes.legend()
         axes.grid(alpha=0.3)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def plot_bars(values: Mapping[str, float], title: str, path: Path) -> None:
+    """Horizontal bars, the longest on top.
+
+    Args:
+        values: name -> percent.
+        title: above the plot.
+        path: PNG to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = sorted(values, key=lambda name: values[name])
+    figure = Figure(figsize=(6.4, 1.2 + 0.22 * len(names)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.barh(names, [values[name] for name in names], color=tuple(PALETTE[1] / 255))
+    axes.set(title=title, xlim=(0, 100))
+    axes.margins(y=0.01)
+    axes.grid(axis="x", alpha=0.3)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)

@@ -15,6 +15,7 @@ FORBIDDEN = {
     "tasks": ("input_pipeline", "evaluators", "convert", "pipeline", "train", "checkpoint", "sharding"),
     "input_pipeline": ("models", "tasks", "diffusion", "evaluators", "convert", "pipeline", "train"),
     "evaluators": ("models", "tasks", "diffusion", "convert", "pipeline", "train"),
+    "benchmark": ("models", "tasks", "diffusion", "convert", "pipeline", "train"),
     "convert": ("input_pipeline", "evaluators", "pipeline", "train"),
     "pipeline.py": ("train", "evaluators", "config", "evaluation"),
 }

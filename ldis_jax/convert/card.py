@@ -26,7 +26,7 @@ class Provenance:
     Attributes:
         license: the base weights', as the hub names it ("creativeml-openrail-m").
         base: what the weights were made from, in words or as a hub id.
-        data: names of the training data sets.
+        data: training data set -> the labels trained on, none for all.
         steps: optimizer steps; None where this project did not train it, 0 where nobody did.
         batch_size: episodes a step.
         metrics: name -> value, in percent unless the name says otherwise.
@@ -34,15 +34,16 @@ class Provenance:
 
     license: str = UNKNOWN_LICENSE
     base: tuple[str, ...] = ()
-    data: tuple[str, ...] = ()
+    data: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     steps: int | None = None
     batch_size: int | None = None
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def trained(
-        self, data: tuple[str, ...], steps: int, batch_size: int | None, metrics: Mapping[str, float]
+        self, sources: Mapping[str, Any], steps: int, batch_size: int | None, metrics: Mapping[str, float]
     ) -> Provenance:
-        """The same base after training."""
+        """The same base after training on ``config.data.sources``."""
+        data = {name: tuple(source.get("classes", ())) for name, source in sources.items()}
         return dataclasses.replace(self, data=data, steps=steps, batch_size=batch_size, metrics=metrics)
 
 
@@ -73,7 +74,9 @@ def model_card(task: Task, config: ModelConfig, provenance: Provenance | None = 
         tags=["jax", "flax", "in-context-segmentation", "few-shot-segmentation", "diffusion", task.name],
         model_name=f"ldis_jax {task.name}" if results else None,
         eval_results=results or None,
-        base_weights=list(facts.base) or None,  # not a key of the hub's: files have no hub id
+        # Not keys of the hub's: files and data sets of ours have no hub id.
+        base_weights=list(facts.base) or None,
+        training_sets={name: list(classes) for name, classes in facts.data.items()} or None,
     )
     vae = type(config.vae).class_name
     sections = [
@@ -107,14 +110,23 @@ def read_provenance(folder: Path) -> Provenance:
     return Provenance(
         license=data.license if isinstance(data.license, str) else UNKNOWN_LICENSE,
         base=tuple(map(str, base if isinstance(base, list) else [base])),
+        data=_training_sets(data.get("training_sets")),
     )
+
+
+def _training_sets(value: Any) -> dict[str, tuple[int, ...]]:
+    """What :func:`model_card` wrote; nothing where it is anything else."""
+    if not isinstance(value, dict) or not all(isinstance(labels, list) for labels in value.values()):
+        return {}
+    return {str(name): tuple(label for label in labels if isinstance(label, int)) for name, labels in value.items()}
 
 
 def _training(facts: Provenance) -> str:
     rows: dict[str, Any] = {"base weights": ", ".join(facts.base) or "not recorded"}
     if facts.steps == 0:
         return _table(rows) + "\n\n**Not trained for segmentation yet**: a starting point for training."
-    rows["data"] = ", ".join(facts.data) or "not recorded"
+    sets = [f"{name} ({len(classes)} classes)" if classes else name for name, classes in facts.data.items()]
+    rows["data"] = ", ".join(sets) or "not recorded"
     rows["steps"] = "not recorded" if facts.steps is None else facts.steps
     if facts.batch_size is not None:
         rows["episodes a step"] = facts.batch_size

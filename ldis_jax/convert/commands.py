@@ -100,7 +100,7 @@ def from_checkpoint(args: argparse.Namespace) -> str:
     weights = {"unet": _unet_of(saved.params, config, where)}
     weights |= {name: open_weights(init / name, name) for name in FROZEN}
     provenance = read_provenance(init).trained(
-        tuple(found["sources"]), saved.step, found["batch_size"], _metrics(args.checkpoint, saved.step)
+        found["sources"], saved.step, found["batch_size"], _metrics(args.checkpoint, saved.step)
     )
     write_folder(args.out, task, config, weights, model_card(task, config, provenance), args.dtype)
     return f"{args.out}: {task.name} model folder of step {saved.step}"

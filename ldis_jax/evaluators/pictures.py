@@ -19,13 +19,24 @@ _TRUTH_COLOUR = (0, 114, 178)
 class PictureEvaluator:
     """Writes one sheet: prompt, query, prediction, truth and R of each episode. Yields "pictures", their number."""
 
-    def __init__(self, episodes: Sequence[Episode], image_size: int, batch_size: int, path: Path):
+    def __init__(
+        self,
+        episodes: Sequence[Episode],
+        image_size: int,
+        batch_size: int,
+        path: Path,
+        indices: Sequence[int] | None = None,
+    ):
         self.episodes, self.image_size, self.batch_size, self.path = episodes, image_size, batch_size, path
+        self.indices = indices  # of the episodes to show; None is all
 
     def run(self, predict: Predict) -> Iterator[tuple[str, float]]:
         """Evaluates a network."""
         rows, labels = [], []
-        for episode, r in predict_episodes(predict, self.episodes, self.image_size, self.batch_size, title="pictures"):
+        shown = predict_episodes(
+            predict, self.episodes, self.image_size, self.batch_size, title="pictures", indices=self.indices
+        )
+        for episode, r in shown:
             mask, truth = pseudo_mask.to_mask(r), episode.query_mask == 1
             valid = episode.query_mask != 255
             iou = 100.0 * (mask & truth).sum() / np.maximum(((mask | truth) & valid).sum(), 1)

@@ -14,7 +14,10 @@ from tests.helpers import MICRO, micro_task
 from tests.reference.weights import random_model
 
 FACTS = Provenance("creativeml-openrail-m", ("owner/stable-diffusion", "ViT-L-14.pt")).trained(
-    ("pascal", "coco"), 160_000, 64, {"coco/miou": 52.61, "coco/fb_iou": 71.5, "prompt_swap": 0.925}
+    {"pascal": {"classes": ()}, "coco": {"classes": (1, 5)}, "scenes": {}},
+    160_000,
+    64,
+    {"coco/miou": 52.61, "coco/fb_iou": 71.5, "prompt_swap": 0.925},
 )
 
 
@@ -37,7 +40,7 @@ def test_metadata():
 def test_text():
     text = model_card(micro_task("ldisn"), MICRO["ldisn"], FACTS)
     facts = ["LDIS-n", "AutoencoderKL", "`creativeml-openrail-m`", "owner/stable-diffusion, ViT-L-14.pt"]
-    rows = {"mask_alpha": 0.4, "data": "pascal, coco", "steps": 160000, "coco/miou": 52.61}
+    rows = {"mask_alpha": 0.4, "data": "pascal, coco (2 classes), scenes", "steps": 160000, "coco/miou": 52.61}
     for fact in facts + [f"| {key} | {value} |" for key, value in rows.items()]:
         assert fact in text, fact
 
@@ -57,7 +60,7 @@ def test_cards_by_others_never_stop_a_conversion(tmp_path, content):
 
 def test_provenance_passes_on(tmp_path):
     (tmp_path / "README.md").write_text(model_card(micro_task("ldis1"), MICRO["ldis1"], FACTS))
-    assert read_provenance(tmp_path) == Provenance(FACTS.license, FACTS.base)
+    assert read_provenance(tmp_path) == Provenance(FACTS.license, FACTS.base, FACTS.data)
 
 
 def test_a_loaded_models_card_is_saved_with_it(tmp_path):

@@ -1,0 +1,1 @@
+"""The benchmark: protocols, frozen episodes, reports with intervals. Run by ``python -m ldis_jax.evaluate``."""

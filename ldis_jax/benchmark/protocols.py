@@ -1,0 +1,74 @@
+"""What each benchmark measures: data, episodes, accumulation.
+
+Sources: LDIS's own benchmark (paper, "Benchmark"), and COCO-20i, PASCAL-5i and FSS-1000 as HSNet evaluates them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+from ldis_jax.errors import LDISError
+
+COCO_FOLD_CLASSES, PASCAL_FOLD_CLASSES, FOLDS = 20, 5, 4
+_HSNET_EPISODES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """One benchmark of image episodes.
+
+    Attributes:
+        name: as on the command line.
+        data: name of the data set.
+        split: of the data set.
+        num_shots: prompts an episode (K).
+        classes: labels that are tested; empty is all.
+        episodes: how many are drawn; 0 is one for every image that can be a query.
+        accumulation: of :class:`~ldis_jax.evaluators.MeanIoU`, "ldis" or "hsnet".
+        seed: episodes are draws of (seed, index), and so is LDIS-n's noise.
+    """
+
+    name: str
+    data: str
+    split: str = "val"
+    num_shots: int = 1
+    classes: tuple[int, ...] = ()
+    episodes: int = 0
+    accumulation: str = "ldis"
+    seed: int = 0
+
+
+def coco_fold(fold: int) -> tuple[int, ...]:
+    """Test classes of a COCO-20i fold: every fourth label of 1..80."""
+    return tuple(fold + FOLDS * i + 1 for i in range(COCO_FOLD_CLASSES))
+
+
+def pascal_fold(fold: int) -> tuple[int, ...]:
+    """Test classes of a PASCAL-5i fold: five labels in a row of 1..20."""
+    return tuple(range(PASCAL_FOLD_CLASSES * fold + 1, PASCAL_FOLD_CLASSES * (fold + 1) + 1))
+
+
+def _protocols() -> dict[str, Protocol]:
+    found = [Protocol("ldis-pascal", "pascal"), Protocol("ldis-coco", "coco20i")]
+    for shots in (1, 5):
+        hsnet = functools.partial(Protocol, num_shots=shots, accumulation="hsnet")
+        for fold in range(FOLDS):
+            for name, data, classes in (
+                ("coco20i", "coco20i", coco_fold(fold)),
+                ("pascal5i", "pascal", pascal_fold(fold)),
+            ):
+                found.append(hsnet(f"{name}-fold{fold}-{shots}shot", data, classes=classes, episodes=_HSNET_EPISODES))
+        found.append(hsnet(f"fss1000-{shots}shot", "fss1000", "test"))
+        found.append(hsnet(f"mini-coco-{shots}shot", "coco_mini"))
+    return {protocol.name: protocol for protocol in found}
+
+
+PROTOCOLS = _protocols()
+
+
+def get_protocol(name: str) -> Protocol:
+    """A protocol by name; raises :class:`LDISError` with the names there are."""
+    if name not in PROTOCOLS:
+        raise LDISError(f"--benchmark={name}: must be one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]

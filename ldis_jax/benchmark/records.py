@@ -1,0 +1,77 @@
+"""What an evaluation has measured so far, one JSON line an episode, so that a run cut off goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ldis_jax.errors import LDISError
+
+
+class Records:
+    """A file that only grows: a header line that says what is measured, then one record a line."""
+
+    def __init__(self, path: Path, header: dict[str, Any]):
+        """Opens or continues the file.
+
+        Args:
+            path: made if missing.
+            header: JSON-able; records of another header are refused.
+
+        Raises:
+            LDISError: the file belongs to another evaluation, or cannot be read or written.
+        """
+        self._path, self.records = path, list[dict[str, Any]]()
+        header = json.loads(json.dumps(header))
+        kept = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            data = path.read_bytes() if path.exists() else b""
+            lines = data.splitlines(keepends=True)
+            if lines and not lines[-1].endswith(b"\n"):
+                lines.pop()  # written in part when the run was cut off
+            if lines:
+                found, *self.records = [json.loads(line) for line in lines]
+                if found != header:
+                    raise LDISError(
+                        f"{path}: holds another evaluation ({_first_difference(found, header)}); remove it, or choose "
+                        "another --out"
+                    )
+                kept = sum(map(len, lines))
+            self._file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115
+            self._file.truncate(kept)
+            self._file.seek(kept)
+            if not lines:
+                self._write(header)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise LDISError(f"{path}: not records of an evaluation ({error}); remove it") from None
+        except OSError as error:
+            raise LDISError(f"{path}: cannot be written ({error.strerror or error}); choose another --out") from None
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Adds a record; it outlives the process from here on."""
+        self._write(record)
+        self.records.append(record)
+
+    def _write(self, obj: dict[str, Any]) -> None:
+        self._file.write(json.dumps(obj, separators=(",", ":")).encode() + b"\n")
+        self._file.flush()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __enter__(self) -> Records:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _first_difference(found: Any, wanted: dict[str, Any]) -> str:
+    if not isinstance(found, dict):
+        return "no header"
+    key = next(key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key))
+    return f"{key}: {found.get(key)!r}, now {wanted.get(key)!r}"

@@ -1,0 +1,87 @@
+"""The report of an evaluation for people: Markdown with pictures beside the JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldis_jax.evaluators import PictureEvaluator
+from ldis_jax.evaluators.episodes import Predict
+from ldis_jax.files import atomic_write
+from ldis_jax.input_pipeline import Episode
+from ldis_jax.visualize import plot_bars
+
+_SHOWN = 4  # episodes in each of the three sheets
+
+
+def ranked(records: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Episodes worth looking at by their IoU: {"best", "median", "worst"} -> indices. Empty unions are left out."""
+    areas = np.array([record["areas"][1] for record in records], np.float64)
+    shown = np.flatnonzero(areas[:, 1] > 0)
+    order = shown[np.argsort(-areas[shown, 0] / areas[shown, 1], kind="stable")]
+    middle = max((len(order) - _SHOWN) // 2, 0)
+    return {
+        "best": order[:_SHOWN].tolist(),
+        "median": order[middle : middle + _SHOWN].tolist(),
+        "worst": order[::-1][:_SHOWN].tolist(),
+    }
+
+
+def write_page(
+    path: Path,
+    report: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    episodes: Sequence[Episode],
+    predict: Predict,
+    image_size: int,
+    batch_size: int,
+) -> None:
+    """Writes the page and its pictures: bars by class, and the best, median and worst episodes, predicted again.
+
+    Args:
+        path: ``.md`` file; pictures go into a folder beside it, of its name without the ending.
+        report: the JSON report.
+        records: of the whole evaluation.
+        episodes: all of them.
+        predict: as evaluators take it.
+        image_size: S.
+        batch_size: as in the evaluation, so that nothing compiles anew.
+    """
+    pictures = path.with_suffix("")
+    plot_bars(report["iou_per_class"], "IoU by class, percent", pictures / "classes.png")
+    sheets = []
+    for name, indices in ranked(records).items():
+        if indices:
+            sheet = PictureEvaluator(episodes, image_size, batch_size, pictures / f"{name}.png", indices)
+            for _ in sheet.run(predict):
+                pass
+            sheets.append(f"## {name.capitalize()} episodes\n\n![{name} episodes]({pictures.name}/{name}.png)")
+    text = "\n\n".join([_head(report), f"## Classes\n\n![IoU by class]({pictures.name}/classes.png)", *sheets])
+    with atomic_write(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _head(report: Mapping[str, Any]) -> str:
+    rows = [("", "mIoU", "95 % interval", "FB-IoU", "95 % interval"), ("---",) * 5, _row("this model", report)]
+    rows += [_row(name.replace("_", " "), values) for name, values in report["baselines"].items()]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    facts = {
+        "model": f"{report['model']} ({report['task']}), hash `{report['model_hash']}`",
+        "episodes": f"{report['episodes']} of {report['num_shots']} prompts, hash `{report['episodes_hash']}`",
+        "accumulation": report["accumulation"],
+        "test classes in training": report["domain"],
+        "software": report["software"],
+    }
+    lines = "\n".join(f"- {key}: {value}" for key, value in facts.items())
+    return f"# {report['benchmark']}\n\n{table}\n\n{lines}"
+
+
+def _row(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+    cells = [name]
+    for key in ("miou", "fb_iou"):
+        low, high = values[f"{key}_interval"]
+        cells += [f"{values[key]:.2f}", f"{low:.2f} to {high:.2f}"]
+    return tuple(cells)

@@ -1,0 +1,101 @@
+r"""Measures a model on a benchmark.
+
+Example:
+    python -m ldis_jax.evaluate --model=runs/ldis1/model --benchmark=coco20i-fold0-1shot --data=data/coco20i \
+        --out=reports/coco20i-fold0-1shot.json
+
+Writes the JSON report, a Markdown page beside it with pictures of the best, median and worst episodes, and the records
+of every episode; run again to go on where a run was cut off. The episodes are a function of the benchmark and the data,
+and the report carries their hash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from ldis_jax import cli
+from ldis_jax.benchmark.protocols import PROTOCOLS, get_protocol
+from ldis_jax.errors import LDISError
+
+_LDISN_OPTIONS = ("num_steps", "sampler", "image_guidance_scale", "prompt_guidance_scale")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m ldis_jax.evaluate",
+        description=__doc__,
+        epilog=textwrap.fill(f"benchmarks: {', '.join(PROTOCOLS)}", 100),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", required=True, help="model folder or hub id")
+    parser.add_argument("--benchmark", required=True, metavar="NAME", help="see below")
+    parser.add_argument("--data", required=True, type=Path, help="folder of the data set, see data/README.md")
+    parser.add_argument("--out", required=True, type=Path, help="report to write, .json")
+    parser.add_argument("--manifest", type=Path, help="frozen episodes; drawn from the data where left out")
+    parser.add_argument("--batch_size", type=int, default=32, help="episodes at a time over all devices (default 32)")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--revision", help="branch, tag or commit of a hub id")
+    ldisn = parser.add_argument_group("LDIS-n only (defaults come with the model)")
+    ldisn.add_argument("--num_steps", type=int)
+    ldisn.add_argument("--sampler", choices=("ddpm", "ddim"))
+    ldisn.add_argument("--image_guidance_scale", type=float)
+    ldisn.add_argument("--prompt_guidance_scale", type=float)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Entry point."""
+    args = _arguments()
+    protocol = get_protocol(args.benchmark)
+    if args.out.suffix != ".json":
+        raise LDISError(f"{args.out}: the report is JSON; end the name in .json")
+    if args.batch_size < 1:
+        raise LDISError(f"--batch_size={args.batch_size}: must be at least 1")
+
+    import jax
+    import jax.numpy as jnp
+
+    from ldis_jax import __version__, sharding
+    from ldis_jax.benchmark.data import open_episodes
+    from ldis_jax.benchmark.model_facts import domain, model_hash
+    from ldis_jax.benchmark.run import evaluate_images
+    from ldis_jax.convert import load_model
+    from ldis_jax.convert.card import read_provenance
+    from ldis_jax.convert.hub import resolve
+    from ldis_jax.predict import make_predict
+    from ldis_jax.train_state import flatten
+
+    episodes = open_episodes(args.data, protocol, args.manifest)
+    folder = resolve(args.model, args.revision)
+    task, model, _ = load_model(folder, jnp.dtype(args.dtype))
+    options = {name: value for name in _LDISN_OPTIONS if (value := getattr(args, name)) is not None}
+    if options and task.name != "ldisn":
+        raise LDISError(f"--{next(iter(options))}: an option of LDIS-n, and this model is LDIS-1")
+    task = dataclasses.replace(task, **options)
+    facts: dict[str, Any] = {
+        "model": folder.name,
+        "model_hash": model_hash(folder),
+        "task": task.name,
+        "settings": {**task.to_dict(), "dtype": args.dtype},
+        "domain": domain(read_provenance(folder).data, protocol.data, protocol.classes),
+        "software": f"ldis_jax {__version__}, jax {jax.__version__}, {jax.default_backend()}",
+    }
+    mesh = sharding.make_mesh()
+    graphdef, *params = flatten(model)
+    trained, frozen = jax.device_put(params, sharding.replicated(mesh))
+    predict = functools.partial(make_predict(task, graphdef, frozen, mesh), trained)
+    report = evaluate_images(protocol, episodes, facts, predict, task.image_size, args.batch_size, args.out)
+    for name, values in {"this model": report, **report["baselines"]}.items():
+        low, high = values["miou_interval"]
+        print(f"{name:<16} mIoU {values['miou']:6.2f} ({low:.2f} to {high:.2f})   FB-IoU {values['fb_iou']:6.2f}")
+    print(f"{report['episodes']} episodes, hash {report['episodes_hash']}; {report['domain']}")
+    print(f"{args.out}, {args.out.with_suffix('.md')}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
