@@ -5,9 +5,21 @@
 R float32 [B, S, S, 3].
 """
 
+from ldis_jax.evaluators.davis import DavisScores, boundary_f, jaccard
 from ldis_jax.evaluators.episodes import EpisodeEvaluator
 from ldis_jax.evaluators.mean_iou import MeanIoU
 from ldis_jax.evaluators.pictures import PictureEvaluator
 from ldis_jax.evaluators.prompt_swap import PromptSwapEvaluator
+from ldis_jax.evaluators.video_consistency import VSPWScores, video_consistency
 
-__all__ = ["EpisodeEvaluator", "MeanIoU", "PictureEvaluator", "PromptSwapEvaluator"]
+__all__ = [
+    "DavisScores",
+    "EpisodeEvaluator",
+    "MeanIoU",
+    "PictureEvaluator",
+    "PromptSwapEvaluator",
+    "VSPWScores",
+    "boundary_f",
+    "jaccard",
+    "video_consistency",
+]

@@ -1,0 +1,146 @@
+"""VSPW: video consistency VC_n and the mean IoU of multi-class label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ldis_jax.errors import LDISError, list_names
+from ldis_jax.evaluators.davis import check_videos
+from ldis_jax.image_io import IGNORE_LABEL
+
+_RULES = ("all_windows", "vspw_code")
+_LABELS = 256
+
+
+def video_consistency(pred: np.ndarray, truth: np.ndarray, n: int, *, rules: str = "all_windows") -> float:
+    """VC_n of one video: does the prediction stay where the truth stays (Miao et al., "VSPW", CVPR 2021)?
+
+    In every window of n frames, of the pixels whose true label stays constant, the share whose predicted label stays
+    constant too, right or wrong; the mean over windows. A window in which no true label stays does not count.
+
+    Args:
+        pred: integer [T, H, W].
+        truth: integer [T, H, W]; 255 is void.
+        n: frames in a window.
+        rules: "all_windows": every full window counts, void pixels do not. "vspw_code": the last full window is left
+            out, hence videos of n frames have none, and void is compared like any label, as in VC_perclip.py of
+            github.com/VSPW-dataset/VSPW_baseline.
+
+    Returns:
+        A fraction in [0, 1].
+
+    Raises:
+        LDISError: another shape or type, shapes that differ, n < 1, unknown rules, or no window that counts.
+    """
+    _check_settings((n,), rules)
+    return _mean_share(_window_shares(*check_videos(pred, truth, "biu"), (n,), rules)[n], n)
+
+
+class VSPWScores:
+    """VC_n and mIoU over videos.
+
+    VC_n is the mean over all windows of all videos, so that long videos weigh more. IoU sums each class's
+    intersection and union over all frames of all videos; mIoU is the mean over the classes that occur in the truth,
+    and pixels whose truth is 255 do not count: VSPW_baseline's "mIoU", not its "video mIOU". Label 0 is a class like
+    any other; VSPW's own files mark void by 0 as well, so set it to 255 first.
+    """
+
+    def __init__(self, sizes: Sequence[int] = (8, 16), *, rules: str = "all_windows"):
+        """Takes the window lengths n, in frames, and the rules of :func:`video_consistency`."""
+        self.sizes, self.rules = tuple(sizes), rules
+        _check_settings(self.sizes, rules)
+        self._shares: dict[str, dict[int, list[float]]] = {}  # video -> n -> a share per window
+        self._confusion = np.zeros((_LABELS, _LABELS), np.int64)  # pixels by [true label, predicted label]
+
+    def update(self, video: str, pred: np.ndarray, truth: np.ndarray) -> None:
+        """Adds one video; one too short for a window counts for mIoU only.
+
+        Args:
+            video: its name.
+            pred: integer [T, H, W] in 0..255.
+            truth: integer [T, H, W] in 0..255; 255 is void.
+
+        Raises:
+            LDISError: a bad array; a video that was added before.
+        """
+        pred, truth = check_videos(pred, truth, "biu", f"video {video!r}: ")
+        if video in self._shares:
+            raise LDISError(f"video {video!r}: added twice; name every video apart")
+        for name, array in (("pred", pred), ("truth", truth)):
+            if array.min() < 0 or array.max() >= _LABELS:
+                raise LDISError(f"video {video!r}: {name} has labels {array.min()}..{array.max()}; map them to 0..255")
+        self._shares[video] = _window_shares(pred, truth, self.sizes, self.rules)
+        for p, t in zip(pred, truth, strict=True):
+            pairs = t.astype(np.intp) * _LABELS + p.astype(np.intp)
+            self._confusion += np.bincount(pairs.ravel(), minlength=_LABELS**2).reshape(_LABELS, _LABELS)
+
+    def merge(self, other: VSPWScores) -> None:
+        """Adds another's videos, in place; the order of merging does not matter."""
+        if (self.sizes, self.rules) != (other.sizes, other.rules):
+            raise LDISError(
+                f"merging VC of windows {self.sizes} by {self.rules!r} and {other.sizes} by {other.rules!r}; "
+                "make both parts alike"
+            )
+        if both := self._shares.keys() & other._shares.keys():
+            raise LDISError(f"video {list_names(both)}: in both parts of a merge; add every video once")
+        self._shares |= other._shares
+        self._confusion += other._confusion
+
+    def result(self) -> dict[str, Any]:
+        """{"miou", "vc8", "vc16": percent, one "vc" for each size, "iou_per_class": {label: percent}}.
+
+        Raises:
+            LDISError: no labelled pixel was added, or no window of one of the sizes.
+        """
+        counted = self._confusion[np.arange(_LABELS) != IGNORE_LABEL]
+        if not counted.any():
+            raise LDISError("mIoU of no labelled pixels; add at least one video with labels other than 255")
+        truth_areas, pred_areas, inter = counted.sum(axis=1), counted.sum(axis=0), counted.diagonal()
+        per_class = {
+            int(label): 100.0 * float(inter[label] / (truth_areas[label] + pred_areas[label] - inter[label]))
+            for label in np.flatnonzero(truth_areas)
+        }
+        # Sorted, so that the sums round alike in any order of updates and merges.
+        videos = [shares for _, shares in sorted(self._shares.items())]
+        consistency = {
+            f"vc{n}": 100.0 * _mean_share([share for shares in videos for share in shares[n]], n) for n in self.sizes
+        }
+        return {"miou": float(np.mean(list(per_class.values())))} | consistency | {"iou_per_class": per_class}
+
+
+def _window_shares(pred: np.ndarray, truth: np.ndarray, sizes: Sequence[int], rules: str) -> dict[int, list[float]]:
+    """The share of every window that counts, in order of time, for each n."""
+    shares: dict[int, list[float]] = {n: [] for n in sizes}
+    # The frame since which a pixel has kept its label: it stays constant in a window that starts there or later.
+    pred_since, truth_since = np.zeros(pred.shape[1:], np.int32), np.zeros(truth.shape[1:], np.int32)
+    last = len(truth) - (2 if rules == "vspw_code" else 1)
+    for end in range(last + 1):
+        if end:
+            pred_since[pred[end] != pred[end - 1]] = end
+            truth_since[truth[end] != truth[end - 1]] = end
+        if rules == "all_windows":
+            truth_since[truth[end] == IGNORE_LABEL] = end + 1  # no window with this frame counts the pixel
+        for n, values in shares.items():
+            start = end - n + 1  # before the first frame no pixel is stable
+            if num_stable := np.count_nonzero(stable := truth_since <= start):
+                values.append(np.count_nonzero(stable & (pred_since <= start)) / num_stable)
+    return shares
+
+
+def _mean_share(shares: list[float], n: int) -> float:
+    if not shares:
+        raise LDISError(
+            f"VC{n}: no window of {n} frames has a pixel of constant label; pass longer videos or a lower n"
+        )
+    return float(np.mean(shares))
+
+
+def _check_settings(sizes: Sequence[int], rules: str) -> None:
+    if rules not in _RULES:
+        raise LDISError(f"rules={rules!r}: must be one of {_RULES}")
+    for n in sizes:
+        if not isinstance(n, int | np.integer) or n < 1:
+            raise LDISError(f"n={n!r}: a window has a whole number of frames, at least 1")
