@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,7 +93,8 @@ def read_params(folder: Path, step: int | None = None) -> SavedModel:
     Raises:
         LDISError: no checkpoint, none of that step, or a damaged one.
     """
-    steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+    found = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    steps = sorted(int(name) for name in found if re.fullmatch(r"0|[1-9]\d*", name, re.ASCII))
     if not steps:
         raise LDISError(f"{folder}: no checkpoints; expected the work folder of a training run")
     step = steps[-1] if step is None else step

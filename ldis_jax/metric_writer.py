@@ -20,7 +20,7 @@ class MetricWriter:
         from tensorboardX import SummaryWriter
 
         self._path = workdir / "metrics.jsonl"
-        kept = [line for line in self._lines() if line["step"] <= first_step]
+        kept = [line for line in read_metrics(self._path) if line["step"] <= first_step]
         with atomic_write(self._path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._file = self._path.open("a", encoding="utf-8")
@@ -40,7 +40,7 @@ class MetricWriter:
         if not self._enabled:
             return
         curves: dict[str, tuple[list[int], list[float]]] = {}
-        for line in self._lines():
+        for line in read_metrics(self._path):
             for name, value in line.items():
                 if name != "step" and not name.endswith(("steps_per_second", "learning_rate")):
                     steps, values = curves.setdefault(name, ([], []))
@@ -55,13 +55,17 @@ class MetricWriter:
             self._file.close()
             self._board.close()
 
-    def _lines(self) -> list[dict[str, float]]:
-        if not self._path.exists():
-            return []
-        lines = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:  # the line a crash cut short
-                continue
-        return lines
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of ``metrics.jsonl``, {"step": ..., name: value}; those that a crash cut short are passed over."""
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and type(line.get("step")) is int:
+            lines.append(line)
+    return lines

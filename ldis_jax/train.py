@@ -22,7 +22,8 @@ from ldis_jax.checkpoint import Checkpoints
 from ldis_jax.config import init_folder, to_json
 from ldis_jax.convert import load_training_init, to_torch
 from ldis_jax.convert.card import model_card, read_provenance
-from ldis_jax.convert.folder import with_schedule, write_folder
+from ldis_jax.convert.folder import read_schedule, with_schedule, write_folder
+from ldis_jax.convert.rules import weights_hash
 from ldis_jax.convert.tensors import Weights
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluation import Evaluation
@@ -72,6 +73,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     tx = make_optimizer(config.optim, config.train_steps)
     state, state_sharding = init_state(params, tx, mesh)
     fingerprint = {"task": task.to_dict(), "networks": networks.to_dict()}
+    fingerprint["frozen"] = {name: weights_hash(weights.tensors) for name, weights in frozen_files.items()}
     if isinstance(task, LDISN):
         fingerprint["schedule"] = task.schedule.to_dict()
     fingerprint |= {key: to_json(config)[key] for key in ("seed", "batch_size", "num_shots")}
@@ -165,7 +167,7 @@ def initial_model(config: ConfigDict) -> tuple[Task, LDISModel, dict[str, Weight
         raise LDISError(f"config.init.folder={config.init.folder}: no such folder; see docs/weights.md")
     task = task_from_dict(config.task.to_dict(), "config.task")
     if (folder / "scheduler").is_dir():
-        task = with_schedule(task, folder)  # what the UNet was trained to predict
+        task = with_schedule(task, read_schedule(folder))  # what the UNet was trained to predict
     overrides = config.init.unet.to_dict() or None
     init = load_training_init(folder, task, overrides, seed=config.seed, dtype=dtype, frozen_dtype=dtype)
     return task, init.model, init.frozen

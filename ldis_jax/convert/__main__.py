@@ -13,6 +13,7 @@ docs/weights.md lists every form that is read and written.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from ldis_jax import cli
@@ -29,7 +30,7 @@ def _arguments() -> argparse.Namespace:
     origin.add_argument("--model", help="model folder or hub id")
     parser.add_argument("--out", required=True, type=Path, help="model folder to write; a .pt file for --to=ldis_pt")
     parser.add_argument("--to", default="folder", choices=("folder", "ldis_pt"), help="ldis_pt: the paper's own format")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the written weights")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the written weights (default float32)")
     parts = parser.add_argument_group("with --sd15 (--vae and --variant with --model too)")
     parts.add_argument("--task", choices=("ldis1", "ldisn"), help="may be left out with --ldis, which tells it")
     parts.add_argument("--alpha_clip", type=Path, help="Alpha-CLIP's .pth")
@@ -41,12 +42,18 @@ def _arguments() -> argparse.Namespace:
     parts.add_argument(
         "--sd15_config", type=Path, help="folder of unet/ and vae/ configs for a single file that differs"
     )
-    parts.add_argument("--seed", type=int, help="of the adapter that SD 1.5 lacks (default 0)")
+    parts.add_argument("--seed", type=_seed, help="of the adapter that SD 1.5 lacks (default 0)")
     more = parser.add_argument_group("hub and checkpoints")
-    more.add_argument("--revision", help="branch, tag or commit of the hub id")
+    more.add_argument("--revision", help="branch, tag or commit of --sd15's or --model's hub id")
     more.add_argument("--step", type=int, help="of --checkpoint (default: the newest)")
     more.add_argument("--init", type=Path, help="the folder training started from, if it has moved")
     return parser.parse_args()
+
+
+def _seed(text: str) -> int:
+    if not 0 <= (value := int(text)) < 2**63:
+        raise argparse.ArgumentTypeError("must lie in 0..2^63 - 1")
+    return value
 
 
 # What goes with one origin and means nothing with another.
@@ -58,11 +65,22 @@ _NOT_WITH_CHECKPOINT = ("vae", "variant", "revision")
 
 
 def _reject_unused(args: argparse.Namespace, origin: str) -> None:
-    unused = [name for other, names in _ONLY_WITH.items() if other != origin for name in names]
-    unused += _NOT_WITH_CHECKPOINT if origin == "checkpoint" else ()
-    for name in unused:
+    """A flag that would do nothing is a mistake that its user should hear of."""
+    unused = {name: f"--{origin}" for other, names in _ONLY_WITH.items() if other != origin for name in names}
+    if origin == "checkpoint":
+        unused |= dict.fromkeys(_NOT_WITH_CHECKPOINT, "--checkpoint")
+    if args.to == "ldis_pt":
+        unused |= {"vae": "--to=ldis_pt", "dtype": "--to=ldis_pt, which is float32"}
+    if args.ldis is not None:
+        unused["seed"] = "--ldis, which has its adapter"
+    if args.alpha_clip is not None:
+        unused["zero_alpha"] = "--alpha_clip"
+    if origin == "sd15":
+        single = os.path.isfile(args.sd15)
+        unused["variant" if single else "sd15_config"] = "--sd15=FILE" if single else "--sd15=FOLDER"
+    for name, other in unused.items():
         if getattr(args, name) not in (None, False):
-            raise LDISError(f"--{name}: has no effect with --{origin}; see --help")
+            raise LDISError(f"--{name}: has no effect with {other}; see --help")
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,12 +71,13 @@ def model_card(task: Task, config: ModelConfig, provenance: Provenance | None = 
         library_name="ldis_jax",
         pipeline_tag="image-segmentation",
         license=facts.license,
-        base_model=[base for base in facts.base if base.count("/") == 1 and not Path(base).exists()] or None,
+        base_model=[base for base in facts.base if re.fullmatch(r"[\w.-]+/[\w.-]+", base)] or None,
         tags=["jax", "flax", "in-context-segmentation", "few-shot-segmentation", "diffusion", task.name],
         model_name=f"ldis_jax {task.name}" if results else None,
         eval_results=results or None,
         # Not keys of the hub's: files and data sets of ours have no hub id.
         base_weights=list(facts.base) or None,
+        training_steps=facts.steps,
         training_sets={name: list(classes) for name, classes in facts.data.items()} or None,
     )
     vae = type(config.vae).class_name
@@ -110,6 +112,7 @@ def read_provenance(folder: Path) -> Provenance:
     return Provenance(
         license=data.license if isinstance(data.license, str) else UNKNOWN_LICENSE,
         base=tuple(map(str, base if isinstance(base, list) else [base])),
+        steps=steps if type(steps := data.get("training_steps")) is int else None,
         data=_training_sets(data.get("training_sets")),
     )
 

@@ -34,7 +34,7 @@ _TRANSFORMERS_NAMES = (
     (r"encoder\.layers\.(\d+)\.mlp\.fc2\.(weight|bias)", r"transformer.resblocks.\1.mlp.c_proj.\2"),
     (r"encoder\.layers\.(\d+)\.self_attn\.(in|out)_proj\.(weight|bias)", r"transformer.resblocks.\1.attn.\2_proj.\3"),
 )
-# Fields of transformers' CLIPVisionConfig: ours, or the value that ours has and what it is where the file is silent.
+# Fields of transformers' CLIPVisionConfig -> (our field, transformers' default).
 _TRANSFORMERS_SIZES = {
     "image_size": ("image_size", 224),
     "patch_size": ("patch_size", 32),
@@ -73,9 +73,9 @@ def open_prompt_encoder(
     if clip is not None and clip.is_dir():
         config, weights = _open_transformers(clip)
     elif clip is not None:
-        weights = _open_tower(clip)
+        weights = _open_tower(open_file(clip, torchscript=True))
     if alpha_clip is not None:
-        alpha = _open_tower(alpha_clip)
+        alpha = _open_tower(open_file(alpha_clip))
         if "conv1_alpha.weight" not in alpha.tensors:
             raise LDISError(f"{alpha_clip}: no tensor conv1_alpha.weight, so no Alpha-CLIP; is it the --clip file?")
         weights = alpha if weights is None else weights.overlaid(alpha.tensors, alpha.where)
@@ -87,10 +87,9 @@ def open_prompt_encoder(
     return _sizes(weights, config), weights
 
 
-def _open_tower(path: Path) -> Weights:
+def _open_tower(weights: Weights) -> Weights:
     """The visual tower of a state dict in OpenAI's names, with or without the text side."""
-    weights = open_file(path)
-    if any(name.startswith("visual.") for name in weights.tensors):
+    if "visual.conv1.weight" in weights.tensors:
 
         def visual(name: str) -> str | None:
             return None if _TEXT.fullmatch(name) else name.removeprefix("visual.")
@@ -106,6 +105,8 @@ def _sizes(weights: Weights, config: PromptEncoderConfig | None) -> PromptEncode
         if name not in tensors or tensors[name].ndim != axes:
             raise LDISError(f"{weights.where}: no tensor {name} with {axes} axes; expected CLIP's ViT-L/14 or like it")
     width, patch = tensors["conv1.weight"].shape[0], tensors["conv1.weight"].shape[-1]
+    if not all(tensors["conv1.weight"].shape):
+        raise LDISError(f"{weights.where}: conv1.weight {list(tensors['conv1.weight'].shape)} is empty")
     grid = math.isqrt(max(tensors["positional_embedding"].shape[0] - 1, 0))
     layers = {match[1] for name in tensors if (match := re.match(r"transformer\.resblocks\.(\d+)\.", name))}
     values = {
@@ -128,15 +129,13 @@ def _open_transformers(folder: Path) -> tuple[PromptEncoderConfig, Weights]:
     values = values.get("vision_config", values)
     if not isinstance(values, dict):
         raise LDISError(f"{path}: vision_config is no JSON object")
-    for key, (expected, default) in {
-        "hidden_act": ("quick_gelu", "quick_gelu"),
-        "layer_norm_eps": (1e-5, 1e-5),
-        "intermediate_size": (4 * values.get("hidden_size", 768), 3072),
-    }.items():
-        if values.get(key, default) != expected:
-            raise LDISError(f"{path}: {key}={values.get(key, default)!r}; the prompt encoder has {expected!r}")
+    for key, expected in {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}.items():  # transformers' defaults, too
+        if values.get(key, expected) != expected:
+            raise LDISError(f"{path}: {key}={values[key]!r}; the prompt encoder has {expected!r}")
     sizes = {ours: values.get(key, default) for key, (ours, default) in _TRANSFORMERS_SIZES.items()}
     config = PromptEncoderConfig.from_dict({**sizes, "alpha": False}, str(path))
+    if values.get("intermediate_size", 3072) != 4 * config.width:
+        raise LDISError(f"{path}: intermediate_size is not 4 x hidden_size {config.width}; the prompt encoder's is")
     return config, _rename_transformers(open_network(folder, TRANSFORMERS))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,28 +17,29 @@ from ldis_jax.convert.card import UNKNOWN_LICENSE, Provenance, model_card, read_
 from ldis_jax.convert.clip import open_prompt_encoder
 from ldis_jax.convert.folder import (
     NETWORKS,
-    VAES,
     check_sizes,
     open_weights,
     read_card,
-    read_json_config,
     read_model_config,
     read_task,
     read_vae_config,
+    vae_config_from_dict,
+    with_schedule,
     write_folder,
 )
 from ldis_jax.convert.hub import resolve
 from ldis_jax.convert.ldis_checkpoint import open_ldis_checkpoint, write_ldis_checkpoint
 from ldis_jax.convert.network_files import read_json
-from ldis_jax.convert.rules import match, table
+from ldis_jax.convert.rules import match, table, weights_hash
 from ldis_jax.convert.stable_diffusion import adapt_unet, open_stable_diffusion
 from ldis_jax.convert.tensors import Weights, from_array
 from ldis_jax.convert.training_init import FROZEN
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
+from ldis_jax.metric_writer import read_metrics
 from ldis_jax.models.config import PromptEncoderConfig, UNetConfig, VAEConfig
 from ldis_jax.models.ldis import LDISModel, ModelConfig
-from ldis_jax.tasks import LDISN, Task, task_from_dict
+from ldis_jax.tasks import task_from_dict
 
 
 def from_stable_diffusion(args: argparse.Namespace) -> str:
@@ -55,7 +56,7 @@ def from_stable_diffusion(args: argparse.Namespace) -> str:
             raise LDISError(f"{args.ldis}: weights of {name}, and --task={args.task}; leave --task out")
     if name is None:
         raise LDISError("--task: missing; ldis1 or ldisn")
-    task = _make_task({"task": name}, base.schedule)
+    task = with_schedule(task_from_dict({"task": name}), base.schedule)
     unet_config, unet = adapt_unet(base.unet_config, unet, task, tower.width, args.seed or 0)
     config = ModelConfig(unet_config, vae_config, tower)
     check_sizes(task, config, str(source))
@@ -67,7 +68,7 @@ def from_stable_diffusion(args: argparse.Namespace) -> str:
         steps=0 if args.ldis is None else None,
     )
     networks = {"unet": unet, "vae": vae, "prompt_encoder": prompt_encoder}
-    write_folder(args.out, task, config, networks, model_card(task, config, provenance), args.dtype)
+    write_folder(args.out, task, config, networks, model_card(task, config, provenance), args.dtype or "float32")
     if args.ldis is not None:
         return f"{args.out}: {name} model folder with the paper's weights"
     return f"{args.out}: {name} model folder, to be trained: --config=configs/{name}.py --config.init.folder={args.out}"
@@ -78,31 +79,35 @@ def from_checkpoint(args: argparse.Namespace) -> str:
     saved = read_params(args.checkpoint / "checkpoints", args.step)
     where = f"{args.checkpoint / 'checkpoints' / str(saved.step)}"
     found = saved.fingerprint
-    init = args.init or init_folder(read_json(args.checkpoint / "config.json")["init"]["folder"])
+    init = args.init or init_folder(_init_of(args.checkpoint / "config.json"))
     if not init.is_dir():
         raise LDISError(f"{init}: no such folder, and training started from it; say where it is with --init")
-    networks = found["networks"]
-    config = ModelConfig(
-        UNetConfig.from_dict(networks["unet"], where),
-        VAES[networks["vae"]["_class_name"]].from_dict(networks["vae"], where),
-        PromptEncoderConfig.from_dict(networks["prompt_encoder"], where),
-    )
-    there = {
-        "vae": read_vae_config(init / "vae"),
-        "prompt_encoder": read_json_config(PromptEncoderConfig, init / "prompt_encoder"),
-    }
-    for name, network in there.items():
-        if network != getattr(config, name):
-            raise LDISError(
-                f"{init / name}: another network than the run was trained with; say where it is with --init"
-            )
-    task = _make_task(found["task"], NoiseSchedule.from_dict(found.get("schedule", {}), where))
+    try:
+        config = ModelConfig(
+            UNetConfig.from_dict(found["networks"]["unet"], where),
+            vae_config_from_dict(found["networks"]["vae"], where),
+            PromptEncoderConfig.from_dict(found["networks"]["prompt_encoder"], where),
+        )
+        task = task_from_dict(found["task"], where)
+        if task.name == "ldisn":
+            task = with_schedule(task, NoiseSchedule.from_dict(found["schedule"], where))
+        trained: dict[str, Any] = {
+            "sources": dict(found["sources"]),
+            "steps": saved.step,
+            "batch_size": int(found["batch_size"]),
+        }
+        frozen_hashes = dict(found["frozen"])
+    except LDISError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise LDISError(f"{where}: its fingerprint is not one of this version ({error!r})") from None
     weights = {"unet": _unet_of(saved.params, config, where)}
-    weights |= {name: open_weights(init / name, name) for name in FROZEN}
-    provenance = read_provenance(init).trained(
-        found["sources"], saved.step, found["batch_size"], _metrics(args.checkpoint, saved.step)
-    )
-    write_folder(args.out, task, config, weights, model_card(task, config, provenance), args.dtype)
+    for name in FROZEN:
+        weights[name] = open_weights(init / name, name)
+        if weights_hash(weights[name].tensors) != frozen_hashes.get(name):
+            raise LDISError(f"{init / name}: not what the run was trained with; say where that is with --init")
+    provenance = read_provenance(init).trained(**trained, metrics=_metrics(args.checkpoint, saved.step))
+    write_folder(args.out, task, config, weights, model_card(task, config, provenance), args.dtype or "float32")
     return f"{args.out}: {task.name} model folder of step {saved.step}"
 
 
@@ -122,14 +127,11 @@ def from_model(args: argparse.Namespace) -> str:
         vae_config, weights["vae"] = _open_vae(args.vae)
         config = ModelConfig(config.unet, vae_config, config.prompt_encoder)
         check_sizes(task, config, args.vae)
-        card = model_card(task, config, read_provenance(folder))  # its figures were another autoencoder's
-    write_folder(args.out, task, config, weights, card, args.dtype)
+        provenance = read_provenance(folder)  # its figures were another autoencoder's
+        provenance = dataclasses.replace(provenance, base=(*provenance.base, _origin(args.vae)))
+        card = model_card(task, config, provenance)
+    write_folder(args.out, task, config, weights, card, args.dtype or "float32")
     return f"{args.out}: {task.name} model folder"
-
-
-def _make_task(values: dict[str, Any], schedule: NoiseSchedule) -> Task:
-    task = task_from_dict(values)
-    return dataclasses.replace(task, schedule=schedule) if isinstance(task, LDISN) else task
 
 
 def _open_vae(folder_or_hub_id: str) -> tuple[VAEConfig, Weights]:
@@ -149,17 +151,24 @@ def _unet_of(params: Mapping[str, np.ndarray], config: ModelConfig, where: str) 
     return Weights(tensors, where)
 
 
+def _init_of(path: Path) -> str:
+    """``init.folder`` of a run's ``config.json``."""
+    init = read_json(path).get("init")
+    folder = init.get("folder") if isinstance(init, dict) else None
+    if not isinstance(folder, str):
+        raise LDISError(f"{path}: names no init.folder; say where training started with --init")
+    return folder
+
+
 def _metrics(workdir: Path, step: int) -> dict[str, float]:
-    """What the run measured at a step, from ``metrics.jsonl``."""
-    path = workdir / "metrics.jsonl"
-    if not path.is_file():
-        return {}
-    values: dict[str, float] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        if record["step"] == step:
-            values |= {k: v for k, v in record.items() if k != "step" and not k.startswith("train/")}
-    return values
+    """What the run measured at a step."""
+    lines = [line for line in read_metrics(workdir / "metrics.jsonl") if line["step"] == step]
+    return {
+        name: value
+        for line in lines
+        for name, value in line.items()
+        if name != "step" and not name.startswith("train/") and isinstance(value, float) and math.isfinite(value)
+    }
 
 
 def _origin(value: str) -> str:

@@ -25,7 +25,7 @@ from ldis_jax.convert.network_files import STEMS, open_network, read_json
 from ldis_jax.convert.rules import fill, match, to_torch
 from ldis_jax.convert.tensors import LazyTensor, Weights, cast, write_safetensors
 from ldis_jax.diffusion import NoiseSchedule
-from ldis_jax.errors import LDISError
+from ldis_jax.errors import LDISError, list_names
 from ldis_jax.files import write_json
 from ldis_jax.models.config import (
     AutoencoderConfig,
@@ -41,7 +41,7 @@ Config = TypeVar("Config", UNetConfig, VAEConfig, PromptEncoderConfig)
 
 TASK_FILE = "ldis_config.json"
 NETWORKS = tuple(STEMS)
-VAES: dict[str, type[VAEConfig]] = {"AutoencoderKL": AutoencoderConfig, "AutoencoderTiny": AutoencoderTinyConfig}
+_VAES: dict[str, type[VAEConfig]] = {kind.class_name: kind for kind in (AutoencoderConfig, AutoencoderTinyConfig)}
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 # Writing less than this takes no time worth a progress bar.
 _PROGRESS_BYTES = 200_000_000
@@ -65,12 +65,17 @@ def read_json_config(kind: type[Config], folder: Path) -> Config:
 
 
 def read_vae_config(folder: Path) -> VAEConfig:
-    """``config.json`` of an autoencoder's folder, which says which class it is; AutoencoderKL where it does not."""
+    """``config.json`` of an autoencoder's folder."""
     path = folder / "config.json"
-    name = read_json(path).get("_class_name", "AutoencoderKL")
-    if name not in VAES:
-        raise LDISError(f"{path}: _class_name={name!r}; must be one of {sorted(VAES)}")
-    return read_json_config(VAES[name], folder)
+    return vae_config_from_dict(read_json(path), str(path))
+
+
+def vae_config_from_dict(values: Mapping[str, Any], where: str) -> VAEConfig:
+    """The config of the class that ``_class_name`` says; AutoencoderKL where it is missing."""
+    name = values.get("_class_name", AutoencoderConfig.class_name)
+    if not isinstance(name, str) or name not in _VAES:
+        raise LDISError(f"{where}: _class_name={name!r}; must be one of {sorted(_VAES)}")
+    return _VAES[name].from_dict(values, where)
 
 
 def read_model_config(folder: Path) -> ModelConfig:
@@ -87,12 +92,13 @@ def read_task(folder: Path) -> Task:
     path = folder / TASK_FILE
     if not path.is_file() and (folder / "model_index.json").is_file():
         raise LDISError(f"{folder}: a diffusers pipeline, no LDIS model; python -m ldis_jax.convert makes one of it")
-    return with_schedule(task_from_dict(read_json(path), str(path)), folder)
+    task = task_from_dict(read_json(path), str(path))
+    return with_schedule(task, read_schedule(folder)) if isinstance(task, LDISN) else task
 
 
-def with_schedule(task: Task, folder: Path) -> Task:
-    """The task on the noise schedule of ``scheduler/``, which only LDIS-n has a use for."""
-    return dataclasses.replace(task, schedule=read_schedule(folder)) if isinstance(task, LDISN) else task
+def with_schedule(task: Task, schedule: NoiseSchedule) -> Task:
+    """The task on a noise schedule, which only LDIS-n has a use for."""
+    return dataclasses.replace(task, schedule=schedule) if isinstance(task, LDISN) else task
 
 
 def read_schedule(folder: Path) -> NoiseSchedule:
@@ -108,9 +114,11 @@ def open_weights(folder: Path, network: str, variant: str | None = None) -> Weig
 
 
 def read_card(folder: Path) -> str | None:
-    """The text of ``README.md``; None where there is none."""
-    path = folder / CARD
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+    """The text of ``README.md``; None where there is none that can be read."""
+    try:
+        return (folder / CARD).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
 
 
 def _rename_vae(name: str) -> str:
@@ -170,7 +178,7 @@ def write_folder(
 ) -> None:
     """Writes a model folder beside its destination and moves it into place when it is whole.
 
-    An existing folder is replaced only if it is a model folder (has ``ldis_config.json``). Tensors are read, checked
+    An existing folder is replaced only if it is a model folder and nothing else lies in it. Tensors are read, checked
     and written one at a time.
 
     Args:
@@ -185,14 +193,13 @@ def write_folder(
         LDISError: the destination cannot be written, or exists and is something else; weights that are not those of
             the networks.
     """
-    folder = Path(folder)
-    if folder.exists() and not (folder / TASK_FILE).is_file():
-        raise LDISError(f"{folder}: exists and is no model folder; choose another or remove it")
     abstract = LDISModel.abstract(config)
     checked = {name: match(getattr(abstract, name), networks[name]) for name in NETWORKS}
     if dtype is not None:
         checked = {name: {key: cast(t, dtype) for key, t in tensors.items()} for name, tensors in checked.items()}
     try:
+        folder = Path(folder).resolve()  # "." and ".." would mean another folder once this one is moved away
+        _require_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
@@ -203,6 +210,16 @@ def write_folder(
             raise
     except OSError as error:
         raise LDISError(f"{folder}: cannot be written ({error.strerror or error}); choose another place") from error
+
+
+def _require_replaceable(folder: Path) -> None:
+    """A model folder is replaced as a whole, so nothing else may lie in it."""
+    if not folder.exists():
+        return
+    if not (folder / TASK_FILE).is_file():
+        raise LDISError(f"{folder}: exists and is no model folder; choose another or remove it")
+    if others := {path.name for path in folder.iterdir()} - {TASK_FILE, CARD, "scheduler", *NETWORKS}:
+        raise LDISError(f"{folder}: holds more than a model ({list_names(others)}); choose another or move it away")
 
 
 def _write_contents(
@@ -220,13 +237,21 @@ def _write_contents(
 
 def _move_into_place(staging: Path, folder: Path) -> None:
     staging.chmod(0o755)
-    if folder.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+    if not folder.exists():
+        staging.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+    try:
         folder.rename(old / "model")
-        staging.rename(folder)
-        shutil.rmtree(old)
-    else:
-        staging.rename(folder)
+        try:
+            staging.rename(folder)
+        except BaseException:
+            (old / "model").rename(folder)
+            raise
+    except BaseException:
+        old.rmdir()  # which refuses where a model is left in it
+        raise
+    shutil.rmtree(old)
 
 
 def write_network(

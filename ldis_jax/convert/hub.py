@@ -30,7 +30,11 @@ def resolve(folder_or_hub_id: str, revision: str | None = None, variant: str | N
         LDISError: neither a path nor a repository, a missing file, or access refused.
     """
     path = Path(folder_or_hub_id)
-    if folder_or_hub_id and path.exists():
+    try:
+        exists = bool(folder_or_hub_id) and path.exists()
+    except OSError as error:
+        raise LDISError(f"{folder_or_hub_id[:80]}: cannot be read ({error.strerror or error})") from None
+    if exists:
         if revision is not None:
             raise LDISError(f"{path}: a local path has no revision {revision!r}")
         return path

@@ -27,7 +27,7 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise LDISError(f"{path}: no such file; is {path.parent} a model folder?") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LDISError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(values, dict):
         raise LDISError(f"{path}: expected a JSON object, found {type(values).__name__}")
@@ -55,7 +55,7 @@ def open_network(folder: Path, stems: tuple[str, str], variant: str | None = Non
     Args:
         folder: the network's own folder.
         stems: :data:`DIFFUSERS` or :data:`TRANSFORMERS`.
-        variant: the file's variant ("fp16", "non_ema"); None takes the plain file.
+        variant: the file's variant ("fp16", "non_ema"); None takes the plain file, or "fp16" where there is no other.
 
     Raises:
         LDISError: no such file, or one that cannot be read.
@@ -71,9 +71,11 @@ def open_network(folder: Path, stems: tuple[str, str], variant: str | None = Non
     return _open_sharded(path) if name.endswith(".json") else open_file(path)
 
 
-def open_file(path: Path) -> Weights:
-    """A safetensors file, or one of torch's."""
-    return open_safetensors(path) if path.suffix == ".safetensors" else open_torch(path)
+def open_file(path: Path, *, torchscript: bool = False) -> Weights:
+    """A safetensors file, or one of torch's; see :func:`open_torch` about ``torchscript``."""
+    if not path.is_file():
+        raise LDISError(f"{path}: {'a folder, and a file is expected' if path.is_dir() else 'no such file'}")
+    return open_safetensors(path) if path.suffix == ".safetensors" else open_torch(path, torchscript=torchscript)
 
 
 def _open_sharded(index: Path) -> Weights:

@@ -6,9 +6,10 @@ The mapping is total both ways: a missing, unused or wrongly shaped tensor is an
 
 from __future__ import annotations
 
+import hashlib
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ldis_jax.convert.tensors import FLOATS, LazyTensor, Weights
+from ldis_jax.convert.tensors import FLOATS, LazyTensor, Weights, all_finite
 from ldis_jax.errors import LDISError, list_names
 
 Module = TypeVar("Module", bound=nnx.Module)
@@ -73,8 +74,8 @@ def match(module: nnx.Module, weights: Weights) -> dict[str, LazyTensor]:
         LDISError: a missing, unused or wrongly shaped tensor, or one that is not floating point.
     """
     entries, tensors, where = table(module), weights.tensors, weights.where
-    if any("lora" in name.lower() for name in tensors):
-        raise LDISError(f"{where}: a LoRA file, not a whole model ({_some(tensors, 'lora')}); merge it into one first")
+    if lora := [name for name in tensors if "lora" in name.lower()]:
+        raise LDISError(f"{where}: a LoRA file, not a whole model ({lora[0]}); merge it into one first")
     if missing := [f"{name} {list(entries[name].shape)}" for name in entries.keys() - tensors.keys()]:
         raise LDISError(f"{where}: missing tensor {list_names(missing)}; is it another kind of checkpoint?")
     if unused := [f"{name} {list(tensors[name].shape)}" for name in tensors.keys() - entries.keys()]:
@@ -102,21 +103,23 @@ def fill(module: Module, weights: Weights, *, dtype: DTypeLike = jnp.float32) ->
     return nnx.merge(graphdef, nnx.from_flat_state(list(flat.items())))
 
 
+def weights_hash(tensors: Mapping[str, LazyTensor]) -> str:
+    """16 hex digits of the SHA-256 of names and float32 values, whatever the form of the file."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + b"\0")
+        digest.update(np.ascontiguousarray(tensors[name].read(), np.float32).data)
+    return digest.hexdigest()[:16]
+
+
 def _require_finite(tensor: LazyTensor, where: str) -> LazyTensor:
     def read() -> np.ndarray:
         array = tensor.read()
-        # A sum is finite unless a term is not, or it overflows; only then is it worth to look at every value.
-        with np.errstate(all="ignore"):
-            finite = np.isfinite(np.sum(array, dtype=np.float32)) or np.isfinite(array).all()
-        if not finite:
+        if not all_finite(array):
             raise LDISError(f"{where} {list(tensor.shape)} holds NaN or infinity; the checkpoint is damaged")
         return array
 
     return LazyTensor(tensor.shape, tensor.dtype, read)
-
-
-def _some(names: Iterable[str], part: str) -> str:
-    return next(name for name in names if part in name.lower())
 
 
 def initialise(module: Module, seed: int) -> Module:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ldis_jax.convert.folder import open_weights, read_json_config, read_schedule, read_vae_config
 from ldis_jax.convert.network_files import open_file
-from ldis_jax.convert.tensors import LazyTensor, Weights, from_array
+from ldis_jax.convert.tensors import LazyTensor, Weights
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.models.config import AutoencoderConfig, UNetConfig, VAEConfig
@@ -44,7 +44,8 @@ def open_stable_diffusion(
     Args:
         source: the folder or file.
         variant: of a folder's weight files, such as "fp16".
-        config_folder: holds ``unet/config.json`` and ``vae/config.json`` of a single file that is not SD 1.5's size.
+        config_folder: of a single file that is not SD 1.5's: ``unet/``, ``vae/`` and, if need be, ``scheduler/`` with
+            their configs.
 
     Raises:
         LDISError: a missing file, or one of another kind of model.
@@ -55,25 +56,27 @@ def open_stable_diffusion(
             open_weights(source / "unet", "unet", variant),
             read_vae_config(source / "vae"),
             open_weights(source / "vae", "vae", variant),
-            read_schedule(source) if (source / "scheduler").is_dir() else NoiseSchedule(),
+            _schedule_of(source),
         )
-    if not source.exists():
-        raise LDISError(f"{source}: no such folder or file")
-    unet_config, vae_config = UNetConfig(encoder_hid_dim=None), AutoencoderConfig()
+    unet_config, vae_config, schedule = UNetConfig(encoder_hid_dim=None), AutoencoderConfig(), NoiseSchedule()
     if config_folder is not None:
         unet_config = read_json_config(UNetConfig, config_folder / "unet")
         found = read_vae_config(config_folder / "vae")
         if not isinstance(found, AutoencoderConfig):
             raise LDISError(f"{config_folder}: a single file holds an AutoencoderKL, not an {type(found).__name__}")
-        vae_config = found
+        vae_config, schedule = found, _schedule_of(config_folder)
     parts = _split_single_file(open_file(source))
     return StableDiffusion(
         unet_config,
         _to_diffusers(parts["unet"], "unet", unet_config.to_dict()),
         vae_config,
         _to_diffusers(parts["vae"], "vae", vae_config.to_dict()),
-        NoiseSchedule(),
+        schedule,
     )
+
+
+def _schedule_of(folder: Path) -> NoiseSchedule:
+    return read_schedule(folder) if (folder / "scheduler").is_dir() else NoiseSchedule()
 
 
 def _split_single_file(weights: Weights) -> dict[str, Weights]:
@@ -117,23 +120,27 @@ def adapt_unet(
 ) -> tuple[UNetConfig, Weights]:
     """Adds what a UNet lacks for LDIS: the adapter to the prompt encoder's width, and LDIS-n's input channels.
 
-    A missing ``encoder_hid_proj`` is drawn from ``seed`` with torch's default for a Linear; a 4-channel ``conv_in`` is
-    widened for LDIS-n with zeros and keeps its bias (the public code draws a new one).
+    Where the config has no ``encoder_hid_proj``, its weight is drawn from ``seed`` as torch draws a Linear's, and its
+    bias is 0; a ``conv_in`` for latents alone is widened for LDIS-n with zeros and keeps its bias (the public code
+    draws a new one).
     """
-    config = dataclasses.replace(
-        config, in_channels=config.out_channels * (1 if task.name == "ldis1" else 2), encoder_hid_dim=token_width
-    )
     added: dict[str, LazyTensor] = {}
-    if "encoder_hid_proj.weight" not in weights.tensors:
-        bound = token_width**-0.5
-        rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
-        kernel = rng.uniform(-bound, bound, (config.cross_attention_dim, token_width)).astype(np.float32)
-        added["encoder_hid_proj.weight"] = from_array(kernel)
-        added["encoder_hid_proj.bias"] = from_array(np.zeros(config.cross_attention_dim, np.float32))
+    if config.encoder_hid_dim is None and "encoder_hid_proj.weight" not in weights.tensors:
+        shape = (config.cross_attention_dim, token_width)
+        added["encoder_hid_proj.weight"] = LazyTensor(shape, "float32", lambda: _draw_linear(shape, seed))
+        added["encoder_hid_proj.bias"] = LazyTensor(shape[:1], "float32", lambda: np.zeros(shape[0], np.float32))
+    channels = config.out_channels * (1 if task.name == "ldis1" else 2)
     conv_in = weights.tensors.get("conv_in.weight")
-    if conv_in is not None and conv_in.ndim == 4 and conv_in.shape[1] < config.in_channels:
-        added["conv_in.weight"] = _widened(conv_in, config.in_channels)
+    if conv_in is not None and conv_in.ndim == 4 and conv_in.shape[1] == config.out_channels < channels:
+        added["conv_in.weight"] = _widened(conv_in, channels)
+    config = dataclasses.replace(config, in_channels=channels, encoder_hid_dim=token_width)
     return config, weights.overlaid(added)
+
+
+def _draw_linear(shape: tuple[int, int], seed: int) -> np.ndarray:
+    bound = shape[1] ** -0.5
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
+    return rng.uniform(-bound, bound, shape).astype(np.float32)
 
 
 def _widened(kernel: LazyTensor, channels: int) -> LazyTensor:

@@ -85,8 +85,27 @@ def from_array(array: np.ndarray) -> LazyTensor:
 
 
 def cast(tensor: LazyTensor, dtype: str) -> LazyTensor:
-    """Another floating-point type ("float32", "float16", "bfloat16"), on reading."""
-    return LazyTensor(tensor.shape, dtype, lambda: tensor.read().astype(numpy_dtype(dtype), copy=False))
+    """Another floating-point type ("float32", "float16", "bfloat16"), on reading.
+
+    ``read()`` raises :class:`LDISError` where a finite value is too large for it.
+    """
+
+    def read() -> np.ndarray:
+        array = tensor.read()
+        with np.errstate(over="ignore"):
+            result = array.astype(numpy_dtype(dtype), copy=False)
+        if result.dtype.itemsize < array.dtype.itemsize and not all_finite(result):
+            raise LDISError(f"a value of a tensor {list(tensor.shape)} is too large for {dtype}; keep float32")
+        return result
+
+    return LazyTensor(tensor.shape, dtype, read)
+
+
+def all_finite(array: np.ndarray) -> bool:
+    """Whether no value is NaN or infinity."""
+    # A sum is finite unless a term is not, or it overflows; only then is it worth to look at every value.
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(np.sum(array, dtype=np.float32)) or np.isfinite(array).all())
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
@@ -99,9 +118,9 @@ def open_safetensors(path: Path) -> Weights:
     try:
         file = safe_open(path, framework="np", backend="pread")  # mapped pages would count as memory until the end
         slices = {name: file.get_slice(name) for name in list(file.keys())}
-    except FileNotFoundError:
-        raise LDISError(f"{path}: no such file") from None
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise LDISError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except SafetensorError as error:
         raise LDISError(f"{path}: not a readable safetensors file ({_line(error)}); fetch it again") from None
 
     def reader(name: str) -> Callable[[], np.ndarray]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldis_jax.checks import check_fields
 from ldis_jax.errors import LDISError, list_names
 
 # Keys of diffusers' scheduler files that do not touch what is computed here, or do so only at other values.
@@ -47,7 +48,13 @@ class NoiseSchedule:
         ]
         if bad:
             raise LDISError(f"{where}: unsupported scheduler option {list_names(bad)}")
+        # diffusers' defaults for these are not SD 1.5's, so a file that leaves them out means something else.
+        if missing := {"beta_start", "beta_end", "beta_schedule"} - values.keys():
+            raise LDISError(f"{where}: missing {list_names(missing)}")
+        check_fields(cls, values, where)
         schedule = cls(**{key: value for key, value in values.items() if key in fields})
+        if not 0 < schedule.beta_start <= schedule.beta_end < 1 or not schedule.num_train_timesteps:
+            raise LDISError(f"{where}: needs 0 < beta_start <= beta_end < 1 and num_train_timesteps > 0")
         allowed = {
             "beta_schedule": ("scaled_linear", "linear"),
             "prediction_type": ("epsilon", "v_prediction"),

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+from ldis_jax.checks import check_fields
 from ldis_jax.errors import LDISError, list_names
 
 # Bookkeeping of diffusers and transformers; has no effect on the network.
@@ -17,6 +18,9 @@ _IGNORED_KEYS = frozenset({"_class_name", "_diffusers_version", "_name_or_path",
 
 # Stable Diffusion 1.x: scaled latents, which its UNet sees, are this times AutoencoderKL's.
 SD_SCALING_FACTOR = 0.18215
+
+# Numbers of layers: each is a module that is built before any weight is read.
+_MOST = {"layers": (256,), "layers_per_block": (16,), "num_encoder_blocks": (64,), "num_decoder_blocks": (64,)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +59,23 @@ class _NetworkConfig:
             raise LDISError(f"{where}: unsupported network option {list_names(unsupported)}; LDIS builds on SD 1.5")
         if unknown:
             raise LDISError(f"{where}: unknown key {list_names(unknown)}; remove it if it does not change the network")
+        check_fields(cls, kept, where)
+        config = cls(**kept)
         try:
-            config = cls(**kept)
             config.validate()
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise LDISError(f"{where}: {error}") from None
         return config
 
     def validate(self) -> None:
-        """Raises ``ValueError`` where sizes do not fit together."""
+        """Raises ``ValueError`` where sizes are out of range or do not fit together."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(not isinstance(n, str | bool) and n is not None and n <= 0 for n in numbers) or not numbers:
+                raise ValueError(f"{field.name}={value!r} must be positive")
+            if any(isinstance(n, int) and n > most for n in numbers for most in _MOST.get(field.name, ())):
+                raise ValueError(f"{field.name}={value!r} is beyond any network")
 
     def to_dict(self) -> dict[str, Any]:
         """The inverse of :meth:`from_dict`, with JSON types."""
@@ -96,7 +108,13 @@ class UNetConfig(_NetworkConfig):
         heads = self.attention_head_dim
         return heads if isinstance(heads, tuple) else (heads,) * len(self.block_out_channels)
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "config") -> Self:
+        """As for every network; a file that does not name the adapter has none, as in diffusers."""
+        return super().from_dict({"encoder_hid_dim": None, **values}, where)
+
     def validate(self) -> None:
+        super().validate()
         levels = len(self.block_out_channels)
         for name in ("down_block_types", "up_block_types", "num_heads"):
             if len(getattr(self, name)) != levels:
@@ -178,6 +196,7 @@ class AutoencoderConfig(_NetworkConfig):
         return 2 ** (len(self.block_out_channels) - 1)
 
     def validate(self) -> None:
+        super().validate()
         for channels in self.block_out_channels:
             if channels % self.norm_num_groups:
                 raise ValueError(f"{channels} channels do not divide by {self.norm_num_groups} groups")
@@ -233,14 +252,13 @@ class AutoencoderTinyConfig(_NetworkConfig):
         return 2 ** (len(self.num_encoder_blocks) - 1)
 
     def validate(self) -> None:
+        super().validate()
         for side in ("encoder", "decoder"):
             channels, blocks = getattr(self, f"{side}_block_out_channels"), getattr(self, f"num_{side}_blocks")
             if not len(channels) == len(blocks) == len(self.num_encoder_blocks):
                 raise ValueError(f"{side} has {len(channels)} levels of channels and {len(blocks)} of blocks")
             if len(set(channels)) != 1:  # as the reference: its stack has no convolution between widths
                 raise ValueError(f"{side}_block_out_channels {channels} must be equal")
-        if not self.scaling_factor > 0:
-            raise ValueError(f"scaling_factor={self.scaling_factor} must be positive")
 
     @classmethod
     def _fixed(cls) -> Mapping[str, tuple[Any, ...]]:
@@ -283,6 +301,7 @@ class PromptEncoderConfig(_NetworkConfig):
         return self.grid**2
 
     def validate(self) -> None:
+        super().validate()
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} does not divide by patch_size {self.patch_size}")
         if self.width % self.heads:

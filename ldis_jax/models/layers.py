@@ -44,14 +44,16 @@ def conv(
     stride: int = 1,
     padding: Padding | None = None,
     *,
+    use_bias: bool = True,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
-    """A square convolution with bias; 3x3 kernels pad one pixel a side unless told otherwise."""
+    """A square convolution; 3x3 kernels pad one pixel a side unless told otherwise."""
     if padding is None:
         padding = PAD_BOTH if kernel == 3 else ((0, 0), (0, 0))
+    size = (kernel, kernel)
     return nnx.Conv(
-        in_channels, out_channels, (kernel, kernel), strides=stride, padding=padding, dtype=dtype, rngs=rngs
+        in_channels, out_channels, size, strides=stride, padding=padding, use_bias=use_bias, dtype=dtype, rngs=rngs
     )
 
 

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ldis_jax.models.config import SD_SCALING_FACTOR, AutoencoderTinyConfig
-from ldis_jax.models.layers import PAD_BOTH, conv, upsample_nearest
+from ldis_jax.models.layers import conv, upsample_nearest
 
 
 class ReLU(nnx.Module):
@@ -96,7 +96,7 @@ def _encoder_layers(config: AutoencoderTinyConfig, dtype: DTypeLike, rngs: nnx.R
         if i == 0:
             yield conv(config.in_channels, channels, dtype=dtype, rngs=rngs)
         else:
-            yield _conv_without_bias(channels, 2, dtype, rngs)
+            yield conv(channels, channels, stride=2, use_bias=False, dtype=dtype, rngs=rngs)
         for _ in range(blocks):
             yield AutoencoderTinyBlock(channels, dtype=dtype, rngs=rngs)
     yield conv(channels, config.latent_channels, dtype=dtype, rngs=rngs)
@@ -115,13 +115,7 @@ def _decoder_layers(config: AutoencoderTinyConfig, dtype: DTypeLike, rngs: nnx.R
             yield conv(channels, config.out_channels, dtype=dtype, rngs=rngs)
         else:
             yield Upsample()
-            yield _conv_without_bias(channels, 1, dtype, rngs)
-
-
-def _conv_without_bias(channels: int, stride: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(
-        channels, channels, (3, 3), strides=stride, padding=PAD_BOTH, use_bias=False, dtype=dtype, rngs=rngs
-    )
+            yield conv(channels, channels, use_bias=False, dtype=dtype, rngs=rngs)
 
 
 def _apply(layers: Iterable[nnx.Module], x: jax.Array) -> jax.Array:

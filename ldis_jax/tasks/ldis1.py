@@ -30,6 +30,7 @@ class LDIS1(Task):
     query_latents: str = "mode"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.query_latents not in ("mode", "sample"):
             raise ValueError(f"query_latents={self.query_latents!r}; must be 'mode' or 'sample'")
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ldis_jax import pseudo_mask
+from ldis_jax.checks import check_fields
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.models.ldis import VAE, LDISModel
 
@@ -49,6 +50,10 @@ class Task(abc.ABC):
 
     image_size: int = 256
     mask_alpha: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1 or not 0 <= self.mask_alpha < 1:
+            raise ValueError(f"image_size={self.image_size}, mask_alpha={self.mask_alpha}: need S >= 1, 0 <= g < 1")
 
     def __init_subclass__(cls) -> None:
         _TASKS[cls.name] = cls
@@ -87,15 +92,15 @@ def task_from_dict(values: Mapping[str, Any], where: str = "ldis_config.json") -
     """The inverse of :meth:`Task.to_dict`; raises :class:`LDISError` on an unknown task, key or value."""
     values = dict(values)
     name = values.pop("task", None)
-    if name not in _TASKS:
+    if not isinstance(name, str) or name not in _TASKS:
         raise LDISError(f"{where}: task={name!r}; must be one of {sorted(_TASKS)}")
     cls = _TASKS[name]
-    unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
-    if unknown:
+    if unknown := set(values) - cls().to_dict().keys():
         raise LDISError(f"{where}: unknown key {list_names(unknown)} for task {name!r}")
+    check_fields(cls, values, where)
     try:
         return cls(**values)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise LDISError(f"{where}: {error}") from None
 
 

@@ -60,7 +60,7 @@ def test_cards_by_others_never_stop_a_conversion(tmp_path, content):
 
 def test_provenance_passes_on(tmp_path):
     (tmp_path / "README.md").write_text(model_card(micro_task("ldis1"), MICRO["ldis1"], FACTS))
-    assert read_provenance(tmp_path) == Provenance(FACTS.license, FACTS.base, FACTS.data)
+    assert read_provenance(tmp_path) == Provenance(FACTS.license, FACTS.base, FACTS.data, 160_000)
 
 
 def test_a_loaded_models_card_is_saved_with_it(tmp_path):

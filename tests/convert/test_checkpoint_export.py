@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -11,9 +12,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from ldis_jax.checkpoint import read_params
 from ldis_jax.convert import load_model
+from ldis_jax.convert.commands import from_checkpoint
 from ldis_jax.errors import LDISError
 from ldis_jax.train import train
 from tests.helpers import micro_config
@@ -86,10 +89,39 @@ def test_damaged_checkpoint(trained, tmp_path):
         read_params(damaged / "checkpoints")
 
 
-def test_another_init_is_refused(trained, micro_folder, tmp_path):
-    other = Path(shutil.copytree(micro_folder, tmp_path / "other"))
-    path = other / "vae" / "config.json"
-    path.write_text(path.read_text().replace('"scaling_factor": 0.18215', '"scaling_factor": 0.5'))
+def test_another_init_is_refused(trained, tmp_path):
+    """Same sizes, other values: all bases of Stable Diffusion 1.5 share their configs."""
+    other = Path(shutil.copytree(trained / "init", tmp_path / "other"))
+    path = other / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    save_file({name: -array for name, array in tensors.items()}, path)
     result = export(trained, tmp_path / "model", f"--init={other}")
-    assert result.returncode == 2 and "another network than the run was trained with" in result.stderr
+    assert result.returncode == 2 and "not what the run was trained with" in result.stderr
     assert not (tmp_path / "model").exists()
+
+
+def test_a_strange_work_folder(trained, tmp_path):
+    work = tmp_path / "run"
+    shutil.copytree(trained / "run", work)
+    for name in ("²", "٩", "0009"):
+        (work / "checkpoints" / name).mkdir()
+    (work / "checkpoints" / "99").write_text("a file")
+    with open(work / "metrics.jsonl", "a") as file:
+        file.write('\n[1]\nnull\n{"step": 8, "unseen/odd": NaN, "unseen/text": "x"}\n{"step": 8, "unse')
+    assert read_params(work / "checkpoints").step == 8
+    result = export(tmp_path, tmp_path / "model")
+    assert result.returncode == 0, result.stderr
+    assert "odd" not in (tmp_path / "model" / "README.md").read_text()
+    (work / "config.json").write_text('{"init": {"folder": null}}')
+    result = export(tmp_path, tmp_path / "again")
+    assert result.returncode == 2 and "config.json: names no init.folder" in result.stderr
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"networks": {"unet": null}}', '{"networks": 5}'])
+def test_a_strange_fingerprint(trained, tmp_path, content):
+    work = tmp_path / "run"
+    shutil.copytree(trained / "run", work)
+    (work / "checkpoints" / "8" / "fingerprint" / "metadata").write_text(content)
+    monkey = argparse.Namespace(checkpoint=work, step=None, init=trained / "init", out=tmp_path / "m", dtype=None)
+    with pytest.raises(LDISError, match="8: its fingerprint is not one of this version"):
+        from_checkpoint(monkey)

@@ -48,6 +48,9 @@ def made(tmp_path_factory):
     shutil.rmtree(root / "sd15" / "prompt_encoder")
     unet = {n: a for n, a in arrays(model.unet).items() if not n.startswith("encoder_hid_proj")}
     foreign.write_network(root / "sd15" / "unet", unet, "safetensors")
+    config = json.loads((root / "sd15" / "unet" / "config.json").read_text())
+    del config["encoder_hid_dim"], config["encoder_hid_dim_type"]
+    (root / "sd15" / "unet" / "config.json").write_text(json.dumps(config))
     tower = arrays(model.prompt_encoder)
     torch.save(foreign.tensors(tower), root / "alpha.pth")
     foreign.write_torchscript(root / "ViT.pt", foreign.openai_names(tower))
@@ -179,6 +182,17 @@ def test_clip_without_alpha(convert_to):
         (["--sd15=sd15", "--to=ldis_pt", "--out=x.pt"], "--to=ldis_pt: writes a model folder's UNet"),
         (["--checkpoint=busy", "--out=x"], "busy/checkpoints: no checkpoints"),
         (["--sd15=v1-5.safetensors", *CLIP, "--task=ldis1", "--out=x"], "v1-5.safetensors: "),
+        (["--model=model", "--to=ldis_pt", "--vae=sd15", "--out=x.pt"], "--vae: has no effect with --to=ldis_pt"),
+        (["--model=model", "--to=ldis_pt", "--dtype=bfloat16", "--out=x.pt"], "--dtype: has no effect with --to"),
+        (["--sd15=sd15", "--sd15_config=sd15", *CLIP, "--task=ldis1", "--out=x"], "--sd15_config: has no effect"),
+        (["--sd15=v1-5.safetensors", "--variant=fp16", *CLIP, "--out=x"], "--variant: has no effect with --sd15=FILE"),
+        (["--sd15=sd15", *CLIP, "--ldis=ldis1.pt", "--seed=5", "--out=x"], "--seed: has no effect with --ldis"),
+        (["--sd15=sd15", *CLIP, "--zero_alpha", "--task=ldis1", "--out=x"], "--zero_alpha: has no effect with"),
+        (["--sd15=sd15", "--alpha_clip=ViT.pt", "--task=ldis1", "--out=x"], "a TorchScript archive, which is code"),
+        (["--sd15=sd15", "--alpha_clip=sd15", "--task=ldis1", "--out=x"], "a folder, and a file is expected"),
+        (["--sd15=sd15", *CLIP, "--task=ldis1", f"--out={300 * 'x'}"], "cannot be written (File name too long)"),
+        ([f"--sd15={300 * 'x'}", *CLIP, "--task=ldis1", "--out=x"], "cannot be read (File name too long)"),
+        (["--sd15=sd15", *CLIP, "--task=ldis1", "--out=/proc/nowhere/x"], "cannot be written"),
         (["--sd15=sd15", "--revision=main", *CLIP, "--task=ldis1", "--out=x"], "a local path has no revision"),
     ],
 )
@@ -190,6 +204,90 @@ def test_refusals_are_one_line_and_leave_nothing(convert_to, tmp_path, arguments
     assert status == 2 and message in err, err
     assert err.count("\n") == 1 and "Traceback" not in err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_only_a_model_folder_with_nothing_else_is_replaced(convert_to, tmp_path):
+    assert convert_to("--sd15=sd15", *CLIP, "--ldis=ldis1.pt", "--out=model")[0] == 0
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    status, _, err = convert_to("--model=model", "--out=model")
+    assert status == 2 and "holds more than a model (notes.txt)" in err
+    assert (tmp_path / "model" / "notes.txt").read_text() == "mine"
+
+
+def test_in_place_from_inside_the_folder(convert_to, tmp_path, monkeypatch):
+    assert convert_to("--sd15=sd15", *CLIP, "--ldis=ldis1.pt", "--out=model")[0] == 0
+    names = sorted(path.name for path in tmp_path.iterdir())
+    monkeypatch.chdir(tmp_path / "model")
+    status, _, err = convert_to("--model=.", "--out=../model")
+    assert status == 0, err
+    assert load_model(tmp_path / "model").task == TASKS["ldis1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_failed_move_brings_the_old_model_back(convert_to, tmp_path, monkeypatch, failing):
+    assert convert_to("--sd15=sd15", *CLIP, "--ldis=ldis1.pt", "--out=model")[0] == 0
+    before, calls, rename = sorted(tmp_path.rglob("*")), [], Path.rename
+
+    def flaky(self, target):
+        calls.append(self)
+        if len(calls) == failing:
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", flaky)
+    status, _, err = convert_to("--model=model", "--out=model")
+    assert status == 2 and "model: cannot be written (No space left on device)" in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_promised_adapter_is_not_drawn_anew(convert_to, tmp_path):
+    shutil.copytree(tmp_path / "sd15", tmp_path / "bad", symlinks=False)
+    path = tmp_path / "bad" / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"encoder_hid_dim": 64}))
+    status, _, err = convert_to("--sd15=bad", *CLIP, "--task=ldis1", "--out=model")
+    assert status == 2 and "missing tensor encoder_hid_proj.bias [8], encoder_hid_proj.weight [8, 64]" in err
+
+
+def test_five_channels_are_not_widened(convert_to, tmp_path):
+    shutil.copytree(tmp_path / "sd15", tmp_path / "bad", symlinks=False)
+    unet = arrays(random_model(CONFIGS["ldis1"]).unet)
+    unet["conv_in.weight"] = np.ones((8, 5, 3, 3), np.float32)
+    unet = {n: a for n, a in unet.items() if not n.startswith("encoder_hid_proj")}
+    foreign.write_network(tmp_path / "bad" / "unet", unet, "safetensors")
+    status, _, err = convert_to("--sd15=bad", *CLIP, "--task=ldisn", "--out=model")
+    assert status == 2 and "wrong tensor conv_in.weight [8, 5, 3, 3] (expected [8, 8, 3, 3])" in err
+
+
+def test_a_single_files_schedule(convert_to, tmp_path):
+    shutil.copytree(tmp_path / "sd15", tmp_path / "configs", symlinks=False)
+    path = tmp_path / "configs" / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "v_prediction"}))
+    status, _, err = convert_to("--sd15=v1-5.safetensors", "--sd15_config=configs", *CLIP, "--task=ldisn", "--out=m")
+    assert status == 0, err
+    assert load_model("m").task.schedule.prediction_type == "v_prediction"
+
+
+def test_bfloat16_does_not_write_infinity(convert_to, tmp_path):
+    assert convert_to("--sd15=sd15", *CLIP, "--ldis=ldis1.pt", "--out=model")[0] == 0
+    vae = arrays(random_model(CONFIGS["ldis1"]).vae)
+    vae["decoder.conv_out.bias"] = np.full(3, np.finfo(np.float32).max)
+    foreign.write_network(tmp_path / "model" / "vae", vae, "safetensors")
+    status, _, err = convert_to("--model=model", "--dtype=bfloat16", "--out=half")
+    assert status == 2 and "too large for bfloat16" in err
+    assert not (tmp_path / "half").exists()
+
+
+def test_what_nobody_trained_stays_so_with_another_autoencoder(convert_to, tmp_path):
+    vae = diffusers.AutoencoderTiny(
+        encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8), num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
+    )  # fmt: skip
+    vae.save_pretrained(tmp_path / "taesd")
+    assert convert_to("--sd15=sd15", *CLIP, "--task=ldis1", "--out=a")[0] == 0
+    assert convert_to("--model=a", "--vae=taesd", "--out=b")[0] == 0
+    card = Path("b/README.md").read_text()
+    assert "Not trained for segmentation yet" in card and "taesd" in card
 
 
 def test_a_fault_in_the_middle_leaves_nothing(convert_to, tmp_path):

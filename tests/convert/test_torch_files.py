@@ -46,6 +46,46 @@ def test_state_dicts(tmp_path, wrap, zipped):
     np.testing.assert_array_equal(weights.tensors["b"].read().astype(np.float32), STATE["b"].float().numpy())
 
 
+class Scripted(torch.nn.Module):
+    """A TorchScript archive runs this on loading."""
+
+    def __init__(self, path: str):
+        super().__init__()
+        self.path = path
+        self.weight = torch.nn.Parameter(torch.ones(2))
+
+    @torch.jit.export
+    def __getstate__(self):
+        return self.path, self.weight, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, torch.Tensor, bool]):
+        self.path, self.weight, self.training = state[0], state[1], state[2]
+        torch.save(self.weight, self.path)
+
+
+def test_a_scripted_archive_is_not_loaded_where_none_belongs(tmp_path):
+    marker = tmp_path / "executed"
+    try:
+        torch.jit.script(Scripted(str(marker))).save(tmp_path / "x.pt")
+    except Exception as error:  # another torch may refuse to script it
+        pytest.skip(f"cannot be scripted: {error}")
+    marker.unlink(missing_ok=True)
+    with pytest.raises(LDISError, match="a TorchScript archive"):
+        open_torch(tmp_path / "x.pt")
+    assert not marker.exists()
+
+
+def test_negated_views(tmp_path):
+    torch.save({"a": torch._neg_view(STATE["a"])}, tmp_path / "x.pt")
+    np.testing.assert_array_equal(open_torch(tmp_path / "x.pt").tensors["a"].read(), -STATE["a"].numpy())
+
+
+def test_a_write_that_fails_is_one_clear_line(tmp_path):
+    with pytest.raises(LDISError, match=r"x\.pt: cannot be written"):
+        write_torch(tmp_path / "none" / ("x" * 300) / "x.pt", {"a": from_array(np.ones(2, np.float32))})
+
+
 def test_parameters_and_transposed_tensors(tmp_path):
     torch.save({"a": torch.nn.Parameter(STATE["a"]), "t": STATE["b"].reshape(2, 2).T}, tmp_path / "x.pt")
     weights = open_torch(tmp_path / "x.pt")
@@ -55,7 +95,9 @@ def test_parameters_and_transposed_tensors(tmp_path):
 
 def test_torchscript(tmp_path):
     foreign.write_torchscript(tmp_path / "x.pt", {"visual.conv1.weight": np.ones((3, 2)), "proj": np.zeros(2)})
-    weights = open_torch(tmp_path / "x.pt")
+    with pytest.raises(LDISError, match=r"x\.pt: refused, a TorchScript archive, which is code; only --clip takes one"):
+        open_torch(tmp_path / "x.pt")
+    weights = open_torch(tmp_path / "x.pt", torchscript=True)
     assert {name: t.dtype for name, t in weights.tensors.items()} == {
         "visual.conv1.weight": "float16",
         "proj": "float16",
@@ -69,6 +111,12 @@ def test_written_files_are_deepspeeds(tmp_path):
     state = torch.load(tmp_path / "x.pt", weights_only=True)
     assert list(state) == ["module"]
     torch.testing.assert_close(state["module"]["a"], STATE["a"], rtol=0, atol=0)
+
+
+def nested_without_end(path, _):
+    state = {}
+    state["module"] = state
+    torch.save(state, path)
 
 
 def pickled(path, obj):
@@ -95,9 +143,12 @@ SPOILED = {
     "a list": (lambda path, _: torch.save([torch.ones(2)], path), "holds no tensors"),
     "mixed": (lambda path, _: torch.save({"a": torch.ones(2), "b": 3}, path), r"not a tensor b \(int\)"),
     "sparse": (lambda path, _: torch.save({"a": torch.eye(3).to_sparse()}, path), r"not a dense tensor a"),
+    "names": (lambda path, _: torch.save({1: torch.ones(2)}, path), r"not a tensor 1 \(int as a name\)"),
+    "meta": (lambda path, _: torch.save({"a": torch.ones(2, device="meta")}, path), "not a dense tensor a .*meta"),
+    "nested": (nested_without_end, "holds no tensors"),
     "text": (lambda path, _: path.write_text("<html>not found</html>"), "refused|not a readable torch file"),
     "empty": (lambda path, _: path.write_bytes(b""), "not a readable torch file"),
-    "missing": (lambda path, _: None, "no such file"),
+    "missing": (lambda path, _: None, "cannot be read .No such file"),
 }
 
 
@@ -117,7 +168,7 @@ def test_truncated(tmp_path, keep):
     path = tmp_path / "x.pt"
     torch.save({"a": torch.ones(5000)}, path)
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    with pytest.raises(LDISError, match=r"x.pt: (refused|not a readable torch file)"):
+    with pytest.raises(LDISError, match=r"x.pt: (refused|not a readable torch file|cannot be read)"):
         open_torch(path)
 
 
@@ -128,5 +179,6 @@ def test_a_huge_tensor_of_few_bytes_is_not_made(tmp_path):
 
 def test_without_torch(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    (tmp_path / "x.bin").write_bytes(b"1")
     with pytest.raises(LDISError, match=r"x.bin: torch's format; pip install 'ldis_jax\[torch\]'"):
         open_file(tmp_path / "x.bin")

@@ -49,7 +49,7 @@ SD15_VAE: dict[str, Any] = {
 
 
 def test_defaults_are_sd15_and_vit_l14():
-    assert UNetConfig.from_dict(SD15_UNET) == UNetConfig()
+    assert UNetConfig.from_dict(SD15_UNET) == UNetConfig(encoder_hid_dim=None)
     assert AutoencoderConfig.from_dict(SD15_VAE) == AutoencoderConfig()
     tower = {"image_size": 224, "patch_size": 14, "width": 1024, "layers": 24, "heads": 16, "alpha": True}
     assert PromptEncoderConfig.from_dict(tower) == PromptEncoderConfig()

@@ -1,0 +1,44 @@
+"""Types and ranges of values that come from files."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from ldis_jax.errors import LDISError
+
+# Larger ones are no network's sizes, and would build modules or arrays without end.
+_MAX_INT, _MAX_LENGTH = 2**20, 64
+
+
+def check_fields(cls: type, values: Mapping[str, Any], where: str) -> None:
+    """Checks values for a dataclass's fields against their annotations.
+
+    int (not bool) from 0 to 2^20, float finite, bool, str, None where allowed, and tuples of these of at most 64
+    entries, for which lists do too. Finer ranges are the class's own matter.
+
+    Raises:
+        LDISError: the first value that does not fit, with its key.
+    """
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if field.name in values and not _fits(values[field.name], hints[field.name]):
+            hint = getattr(hints[field.name], "__name__", None) or str(hints[field.name])
+            raise LDISError(f"{where}: {field.name}={values[field.name]!r:.80} is not a usable {hint}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        item = typing.get_args(hint)[0]
+        return isinstance(value, (list, tuple)) and len(value) <= _MAX_LENGTH and all(_fits(v, item) for v in value)
+    if hint is int:
+        return type(value) is int and 0 <= value <= _MAX_INT
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return isinstance(value, hint)
