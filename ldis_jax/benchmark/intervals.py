@@ -35,10 +35,9 @@ def image_figures(records: Sequence[dict[str, Any]], accumulation: str) -> dict[
 
     whole = summed(np.ones(len(records)))
     # Within each class, for mIoU is a mean over classes: a class that a resample misses would count as 0.
-    rng = np.random.Generator(np.random.Philox(key=[0, 0]))
     draws = np.zeros((_RESAMPLES, len(records)))
-    for column in one_hot.T:
-        draws[:, column > 0] = rng.multinomial(int(column.sum()), column[column > 0] / column.sum(), _RESAMPLES)
+    for c, column in enumerate(one_hot.T):
+        draws[:, column > 0] = resamples(int(column.sum()), seed=c)
     miou, fb_iou = mean_iou(whole, accumulation)
     resampled = mean_iou(summed(draws), accumulation)
     iou = 100.0 * class_iou(whole, accumulation)
@@ -49,6 +48,12 @@ def image_figures(records: Sequence[dict[str, Any]], accumulation: str) -> dict[
         "fb_iou_interval": interval(resampled[1]),
         "iou_per_class": {int(c): float(v) for c, v in zip(classes, iou, strict=True) if not np.isnan(v)},
     }
+
+
+def resamples(count: int, seed: int = 0) -> np.ndarray:
+    """How often each of ``count`` items is drawn in 1000 resamples with replacement: float64 [1000, count]."""
+    rng = np.random.Generator(np.random.Philox(key=[0, seed]))
+    return rng.multinomial(count, np.full(count, 1 / count), _RESAMPLES).astype(np.float64)
 
 
 def interval(values: np.ndarray) -> list[float]:

@@ -5,20 +5,20 @@
 R float32 [B, S, S, 3].
 """
 
-from ldis_jax.evaluators.davis import DavisScores, boundary_f, jaccard
+from ldis_jax.evaluators.davis import DavisMetrics, boundary_f, jaccard
 from ldis_jax.evaluators.episodes import EpisodeEvaluator
 from ldis_jax.evaluators.mean_iou import MeanIoU
 from ldis_jax.evaluators.pictures import PictureEvaluator
 from ldis_jax.evaluators.prompt_swap import PromptSwapEvaluator
-from ldis_jax.evaluators.video_consistency import VSPWScores, video_consistency
+from ldis_jax.evaluators.video_consistency import VSPWMetrics, video_consistency
 
 __all__ = [
-    "DavisScores",
+    "DavisMetrics",
     "EpisodeEvaluator",
     "MeanIoU",
     "PictureEvaluator",
     "PromptSwapEvaluator",
-    "VSPWScores",
+    "VSPWMetrics",
     "boundary_f",
     "jaccard",
     "video_consistency",

@@ -87,7 +87,7 @@ def mean_recall_decay(values: np.ndarray) -> tuple[float, float, float]:
     return float(np.mean(values)), float(np.mean(values > 0.5)), float(decay)
 
 
-class DavisScores:
+class DavisMetrics:
     """J and F over sequences: the mean over sequences of each one's mean, recall and decay.
 
     This is the semi-supervised protocol of github.com/davisvideochallenge/davis2017-evaluation. DAVIS-2017 counts
@@ -122,7 +122,7 @@ class DavisScores:
             pred, truth = pred[1:-1], truth[1:-1]
         self._frames[sequence] = jaccard(pred, truth), boundary_f(pred, truth)
 
-    def merge(self, other: DavisScores) -> None:
+    def merge(self, other: DavisMetrics) -> None:
         """Adds another's sequences, in place; the order of merging does not matter."""
         if other.leave_out_ends != self.leave_out_ends:
             raise LDISError("merging DAVIS figures with and without the first and last frames; count one way in both")

@@ -39,7 +39,7 @@ def video_consistency(pred: np.ndarray, truth: np.ndarray, n: int, *, rules: str
     return _mean_share(_window_shares(*check_videos(pred, truth, "biu"), (n,), rules)[n], n)
 
 
-class VSPWScores:
+class VSPWMetrics:
     """VC_n and mIoU over videos.
 
     VC_n is the mean over all windows of all videos, so that long videos weigh more. IoU sums each class's
@@ -77,7 +77,23 @@ class VSPWScores:
             pairs = t.astype(np.intp) * _LABELS + p.astype(np.intp)
             self._confusion += np.bincount(pairs.ravel(), minlength=_LABELS**2).reshape(_LABELS, _LABELS)
 
-    def merge(self, other: VSPWScores) -> None:
+    def state(self) -> dict[str, Any]:
+        """What was added, JSON-able; :meth:`add_state` of equal settings takes it."""
+        true, predicted = np.nonzero(self._confusion)
+        counts = self._confusion[true, predicted]
+        confusion = np.stack([true, predicted, counts], axis=-1).tolist()
+        shares = {video: [by_size[n] for n in self.sizes] for video, by_size in self._shares.items()}
+        return {"confusion": confusion, "shares": shares}
+
+    def add_state(self, state: dict[str, Any]) -> None:
+        """Adds what another's :meth:`state` holds, in place."""
+        other = VSPWMetrics(self.sizes, rules=self.rules)
+        true, predicted, counts = np.array(state["confusion"], np.int64).reshape(-1, 3).T
+        other._confusion[true, predicted] = counts
+        other._shares = {v: dict(zip(self.sizes, shares, strict=True)) for v, shares in state["shares"].items()}
+        self.merge(other)
+
+    def merge(self, other: VSPWMetrics) -> None:
         """Adds another's videos, in place; the order of merging does not matter."""
         if (self.sizes, self.rules) != (other.sizes, other.rules):
             raise LDISError(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ldis_jax import LDISError
-from ldis_jax.evaluators import DavisScores, boundary_f, jaccard
+from ldis_jax.evaluators import DavisMetrics, boundary_f, jaccard
 from ldis_jax.evaluators.davis import mean_recall_decay
 from ldis_jax.image_io import read_label_map
 
@@ -132,7 +132,7 @@ def test_mean_recall_decay_by_hand(values, expected):
 
 
 def test_scores_are_means_over_sequences_in_percent():
-    metric, expected = DavisScores(), []
+    metric, expected = DavisMetrics(), []
     for seed, num_frames in ((4, 3), (5, 9), (6, 12)):
         pred, truth = blobs(seed, num_frames)
         metric.update(f"sequence {seed}", pred, truth)
@@ -154,7 +154,7 @@ def test_ends_count_only_where_asked():
     pred = truth.copy()
     pred[[0, -1]] = False
     for leave_out_ends, expected in ((True, 100.0), (False, 50.0)):
-        metric = DavisScores(leave_out_ends=leave_out_ends)
+        metric = DavisMetrics(leave_out_ends=leave_out_ends)
         metric.update("a", pred, truth)
         assert metric.result()["j_and_f"] == expected
     metric.update("one frame", truth[:1], truth[:1])
@@ -162,8 +162,8 @@ def test_ends_count_only_where_asked():
 
 
 def test_merge_is_update_in_any_order():
-    parts = [DavisScores() for _ in range(3)]
-    whole = DavisScores()
+    parts = [DavisMetrics() for _ in range(3)]
+    whole = DavisMetrics()
     for seed in (9, 7, 8):
         parts[seed % 3].update(str(seed), *blobs(seed))
     for seed in (7, 8, 9):
@@ -171,7 +171,7 @@ def test_merge_is_update_in_any_order():
     parts[2].merge(parts[0])
     parts[2].merge(parts[1])
     assert parts[2].result() == whole.result()
-    overlap = DavisScores()
+    overlap = DavisMetrics()
     overlap.update("8", *blobs(8))
     with pytest.raises(LDISError, match="sequence 8: in both"):
         parts[2].merge(overlap)
@@ -193,7 +193,7 @@ def test_bad_input_is_one_line():
     for tolerance in (-0.1, math.nan, math.inf):
         with pytest.raises(LDISError, match="tolerance"):
             boundary_f(mask, mask, tolerance)
-    scores = DavisScores()
+    scores = DavisMetrics()
     with pytest.raises(LDISError, match="no sequences"):
         scores.result()
     with pytest.raises(LDISError, match=r"sequence 'dog': pred .* differ in size"):
@@ -204,7 +204,7 @@ def test_bad_input_is_one_line():
     with pytest.raises(LDISError, match="sequence 'dog': added twice"):
         scores.update("dog", mask, mask)
     with pytest.raises(LDISError, match="with and without"):
-        scores.merge(DavisScores(leave_out_ends=False))
+        scores.merge(DavisMetrics(leave_out_ends=False))
 
 
 @pytest.mark.skipif(not DAVIS.is_dir(), reason="shared data are not here")
@@ -218,7 +218,7 @@ def test_osvos_equals_the_figures_of_the_toolkit(sequence):
     )
     np.testing.assert_allclose(jaccard(pred, truth), oracle["J_per_frame"], rtol=0, atol=6e-7)
     np.testing.assert_allclose(boundary_f(pred, truth), oracle["F_per_frame"], rtol=0, atol=6e-7)
-    metric = DavisScores()
+    metric = DavisMetrics()
     metric.update(sequence, pred, truth)
     figures = np.array([*metric.result()["per_sequence"][sequence].values()]) / 100
     expected = [*oracle["J_mean_recall_decay"], *oracle["F_mean_recall_decay"], oracle["JF_mean"]]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ldis_jax import LDISError
-from ldis_jax.evaluators import VSPWScores, video_consistency
+from ldis_jax.evaluators import VSPWMetrics, video_consistency
 from ldis_jax.image_io import read_label_map
 
 CAMVID = Path(__file__).parents[2] / "../shared/data/camvid_vspw"
@@ -101,7 +101,7 @@ def test_windows_that_do_not_exist():
 
 @pytest.mark.parametrize("rules", ["all_windows", "vspw_code"])
 def test_accumulates_windows_and_areas_over_videos(rules):
-    metric = VSPWScores((2, 4), rules=rules)
+    metric = VSPWMetrics((2, 4), rules=rules)
     shares, inter, union, seen = {2: [], 4: []}, np.zeros(256), np.zeros(256), set()
     for seed, num_frames in ((0, 3), (1, 7), (2, 12)):
         pred, truth = videos(seed, num_frames)
@@ -126,14 +126,14 @@ def test_accumulates_windows_and_areas_over_videos(rules):
 
 def test_perfect_prediction_is_a_hundred():
     _, truth = videos(4, num_frames=17)
-    metric = VSPWScores()
+    metric = VSPWMetrics()
     metric.update("a", truth, truth)
     result = metric.result()
     assert (result["miou"], result["vc8"], result["vc16"]) == (100.0, 100.0, 100.0)
 
 
 def test_merge_is_update_in_any_order():
-    whole, parts = VSPWScores((2, 3)), [VSPWScores((2, 3)) for _ in range(3)]
+    whole, parts = VSPWMetrics((2, 3)), [VSPWMetrics((2, 3)) for _ in range(3)]
     for seed in range(30):
         whole.update(str(seed), *videos(seed))
     for seed in reversed(range(30)):
@@ -144,7 +144,7 @@ def test_merge_is_update_in_any_order():
     with pytest.raises(LDISError, match=r"video 0, 12, .* in both"):
         parts[2].merge(parts[0])
     with pytest.raises(LDISError, match="make both parts alike"):
-        parts[2].merge(VSPWScores((2, 3), rules="vspw_code"))
+        parts[2].merge(VSPWMetrics((2, 3), rules="vspw_code"))
 
 
 def test_bad_input_is_one_line():
@@ -164,8 +164,8 @@ def test_bad_input_is_one_line():
     with pytest.raises(LDISError, match="rules='vspw'"):
         video_consistency(labels, labels, 2, rules="vspw")
     with pytest.raises(LDISError, match="rules='vspw'"):
-        VSPWScores(rules="vspw")
-    metric = VSPWScores()
+        VSPWMetrics(rules="vspw")
+    metric = VSPWMetrics()
     with pytest.raises(LDISError, match="no labelled pixels"):
         metric.result()
     with pytest.raises(LDISError, match=r"video 'a': pred .* differ in size"):
@@ -197,7 +197,7 @@ def test_camvid_equals_the_figures_of_the_public_code():
     }
     assert predictions.keys() == oracle["predictions"].keys()
     for name, pred in predictions.items():
-        metric = VSPWScores(rules="vspw_code")
+        metric = VSPWMetrics(rules="vspw_code")
         metric.update(oracle["video"], pred, truth)
         result = metric.result()
         for n in (8, 16):
