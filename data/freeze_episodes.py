@@ -12,9 +12,11 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
+from ldis_jax.datasets.records import records_folder
 from ldis_jax.errors import LDISError
 from ldis_jax.files import write_json
 from ldis_jax.input_pipeline.episodes import episode_rng, episodes_hash
+from ldis_jax.input_pipeline.record_source import RecordSource
 from ldis_jax.input_pipeline.voc_folder import VOCFolder
 
 
@@ -30,8 +32,10 @@ def _at_least(minimum: int):
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, help="folder in PASCAL VOC's layout, see data/README.md")
-    parser.add_argument("--split", default="val", help="stem of a file in ImageSets/Segmentation (default: val)")
+    parser.add_argument("--root", required=True, help="folder in PASCAL VOC's layout, or OUT/NAME of data/build.py")
+    parser.add_argument(
+        "--split", default="val", help="a built split, or the stem of a file in ImageSets/Segmentation (default: val)"
+    )
     parser.add_argument("--classes", type=_at_least(1), nargs="+", help="labels to draw, for a fold (default: all)")
     parser.add_argument("--num_shots", type=_at_least(1), default=1, help="prompts an episode (default: 1)")
     parser.add_argument("--episodes", type=_at_least(1), default=1000, help="how many (default: 1000)")
@@ -39,8 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, help="manifest to write, .json")
     args = parser.parse_args(argv)
     try:
-        folder = VOCFolder(args.root, args.split, args.classes)
-        records = [folder.draw_record(episode_rng(args.seed, i), args.num_shots) for i in range(args.episodes)]
+        built = records_folder(args.root, args.split).is_dir()
+        source = (RecordSource if built else VOCFolder)(args.root, args.split, args.classes)
+        records = [source.draw_record(episode_rng(args.seed, i), args.num_shots) for i in range(args.episodes)]
         write_json(args.out, [dataclasses.asdict(record) for record in records])
     except LDISError as error:
         print(error, file=sys.stderr)

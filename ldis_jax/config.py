@@ -58,7 +58,7 @@ def base_config(task: str) -> ConfigDict:
     config.data = ConfigDict()
     config.data.augment = True
     config.data.num_workers = 8  # processes that make batches; 0 uses threads
-    config.data.sources = ConfigDict()  # name -> voc_source(...) or procedural_source(...)
+    config.data.sources = ConfigDict()  # name -> voc_source(...), record_source(...) or procedural_source(...)
 
     config.eval = ConfigDict()
     config.eval.batch_size = 32
@@ -114,6 +114,18 @@ def voc_source(root: str, split: str, weight: float = 1.0, classes: tuple[int, .
         classes: labels to use; empty is all.
     """
     return ConfigDict({"kind": "voc", "root": root, "split": split, "weight": weight, "classes": classes})
+
+
+def record_source(root: str, split: str, weight: float = 1.0, classes: tuple[int, ...] = ()) -> ConfigDict:
+    """Episodes from the records of ``data/build.py``.
+
+    Args:
+        root: its ``OUT/NAME`` (see data/README.md).
+        split: a built split.
+        weight: per **sample**, not per data set.
+        classes: labels to use; empty is all.
+    """
+    return ConfigDict({"kind": "records", "root": root, "split": split, "weight": weight, "classes": classes})
 
 
 def procedural_source(split: str, weight: float = 1.0) -> ConfigDict:

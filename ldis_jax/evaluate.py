@@ -34,7 +34,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--model", required=True, help="model folder or hub id")
     parser.add_argument("--benchmark", required=True, metavar="NAME", help="see below")
-    parser.add_argument("--data", required=True, type=Path, help="folder of the data set, see data/README.md")
+    parser.add_argument(
+        "--data", required=True, type=Path, help="data set: built by data/build.py, or a folder in VOC layout"
+    )
     parser.add_argument("--out", required=True, type=Path, help="report to write, .json")
     parser.add_argument("--manifest", type=Path, help="frozen episodes; drawn from the data where left out")
     parser.add_argument("--batch_size", type=int, default=32, help="episodes at a time over all devices (default 32)")
@@ -61,16 +63,19 @@ def main() -> None:
     import jax.numpy as jnp
 
     from ldis_jax import __version__, sharding
-    from ldis_jax.benchmark.data import open_episodes
+    from ldis_jax.benchmark.data import open_episodes, open_source
     from ldis_jax.benchmark.model_facts import domain, model_hash
-    from ldis_jax.benchmark.run import evaluate_images
+    from ldis_jax.benchmark.run import evaluate_images, evaluate_videos
     from ldis_jax.convert import load_model
     from ldis_jax.convert.card import read_provenance
     from ldis_jax.convert.hub import resolve
     from ldis_jax.predict import make_predict
     from ldis_jax.train_state import flatten
 
-    episodes = open_episodes(args.data, protocol, args.manifest)
+    source = open_source(args.data, protocol)
+    if args.manifest is not None and protocol.kind != "images":
+        raise LDISError(f"--manifest: {protocol.name} is about whole videos")
+    episodes = open_episodes(source, protocol, args.manifest) if protocol.kind == "images" else None
     folder = resolve(args.model, args.revision)
     task, model, _ = load_model(folder, jnp.dtype(args.dtype))
     options = {name: value for name in _LDISN_OPTIONS if (value := getattr(args, name)) is not None}
@@ -89,11 +94,18 @@ def main() -> None:
     graphdef, *params = flatten(model)
     trained, frozen = jax.device_put(params, sharding.replicated(mesh))
     predict = functools.partial(make_predict(task, graphdef, frozen, mesh), trained)
-    report = evaluate_images(protocol, episodes, facts, predict, task.image_size, args.batch_size, args.out)
-    for name, values in {"this model": report, **report["baselines"]}.items():
-        low, high = values["miou_interval"]
-        print(f"{name:<16} mIoU {values['miou']:6.2f} ({low:.2f} to {high:.2f})   FB-IoU {values['fb_iou']:6.2f}")
-    print(f"{report['episodes']} episodes, hash {report['episodes_hash']}; {report['domain']}")
+    arguments = (facts, predict, task.image_size, args.batch_size, args.out)
+    if episodes is not None:
+        report = evaluate_images(protocol, episodes, *arguments)
+    else:
+        report = evaluate_videos(protocol, source, *arguments)
+    figures = [name for name in report if f"{name}_interval" in report]
+    for who, values in {"this model": report, **report["baselines"]}.items():
+        cells = [f"{name} {values[name]:.2f} ({low:.2f} to {high:.2f})" for name in figures
+                 for low, high in [values[f"{name}_interval"]]]  # fmt: skip
+        print(f"{who:<16} {'   '.join(cells)}")
+    what = "episodes" if episodes is not None else "videos"
+    print(f"{report[what]} {what}, hash {report[f'{what}_hash']}; {report['domain']}")
     print(f"{args.out}, {args.out.with_suffix('.md')}")
 
 

@@ -10,7 +10,14 @@ from ml_collections import ConfigDict
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluators import EpisodeEvaluator, PictureEvaluator, PromptSwapEvaluator
 from ldis_jax.evaluators.episodes import Predict
-from ldis_jax.input_pipeline import FrozenEpisodes, ProceduralScenes, VOCFolder, make_source, read_manifest, swap_pairs
+from ldis_jax.input_pipeline import (
+    FrozenEpisodes,
+    IndexedSource,
+    ProceduralScenes,
+    make_source,
+    read_manifest,
+    swap_pairs,
+)
 from ldis_jax.tasks import Task
 
 
@@ -74,7 +81,7 @@ def frozen_episodes(entry: ConfigDict, image_size: int, where: str) -> FrozenEpi
         if entry.episodes < 1:
             raise LDISError(f"{where}: give a manifest or a number of episodes")
         return FrozenEpisodes.of_draws(source, entry.episodes, entry.num_shots)
-    if not isinstance(source, VOCFolder):
+    if not isinstance(source, IndexedSource):
         raise LDISError(f"{where}.manifest: names images of a folder; a {entry.source.kind!r} source has none")
     records = read_manifest(entry.manifest)
     if len({len(record.prompts) for record in records}) > 1:

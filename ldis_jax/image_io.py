@@ -1,8 +1,8 @@
-"""Pictures and masks from whatever a user has: paths, PIL images and numpy arrays."""
+"""Pictures and masks from whatever a user has: paths, the bytes of a file, PIL images and numpy arrays."""
 
 from __future__ import annotations
 
-import contextlib
+import io
 import os
 import struct
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from ldis_jax.errors import LDISError
 from ldis_jax.files import StrPath, atomic_write
 
-ImageSource = StrPath | Image.Image | np.ndarray
+ImageSource = StrPath | bytes | Image.Image | np.ndarray
 
 IGNORE_LABEL = 255
 
@@ -20,14 +20,15 @@ IGNORE_LABEL = 255
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
 
-def read_image(source: ImageSource) -> np.ndarray:
+def read_image(source: ImageSource, name: str = "") -> np.ndarray:
     """An RGB picture, uint8 [H, W, 3].
 
     EXIF rotation is applied; grey, palette and CMYK become RGB; 16 bits are scaled to 8; alpha is *dropped*, so that
     the colours under it show.
 
     Args:
-        source: path, PIL image, or uint8 array [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGBA).
+        source: path, bytes of a file, PIL image, or uint8 array [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGBA).
+        name: what error messages call bytes.
 
     Raises:
         LDISError: missing, damaged or not a picture; an array of another shape or type.
@@ -35,7 +36,7 @@ def read_image(source: ImageSource) -> np.ndarray:
     if isinstance(source, np.ndarray):
         array = _check_array(source, "image", (np.uint8,))
         return np.repeat(array[..., :1], 3, axis=-1) if array.shape[-1] == 1 else np.ascontiguousarray(array[..., :3])
-    image, where = _decode(source)
+    image, where = _decode(source, name)
     if image.mode.startswith("I;16"):
         # The high byte, as PIL does for 16-bit colour files.
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
@@ -44,15 +45,16 @@ def read_image(source: ImageSource) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def read_mask(source: ImageSource, ignore_label: int | None = None) -> np.ndarray:
+def read_mask(source: ImageSource, ignore_label: int | None = None, name: str = "") -> np.ndarray:
     """An object mask, uint8 [H, W] in {0, 1, 255}.
 
     A pixel is object where it is non-zero: the index in a palette file, any colour channel in a colour file (alpha does
     not count). Give lossless files: JPEG puts non-zero noise around objects.
 
     Args:
-        source: path, PIL image, or bool or uint8 array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4].
+        source: path, bytes of a file, PIL image, or bool or uint8 array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4].
         ignore_label: the value that marks "ignore" (255 in the result); in colour files, in all three channels.
+        name: what error messages call bytes.
 
     Raises:
         LDISError: missing, damaged or not a mask; an array of another shape or type.
@@ -60,7 +62,7 @@ def read_mask(source: ImageSource, ignore_label: int | None = None) -> np.ndarra
     if isinstance(source, np.ndarray):
         array = _check_array(source, "mask", (np.bool_, np.uint8))
     else:
-        image, where = _decode(source)
+        image, where = _decode(source, name)
         if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I") and not image.mode.startswith("I;16"):
             raise LDISError(f"{where}: a {image.mode} file is not a mask; save it as an 8-bit grey PNG")
         array = np.asarray(image)
@@ -73,13 +75,17 @@ def read_mask(source: ImageSource, ignore_label: int | None = None) -> np.ndarra
     return mask
 
 
-def read_label_map(path: StrPath) -> np.ndarray:
+def read_label_map(source: StrPath | bytes, name: str = "") -> np.ndarray:
     """The labels of a grey or palette PNG, uint8 [H, W], values as they stand in the file.
+
+    Args:
+        source: path, or bytes of a file.
+        name: what error messages call bytes.
 
     Raises:
         LDISError: missing or damaged; a colour file, whose colours would have to be guessed into labels.
     """
-    image, where = _decode(path)
+    image, where = _decode(source, name)
     if image.mode not in ("L", "P", "1"):
         raise LDISError(f"{where}: a label map has one 8-bit channel, this file is {image.mode}; save label values")
     return np.array(image, dtype=np.uint8)
@@ -105,10 +111,12 @@ def _check_array(array: np.ndarray, what: str, dtypes: tuple[type, ...]) -> np.n
     return array
 
 
-def _decode(source: StrPath | Image.Image) -> tuple[Image.Image, str]:
+def _decode(source: StrPath | bytes | Image.Image, name: str) -> tuple[Image.Image, str]:
     """The picture, upright and in memory, and its name for error messages."""
     if isinstance(source, Image.Image):
         where = "PIL image"
+    elif isinstance(source, bytes):
+        where = name or "picture"
     elif isinstance(source, (str, os.PathLike)):
         where = str(source)
         if not os.path.isfile(source):
@@ -116,7 +124,10 @@ def _decode(source: StrPath | Image.Image) -> tuple[Image.Image, str]:
     else:
         raise LDISError(f"{type(source).__name__} is not a picture; pass a path, a PIL image or a numpy array")
     try:
-        with contextlib.nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
+        if isinstance(source, Image.Image):
+            source.load()
+            return ImageOps.exif_transpose(source), where
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             image.load()
             return ImageOps.exif_transpose(image), where
     except Image.DecompressionBombError as error:

@@ -64,24 +64,29 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], l
     Returns:
         uint8 [H', W', 3].
     """
-    side, line = _SIDE, _LINE
     font = ImageFont.load_default(13)
-    width = len(titles) * (side + _MARGIN) + _MARGIN
-    sheet = Image.new("RGB", (width, line + _MARGIN + len(rows) * (side + line + _MARGIN)), "white")
+    tiles = [[_tile(picture) for picture in row] for row in rows]
+    heights = [max(tile.height for tile in row) + _LINE + _MARGIN for row in tiles]
+    width = len(titles) * (_SIDE + _MARGIN) + _MARGIN
+    sheet = Image.new("RGB", (width, _LINE + _MARGIN + sum(heights)), "white")
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):
-        draw.text((_MARGIN + column * (side + _MARGIN), 4), title, "black", font)
-    for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
-        top = line + _MARGIN + i * (side + line + _MARGIN)
-        for column, picture in enumerate(row):
-            tile = Image.fromarray(picture)
-            scale = side / max(tile.size)
-            # Small pictures are magnified without blur: their pixels are what there is to judge.
-            how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
-            tile = tile.resize((max(1, round(tile.width * scale)), max(1, round(tile.height * scale))), how)
-            sheet.paste(tile, (_MARGIN + column * (side + _MARGIN), top))
-        draw.text((_MARGIN, top + side + 1), label, "black", font)
+        draw.text((_MARGIN + column * (_SIDE + _MARGIN), 4), title, "black", font)
+    top = _LINE + _MARGIN
+    for row, height, label in zip(tiles, heights, labels, strict=True):
+        for column, tile in enumerate(row):
+            sheet.paste(tile, (_MARGIN + column * (_SIDE + _MARGIN), top))
+        draw.text((_MARGIN, top + height - _LINE - _MARGIN + 1), label, "black", font)
+        top += height
     return np.asarray(sheet)
+
+
+def _tile(picture: np.ndarray) -> Image.Image:
+    tile = Image.fromarray(picture)
+    scale = _SIDE / max(tile.size)
+    # Small pictures are magnified without blur: their pixels are what there is to judge.
+    how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    return tile.resize((max(1, round(tile.width * scale)), max(1, round(tile.height * scale))), how)
 
 
 def plot_curves(curves: dict[str, tuple[list[int], list[float]]], path: Path) -> None:

@@ -14,6 +14,7 @@ FORBIDDEN = {
     "diffusion": ("models", "tasks", "prompting", "input_pipeline", "evaluators", "convert", "train"),
     "tasks": ("input_pipeline", "evaluators", "convert", "pipeline", "train", "checkpoint", "sharding"),
     "input_pipeline": ("models", "tasks", "diffusion", "evaluators", "convert", "pipeline", "train"),
+    "datasets": ("models", "tasks", "diffusion", "input_pipeline", "evaluators", "convert", "pipeline", "train"),
     "evaluators": ("models", "tasks", "diffusion", "convert", "pipeline", "train"),
     "benchmark": ("models", "tasks", "diffusion", "convert", "pipeline", "train"),
     "convert": ("input_pipeline", "evaluators", "pipeline", "train"),
@@ -43,7 +44,7 @@ def test_nothing_points_back(path):
     for target in FORBIDDEN.get(room, ()):
         bad = {n for n in names if n == f"ldis_jax.{target}" or n.startswith(f"ldis_jax.{target}.")}
         assert not bad, f"{room} must not import {bad}"
-    if room == "input_pipeline":
+    if room in ("input_pipeline", "datasets"):
         assert not {n for n in names if n.split(".")[0] in ("jax", "flax", "optax")}
     optional = {n.split(".")[0] for n in names} & {"torch", "diffusers", "transformers"}
     assert optional <= NEEDS_TORCH.get(str(path.relative_to(PACKAGE)), set()), "torch is the [torch] extra"

@@ -1,29 +1,66 @@
-"""The episodes of a protocol on the data at hand."""
+"""The episodes or videos of a protocol on the data at hand."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ldis_jax.benchmark.protocols import Protocol
+from ldis_jax.datasets.records import records_folder
 from ldis_jax.errors import LDISError
-from ldis_jax.input_pipeline import FrozenEpisodes, VOCFolder, read_manifest
+from ldis_jax.input_pipeline import (
+    EpisodeRecord,
+    FrozenEpisodes,
+    IndexedSource,
+    RecordSource,
+    VOCFolder,
+    episode_rng,
+    read_manifest,
+)
 
 
-def open_episodes(root: Path, protocol: Protocol, manifest: Path | None = None) -> FrozenEpisodes:
-    """Frozen episodes, of a manifest or of the draws of (the protocol's seed, index).
+def open_source(root: Path, protocol: Protocol) -> IndexedSource:
+    """Built records where ``data/build.py`` has been, or else a folder in VOC layout.
+
+    Raises:
+        LDISError: missing or unreadable data; pictures where videos are asked for.
+    """
+    built = records_folder(root, protocol.split).is_dir()
+    kind = RecordSource if built else VOCFolder
+    if not built and protocol.kind != "images":
+        raise LDISError(
+            f"{root}: no built records of split {protocol.split!r}, which videos need; "
+            f"python data/build.py {protocol.data} --source=... --out={root.parent}"
+        )
+    source = kind(root, protocol.split, protocol.classes or None)
+    if protocol.kind != "images" and not source.videos:
+        raise LDISError(f"{root}: holds pictures, and {protocol.name} is about videos")
+    return source
+
+
+def draw_episodes(source: IndexedSource, protocol: Protocol) -> list[EpisodeRecord]:
+    """The protocol's episodes: draws of (its seed, index); or, where it gives no number, one for every query image."""
+    if protocol.episodes:
+        rngs = (episode_rng(protocol.seed, i) for i in range(protocol.episodes))
+        return [source.draw_record(rng, protocol.num_shots) for rng in rngs]
+    queries = source.queries(protocol.num_shots)
+    return [
+        source.draw_record(episode_rng(protocol.seed, i), protocol.num_shots, query) for i, query in enumerate(queries)
+    ]
+
+
+def open_episodes(source: IndexedSource, protocol: Protocol, manifest: Path | None = None) -> FrozenEpisodes:
+    """Frozen episodes, of a manifest or as :func:`draw_episodes` makes them.
 
     Args:
-        root: folder of the data set.
-        protocol: says which split, classes and how many prompts and episodes.
+        source: the data.
+        protocol: says which classes and how many prompts and episodes.
         manifest: names of episodes; must have the protocol's number of prompts, and its classes only.
 
     Raises:
-        LDISError: missing or unreadable data, or a manifest of another protocol.
+        LDISError: a manifest of another protocol.
     """
-    source = VOCFolder(root, protocol.split, protocol.classes or None)
     if manifest is None:
-        length = protocol.episodes or source.num_images
-        return FrozenEpisodes.of_draws(source, length, protocol.num_shots, protocol.seed)
+        return FrozenEpisodes.of_records(source, draw_episodes(source, protocol))
     records = read_manifest(manifest)
     for i, record in enumerate(records):
         if len(record.prompts) != protocol.num_shots:

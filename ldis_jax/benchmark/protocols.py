@@ -16,12 +16,14 @@ _HSNET_EPISODES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """One benchmark of image episodes.
+    """One benchmark.
 
     Attributes:
         name: as on the command line.
         data: name of the data set.
         split: of the data set.
+        kind: "images" (episodes), "objects" (DAVIS: J and F of one object a video) or "semantic" (VSPW: label maps of
+            videos). Of a video the first frame is the prompt. What follows is about images.
         num_shots: prompts an episode (K).
         classes: labels that are tested; empty is all.
         episodes: how many are drawn; 0 is one for every image that can be a query.
@@ -32,6 +34,7 @@ class Protocol:
     name: str
     data: str
     split: str = "val"
+    kind: str = "images"
     num_shots: int = 1
     classes: tuple[int, ...] = ()
     episodes: int = 0
@@ -51,6 +54,8 @@ def pascal_fold(fold: int) -> tuple[int, ...]:
 
 def _protocols() -> dict[str, Protocol]:
     found = [Protocol("ldis-pascal", "pascal"), Protocol("ldis-coco", "coco20i")]
+    for name, kind in (("davis16", "objects"), ("vspw", "semantic")):
+        found += [Protocol(f"{prefix}-{name}", name, kind=kind) for prefix in ("ldis", "mini")]
     for shots in (1, 5):
         hsnet = functools.partial(Protocol, num_shots=shots, accumulation="hsnet")
         for fold in range(FOLDS):

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ldis_jax.benchmark.videos import VideoSource
 from ldis_jax.evaluators import PictureEvaluator
 from ldis_jax.evaluators.episodes import Predict
 from ldis_jax.files import atomic_write
+from ldis_jax.image_io import IGNORE_LABEL
 from ldis_jax.input_pipeline import Episode
-from ldis_jax.visualize import plot_bars
+from ldis_jax.visualize import PALETTE, contact_sheet, overlay, plot_bars
 
 _SHOWN = 4  # episodes in each of the three sheets
 
@@ -67,7 +69,7 @@ def write_page(
 def _head(report: Mapping[str, Any]) -> str:
     rows = [("", "mIoU", "95 % interval", "FB-IoU", "95 % interval"), ("---",) * 5, _row("this model", report)]
     rows += [_row(name.replace("_", " "), values) for name, values in report["baselines"].items()]
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    table = _markdown(rows)
     facts = {
         "model": f"{report['model']} ({report['task']}), hash `{report['model_hash']}`",
         "episodes": f"{report['episodes']} of {report['num_shots']} prompts, hash `{report['episodes_hash']}`",
@@ -85,3 +87,56 @@ def _row(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
         low, high = values[f"{key}_interval"]
         cells += [f"{values[key]:.2f}", f"{low:.2f} to {high:.2f}"]
     return tuple(cells)
+
+
+def strip(source: VideoSource, video: str, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """A picture of a video: the prompt, then frames spread over it with prediction and truth; uint8 [H, W, 3]."""
+    times = np.unique(np.linspace(1, len(predicted), _SHOWN, dtype=int))
+    given = _coloured(*source.frame(video, 0))
+    tiles = [[given], [given]]
+    for t in map(int, times):
+        picture = source.frame(video, t)[0]
+        tiles[0].append(_coloured(picture, predicted[t - 1]))
+        tiles[1].append(_coloured(picture, truth[t - 1]))
+    return contact_sheet(tiles, ["frame 0, given", *(f"frame {t}" for t in times)], [f"{video}: prediction", "truth"])
+
+
+def _coloured(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    for label in np.unique(labels):
+        if label not in (0, IGNORE_LABEL):
+            picture = overlay(picture, labels == label, PALETTE[(label - 1) % len(PALETTE)])
+    return picture
+
+
+def write_video_page(path: Path, report: Mapping[str, Any], pictures: Mapping[str, int]) -> None:
+    """Writes the page of a video benchmark.
+
+    Args:
+        path: ``.md`` file.
+        report: the JSON report.
+        pictures: video -> number of its strip in the folder beside the page.
+    """
+    names = [name for name in report if f"{name}_interval" in report]
+    names += [name for name in report if name.endswith("_vspw_code")]
+    rows = [("", *names), ("---",) * (len(names) + 1)]
+    for who, values in {"this model": report, **report["baselines"]}.items():
+        cells = []
+        for name in names:
+            low, high = values.get(f"{name}_interval", (None, None))
+            cells.append(f"{values[name]:.2f}" + ("" if low is None else f" ({low:.2f} to {high:.2f})"))
+        rows.append((who.replace("_", " "), *cells))
+    facts = {
+        "model": f"{report['model']} ({report['task']}), hash `{report['model_hash']}`",
+        "videos": f"{report['videos']}, hash `{report['videos_hash']}`; left out: {len(report['left_out'])}",
+        "test classes in training": report["domain"],
+        "software": report["software"],
+    }
+    shown = [video for video in pictures if video not in report["left_out"]][:_SHOWN]
+    strips = [f"![{video}]({path.stem}/{pictures[video]:04d}.png)" for video in shown]
+    parts = [f"# {report['benchmark']}", _markdown(rows), "\n".join(f"- {k}: {v}" for k, v in facts.items()), *strips]
+    with atomic_write(path) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

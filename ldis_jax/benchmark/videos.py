@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -19,6 +21,7 @@ from ldis_jax.results import class_probabilities
 # Rules of VC_n: our own first, then the public code's, so that a figure can be compared with published ones.
 VC_RULES = ("all_windows", "vspw_code")
 _VC_SIZES = (8, 16)
+MIN_FRAMES = 3  # the prompt, and, for DAVIS leaves out the last one, one that counts
 _LABELS = 256
 
 
@@ -52,17 +55,15 @@ def segment_video(
         (uint8 [T - 1, H, W], uint8 [T - 1, H, W]).
 
     Raises:
-        LDISError: a video of one frame, frames of several sizes, or a first frame without an object of S pixels.
+        LDISError: a video of fewer than 3 frames, frames of several sizes, or a first frame without an object.
     """
-    length = source.videos[video]
     image, first = source.frame(video, 0)
-    labels = [int(v) for v in np.unique(first) if v not in (0, IGNORE_LABEL)]
-    masks = {label: eval_mask(_select(first, label), image_size) for label in labels}
-    labels = [label for label in labels if (masks[label] == 1).any()]
-    if length < 2 or not labels:
-        raise LDISError(f"video {video!r}: {length} frames, {len(labels)} objects in the first; leave it out")
+    masks = objects_of(first, image_size)
+    labels = list(masks)
+    if source.videos[video] < MIN_FRAMES or not labels:
+        raise LDISError(f"video {video!r}: too short, or no object in its first frame; leave it out")
     lookup = np.array([0, *labels], np.uint8)
-    frames = [source.frame(video, t) for t in range(1, length)]
+    frames = [source.frame(video, t) for t in range(1, source.videos[video])]
     if wrong := [t for t, (_, truth) in enumerate(frames, 1) if truth.shape != first.shape]:
         raise LDISError(f"video {video!r}: frame {wrong[0]} differs in size from the first {first.shape}")
     queries = [(picture, label) for picture, _ in frames for label in labels]
@@ -76,9 +77,20 @@ def segment_video(
     return np.stack(predicted), np.stack([truth for _, truth in frames])
 
 
-def _select(labels: np.ndarray, label: int) -> np.ndarray:
-    """An episode's mask of one label: uint8 [H, W] in {0, 1, 255}."""
-    return np.where(labels == IGNORE_LABEL, IGNORE_LABEL, labels == label).astype(np.uint8)
+def objects_of(labels: np.ndarray, image_size: int) -> dict[int, np.ndarray]:
+    """A prompt mask uint8 [S, S] in {0, 1, 255} of every label that can still be seen at S pixels."""
+    found = {}
+    for label in map(int, np.unique(labels)):
+        if label not in (0, IGNORE_LABEL):
+            mask = np.where(labels == IGNORE_LABEL, IGNORE_LABEL, labels == label).astype(np.uint8)
+            found[label] = eval_mask(mask, image_size)
+    return {label: mask for label, mask in found.items() if (mask == 1).any()}
+
+
+def videos_hash(source: VideoSource) -> str:
+    """16 hex digits over names and lengths of the videos, in order."""
+    text = json.dumps(list(source.videos.items()), separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _residuals(
@@ -163,7 +175,10 @@ def _semantic_intervals(states: Sequence[Mapping[str, Any]]) -> dict[str, list[f
     iou = np.where(present, inter / np.maximum(true_area + predicted_area - inter, 1), 0)
     intervals = {"miou_interval": interval(100 * iou.sum(-1) / np.maximum(present.sum(-1), 1))}
     for i, n in enumerate(_VC_SIZES):
-        shares = [list(state["shares"].values())[0][i] for state in states]
+        shares = [next(iter(state["shares"].values()))[i] for state in states]
         totals, counts = draws @ [sum(s) for s in shares], draws @ [len(s) for s in shares]
         intervals[f"vc{n}_interval"] = interval(100 * totals / np.maximum(counts, 1))
     return intervals
+
+
+MEASURES: dict[str, type[ObjectVideos] | type[SemanticVideos]] = {"objects": ObjectVideos, "semantic": SemanticVideos}

@@ -1,6 +1,7 @@
 """Episodes from disk to host memory: numpy, OpenCV and Grain, never a device."""
 
 from ldis_jax.input_pipeline.episodes import (
+    BadFileError,
     Episode,
     EpisodeRecord,
     EpisodeSource,
@@ -11,9 +12,11 @@ from ldis_jax.input_pipeline.episodes import (
     read_manifest,
 )
 from ldis_jax.input_pipeline.frozen import FrozenEpisodes, swap_pairs
+from ldis_jax.input_pipeline.indexed_source import IndexedSource
 from ldis_jax.input_pipeline.loader import TrainLoader, make_train_loader
 from ldis_jax.input_pipeline.mixture import MixtureSource
 from ldis_jax.input_pipeline.procedural import ProceduralScenes
+from ldis_jax.input_pipeline.record_source import RecordSource
 from ldis_jax.input_pipeline.sources import make_source
 from ldis_jax.input_pipeline.transforms import (
     eval_image,
@@ -26,12 +29,15 @@ from ldis_jax.input_pipeline.transforms import (
 from ldis_jax.input_pipeline.voc_folder import VOCFolder
 
 __all__ = [
+    "BadFileError",
     "Episode",
     "EpisodeRecord",
     "EpisodeSource",
     "FrozenEpisodes",
+    "IndexedSource",
     "MixtureSource",
     "ProceduralScenes",
+    "RecordSource",
     "TrainEpisodes",
     "TrainLoader",
     "VOCFolder",

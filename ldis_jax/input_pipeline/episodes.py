@@ -6,6 +6,8 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +20,11 @@ from ldis_jax.image_io import IGNORE_LABEL
 from ldis_jax.input_pipeline.transforms import eval_transform, train_transform
 
 _MAX_DRAWS = 100
+_LOGGER = logging.getLogger(__name__)
+
+
+class BadFileError(LDISError):
+    """A file of an episode is missing, damaged or not what the index says; other episodes may do without it."""
 
 
 def episode_rng(seed: int, index: int) -> np.random.Generator:
@@ -80,6 +87,7 @@ class TrainEpisodes:
             raise LDISError(f"num_shots={num_shots}, seed={seed}: need num_shots >= 1 and seed >= 0")
         self.source, self.num_shots, self.image_size = source, num_shots, image_size
         self.seed, self.length, self.augment = seed, length, augment
+        self.bad_files: Counter[str] = Counter()  # how often each error of a file was met, in this process
 
     def __len__(self) -> int:
         return self.length
@@ -87,7 +95,8 @@ class TrainEpisodes:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """The arrays of :func:`network_arrays`.
 
-        Where a prompt shows no object, because the crop missed it, the episode is drawn anew from the same generator.
+        Where a prompt shows no object, because the crop missed it, the episode is drawn anew from the same generator;
+        so it is where a file is bad: a long run must not end for one picture. The first time, that is logged.
 
         Raises:
             LDISError: no usable episode in 100 draws.
@@ -96,7 +105,11 @@ class TrainEpisodes:
             raise IndexError(index)
         rng = episode_rng(self.seed, index)
         for _ in range(_MAX_DRAWS):
-            episode = self.source.draw(rng, self.num_shots)
+            try:
+                episode = self.source.draw(rng, self.num_shots)
+            except BadFileError as error:
+                self._count_bad(last := str(error))
+                continue
             if self.augment:
                 flip = not episode.is_video
                 arrays = _arrays(episode, functools.partial(train_transform, size=self.image_size, rng=rng, flip=flip))
@@ -104,10 +117,16 @@ class TrainEpisodes:
                 arrays = network_arrays(episode, self.image_size)
             if (arrays["prompt_masks"] == 1).any(axis=(1, 2)).all():
                 return arrays
+            last = f"class {episode.class_name}, query {episode.name}"
         raise LDISError(
-            f"episode {index}: {_MAX_DRAWS} draws gave no prompt that shows its object (the last: class "
-            f"{episode.class_name}, query {episode.name}); leave out classes with tiny objects or raise image_size"
+            f"episode {index}: {_MAX_DRAWS} draws gave no prompt that shows its object (the last: {last}); leave out "
+            f"classes with tiny objects, raise image_size, or mend bad files"
         )
+
+    def _count_bad(self, message: str) -> None:
+        self.bad_files[message] += 1
+        if self.bad_files[message] == 1:
+            _LOGGER.warning("skipped, and drawn anew: %s", message)
 
 
 def _arrays(
@@ -156,8 +175,10 @@ def _record(entry: Any, where: str) -> EpisodeRecord:
         record = EpisodeRecord(entry["class_id"], entry["class_name"], entry["query"], tuple(prompts))
     except (TypeError, KeyError):
         raise LDISError(f'{where}: an entry is {{"class_id", "class_name", "query", "prompts": [...]}}') from None
-    if type(record.class_id) is not int or not 0 < record.class_id < IGNORE_LABEL:
-        raise LDISError(f"{where}: class_id {record.class_id!r} is not a whole number from 1 to {IGNORE_LABEL - 1}")
+    if type(record.class_id) is not int or record.class_id < 1 or record.class_id == IGNORE_LABEL:
+        raise LDISError(
+            f"{where}: class_id {record.class_id!r} is not a whole number from 1 on, {IGNORE_LABEL} left out"
+        )
     if not all(isinstance(name, str) for name in (record.class_name, record.query, *record.prompts)):
         raise LDISError(f"{where}: class_name, query and prompts are strings")
     if not isinstance(prompts, list) or not prompts or record.query in record.prompts:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import overload
 
 from ldis_jax.input_pipeline.episodes import Episode, EpisodeRecord, EpisodeSource, episode_rng, episodes_hash
+from ldis_jax.input_pipeline.indexed_source import IndexedSource
 from ldis_jax.input_pipeline.procedural import ProceduralScenes
-from ldis_jax.input_pipeline.voc_folder import VOCFolder
 
 
 class FrozenEpisodes(Sequence[Episode]):
@@ -19,7 +19,7 @@ class FrozenEpisodes(Sequence[Episode]):
         self._length, self._make, self.hash = length, make, digest
 
     @classmethod
-    def of_records(cls, source: VOCFolder, records: Sequence[EpisodeRecord]) -> FrozenEpisodes:
+    def of_records(cls, source: IndexedSource, records: Sequence[EpisodeRecord]) -> FrozenEpisodes:
         """The episodes of a manifest."""
         return cls(len(records), lambda i: source.episode(records[i]), episodes_hash(records))
 
@@ -27,9 +27,9 @@ class FrozenEpisodes(Sequence[Episode]):
     def of_draws(cls, source: EpisodeSource, length: int, num_shots: int, seed: int = 0) -> FrozenEpisodes:
         """Episode i is the draw of (seed, i).
 
-        A folder's draws are frozen by name, as a manifest; painted ones are hashed by their pixels.
+        Draws of files are frozen by name, as a manifest; painted ones are hashed by their pixels.
         """
-        if isinstance(source, VOCFolder):
+        if isinstance(source, IndexedSource):
             return cls.of_records(source, [source.draw_record(episode_rng(seed, i), num_shots) for i in range(length)])
 
         def make(index: int) -> Episode:

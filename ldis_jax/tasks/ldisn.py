@@ -44,9 +44,9 @@ class LDISN(Task):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_steps < 1 or not 0 <= self.conditioning_dropout <= 1 / 3:
+            p = self.conditioning_dropout
             raise ValueError(
-                f"num_steps={self.num_steps}, conditioning_dropout={self.conditioning_dropout}: need num_steps >= 1 and "
-                "0 <= p <= 1/3"
+                f"num_steps={self.num_steps}, conditioning_dropout={p}: need num_steps >= 1, 0 <= p <= 1/3"
             )
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler={self.sampler!r}; must be one of {SAMPLERS}")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ldis_jax import evaluate
 from ldis_jax.benchmark import run as run_module
-from ldis_jax.benchmark.data import open_episodes
+from ldis_jax.benchmark.data import open_episodes, open_source
 from ldis_jax.benchmark.intervals import image_figures
 from ldis_jax.benchmark.model_facts import domain, model_hash
 from ldis_jax.benchmark.protocols import PROTOCOLS, Protocol, coco_fold, get_protocol, pascal_fold
@@ -64,7 +64,7 @@ def test_coco_folds_are_the_public_ones():
 def test_protocol_names():
     assert {f"coco20i-fold{f}-{k}shot" for f in range(4) for k in (1, 5)} <= PROTOCOLS.keys()
     assert get_protocol("pascal5i-fold3-5shot") == Protocol(
-        "pascal5i-fold3-5shot", "pascal", "val", 5, (16, 17, 18, 19, 20), 1000, "hsnet"
+        "pascal5i-fold3-5shot", "pascal", "val", "images", 5, (16, 17, 18, 19, 20), 1000, "hsnet"
     )
     with pytest.raises(LDISError, match="--benchmark=nothing: must be one of ldis-pascal, "):
         get_protocol("nothing")
@@ -180,17 +180,23 @@ def test_model_hash_follows_weights_and_configs(tmp_path, micro_folder):
 
 def test_manifests(voc, tmp_path):
     protocol = Protocol("p", "voc", classes=(1,), episodes=3)
-    drawn = open_episodes(voc, protocol)
-    assert len(drawn) == 3 and drawn.hash == open_episodes(voc, protocol).hash
+    source = open_source(voc, Protocol("p", "voc"))
+    drawn = open_episodes(open_source(voc, protocol), protocol)
+    assert len(drawn) == 3 and drawn.hash == open_episodes(open_source(voc, protocol), protocol).hash
     assert {drawn[i].class_id for i in range(3)} == {1}
     entry = {"class_id": 2, "class_name": "dog", "query": "picture1", "prompts": ["picture3"]}
     path = tmp_path / "m.json"
     path.write_text(json.dumps([entry]))
-    assert open_episodes(voc, Protocol("p", "voc"), path)[0].class_name == "dog"
+    assert open_episodes(source, Protocol("p", "voc"), path)[0].class_name == "dog"
     with pytest.raises(LDISError, match="is of class 2, which p leaves out"):
-        open_episodes(voc, protocol, path)
+        open_episodes(source, protocol, path)
     with pytest.raises(LDISError, match="episode 0 has 1 prompts, five has others"):
-        open_episodes(voc, Protocol("five", "voc", num_shots=5), path)
+        open_episodes(source, Protocol("five", "voc", num_shots=5), path)
+
+
+def test_every_picture_is_a_query_once(voc):
+    episodes = open_episodes(open_source(voc, Protocol("p", "voc")), Protocol("p", "voc"))
+    assert sorted(episodes[i].name for i in range(len(episodes))) == [f"picture{i}" for i in range(10)]
 
 
 @pytest.fixture
@@ -222,7 +228,7 @@ def test_a_report(command, voc, tmp_path, micro_folder):
     assert 0 <= report["miou_interval"][0] <= report["miou"] <= report["miou_interval"][1] <= 100
     assert set(report["iou_per_class"]) <= {"cat", "dog"}
     assert f"{report['miou']:6.2f}" in out and report["episodes_hash"] in out
-    episodes = open_episodes(voc, PROTOCOLS["toy"])
+    episodes = open_episodes(open_source(voc, PROTOCOLS["toy"]), PROTOCOLS["toy"])
     metric = MeanIoU("ldis")
     for i in range(7):
         metric.update(baseline_masks(episodes[i])["copy_prompt"], episodes[i].query_mask, episodes[i].class_id)

@@ -1,3 +1,4 @@
+import importlib
 import importlib.util
 from pathlib import Path
 
@@ -36,6 +37,16 @@ def test_the_seed_decides(voc_root, tmp_path):
 def test_fold(voc_root, tmp_path):
     assert freeze(voc_root, tmp_path / "m.json", "--episodes", "20", "--classes", "2", "3") == 0
     assert {r.class_name for r in read_manifest(tmp_path / "m.json")} == {"dog"}
+
+
+def test_records_give_the_same_manifest(voc_root, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(PATH.parent))
+    builder = importlib.import_module("folder.folder_dataset_builder").Builder
+    (voc_root / "ImageSets/Segmentation/train.txt").write_text("a\nb\nc\nd\ne\n")
+    builder(voc_root, "train", tmp_path / "out").build()
+    for root, out in ((voc_root, "folder.json"), (tmp_path / "out/folder", "records.json")):
+        assert freeze(root, tmp_path / out, "--episodes", "20") == 0
+    assert (tmp_path / "folder.json").read_text() == (tmp_path / "records.json").read_text()
 
 
 def test_bad_data_is_one_line(voc_root, tmp_path, capsys):

@@ -132,7 +132,7 @@ def test_broken_folders(voc_root, what, match):
     ("record", "match"),
     [
         (EpisodeRecord(2, "dog", "a", ("b",)), r"SegmentationClass/a\.png: no pixel of class 2"),
-        (EpisodeRecord(1, "cat", "a", ("zz",)), r"JPEGImages/zz\.png: no such file"),
+        (EpisodeRecord(1, "cat", "a", ("zz",)), r"JPEGImages/zz\.jpg: no such file"),
         (EpisodeRecord(1, "cat", "d", ("a",)), r"d\.png: mask is 40x27, its image .*d\.jpg is 40x20"),
         (EpisodeRecord(1, "cat", "b", ("a",)), r"b\.jpg: (damaged|not a) picture"),
     ],

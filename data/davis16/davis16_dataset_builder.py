@@ -1,0 +1,33 @@
+"""DAVIS 2016; see README.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+
+from ldis_jax.datasets.builder import RecordBuilder
+from ldis_jax.datasets.lists import find_image, frame_number, image_stems
+from ldis_jax.datasets.scan import Item
+
+
+class Builder(RecordBuilder):
+    """``JPEGImages/480p/SEQ``, ``Annotations/480p/SEQ``; one object a sequence, so every object is class 1."""
+
+    name = "davis16"
+    MASK_RULE = "nonzero"
+    LISTS = ("ImageSets/480p/{}.txt", "ImageSets/2016/{}.txt")
+
+    def class_names(self) -> Sequence[str]:
+        """The object has no name."""
+        return ("background", "object")
+
+    def items(self) -> Iterator[Item]:
+        """A line is "/JPEGImages/480p/SEQ/00000.jpg /Annotations/...", or a sequence, of which all frames are meant."""
+        images, masks = (self.source / name / "480p" for name in ("JPEGImages", "Annotations"))
+        for line in self.listed():
+            path = PurePosixPath(line.split()[0])
+            whole = "/" not in line
+            sequence = line if whole else path.parent.name
+            for i, stem in enumerate(image_stems(images / sequence) if whole else [path.stem]):
+                image, mask = find_image(images / sequence, stem), masks / sequence / f"{stem}.png"
+                yield Item(f"{sequence}/{stem}", str(image), str(mask), sequence, frame_number(stem, i), object_label=1)

@@ -1,0 +1,287 @@
+"""From the files of a data set to ArrayRecord files with an index: one TFDS builder for all of them.
+
+A data set says where its files lie (:meth:`RecordBuilder.items`) and what its labels are called; the rest is here. A
+built split is a folder ``OUT/NAME/SPLIT/VERSION`` that appears whole or not at all. It holds
+
+* ``NAME-SPLIT.array_record-*``: the bytes of image and mask as they are in the source, with name, video and frame;
+* ``index.npz``: :class:`~ldis_jax.datasets.index.ImageIndex`, row i of it being record i;
+* ``index.json``: class names, mask rule, counts, source, bad files, versions, and a hash of all records;
+* ``dataset_info.json``, ``features.json``: with these ``tfds.builder_from_directory`` reads it, too.
+
+TensorFlow is not needed and never imported.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from ldis_jax.datasets.index import ImageIndex, IndexWriter
+from ldis_jax.datasets.lists import find_list, read_list
+from ldis_jax.datasets.records import INDEX_FILE, RECORDS_VERSION, SUMMARY_FILE, records_folder
+from ldis_jax.datasets.scan import Item, Scan, scan_all
+from ldis_jax.datasets.shards import ShardWriter
+from ldis_jax.errors import LDISError
+from ldis_jax.files import StrPath, write_json
+from ldis_jax.image_io import IGNORE_LABEL
+
+_SHOWN = 10  # bad files and rare classes that messages spell out
+
+
+class RecordBuilder(tfds.core.GeneratorBasedBuilder):
+    """Builds one split of one data set; a subclass is a data set."""
+
+    VERSION = tfds.core.Version(RECORDS_VERSION)
+
+    # What a data set says about itself, besides ``items`` and ``class_names``.
+    MASK_RULE = "labels"  # one of datasets.pairs.MASK_RULES
+    SPLITS: tuple[str, ...] = ("train", "val")  # built if none is asked for, as far as they are there
+    LISTS: tuple[str, ...] = ("{}.txt",)  # where split lists may lie, besides metas/
+
+    def __init_subclass__(cls, **kwargs: Any):
+        """Keeps data sets out of TFDS's global registry: two builds in a process are no clash."""
+        super().__init_subclass__(skip_registration=True, **kwargs)
+
+    def __init__(self, source: StrPath, split: str, out: StrPath, *, num_workers: int = 0, skip_bad: bool = False):
+        """Binds a split to folders; :meth:`build` does the work.
+
+        Args:
+            source: the data set as it was unpacked.
+            split: its name, letters, digits and _.
+            out: what is built goes to ``out/NAME/split/VERSION``.
+            num_workers: processes that read and check; 0 does it in this one.
+            skip_bad: leave bad files out instead of stopping.
+
+        Raises:
+            LDISError: no such source, or an impossible name.
+        """
+        self.source, self.split = Path(source).resolve(), split
+        self._num_workers, self._skip_bad = num_workers, skip_bad
+        if not self.source.is_dir():
+            raise LDISError(f"--source={source}: no such folder; give the one that the data set was unpacked to")
+        if not re.fullmatch(r"\w+", split) or split == "all":
+            raise LDISError(f"--split={split!r}: a split's name has letters, digits and _ only, and TFDS keeps 'all'")
+        self.warnings: list[str] = []
+        self._bad: list[str] = []
+        config = tfds.core.BuilderConfig(name=split, version=self.VERSION)
+        super().__init__(data_dir=os.fspath(Path(out).resolve()), config=config, file_format="array_record")
+
+    # What a data set implements.
+
+    @abc.abstractmethod
+    def items(self) -> Iterator[Item]:
+        """The images of the split, in the order of its list; they need not exist."""
+
+    def class_names(self) -> Sequence[str]:
+        """By label value, "background" first; may be empty."""
+        return ()
+
+    def source_files(self) -> Sequence[Path]:
+        """Files besides images and masks that the records are made from."""
+        return ()
+
+    @classmethod
+    def has_split(cls, source: Path, split: str) -> bool:
+        """Whether ``source`` has what it takes to build ``split``."""
+        return find_list(source, split, cls.LISTS) is not None
+
+    def listed(self) -> list[str]:
+        """The lines of the split's list."""
+        return read_list(self.source, self.split, self.LISTS)
+
+    # What all of them share.
+
+    @classmethod
+    def of_splits(cls, source: StrPath, out: StrPath, splits: Sequence[str] = (), **options: Any) -> list[Self]:
+        """A builder for each of ``splits``; without any, for those of ``SPLITS`` that the source has."""
+        there = [split for split in cls.SPLITS if cls.has_split(Path(source), split)]
+        if not splits and not there and Path(source).is_dir():
+            raise LDISError(f"{source}: no list of a split {' or '.join(cls.SPLITS)}; see data/{cls.name}/README.md")
+        return [cls(source, split, out, **options) for split in splits or there or cls.SPLITS[:1]]
+
+    def build(self) -> Path:
+        """Writes the records, unless they are there already, and returns their folder.
+
+        Raises:
+            LDISError: bad files without ``skip_bad``; nothing to write; a finished build of another source.
+        """
+        folder = records_folder(self.data_dir_root / self.name, self.split)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _only_builder(folder.parent):
+                for leftover in folder.parent.glob("incomplete.*"):  # TFDS's name for a folder in the making
+                    shutil.rmtree(leftover)
+                self._fingerprint, self._total = self._take_fingerprint()
+                if folder.exists():
+                    self._check_finished(folder)
+                else:
+                    with tempfile.TemporaryDirectory() as downloads:  # TFDS makes such a folder, whether used or not
+                        self.download_and_prepare(download_dir=downloads)
+        except OSError as error:
+            raise LDISError(f"{error.filename or folder}: {error.strerror or error}") from error
+        return folder
+
+    def summary(self) -> dict[str, Any]:
+        """What ``index.json`` of the finished build holds."""
+        return json.loads((self.data_path / SUMMARY_FILE).read_text(encoding="utf-8"))
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        # Not tfds.features.Image: its decoders turn palettes into colours, and encode JPEG anew.
+        file_bytes, number = tfds.features.Tensor(shape=(), dtype=np.bytes_), np.int32
+        features = {"image": file_bytes, "mask": file_bytes, "name": tfds.features.Text()}
+        features |= {"video": tfds.features.Text(), "frame": number, "object_label": number}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        return {self.split: self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yields good images and adds them to the index; ends early, but scans on, where a bad one spoils the build."""
+        self._index, names = IndexWriter(), set()
+        progress = tqdm(self.items(), f"{self.name}/{self.split}", self._total, unit=" images", disable=None)
+        for item, found in scan_all(progress, self.MASK_RULE, self._num_workers):
+            error = found.error or (f"{item.image}: listed twice in split {self.split}" if item.name in names else "")
+            names.add(item.name)
+            if error:
+                self._bad.append(error)
+            elif self._skip_bad or not self._bad:
+                self._index.add(item.name, found.size, found.labels, found.pixels, item.video, item.frame)
+                yield len(names), _example(item, found)
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+        """Writes records and index; what TFDS does with the folder around them stays TFDS's."""
+        shards = ShardWriter(self.data_path, self.name, self.split, self.info.features)
+        try:
+            for _, example in self._split_generators(dl_manager)[self.split]:
+                shards.write(example)
+        finally:
+            split_info = shards.close()
+        if self._bad and not self._skip_bad:
+            raise LDISError(
+                f"{len(self._bad)} of {self._total} images of {self.name}/{self.split} are bad; mend them or leave "
+                f"them out with --skip_bad. {_first(self._bad)}"
+            )
+        index = self._index.finish()
+        if not len(index):
+            raise LDISError(f"{self.source}: split {self.split!r} has no usable image. {_first(self._bad)}")
+        if self._bad:
+            self.warnings.append(f"left out {len(self._bad)} bad images, see {SUMMARY_FILE}. {_first(self._bad)}")
+        self.info.set_splits(tfds.core.SplitDict([split_info]))
+        index.save(self.data_path / INDEX_FILE)
+        write_json(self.data_path / SUMMARY_FILE, self._summary(index, shards.hash))
+
+    def _summary(self, index: ImageIndex, digest: str) -> dict[str, Any]:
+        names = list(self.class_names())
+        labels, inverse, images = np.unique(index.labels, return_inverse=True, return_counts=True)
+        pixels = np.bincount(inverse, index.pixels, len(labels)).astype(np.int64)
+        classes = {}
+        for label, n, area in zip(labels.tolist(), images.tolist(), pixels.tolist(), strict=True):
+            name = names[label] if label < len(names) else f"class {label}"
+            classes[str(label)] = {"name": "ignore" if label == IGNORE_LABEL else name, "images": n, "pixels": area}
+        rare = [c["name"] for label, c in classes.items() if label not in ("0", str(IGNORE_LABEL)) and c["images"] == 1]
+        if rare:
+            self.warnings.append(
+                f"{len(rare)} classes show in one image only and cannot be drawn: {_first(rare, ', ')}"
+            )
+        packages = ("ldis_jax", "tensorflow-datasets", "array_record", "pillow")
+        return {
+            "data_set": self.name,
+            "split": self.split,
+            "source": os.fspath(self.source),
+            "mask_rule": self.MASK_RULE,
+            "class_names": names,
+            "images": len(index),
+            "videos": len(index.video_names),
+            "classes": classes,
+            "bad": self._bad,
+            "versions": {"records": RECORDS_VERSION, **{name: importlib.metadata.version(name) for name in packages}},
+            "fingerprint": self._fingerprint,
+            "hash": digest,
+        }
+
+    def _take_fingerprint(self) -> tuple[str, int]:
+        """A hash of names, sizes and times of all source files, and the number of items; no file is opened."""
+        digest, total = hashlib.sha256(), 0
+        digest.update(repr((RECORDS_VERSION, self.MASK_RULE, list(self.class_names()))).encode())
+        for path in self.source_files():
+            digest.update(_stat_line(os.fspath(path), self.source))
+        for item in self.items():
+            mask = item.mask if isinstance(item.mask, str) else ""
+            digest.update(f"{item.name}\0{item.video}\0{item.frame}\0{item.object_label}\0".encode())
+            digest.update(_stat_line(item.image, self.source) + (_stat_line(mask, self.source) if mask else b""))
+            total += 1
+        return digest.hexdigest()[:16], total
+
+    def _check_finished(self, folder: Path) -> None:
+        try:
+            summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+            same, bad = summary["fingerprint"] == self._fingerprint, summary["bad"]
+        except (OSError, ValueError, KeyError, TypeError):
+            same, bad = False, []
+        if not same:
+            raise LDISError(
+                f"{folder}: was built from another source, or {self.source} has changed since; delete that folder to "
+                f"build it anew, or give another --out"
+            )
+        if bad and not self._skip_bad:
+            raise LDISError(
+                f"{folder}: was built with --skip_bad and lacks {len(bad)} images; delete it to build it anew"
+            )
+
+    # TFDS announces a download and a dataset of unknown size.
+    def _log_download_bytes(self) -> None:
+        pass
+
+    def _log_download_done(self) -> None:
+        pass
+
+
+def _example(item: Item, found: Scan) -> dict[str, Any]:
+    return {
+        "image": found.image,
+        "mask": found.mask,
+        "name": item.name,
+        "video": item.video,
+        "frame": item.frame,
+        "object_label": item.object_label,
+    }
+
+
+def _stat_line(path: str, source: Path) -> bytes:
+    try:
+        stat = os.stat(path)
+        facts = (stat.st_size, stat.st_mtime_ns)
+    except OSError:
+        facts = (-1, -1)  # missing files are found by the scan
+    return f"{os.path.relpath(path, source)}\0{facts}\n".encode(errors="surrogateescape")
+
+
+def _first(messages: Sequence[str], separator: str = "; ") -> str:
+    rest = len(messages) - _SHOWN
+    return separator.join(messages[:_SHOWN]) + (f"{separator}and {rest} more" if rest > 0 else "")
+
+
+@contextlib.contextmanager
+def _only_builder(folder: Path) -> Iterator[None]:
+    """Holds a lock that the system releases when the process ends, however it ends."""
+    with open(folder / ".lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LDISError(f"{folder}: another build is writing here; wait for it") from None
+        yield

@@ -1,0 +1,117 @@
+"""What a split holds: names, sizes, videos and the labels of every image, as flat arrays that any process can share."""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+import zipfile
+from collections.abc import Iterable
+
+import numpy as np
+
+from ldis_jax.errors import LDISError
+from ldis_jax.files import StrPath, atomic_write
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageIndex:
+    """N images with M labels in all; image i shows ``labels[offsets[i]:offsets[i + 1]]``, in ascending order.
+
+    Attributes:
+        names: bytes [N], UTF-8.
+        videos: int32 [N], row of ``video_names``; all 0 where images are no frames.
+        frames: int32 [N], number of the frame in its video; 0 where images are no frames.
+        heights: int32 [N], upright.
+        widths: int32 [N].
+        offsets: int64 [N + 1].
+        labels: int32 [M], 0 and 255 included.
+        pixels: int64 [M], how many the label has; those of an image add up to its size.
+        video_names: bytes [V], UTF-8; V = 0 where images are no frames.
+    """
+
+    names: np.ndarray
+    videos: np.ndarray
+    frames: np.ndarray
+    heights: np.ndarray
+    widths: np.ndarray
+    offsets: np.ndarray
+    labels: np.ndarray
+    pixels: np.ndarray
+    video_names: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def has_videos(self) -> bool:
+        """Whether images are frames of videos."""
+        return len(self.video_names) > 0
+
+    def rows(self) -> np.ndarray:
+        """int32 [M]: the image that each entry of ``labels`` belongs to."""
+        return np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.offsets))
+
+    def save(self, path: StrPath) -> None:
+        """Writes an .npz without pickles."""
+        with atomic_write(path) as temporary:
+            np.savez(temporary, **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+
+    @classmethod
+    def load(cls, path: StrPath) -> ImageIndex:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            LDISError: missing, damaged, with pickles inside, or arrays that do not fit each other.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                index = cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise LDISError(f"{path}: cannot be read as an index ({error}); build the records again") from None
+        images = (index.names, index.videos, index.frames, index.heights, index.widths, index.offsets[1:])
+        if (
+            len({len(column) for column in images}) > 1
+            or not len(index.labels) == len(index.pixels) == index.offsets[-1]
+        ):
+            raise LDISError(f"{path}: its arrays do not fit each other; build the records again")
+        return index
+
+
+class IndexWriter:
+    """Collects an :class:`ImageIndex` image by image, at some 100 bytes each."""
+
+    def __init__(self) -> None:
+        """Starts empty."""
+        self._names: list[bytes] = []
+        self._video_rows: dict[str, int] = {}
+        self._columns = {name: array.array("i") for name in ("videos", "frames", "heights", "widths", "labels")}
+        self._pixels, self._offsets = array.array("q"), array.array("q", [0])
+
+    def add(
+        self,
+        name: str,
+        size: tuple[int, int],
+        labels: Iterable[int],
+        pixels: Iterable[int],
+        video: str = "",
+        frame: int = 0,
+    ) -> None:
+        """Adds one image of ``size`` (height, width); an empty ``video`` means that it is no frame."""
+        self._names.append(name.encode())
+        row = self._video_rows.setdefault(video, len(self._video_rows))
+        for column, value in zip(("videos", "frames", "heights", "widths"), (row, frame, *size), strict=True):
+            self._columns[column].append(value)
+        self._columns["labels"].extend(labels)
+        self._pixels.extend(pixels)
+        self._offsets.append(len(self._pixels))
+
+    def finish(self) -> ImageIndex:
+        """The index of all that was added."""
+        videos = [] if list(self._video_rows) == [""] else [video.encode() for video in self._video_rows]
+        return ImageIndex(
+            names=np.array(self._names, np.bytes_),
+            offsets=np.array(self._offsets, np.int64),
+            pixels=np.array(self._pixels, np.int64),
+            video_names=np.array(videos, np.bytes_),
+            **{name: np.array(column, np.int32) for name, column in self._columns.items()},
+        )

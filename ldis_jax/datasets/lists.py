@@ -1,0 +1,86 @@
+"""Split lists, class names and frames, as data sets keep them on disk."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldis_jax.datasets.meta_files import read_meta
+from ldis_jax.errors import LDISError
+
+# The public code's folder; other places are the data sets' own.
+META_LIST, META_FILE = "metas/{}.txt", "metas/meta_{}.npy"
+IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg", ".JPG", ".JPEG", ".PNG")
+
+
+def find_list(source: Path, split: str, places: Sequence[str]) -> Path | None:
+    """The first of ``places`` (with {} for the split), of ``metas/<split>.txt`` and ``metas/meta_<split>.npy``."""
+    paths = (source / place.format(split) for place in (*places, META_LIST, META_FILE))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def read_list(source: Path, split: str, places: Sequence[str]) -> list[str]:
+    """The lines of a split's list, stripped, without empty ones; of a meta file the names, see :func:`read_meta`.
+
+    Raises:
+        LDISError: there is none, or it cannot be read.
+    """
+    path = find_list(source, split, places)
+    if path is None:
+        raise LDISError(f"{source}: no list of split {split!r}; expected {places[0].format(split)}, see data/README.md")
+    return read_meta(path) if path.suffix == ".npy" else read_lines(path)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, stripped, without empty ones.
+
+    Raises:
+        LDISError: missing, or not UTF-8.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise LDISError(f"{path}: cannot be read ({error}); see data/README.md for the layout") from None
+    return [name for line in lines if (name := line.strip())]
+
+
+def read_class_names(path: Path) -> list[str]:
+    """The "names" of a ``classes.json``, by label value; empty where there is no such file.
+
+    Raises:
+        LDISError: it holds something else.
+    """
+    if not path.exists():
+        return []
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["names"]
+    except (OSError, ValueError, TypeError, KeyError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise LDISError(f'{path}: expected {{"names": ["background", ...]}}, one string a label value')
+    return names
+
+
+def find_image(folder: Path, stem: str) -> Path:
+    """``folder/stem`` with the first suffix that exists; with .jpg if none does."""
+    paths = [folder / f"{stem}{suffix}" for suffix in IMAGE_SUFFIXES]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def image_stems(folder: Path) -> list[str]:
+    """Sorted stems of the images of a folder.
+
+    Raises:
+        LDISError: no such folder.
+    """
+    if not folder.is_dir():
+        raise LDISError(f"{folder}: no such folder; see data/README.md for the layout")
+    return sorted({path.stem for path in folder.iterdir() if path.suffix in IMAGE_SUFFIXES})
+
+
+def frame_number(stem: str, position: int) -> int:
+    """The digits that a frame's name ends in, else its position in the video."""
+    match = re.search(r"(\d{1,9})$", stem)
+    return int(match[1]) if match else position

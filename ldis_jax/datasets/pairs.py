@@ -1,0 +1,54 @@
+"""An image with its mask, under one of three readings of the mask."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ldis_jax.errors import LDISError
+from ldis_jax.files import StrPath
+from ldis_jax.image_io import read_image, read_label_map, read_mask
+
+# labels: pixel values are labels. nonzero: any pixel but 0 is the object. half: any pixel from 128 up is, which is how
+# FSS-1000's masks, smoothed at their borders, are read by everybody.
+MASK_RULES = ("labels", "nonzero", "half")
+
+
+def read_pair(
+    image: StrPath | bytes,
+    mask: StrPath | bytes,
+    rule: str = "labels",
+    object_label: int = 0,
+    image_name: str = "",
+    mask_name: str = "",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads an image and its labels.
+
+    Args:
+        image: path or the bytes of the file.
+        mask: likewise.
+        rule: one of ``MASK_RULES``.
+        object_label: what object pixels become under "nonzero" and "half"; all others are 0.
+        image_name: what error messages call the image, if it is bytes.
+        mask_name: likewise.
+
+    Returns:
+        (uint8 [H, W, 3] RGB, integers [H, W]: uint8 for "labels", else int32).
+
+    Raises:
+        LDISError: missing or damaged; under "labels", a mask with several channels; two sizes.
+    """
+    pixels = read_image(image, image_name)
+    if rule == "labels":
+        labels = read_label_map(mask, mask_name)
+    elif rule == "nonzero":
+        labels = np.multiply(read_mask(mask, name=mask_name), object_label, dtype=np.int32)
+    elif rule == "half":
+        labels = np.multiply((read_image(mask, mask_name) >= 128).any(axis=-1), object_label, dtype=np.int32)
+    else:
+        raise LDISError(f"mask rule {rule!r}: must be one of {', '.join(MASK_RULES)}")
+    if pixels.shape[:2] != labels.shape:
+        raise LDISError(
+            f"{mask_name or mask!s}: mask is {labels.shape[1]}x{labels.shape[0]}, its image {image_name or image!s} is "
+            f"{pixels.shape[1]}x{pixels.shape[0]} (EXIF rotation applied); make them agree"
+        )
+    return pixels, labels

@@ -1,0 +1,129 @@
+"""Reads, checks and counts the files of a data set, in order and in parallel."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from ldis_jax.datasets.pairs import read_pair
+from ldis_jax.errors import LDISError
+
+# Images in flight a worker: enough to keep it busy, few enough that memory stays flat.
+_AHEAD = 4
+
+
+class MaskMaker(Protocol):
+    """A mask that is no file yet; picklable, because workers make it."""
+
+    name: str
+
+    def png(self) -> bytes:
+        """The bytes of its PNG."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Item:
+    """One image of a split, before anybody looked at it.
+
+    Attributes:
+        name: unique in the split, such as "2007_000032" or "blackswan/00000".
+        image: path.
+        mask: path, or what makes it.
+        video: its name; empty for pictures.
+        frame: number of the frame in its video.
+        object_label: of object pixels, for the mask rules "nonzero" and "half".
+    """
+
+    name: str
+    image: str
+    mask: str | MaskMaker
+    video: str = ""
+    frame: int = 0
+    object_label: int = 0
+
+
+class Scan(NamedTuple):
+    """What was found: the bytes of both files, height and width, labels with their pixels; or ``error`` alone."""
+
+    image: bytes = b""
+    mask: bytes = b""
+    size: tuple[int, int] = (0, 0)
+    labels: tuple[int, ...] = ()
+    pixels: tuple[int, ...] = ()
+    error: str = ""
+
+
+def scan(item: Item, rule: str) -> Scan:
+    """Decodes both files whole; ``error`` is "path: reason" where that fails or they do not fit each other."""
+    try:
+        image = _read_bytes(item.image)
+        if isinstance(item.mask, str):
+            mask, mask_name = _read_bytes(item.mask), item.mask
+        else:
+            mask, mask_name = item.mask.png(), item.mask.name
+        pixels, labels = read_pair(image, mask, rule, item.object_label, item.image, mask_name)
+    except LDISError as error:
+        return Scan(error=str(error))
+    counts = np.bincount(labels.ravel())
+    present = np.flatnonzero(counts)
+    return Scan(image, mask, pixels.shape[:2], tuple(present.tolist()), tuple(counts[present].tolist()))
+
+
+def scan_all(items: Iterable[Item], rule: str, num_workers: int) -> Iterator[tuple[Item, Scan]]:
+    """Scans in ``num_workers`` processes, or in this one for 0; the order is that of ``items`` in any case.
+
+    Raises:
+        LDISError: a worker died.
+    """
+    if not num_workers:
+        yield from ((item, scan(item, rule)) for item in items)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_follow_parent)
+    pending: deque[tuple[Item, Future[Scan]]] = deque()
+    try:
+        for item in items:
+            pending.append((item, pool.submit(scan, item, rule)))
+            if len(pending) >= _AHEAD * num_workers:
+                done, future = pending.popleft()
+                yield done, future.result()
+        while pending:
+            done, future = pending.popleft()
+            yield done, future.result()
+    except BrokenProcessPool:
+        raise LDISError("a worker process died, perhaps for lack of memory; lower --num_workers") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read_bytes(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise LDISError(f"{path}: no such file") from None
+    except OSError as error:
+        raise LDISError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _follow_parent() -> None:
+    """A worker leaves Ctrl-C to its parent, and ends when the parent was killed; else it would wait for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,192 @@
+"""Draws of episodes from an index, wherever the pictures come from."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+
+import numpy as np
+
+from ldis_jax.datasets.index import ImageIndex
+from ldis_jax.errors import LDISError
+from ldis_jax.image_io import IGNORE_LABEL
+from ldis_jax.input_pipeline.episodes import BadFileError, Episode, EpisodeRecord
+
+
+class IndexedSource(abc.ABC):
+    """An :class:`EpisodeSource` over an :class:`ImageIndex`; a subclass reads pictures.
+
+    Prompts are other images of the query's class; where the images are frames, of the query's video, too.
+    """
+
+    def __init__(self, index: ImageIndex, class_names: Sequence[str], classes: Sequence[int] | None, where: str):
+        """Prepares draws; no picture is read.
+
+        Args:
+            index: the images.
+            class_names: by label value; may be short or empty.
+            classes: labels to draw episodes of; None is all but 0 and 255.
+            where: what error messages call the split.
+
+        Raises:
+            LDISError: no image shows any of the classes.
+        """
+        self.index, self.class_names, self._where = index, list(class_names), where
+        wanted = ~np.isin(index.labels, (0, IGNORE_LABEL))
+        if classes is not None:
+            wanted &= np.isin(index.labels, np.array(classes, np.int64))
+        # An entry is an image with one class in it; a group is the images that may prompt each other: of one class
+        # and one video. Where images are no frames all are of "video" 0.
+        self._rows, self._labels = index.rows()[wanted], index.labels[wanted]
+        if not len(self._rows):
+            asked = "1 to 254" if classes is None else f"{list(classes)}"
+            raise LDISError(f"{where}: none of its {len(index)} masks shows a class of {asked}; choose others")
+        key = index.videos[self._rows].astype(np.int64) * (self._labels.max() + 1) + self._labels
+        _, groups, self._sizes = np.unique(key, return_inverse=True, return_counts=True)
+        self._groups = groups.astype(np.int32)  # half the memory: Grain's workers each have a copy
+        self._members = self._rows[np.argsort(self._groups, kind="stable")]
+        self._ends = np.cumsum(self._sizes)
+        self._queries: dict[int, np.ndarray] = {}
+        self._frames: dict[str, np.ndarray] = {}
+
+    @abc.abstractmethod
+    def _read(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """An image, uint8 [H, W, 3], and its labels, integers [H, W]."""
+
+    @abc.abstractmethod
+    def _mask_name(self, name: str) -> str:
+        """What error messages call an image's mask."""
+
+    @property
+    def num_images(self) -> int:
+        """Images that show at least one of the classes."""
+        return len(np.unique(self._rows))
+
+    @property
+    def classes_of(self) -> dict[str, list[int]]:
+        """Labels by image, in the order of the split."""
+        found: dict[str, list[int]] = {}
+        for row, label in zip(self._rows, self._labels.tolist(), strict=True):
+            found.setdefault(self._name(row), []).append(label)
+        return found
+
+    @property
+    def images_of(self) -> dict[int, list[str]]:
+        """Images by label."""
+        found: dict[int, list[str]] = {}
+        for name, labels in self.classes_of.items():
+            for label in labels:
+                found.setdefault(label, []).append(name)
+        return found
+
+    @property
+    def videos(self) -> dict[str, int]:
+        """Number of frames by video; empty where images are no frames."""
+        counts = np.bincount(self.index.videos, minlength=len(self.index.video_names))
+        return {name.decode(): int(count) for name, count in zip(self.index.video_names, counts, strict=False)}
+
+    def frame(self, video: str, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """A frame of a video, counted from 0 in order of time, and its labels.
+
+        Args:
+            video: one of :attr:`videos`.
+            number: less than its number of frames.
+
+        Returns:
+            (uint8 [H, W, 3], integers [H, W] with 255 for void).
+
+        Raises:
+            LDISError: no such video, or a damaged file.
+        """
+        rows = self._frames_of(video)
+        return self._read(self._name(rows[number]))
+
+    def _frames_of(self, video: str) -> np.ndarray:
+        """Rows of a video's frames in order of time."""
+        if video not in self._frames:
+            found = np.flatnonzero(self.index.video_names == video.encode())
+            if not len(found):
+                raise LDISError(f"{self._where}: holds no video {video!r}")
+            rows = np.flatnonzero(self.index.videos == found[0])
+            self._frames[video] = rows[np.argsort(self.index.frames[rows], kind="stable")]
+        return self._frames[video]
+
+    def queries(self, num_shots: int) -> np.ndarray:
+        """Rows of the images that can be a query with this many prompts, for :meth:`draw_record`; int64 [Q]."""
+        return self._usable_queries(num_shots)
+
+    def draw_record(self, rng: np.random.Generator, num_shots: int, query: int | None = None) -> EpisodeRecord:
+        """Draws an episode without reading its pictures: a query evenly, then evenly one of its classes.
+
+        Args:
+            rng: the only source of randomness.
+            num_shots: K.
+            query: one of :meth:`queries`, in place of the draw.
+
+        Raises:
+            LDISError: no class has num_shots + 1 images, or, of videos, no class in a video has as many frames.
+        """
+        queries = self._usable_queries(num_shots)
+        query = queries[rng.integers(len(queries))] if query is None else query
+        first, last = np.searchsorted(self._rows, (query, query + 1))
+        entries = [i for i in range(first, last) if self._sizes[self._groups[i]] > num_shots]
+        entry = entries[rng.integers(len(entries))]
+        end = self._ends[self._groups[entry]]
+        members = self._members[end - self._sizes[self._groups[entry]] : end]
+        others = members[members != query]
+        prompts = [self._name(others[i]) for i in rng.choice(len(others), num_shots, replace=False)]
+        class_id = int(self._labels[entry])
+        return EpisodeRecord(class_id, self._class_name(class_id), self._name(query), tuple(prompts))
+
+    def draw(self, rng: np.random.Generator, num_shots: int) -> Episode:
+        """One episode; see :class:`EpisodeSource`."""
+        return self.episode(self.draw_record(rng, num_shots))
+
+    def episode(self, record: EpisodeRecord) -> Episode:
+        """Reads the pictures of a frozen episode.
+
+        Raises:
+            BadFileError: a missing or damaged file, a mask of another size than its image, a mask without the class.
+        """
+        query, *prompts = (self._load(name, record.class_id) for name in (record.query, *record.prompts))
+        return Episode(
+            *query,
+            prompt_images=tuple(image for image, _ in prompts),
+            prompt_masks=tuple(mask for _, mask in prompts),
+            class_id=record.class_id,
+            class_name=record.class_name,
+            name=record.query,
+            is_video=self.index.has_videos,
+        )
+
+    def _name(self, row: int) -> str:
+        return self.index.names[row].decode()
+
+    def _class_name(self, class_id: int) -> str:
+        return self.class_names[class_id] if class_id < len(self.class_names) else f"class {class_id}"
+
+    def _usable_queries(self, num_shots: int) -> np.ndarray:
+        if num_shots not in self._queries:
+            usable = self._sizes[self._groups] > num_shots
+            if not usable.any():
+                best = np.argmax(self._sizes)
+                name = self._class_name(int(self._labels[self._groups == best][0]))
+                images = "frames of a class in one video" if self.index.has_videos else "images of a class"
+                raise LDISError(
+                    f"{self._where}: {num_shots}-shot episodes need {num_shots + 1} {images}, the most frequent "
+                    f"({name}) has {self._sizes[best]}; add images or lower num_shots"
+                )
+            self._queries[num_shots] = np.unique(self._rows[usable])
+        return self._queries[num_shots]
+
+    def _load(self, name: str, class_id: int) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            image, labels = self._read(name)
+        except LDISError as error:
+            raise BadFileError(str(error)) from None
+        mask = (labels == class_id).astype(np.uint8)
+        if not mask.any():
+            where = self._mask_name(name)
+            raise BadFileError(f"{where}: no pixel of class {class_id}; freeze the episodes anew from this data")
+        mask[labels == IGNORE_LABEL] = IGNORE_LABEL
+        return image, mask
