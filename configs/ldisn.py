@@ -3,7 +3,7 @@ r"""LDIS-n: many-step in-context segmentation with two-scale guidance, the paper
 Paper:     "Explore In-Context Segmentation via Latent Diffusion Models", arXiv 2403.09616v2: as configs/ldis1.py, with
            augmented pseudo masks (mask_alpha 0.4), conditioning dropout 0.05, and 20 DDPM steps to predict.
 Command:   python -m ldis_jax.main --config=configs/ldisn.py --workdir=runs/ldisn \
-               --config.data.sources.pascal.root=... --config.data.sources.coco.root=...
+               --config.init.folder=pretrained/ldisn
 Needs:     as configs/ldis1.py; the UNet's conv_in is widened to 8 channels on load.
 Hardware:  not measured by this project yet; the paper trained on 8 GPUs.
 Expected:  not measured by this project yet; the paper reports mIoU 76.7 (PASCAL) and 52.6 (COCO).
@@ -11,15 +11,11 @@ Expected:  not measured by this project yet; the paper reports mIoU 76.7 (PASCAL
 
 from ml_collections import ConfigDict
 
-from ldis_jax.config import base_config, eval_set, voc_source
+from ldis_jax.config import base_config, paper_data
 
 
 def get_config() -> ConfigDict:
     """The paper's LDIS-n."""
     config = base_config("ldisn")
-    config.data.sources.pascal = voc_source("data/pascal", "train", weight=0.4)
-    config.data.sources.coco = voc_source("data/coco20i", "train", weight=0.1)
-    config.eval.sets.pascal = eval_set(voc_source("data/pascal", "val"), episodes=1000)
-    config.eval.sets.coco = eval_set(voc_source("data/coco20i", "val"), episodes=1000)
-    config.eval.main_set = "coco"
+    paper_data(config)
     return config

@@ -128,6 +128,20 @@ def record_source(root: str, split: str, weight: float = 1.0, classes: tuple[int
     return ConfigDict({"kind": "records", "root": root, "split": split, "weight": weight, "classes": classes})
 
 
+def paper_data(config: ConfigDict, records: str = "data/records") -> None:
+    """The paper's four data sets with its weights, per sample, and evaluation on PASCAL and COCO; in place.
+
+    Args:
+        config: of :func:`base_config`.
+        records: ``--out`` of ``data/build.py``.
+    """
+    for name, weight in {"pascal": 0.4, "coco20i": 0.1, "davis16": 0.5, "vspw": 0.2}.items():
+        config.data.sources[name] = record_source(f"{records}/{name}", "train", weight)
+    for name in ("pascal", "coco20i"):
+        config.eval.sets[name] = eval_set(record_source(f"{records}/{name}", "val"), episodes=1000)
+    config.eval.main_set = "coco20i"
+
+
 def procedural_source(split: str, weight: float = 1.0) -> ConfigDict:
     """Endless painted scenes, at ``task.image_size``; ``split`` is "train" or "unseen"."""
     return ConfigDict({"kind": "procedural", "split": split, "weight": weight})
