@@ -1,8 +1,11 @@
 r"""Draws evaluation episodes once and writes their names to a manifest, so that runs are measured on the same ones.
 
-Example:
+Examples:
     python data/freeze_episodes.py --root data/pascal --split val --num_shots 1 --episodes 1000 --seed 0 \
         --out data/pascal/episodes/val_1shot.json
+    python data/freeze_episodes.py --root data/records/coco20i --benchmark coco20i-fold0-1shot --out fold0.json
+
+A benchmark says its own split, classes, prompts, episodes and seed; without --benchmark the flags do.
 """
 
 from __future__ import annotations
@@ -11,13 +14,13 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from ldis_jax.datasets.records import records_folder
+from ldis_jax.benchmark.data import draw_episodes, open_source
+from ldis_jax.benchmark.protocols import Protocol, get_protocol
 from ldis_jax.errors import LDISError
 from ldis_jax.files import write_json
-from ldis_jax.input_pipeline.episodes import episode_rng, episodes_hash
-from ldis_jax.input_pipeline.record_source import RecordSource
-from ldis_jax.input_pipeline.voc_folder import VOCFolder
+from ldis_jax.input_pipeline.episodes import episodes_hash
 
 
 def _at_least(minimum: int):
@@ -40,12 +43,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--num_shots", type=_at_least(1), default=1, help="prompts an episode (default: 1)")
     parser.add_argument("--episodes", type=_at_least(1), default=1000, help="how many (default: 1000)")
     parser.add_argument("--seed", type=_at_least(0), default=0, help="default: 0")
+    parser.add_argument("--benchmark", help="name of a benchmark of ldis_jax.evaluate, in place of the flags above")
     parser.add_argument("--out", required=True, help="manifest to write, .json")
     args = parser.parse_args(argv)
     try:
-        built = records_folder(args.root, args.split).is_dir()
-        source = (RecordSource if built else VOCFolder)(args.root, args.split, args.classes)
-        records = [source.draw_record(episode_rng(args.seed, i), args.num_shots) for i in range(args.episodes)]
+        protocol = Protocol(
+            "episodes",
+            "any",
+            args.split,
+            num_shots=args.num_shots,
+            classes=tuple(args.classes or ()),
+            episodes=args.episodes,
+            seed=args.seed,
+        )
+        if args.benchmark:
+            protocol = get_protocol(args.benchmark)
+            if protocol.kind != "images":
+                raise LDISError(f"--benchmark={args.benchmark}: is about whole videos and has no episodes")
+        records = draw_episodes(open_source(Path(args.root), protocol), protocol)
         write_json(args.out, [dataclasses.asdict(record) for record in records])
     except LDISError as error:
         print(error, file=sys.stderr)

@@ -17,6 +17,8 @@ from ldis_jax.input_pipeline import (
     read_manifest,
 )
 
+_MANIFESTS = Path(__file__).parent / "manifests"
+
 
 def open_source(root: Path, protocol: Protocol) -> IndexedSource:
     """Built records where ``data/build.py`` has been, or else a folder in VOC layout.
@@ -49,7 +51,7 @@ def draw_episodes(source: IndexedSource, protocol: Protocol) -> list[EpisodeReco
 
 
 def open_episodes(source: IndexedSource, protocol: Protocol, manifest: Path | None = None) -> FrozenEpisodes:
-    """Frozen episodes, of a manifest or as :func:`draw_episodes` makes them.
+    """Frozen episodes: of a manifest, of the one that is shipped, or else as :func:`draw_episodes` makes them.
 
     Args:
         source: the data.
@@ -59,6 +61,8 @@ def open_episodes(source: IndexedSource, protocol: Protocol, manifest: Path | No
     Raises:
         LDISError: a manifest of another protocol.
     """
+    shipped = _MANIFESTS / f"{protocol.name}.json"
+    manifest = shipped if manifest is None and shipped.is_file() else manifest
     if manifest is None:
         return FrozenEpisodes.of_records(source, draw_episodes(source, protocol))
     records = read_manifest(manifest)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ldis_jax import evaluate
 from ldis_jax.benchmark import run as run_module
-from ldis_jax.benchmark.data import open_episodes, open_source
+from ldis_jax.benchmark.data import draw_episodes, open_episodes, open_source
 from ldis_jax.benchmark.intervals import image_figures
 from ldis_jax.benchmark.model_facts import domain, model_hash
 from ldis_jax.benchmark.protocols import PROTOCOLS, Protocol, coco_fold, get_protocol, pascal_fold
@@ -24,7 +24,9 @@ from ldis_jax.errors import LDISError
 from ldis_jax.evaluators import MeanIoU
 from ldis_jax.evaluators.episodes import baseline_masks
 from ldis_jax.evaluators.mean_iou import episode_areas
+from ldis_jax.input_pipeline import episodes_hash, read_manifest
 
+MANIFESTS = Path(run_module.__file__).parent / "manifests"
 COCO_MINI = Path(__file__).parents[3] / "shared" / "data" / "coco_mini"
 
 
@@ -71,6 +73,20 @@ def test_protocol_names():
 
 
 HEADER = {"benchmark": "b", "model_hash": "1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"), [("mini-coco-1shot", "61db39831e59cae7"), ("mini-coco-5shot", "c5716fbc4a27a190")]
+)
+def test_shipped_manifests_are_frozen(name, digest):
+    """Figures of one hash compare; another hash would be another benchmark under the same name."""
+    protocol = get_protocol(name)
+    records = read_manifest(MANIFESTS / f"{name}.json")
+    assert episodes_hash(records) == digest
+    assert {len(record.prompts) for record in records} == {protocol.num_shots}
+    if COCO_MINI.is_dir():
+        assert draw_episodes(open_source(COCO_MINI, protocol), protocol) == records
+        assert open_episodes(open_source(COCO_MINI, protocol), protocol).hash == digest
 
 
 class TestRecords:

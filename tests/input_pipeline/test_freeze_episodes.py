@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ldis_jax.benchmark.protocols import PROTOCOLS, Protocol
 from ldis_jax.input_pipeline import VOCFolder, episodes_hash, read_manifest
 
 PATH = Path(__file__).parents[2] / "data" / "freeze_episodes.py"
@@ -32,6 +33,15 @@ def test_the_seed_decides(voc_root, tmp_path):
         assert freeze(voc_root, tmp_path / "m.json", "--episodes", "20", "--seed", seed) == 0
         hashes.append(episodes_hash(read_manifest(tmp_path / "m.json")))
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_benchmark_says_it_all(voc_root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(PROTOCOLS, "toy", Protocol("toy", "voc", "train", classes=(2,), episodes=5, seed=3))
+    assert freeze(voc_root, tmp_path / "m.json", "--benchmark", "toy") == 0
+    assert {r.class_id for r in read_manifest(tmp_path / "m.json")} == {2}
+    assert len(read_manifest(tmp_path / "m.json")) == 5
+    assert freeze(voc_root, tmp_path / "n.json", "--benchmark", "ldis-vspw") == 2
+    assert "about whole videos" in capsys.readouterr().err
 
 
 def test_fold(voc_root, tmp_path):
