@@ -64,6 +64,7 @@ def main() -> None:
 
     from ldis_jax import __version__, sharding
     from ldis_jax.benchmark.data import open_episodes, open_source
+    from ldis_jax.benchmark.intervals import with_interval
     from ldis_jax.benchmark.model_facts import domain, model_hash
     from ldis_jax.benchmark.run import evaluate_images, evaluate_videos
     from ldis_jax.convert import load_model
@@ -101,9 +102,7 @@ def main() -> None:
         report = evaluate_videos(protocol, source, *arguments)
     figures = [name for name in report if f"{name}_interval" in report]
     for who, values in {"this model": report, **report["baselines"]}.items():
-        cells = [f"{name} {values[name]:.2f} ({low:.2f} to {high:.2f})" for name in figures
-                 for low, high in [values[f"{name}_interval"]]]  # fmt: skip
-        print(f"{who:<16} {'   '.join(cells)}")
+        print(f"{who:<16} {'   '.join(f'{name} {with_interval(values, name)}' for name in figures)}")
     what = "episodes" if episodes is not None else "videos"
     print(f"{report[what]} {what}, hash {report[f'{what}_hash']}; {report['domain']}")
     print(f"{args.out}, {args.out.with_suffix('.md')}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,9 +43,9 @@ def image_figures(records: Sequence[dict[str, Any]], accumulation: str) -> dict[
     iou = 100.0 * class_iou(whole, accumulation)
     return {
         "miou": float(miou),
-        "miou_interval": interval(resampled[0]),
+        "miou_interval": interval(resampled[0], len(records)),
         "fb_iou": float(fb_iou),
-        "fb_iou_interval": interval(resampled[1]),
+        "fb_iou_interval": interval(resampled[1], len(records)),
         "iou_per_class": {int(c): float(v) for c, v in zip(classes, iou, strict=True) if not np.isnan(v)},
     }
 
@@ -56,8 +56,16 @@ def resamples(count: int, seed: int = 0) -> np.ndarray:
     return rng.multinomial(count, np.full(count, 1 / count), _RESAMPLES).astype(np.float64)
 
 
-def interval(values: np.ndarray) -> list[float]:
-    """The central 95 % of resampled figures."""
+def interval(values: np.ndarray, count: int) -> list[float] | None:
+    """The central 95 % of resampled figures; None of fewer than two items, which say nothing about others."""
+    if count < 2:
+        return None
     tail = 50.0 * (1 - _LEVEL)
     low, high = np.percentile(values, [tail, 100 - tail])
     return [float(low), float(high)]
+
+
+def with_interval(values: Mapping[str, Any], name: str) -> str:
+    """A figure and its interval as text, such as "12.34 (10.00 to 14.00)"."""
+    bounds = values.get(f"{name}_interval")
+    return f"{values[name]:.2f}" + (f" ({bounds[0]:.2f} to {bounds[1]:.2f})" if bounds else "")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ldis_jax.benchmark.intervals import with_interval
 from ldis_jax.benchmark.videos import VideoSource
 from ldis_jax.evaluators import PictureEvaluator
 from ldis_jax.evaluators.episodes import Predict
@@ -67,8 +68,9 @@ def write_page(
 
 
 def _head(report: Mapping[str, Any]) -> str:
-    rows = [("", "mIoU", "95 % interval", "FB-IoU", "95 % interval"), ("---",) * 5, _row("this model", report)]
-    rows += [_row(name.replace("_", " "), values) for name, values in report["baselines"].items()]
+    names = ("miou", "fb_iou")
+    rows: list[tuple[str, ...]] = [("", "mIoU", "FB-IoU"), ("---",) * 3]
+    rows += [(who, *(with_interval(v, n) for n in names)) for who, v in _everyone(report)]
     table = _markdown(rows)
     facts = {
         "model": f"{report['model']} ({report['task']}), hash `{report['model_hash']}`",
@@ -81,12 +83,9 @@ def _head(report: Mapping[str, Any]) -> str:
     return f"# {report['benchmark']}\n\n{table}\n\n{lines}"
 
 
-def _row(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
-    cells = [name]
-    for key in ("miou", "fb_iou"):
-        low, high = values[f"{key}_interval"]
-        cells += [f"{values[key]:.2f}", f"{low:.2f} to {high:.2f}"]
-    return tuple(cells)
+def _everyone(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The model's figures and the baselines', by name."""
+    return [("this model", report), *((name.replace("_", " "), v) for name, v in report["baselines"].items())]
 
 
 def strip(source: VideoSource, video: str, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -119,12 +118,7 @@ def write_video_page(path: Path, report: Mapping[str, Any], pictures: Mapping[st
     names = [name for name in report if f"{name}_interval" in report]
     names += [name for name in report if name.endswith("_vspw_code")]
     rows = [("", *names), ("---",) * (len(names) + 1)]
-    for who, values in {"this model": report, **report["baselines"]}.items():
-        cells = []
-        for name in names:
-            low, high = values.get(f"{name}_interval", (None, None))
-            cells.append(f"{values[name]:.2f}" + ("" if low is None else f" ({low:.2f} to {high:.2f})"))
-        rows.append((who.replace("_", " "), *cells))
+    rows += [(who, *(with_interval(values, name) for name in names)) for who, values in _everyone(report)]
     facts = {
         "model": f"{report['model']} ({report['task']}), hash `{report['model_hash']}`",
         "videos": f"{report['videos']}, hash `{report['videos_hash']}`; left out: {len(report['left_out'])}",

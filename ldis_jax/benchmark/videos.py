@@ -130,7 +130,7 @@ class ObjectVideos:
         values = np.array([[record[name] for name in names] for record in records])
         resampled = resamples(len(records)) @ values / len(records)
         figures = {name: float(value) for name, value in zip(names, values.mean(0), strict=True)}
-        intervals = {f"{name}_interval": interval(resampled[:, i]) for i, name in enumerate(names)}
+        intervals = {f"{name}_interval": interval(resampled[:, i], len(records)) for i, name in enumerate(names)}
         return figures | intervals | {"per_video": {r["video"]: {n: r[n] for n in names} for r in records}}
 
 
@@ -160,7 +160,7 @@ class SemanticVideos:
         return figures | _semantic_intervals([record[VC_RULES[0]] for record in records])
 
 
-def _semantic_intervals(states: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+def _semantic_intervals(states: Sequence[Mapping[str, Any]]) -> dict[str, list[float] | None]:
     """95 % intervals of mIoU and VC_n from resampled videos, of :meth:`VSPWMetrics.state` a video."""
     areas = np.zeros((len(states), 3, _LABELS))  # a video's intersection, true area, predicted area by label
     for v, state in enumerate(states):
@@ -173,11 +173,11 @@ def _semantic_intervals(states: Sequence[Mapping[str, Any]]) -> dict[str, list[f
     inter, true_area, predicted_area = np.einsum("bv,val->abl", draws, areas)
     present = true_area > 0
     iou = np.where(present, inter / np.maximum(true_area + predicted_area - inter, 1), 0)
-    intervals = {"miou_interval": interval(100 * iou.sum(-1) / np.maximum(present.sum(-1), 1))}
+    intervals = {"miou_interval": interval(100 * iou.sum(-1) / np.maximum(present.sum(-1), 1), len(states))}
     for i, n in enumerate(_VC_SIZES):
         shares = [next(iter(state["shares"].values()))[i] for state in states]
         totals, counts = draws @ [sum(s) for s in shares], draws @ [len(s) for s in shares]
-        intervals[f"vc{n}_interval"] = interval(100 * totals / np.maximum(counts, 1))
+        intervals[f"vc{n}_interval"] = interval(100 * totals / np.maximum(counts, 1), len(states))
     return intervals
 
 

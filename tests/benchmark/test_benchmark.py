@@ -143,6 +143,10 @@ def test_figures_are_mean_ious(accumulation):
     assert found == image_figures(records, accumulation)
 
 
+def test_one_item_has_no_interval():
+    assert image_figures(random_records(1), "ldis")["miou_interval"] is None
+
+
 def test_intervals_cover_as_they_say():
     """Of 200 repetitions about 95 % of the intervals hold the figure of a large sample."""
     truth = image_figures(random_records(5000, seed=1), "ldis")["miou"]
@@ -243,7 +247,7 @@ def test_a_report(command, voc, tmp_path, micro_folder):
     assert report["domain"].startswith("unknown") and report["accumulation"] == "ldis"
     assert 0 <= report["miou_interval"][0] <= report["miou"] <= report["miou_interval"][1] <= 100
     assert set(report["iou_per_class"]) <= {"cat", "dog"}
-    assert f"{report['miou']:6.2f}" in out and report["episodes_hash"] in out
+    assert f"miou {report['miou']:.2f} (" in out and report["episodes_hash"] in out
     episodes = open_episodes(open_source(voc, PROTOCOLS["toy"]), PROTOCOLS["toy"])
     metric = MeanIoU("ldis")
     for i in range(7):
@@ -252,7 +256,7 @@ def test_a_report(command, voc, tmp_path, micro_folder):
     page = (tmp_path / "out" / "r.md").read_text()
     pictures = re.findall(r"\]\((r/\w+\.png)\)", page)
     assert len(pictures) == 4 and all((tmp_path / "out" / name).is_file() for name in pictures)
-    assert f"| this model | {report['miou']:.2f} |" in page
+    assert f"| this model | {report['miou']:.2f} (" in page
 
 
 @pytest.mark.parametrize("done", [0, 2, 3, 7])
