@@ -18,6 +18,7 @@ from ldis_jax.input_pipeline import Episode
 from ldis_jax.visualize import PALETTE, contact_sheet, overlay, plot_bars
 
 _SHOWN = 4  # episodes in each of the three sheets
+_CAPTION = "Percent, with 95 % bootstrap intervals in brackets."
 
 
 def ranked(records: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
@@ -80,7 +81,7 @@ def _head(report: Mapping[str, Any]) -> str:
         "software": report["software"],
     }
     lines = "\n".join(f"- {key}: {value}" for key, value in facts.items())
-    return f"# {report['benchmark']}\n\n{table}\n\n{lines}"
+    return f"# {report['benchmark']}\n\n{table}\n\n{_CAPTION}\n\n{lines}"
 
 
 def _everyone(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -127,7 +128,8 @@ def write_video_page(path: Path, report: Mapping[str, Any], pictures: Mapping[st
     }
     shown = [video for video in pictures if video not in report["left_out"]][:_SHOWN]
     strips = [f"![{video}]({path.stem}/{pictures[video]:04d}.png)" for video in shown]
-    parts = [f"# {report['benchmark']}", _markdown(rows), "\n".join(f"- {k}: {v}" for k, v in facts.items()), *strips]
+    lines = "\n".join(f"- {key}: {value}" for key, value in facts.items())
+    parts = [f"# {report['benchmark']}", _markdown(rows), _CAPTION, lines, *strips]
     with atomic_write(path) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
