@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from ldis_jax.errors import LDISError
 
@@ -17,3 +19,23 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+_LDISN_FLAGS: dict[str, dict[str, Any]] = {
+    "num_steps": {"type": int},
+    "sampler": {"choices": ("ddpm", "ddim")},
+    "image_guidance_scale": {"type": float},
+    "prompt_guidance_scale": {"type": float},
+}
+
+
+def add_ldisn_flags(parser: argparse.ArgumentParser) -> None:
+    """What only LDIS-n takes to predict; :func:`ldisn_options` reads it."""
+    group = parser.add_argument_group("LDIS-n only (defaults come with the model)")
+    for name, keywords in _LDISN_FLAGS.items():
+        group.add_argument(f"--{name}", **keywords)
+
+
+def ldisn_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of :func:`add_ldisn_flags` that were given."""
+    return {name: value for name in _LDISN_FLAGS if (value := getattr(args, name)) is not None}

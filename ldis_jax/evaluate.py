@@ -1,7 +1,7 @@
 r"""Measures a model on a benchmark.
 
 Example:
-    python -m ldis_jax.evaluate --model=runs/ldis1/model --benchmark=coco20i-fold0-1shot --data=data/coco20i \
+    python -m ldis_jax.evaluate --model=runs/ldis1/model --benchmark=coco20i-fold0-1shot --data=data/records/coco20i \
         --out=reports/coco20i-fold0-1shot.json
 
 Writes the JSON report, a Markdown page beside it with pictures of the best, median and worst episodes, and the records
@@ -22,8 +22,6 @@ from ldis_jax import cli
 from ldis_jax.benchmark.protocols import PROTOCOLS, get_protocol
 from ldis_jax.errors import LDISError
 
-_LDISN_OPTIONS = ("num_steps", "sampler", "image_guidance_scale", "prompt_guidance_scale")
-
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -42,11 +40,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=32, help="episodes at a time over all devices (default 32)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
-    ldisn = parser.add_argument_group("LDIS-n only (defaults come with the model)")
-    ldisn.add_argument("--num_steps", type=int)
-    ldisn.add_argument("--sampler", choices=("ddpm", "ddim"))
-    ldisn.add_argument("--image_guidance_scale", type=float)
-    ldisn.add_argument("--prompt_guidance_scale", type=float)
+    cli.add_ldisn_flags(parser)
     return parser.parse_args()
 
 
@@ -79,10 +73,13 @@ def main() -> None:
     episodes = open_episodes(source, protocol, args.manifest) if protocol.kind == "images" else None
     folder = resolve(args.model, args.revision)
     task, model, _ = load_model(folder, jnp.dtype(args.dtype))
-    options = {name: value for name in _LDISN_OPTIONS if (value := getattr(args, name)) is not None}
+    options = cli.ldisn_options(args)
     if options and task.name != "ldisn":
         raise LDISError(f"--{next(iter(options))}: an option of LDIS-n, and this model is LDIS-1")
-    task = dataclasses.replace(task, **options)
+    try:
+        task = dataclasses.replace(task, **options)
+    except ValueError as error:
+        raise LDISError(f"--{next(iter(options))}: {error}") from None
     facts: dict[str, Any] = {
         "model": folder.name,
         "model_hash": model_hash(folder),

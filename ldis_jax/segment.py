@@ -38,11 +38,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--seed", type=int, default=0, help="of LDIS-n's noise (default 0)")
     parser.add_argument("--ignore_label", type=int, help="mask value that is neither object nor background")
-    ldisn = parser.add_argument_group("LDIS-n only (defaults come with the model)")
-    ldisn.add_argument("--num_steps", type=int)
-    ldisn.add_argument("--sampler", choices=("ddpm", "ddim"))
-    ldisn.add_argument("--image_guidance_scale", type=float)
-    ldisn.add_argument("--prompt_guidance_scale", type=float)
+    cli.add_ldisn_flags(parser)
     return parser.parse_args()
 
 
@@ -53,14 +49,12 @@ def main() -> None:
         if path is not None and path.suffix.lower() != ".png":
             raise LDISError(f"{path}: outputs are PNG files; end the name in .png")
     prompts = [_parse_prompt(value) for value in args.prompt]
-    names = ("num_steps", "sampler", "image_guidance_scale", "prompt_guidance_scale")
 
     from ldis_jax.image_io import write_png
     from ldis_jax.pipeline import LDISPipeline
 
     pipe = LDISPipeline.from_pretrained(args.model, dtype=args.dtype)
-    options = {name: getattr(args, name) for name in names}
-    result = pipe(args.query, prompts, seed=args.seed, ignore_label=args.ignore_label, **options)
+    result = pipe(args.query, prompts, seed=args.seed, ignore_label=args.ignore_label, **cli.ldisn_options(args))
     overlay = result.overlay(args.query) if args.overlay is not None else None
     result.save(args.out)
     if overlay is not None:

@@ -1,7 +1,9 @@
 """The smallest networks that have every part, and a run that uses them."""
 
 import dataclasses
+import sys
 
+from ldis_jax import cli
 from ldis_jax.config import base_config, eval_set, procedural_source
 from ldis_jax.models.config import AutoencoderConfig, PromptEncoderConfig, UNetConfig
 from ldis_jax.models.ldis import ModelConfig
@@ -47,3 +49,14 @@ def micro_config(folder, task="ldis1"):
     if task == "ldisn":
         config.task.num_steps = 2
     return config
+
+
+def call_command(main, monkeypatch, capsys, *arguments):
+    """(exit status, standard output, standard error) of a command's ``main`` in this process."""
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+    status = 0
+    try:
+        cli.run(main)
+    except SystemExit as error:
+        status = error.code
+    return status, *capsys.readouterr()

@@ -11,21 +11,15 @@ import pytest
 from PIL import Image
 
 from ldis_jax import segment
-from ldis_jax.cli import run
 from ldis_jax.image_io import read_image
+from tests.helpers import call_command
 
 ROOT = Path(__file__).parent.parent
 
 
-def segment_command(monkeypatch, capsys, *arguments):
+def segment_command(*fixtures_and_arguments):
     """(exit status, stdout, stderr) of ``python -m ldis_jax.segment``."""
-    monkeypatch.setattr(sys, "argv", ["segment", *map(str, arguments)])
-    status = 0
-    try:
-        run(segment.main)
-    except SystemExit as error:
-        status = error.code
-    return status, *capsys.readouterr()
+    return call_command(segment.main, *fixtures_and_arguments)
 
 
 def test_segment_writes_mask_and_overlay(micro_folder, pictures, tmp_path, monkeypatch, capsys):

@@ -150,7 +150,7 @@ class SemanticVideos:
 
     @staticmethod
     def figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """MIoU and VC_n over all videos in percent, with 95 % intervals from resampled videos."""
+        """Mean IoU and VC_n over all videos in percent, with 95 % intervals from resampled videos."""
         merged = {rules: VSPWMetrics(_VC_SIZES, rules=rules) for rules in VC_RULES}
         for record in records:
             for rules, metrics in merged.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,12 @@ from ldis_jax.benchmark.model_facts import domain, model_hash
 from ldis_jax.benchmark.protocols import PROTOCOLS, Protocol, coco_fold, get_protocol, pascal_fold
 from ldis_jax.benchmark.records import Records
 from ldis_jax.benchmark.report import ranked
-from ldis_jax.cli import run
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluators import MeanIoU
 from ldis_jax.evaluators.episodes import baseline_masks
 from ldis_jax.evaluators.mean_iou import episode_areas
 from ldis_jax.input_pipeline import episodes_hash, read_manifest
+from tests.helpers import call_command
 
 MANIFESTS = Path(run_module.__file__).parent / "manifests"
 COCO_MINI = Path(__file__).parents[3] / "shared" / "data" / "coco_mini"
@@ -227,13 +226,7 @@ def command(micro_folder, voc, tmp_path, monkeypatch, capsys):
     def call(**changes):
         arguments = {"model": micro_folder, "benchmark": "toy", "data": voc, "out": tmp_path / "out" / "r.json",
                      "batch_size": 3} | changes  # fmt: skip
-        monkeypatch.setattr(sys, "argv", ["evaluate", *(f"--{k}={v}" for k, v in arguments.items())])
-        status = 0
-        try:
-            run(evaluate.main)
-        except SystemExit as error:
-            status = error.code
-        return status, *capsys.readouterr()
+        return call_command(evaluate.main, monkeypatch, capsys, *(f"--{k}={v}" for k, v in arguments.items()))
 
     return call
 
@@ -306,3 +299,8 @@ def test_refusals(command, tmp_path, monkeypatch, changes, message):
     status, _, err = command(**changes)
     assert status == 2 and message in err and err.count("\n") == 1, err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_ldisn_flag_out_of_range_is_one_line(command, micro_folder_ldisn):
+    status, _, err = command(model=micro_folder_ldisn, num_steps=0)
+    assert status == 2 and "--num_steps: num_steps=0" in err and err.count("\n") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -15,17 +16,17 @@ import pytest
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-from safetensors.torch import save_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from ldis_jax import LDISPipeline  # noqa: E402
-from ldis_jax.cli import run  # noqa: E402
 from ldis_jax.convert import __main__ as convert  # noqa: E402
 from ldis_jax.convert import load_model, save_model  # noqa: E402
 from ldis_jax.convert.folder import NETWORKS  # noqa: E402
 from ldis_jax.models import PromptEncoderConfig  # noqa: E402
 from ldis_jax.models.ldis import ModelConfig  # noqa: E402
 from ldis_jax.tasks import LDIS1, LDISN  # noqa: E402
-from tests.helpers import MICRO  # noqa: E402
+from tests.convert.test_torch_files import Evil  # noqa: E402
+from tests.helpers import MICRO, call_command  # noqa: E402
 from tests.reference import foreign  # noqa: E402
 from tests.reference.weights import arrays, random_model  # noqa: E402
 
@@ -67,16 +68,7 @@ def convert_to(made, tmp_path, monkeypatch, capsys):
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["convert", *arguments])
-        status = 0
-        try:
-            run(convert.main)
-        except SystemExit as error:
-            status = error.code
-        return status, *capsys.readouterr()
-
-    return call
+    return functools.partial(call_command, convert.main, monkeypatch, capsys)
 
 
 CLIP = ("--alpha_clip=alpha.pth", "--clip=ViT.pt")
@@ -288,6 +280,56 @@ def test_what_nobody_trained_stays_so_with_another_autoencoder(convert_to, tmp_p
     assert convert_to("--model=a", "--vae=taesd", "--out=b")[0] == 0
     card = Path("b/README.md").read_text()
     assert "Not trained for segmentation yet" in card and "taesd" in card
+
+
+def spoil(folder, how):
+    """Makes ``folder``, a copy of Stable Diffusion, what no one should load."""
+    unet = folder / "unet"
+    path, arrays_ = (
+        unet / "diffusion_pytorch_model.safetensors",
+        load_file(unet / "diffusion_pytorch_model.safetensors"),
+    )
+    config = json.loads((unet / "config.json").read_text())
+    match how:
+        case "malicious pickle" | "trillion elements":
+            path.unlink()
+            evil = Evil(folder.parent / "executed") if how == "malicious pickle" else torch.zeros(1).expand(10**12)
+            torch.save({**arrays_, "conv_in.bias": evil}, path.with_suffix(".bin"))
+        case "truncated":
+            path.write_bytes(path.read_bytes()[:-100])
+        case "lying header":
+            path.write_bytes((10**12).to_bytes(8, "little") + path.read_bytes()[8:])
+        case "fp8":
+            save_file(arrays_ | {"conv_in.bias": arrays_["conv_in.bias"].to(torch.float8_e4m3fn)}, path)
+        case "nan":
+            save_file(arrays_ | {"conv_in.bias": torch.full_like(arrays_["conv_in.bias"], float("nan"))}, path)
+        case "lora":
+            save_file({"down_blocks.0.attentions.0.to_q.lora_A.weight": torch.ones(4, 16)}, path)
+        case "sdxl":
+            (unet / "config.json").write_text(json.dumps(config | {"addition_embed_type": "text_time"}))
+
+
+HOSTILE = {
+    "malicious pickle": "refused, it asks to load",
+    "truncated": "not a readable safetensors file",
+    "lying header": "not a readable safetensors file",
+    "trillion elements": "wrong tensor conv_in.bias [1000000000000]",
+    "nan": "conv_in.bias [8] holds NaN or infinity",
+    "fp8": "wrong tensor conv_in.bias of type f8_e4m3",
+    "lora": "a LoRA file, not a whole model",
+    "sdxl": "unsupported network option addition_embed_type='text_time'",
+}
+
+
+@pytest.mark.parametrize("how", HOSTILE)
+def test_hostile_files_are_one_line_and_leave_nothing(convert_to, tmp_path, how):
+    shutil.copytree(tmp_path / "sd15", tmp_path / "bad", symlinks=False)
+    spoil(tmp_path / "bad", how)
+    before = sorted(tmp_path.rglob("*"))
+    status, _, err = convert_to("--sd15=bad", *CLIP, "--task=ldis1", "--out=model")
+    assert status == 2 and HOSTILE[how] in err, err
+    assert err.count("\n") == 1 and "Traceback" not in err
+    assert sorted(tmp_path.rglob("*")) == before  # nothing ran, nothing is left
 
 
 def test_a_fault_in_the_middle_leaves_nothing(convert_to, tmp_path):

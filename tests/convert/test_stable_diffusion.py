@@ -24,7 +24,16 @@ from ldis_jax.errors import LDISError  # noqa: E402
 from tests.reference import cases, foreign  # noqa: E402
 from tests.reference.weights import arrays  # noqa: E402
 
-FORMS = ("safetensors", "sharded", "fp16.safetensors", "fp16.sharded", "bin", "sharded.bin", "fp16.bin")
+FORMS = (
+    "safetensors",
+    "sharded",
+    "fp16.safetensors",
+    "fp16.sharded",
+    "bin",
+    "sharded.bin",
+    "fp16.bin",
+    "fp16.sharded.bin",
+)
 MODEL = "ldis1"
 
 
