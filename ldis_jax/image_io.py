@@ -7,7 +7,8 @@ import os
 import struct
 
 import numpy as np
-from PIL import Image, ImageOps
+import simplejpeg
+from PIL import ExifTags, Image
 
 from ldis_jax.errors import LDISError
 from ldis_jax.files import StrPath, atomic_write
@@ -15,6 +16,17 @@ from ldis_jax.files import StrPath, atomic_write
 ImageSource = StrPath | bytes | Image.Image | np.ndarray
 
 IGNORE_LABEL = 255
+
+_JPEG_START = b"\xff\xd8"
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # What PIL's decoders raise on a damaged file, besides OSError.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
@@ -36,13 +48,18 @@ def read_image(source: ImageSource, name: str = "") -> np.ndarray:
     if isinstance(source, np.ndarray):
         array = _check_array(source, "image", (np.uint8,))
         return np.repeat(array[..., :1], 3, axis=-1) if array.shape[-1] == 1 else np.ascontiguousarray(array[..., :3])
+    if (pixels := _decode_jpeg(source)) is not None:
+        return pixels
     image, where = _decode(source, name)
     if image.mode.startswith("I;16"):
         # The high byte, as PIL does for 16-bit colour files.
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
     if image.mode in ("I", "F"):
         raise LDISError(f"{where}: 32-bit pixels have no fixed range; save the picture with 8 or 16 bits")
-    return np.array(image.convert("RGB"))
+    try:
+        return np.array(image.convert("RGB"))
+    except ValueError:
+        raise LDISError(f"{where}: pixels of mode {image.mode} do not become RGB; convert the picture") from None
 
 
 def read_mask(source: ImageSource, ignore_label: int | None = None, name: str = "") -> np.ndarray:
@@ -78,6 +95,8 @@ def read_mask(source: ImageSource, ignore_label: int | None = None, name: str = 
 def read_label_map(source: StrPath | bytes, name: str = "") -> np.ndarray:
     """The labels of a grey or palette PNG, uint8 [H, W], values as they stand in the file.
 
+    Grey of 2 or 4 bits is the exception: PIL spreads it over 0 to 255. Palettes may have any number of bits.
+
     Args:
         source: path, or bytes of a file.
         name: what error messages call bytes.
@@ -111,6 +130,31 @@ def _check_array(array: np.ndarray, what: str, dtypes: tuple[type, ...]) -> np.n
     return array
 
 
+def _decode_jpeg(source: object) -> np.ndarray | None:
+    """The common case in a third of PIL's time, to the same pixels: an upright, intact colour JPEG; None of others."""
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            with open(source, "rb") as file:
+                source = file.read() if file.peek(2)[:2] == _JPEG_START else None
+        if not isinstance(source, bytes) or source[:2] != _JPEG_START:
+            return None
+        with Image.open(io.BytesIO(source)) as image:  # reads the header only, and refuses what is too large
+            usual = image.format == "JPEG" and image.mode == "RGB" and _turn(image) is None
+        return simplejpeg.decode_jpeg(source) if usual else None
+    except (*_DECODE_ERRORS, Image.DecompressionBombError):
+        return None  # PIL decides what is wrong with it, if anything is
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes a picture upright by its EXIF tag; any other tag may hold nonsense."""
+    return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _turn(image)
+    return image if turn is None else image.transpose(turn)
+
+
 def _decode(source: StrPath | bytes | Image.Image, name: str) -> tuple[Image.Image, str]:
     """The picture, upright and in memory, and its name for error messages."""
     if isinstance(source, Image.Image):
@@ -126,10 +170,10 @@ def _decode(source: StrPath | bytes | Image.Image, name: str) -> tuple[Image.Ima
     try:
         if isinstance(source, Image.Image):
             source.load()
-            return ImageOps.exif_transpose(source), where
+            return _upright(source), where
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             image.load()
-            return ImageOps.exif_transpose(image), where
+            return _upright(image), where
     except Image.DecompressionBombError as error:
         raise LDISError(f"{where}: too large ({error}); scale it down first") from None
     except Image.UnidentifiedImageError:

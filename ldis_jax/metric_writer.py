@@ -42,7 +42,7 @@ class MetricWriter:
         curves: dict[str, tuple[list[int], list[float]]] = {}
         for line in read_metrics(self._path):
             for name, value in line.items():
-                if name != "step" and not name.endswith(("steps_per_second", "learning_rate")):
+                if name != "step" and not name.endswith(("steps_per_second", "learning_rate", "bad_files")):
                     steps, values = curves.setdefault(name, ([], []))
                     steps.append(int(line["step"]))
                     values.append(value)

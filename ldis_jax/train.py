@@ -106,9 +106,12 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         bar = tqdm(
             range(first, config.train_steps), "train", config.train_steps, False, initial=first, disable=not lead
         )
+        bad_files = 0
         batches = prefetch(loader, mesh)
         for step in bar:
-            state, metrics = train_step(state, metrics, frozen, next(batches))
+            batch, bad = next(batches)
+            state, metrics = train_step(state, metrics, frozen, batch)
+            bad_files += bad
             done = step + 1
             final = done == config.train_steps
 
@@ -123,6 +126,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
                 values |= {
                     "learning_rate": float(schedule(step)),
                     "steps_per_second": (done - last_step) / (now - last_log),
+                    "bad_files": bad_files,  # since the run started, in this process
                 }
                 writer.write(done, {f"train/{name}": value for name, value in values.items()})
                 bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
@@ -250,12 +254,13 @@ def make_loader(config: ConfigDict, task: Task) -> TrainLoader:
     )
 
 
-def prefetch(loader: TrainLoader, mesh: jax.sharding.Mesh) -> Iterator[dict[str, jax.Array]]:
-    """Device batches, one transfer ahead of the step that needs it."""
-    ahead: dict[str, jax.Array] | None = None
+def prefetch(loader: TrainLoader, mesh: jax.sharding.Mesh) -> Iterator[tuple[dict[str, jax.Array], int]]:
+    """Device batches, one transfer ahead of the step that needs it, and how many bad files they met."""
+    ahead: tuple[dict[str, jax.Array], int] | None = None
     for batch in loader:
         batch.pop("class_id")
-        current, ahead = ahead, sharding.to_devices(batch, mesh)
+        bad = int(batch.pop("bad_files").sum())
+        current, ahead = ahead, (sharding.to_devices(batch, mesh), bad)
         if current is not None:
             yield current
     if ahead is not None:

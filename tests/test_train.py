@@ -46,6 +46,7 @@ def test_a_run_leaves_everything_a_user_expects(finished):
     assert [line["step"] for line in lines if "train/loss" in line] == [2, 4, 6, 8]
     assert all(np.isfinite(value) for line in lines for value in line.values())
     assert [line["step"] for line in lines if "unseen/miou" in line] == [4, 8]
+    assert [line["train/bad_files"] for line in lines if "train/loss" in line] == [0, 0, 0, 0]
 
 
 def test_frozen_towers_are_neither_trained_nor_stored(finished, micro_folder):

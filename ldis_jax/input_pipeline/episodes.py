@@ -93,7 +93,7 @@ class TrainEpisodes:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """The arrays of :func:`network_arrays`.
+        """The arrays of :func:`network_arrays`, and ``bad_files``, int32: how many bad files its draws met.
 
         Where a prompt shows no object, because the crop missed it, the episode is drawn anew from the same generator;
         so it is where a file is bad: a long run must not end for one picture. The first time, that is logged.
@@ -103,12 +103,13 @@ class TrainEpisodes:
         """
         if not 0 <= index < self.length:
             raise IndexError(index)
-        rng = episode_rng(self.seed, index)
+        rng, bad = episode_rng(self.seed, index), 0
         for _ in range(_MAX_DRAWS):
             try:
                 episode = self.source.draw(rng, self.num_shots)
             except BadFileError as error:
                 self._count_bad(last := str(error))
+                bad += 1
                 continue
             if self.augment:
                 flip = not episode.is_video
@@ -116,7 +117,7 @@ class TrainEpisodes:
             else:
                 arrays = network_arrays(episode, self.image_size)
             if (arrays["prompt_masks"] == 1).any(axis=(1, 2)).all():
-                return arrays
+                return arrays | {"bad_files": np.array(bad, np.int32)}
             last = f"class {episode.class_name}, query {episode.name}"
         raise LDISError(
             f"episode {index}: {_MAX_DRAWS} draws gave no prompt that shows its object (the last: {last}); leave out "

@@ -15,6 +15,10 @@ from ldis_jax.image_io import IGNORE_LABEL
 # Parallelism is over pictures (Grain's threads or processes); OpenCV's own threads would only fight with them and XLA.
 cv2.setNumThreads(0)
 
+# A function of single uint8 values is a table of 256: the same numbers as arithmetic in float32, without its arrays.
+_LEVELS = np.arange(256, dtype=np.float32)
+_NORMALISED = (_LEVELS - 127.5) / 127.5
+
 
 def fitted_size(height: int, width: int, size: int) -> tuple[int, int]:
     """(h, w) of a picture scaled to long side ``size``: what is left of [S, S] once padding is cut off."""
@@ -70,7 +74,7 @@ def train_transform(
     """
     image, mask = random_crop(*random_rescale(image, mask, size, rng), size, rng)
     if flip and rng.integers(2):
-        image, mask = image[:, ::-1], mask[:, ::-1]
+        image, mask = cv2.flip(image, 1), cv2.flip(mask, 1)
     return _normalise_and_pad(photometric_distortion(image, rng), size), _pad_mask(mask, size)
 
 
@@ -96,12 +100,12 @@ def random_crop(
     Ten places are tried until object and background are both there and neither takes 75 % of the pixels that are not
     255; after that an eleventh is taken as it comes.
     """
+    is_object, is_labelled = mask == 1, mask != IGNORE_LABEL
     for attempt in range(11):
         top = rng.integers(max(mask.shape[0] - size, 0) + 1)
         left = rng.integers(max(mask.shape[1] - size, 0) + 1)
         place = np.s_[top : top + size, left : left + size]
-        foreground = np.count_nonzero(mask[place] == 1)
-        labelled = np.count_nonzero(mask[place] != IGNORE_LABEL)
+        foreground, labelled = np.count_nonzero(is_object[place]), np.count_nonzero(is_labelled[place])
         if attempt == 10 or 0.25 * labelled < foreground < 0.75 * labelled:
             break
     return image[place], mask[place]
@@ -120,19 +124,20 @@ def photometric_distortion(image: np.ndarray, rng: np.random.Generator) -> np.nd
         image = _affine(image, alpha=rng.uniform(0.5, 1.5))
     if rng.integers(2):
         hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-        hsv[..., 1] = _affine(hsv[..., 1], alpha=rng.uniform(0.5, 1.5))
-        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+        saturation = _affine(cv2.extractChannel(hsv, 1), alpha=rng.uniform(0.5, 1.5))
+        image = cv2.cvtColor(cv2.insertChannel(saturation, hsv, 1), cv2.COLOR_HSV2RGB)
     if rng.integers(2):
         hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-        hsv[..., 0] = (hsv[..., 0].astype(np.int16) + rng.integers(-18, 18)) % 180
-        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+        turned = ((_LEVELS + rng.integers(-18, 18)) % 180).astype(np.uint8)
+        hue = cv2.LUT(cv2.extractChannel(hsv, 0), turned)
+        image = cv2.cvtColor(cv2.insertChannel(hue, hsv, 0), cv2.COLOR_HSV2RGB)
     if not contrast_first and rng.integers(2):
         image = _affine(image, alpha=rng.uniform(0.5, 1.5))
     return image
 
 
 def _affine(x: np.ndarray, alpha: float = 1.0, beta: float = 0.0) -> np.ndarray:
-    return np.clip(x.astype(np.float32) * alpha + beta, 0, 255).astype(np.uint8)
+    return cv2.LUT(x, np.clip(_LEVELS * np.float32(alpha) + np.float32(beta), 0, 255).astype(np.uint8))
 
 
 def _scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
@@ -142,8 +147,11 @@ def _scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
 
 def _normalise_and_pad(image: np.ndarray, size: int) -> np.ndarray:
     """Pads after normalising, so that padding is mid-grey."""
+    normalised = cv2.LUT(image, _NORMALISED)
+    if image.shape[:2] == (size, size):
+        return normalised
     padded = np.zeros((size, size, 3), np.float32)
-    padded[: image.shape[0], : image.shape[1]] = (image.astype(np.float32) - 127.5) / 127.5
+    padded[: image.shape[0], : image.shape[1]] = normalised
     return padded
 
 

@@ -56,6 +56,7 @@ def test_arrays(augment):
         "prompt_images": ((3, 32, 32, 3), np.float32),
         "prompt_masks": ((3, 32, 32), np.uint8),
         "class_id": ((), np.int32),
+        "bad_files": ((), np.int32),
     }
     assert arrays["class_id"] == 7
     assert np.abs(arrays["query_image"]).max() <= 1 and set(np.unique(arrays["prompt_masks"])) <= {0, 1, 255}
