@@ -10,8 +10,9 @@ import pytest
 from ldis_jax import LDISError, LDISPipeline, sharding
 from ldis_jax.convert import load_model
 from ldis_jax.optim import make_optimizer
-from ldis_jax.train import StepMetrics, init_state, initial_model, make_loader, make_train_step, train
+from ldis_jax.train import initial_model, make_loader, train
 from ldis_jax.train_state import flatten
+from ldis_jax.train_step import StepMetrics, init_state, make_train_step
 from tests.helpers import micro_config
 
 
