@@ -1,0 +1,133 @@
+"""launch/slurm.sh and the job that it submits."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.launch.stand_ins import World
+
+JOB = ["--name=run-1", "--nodes=2", "--gpus_per_node=4"]
+TRAIN = ["--config=configs/ldis1.py", "--workdir=/shared/it's $HOME; exit 3"]
+OVERRIDES = ["--config.mesh.fsdp=4", "--config.init.folder=/shared/my weights/*"]
+MAIN = ["-m", "ldis_jax.main", "--multihost", *TRAIN, *OVERRIDES]
+
+
+def submit(world: World, *more: str) -> subprocess.CompletedProcess[str]:
+    return world.run("slurm.sh", "run", *JOB, *TRAIN, *more, "--", *OVERRIDES)
+
+
+def test_a_fresh_job_is_submitted(world):
+    result = submit(world, "--time=24:00:00", "--sbatch_flag=--mem=0")
+    assert result.returncode == 0, result.stderr
+    root = str(world.repository)
+    assert world.calls() == [
+        ["squeue", "--me", "--name=run-1", "--noheader", "--format=%i"],
+        [
+            *["sbatch", "--job-name=run-1", "--nodes=2", "--gpus-per-node=4", f"--chdir={root}", "--time=24:00:00"],
+            *["--dependency=singleton", "--mem=0", f"{root}/launch/slurm.sbatch", *TRAIN, *OVERRIDES],
+        ],
+    ]
+
+
+def test_a_job_that_waits_or_runs_is_not_submitted_twice(world):
+    world.script({"squeue": [{"out": "17\n"}]})
+    result = submit(world)
+    assert result.returncode == 0 and "job 17 waits or runs already" in result.stderr
+    assert len(world.calls()) == 1
+
+
+@pytest.mark.parametrize(("failing", "count"), [("squeue", 1), ("sbatch", 2)])
+def test_a_failure_of_slurm_is_reported_with_its_status(world, failing, count):
+    world.script({failing: [{"status": 6}]})
+    result = submit(world)
+    assert result.returncode == 6 and "error: exit status 6 of" in result.stderr
+    assert len(world.calls()) == count
+
+
+def test_a_dry_run_calls_nothing(world):
+    result = submit(world, "--dry_run")
+    assert result.returncode == 0 and world.calls() == []
+    assert world.paste(result.stdout).returncode == 0
+    assert world.calls()[1][-4:] == [*TRAIN, *OVERRIDES]
+
+
+def test_the_job_is_cancelled(world):
+    assert world.run("slurm.sh", "stop", "--name=run-1").returncode == 0
+    assert world.calls() == [["scancel", "--me", "--name=run-1"]]
+
+
+def start(world: World, **more: str) -> subprocess.Popen[str]:
+    """The job's script, as SLURM starts it."""
+    slurm = {"SLURM_JOB_ID": "17", "SLURM_GPUS_ON_NODE": "4", "LDIS_PYTHON": sys.executable, "LDIS_GRACE": "9"} | more
+    script = str(world.repository / "launch" / "slurm.sbatch")
+    return subprocess.Popen(["bash", script, *TRAIN, *OVERRIDES], env=world.environment(**slurm), text=True)
+
+
+def test_the_job_trains_on_all_gpus_of_a_node(world):
+    tell = world.folder / "bin" / "srun"
+    tell.write_text(tell.read_text().replace("record([name", 'record([os.environ["JAX_LOCAL_DEVICE_IDS"], name', 1))
+    assert start(world).wait(20) == 0
+    assert world.calls() == [["0,1,2,3", "srun", "--gpu-bind=none", sys.executable, *MAIN]]
+
+
+@pytest.mark.parametrize("status", [1, 2])
+def test_a_trainer_that_fails_is_not_put_back(world, status):
+    world.script({"srun": [{"status": status}]})
+    assert start(world).wait(20) == status
+    assert [argv[0] for argv in world.calls()] == ["srun"]
+
+
+@pytest.mark.parametrize(("status", "put_back"), [(143, True), (1, True), (0, False), (2, False)])
+def test_when_time_runs_out_the_trainer_is_told_and_the_job_put_back(world, status, put_back):
+    world.script({"srun": [{"term": status}]})
+    job = start(world)
+    world.wait_for_work()
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(20) == status
+    calls = [["srun", "SIGTERM"], *([["scontrol", "requeue", "17"]] if put_back else [])]
+    assert world.calls()[1:] == calls
+
+
+def test_a_trainer_deaf_to_sigterm_does_not_keep_the_job_from_being_put_back(world):
+    world.script({"srun": [{"term": 143}]})
+    deaf = world.folder / "bin" / "srun"
+    deaf.write_text(deaf.read_text().replace('sys.exit(answer["term"])', "time.sleep(2)"))
+    job = start(world, LDIS_GRACE="0")
+    world.wait_for_work()
+    job.send_signal(signal.SIGUSR1)
+    deadline = time.time() + 20
+    while ["scontrol", "requeue", "17"] not in world.calls() and time.time() < deadline:
+        time.sleep(0.05)
+    assert ["scontrol", "requeue", "17"] in world.calls() and job.poll() is None
+    job.kill()
+    job.wait()
+
+
+def test_a_cancelled_job_is_told_and_not_put_back(world):
+    world.script({"srun": [{"term": 143}]})
+    job = start(world)
+    world.wait_for_work()
+    job.terminate()
+    assert job.wait(20) == 143
+    assert world.calls()[1:] == [["srun", "SIGTERM"]]
+
+
+def test_a_job_is_not_put_back_for_ever(world):
+    world.script({"srun": [{"term": 143}]})
+    job = start(world, SLURM_RESTART_COUNT="3", LDIS_MAX_REQUEUES="3")
+    world.wait_for_work()
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(20) == 143
+    assert world.calls()[1:] == [["srun", "SIGTERM"]]
+
+
+def test_without_a_python_the_job_says_so(world, tmp_path: Path):
+    script = str(world.repository / "launch" / "slurm.sbatch")
+    environment = world.environment(SLURM_JOB_ID="17", LDIS_PYTHON="no such python")
+    result = subprocess.run(["bash", script], env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and "LDIS_PYTHON=no such python" in result.stderr
+    assert world.calls() == []

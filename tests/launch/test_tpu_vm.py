@@ -1,0 +1,265 @@
+"""launch/tpu_vm.sh and the host's side of it, against a gcloud that runs ssh commands in a folder a host."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.launch.stand_ins import World
+
+SLICE = ["--name=run-1", "--project=my-project", "--zone=us-east5-b"]
+FLAGS = [*SLICE, "--accelerator_type=v5litepod-16", "--runtime_version=v2-alpha-tpuv5-lite", "--poll_seconds=0"]
+TRAIN = ["--config=configs/ldis1.py", "--workdir=/mnt/runs/it's $HOME; exit 3", "--allow_local_workdir"]
+OVERRIDES = ["--config.mesh.fsdp=4", "--config.init.folder=/mnt/my weights/*"]
+MAIN = ["-m", "ldis_jax.main", TRAIN[0], TRAIN[1], "--multihost", *OVERRIDES]
+NONE = {"status": 1, "err": "ERROR: (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: Resource was not found"}
+DESCRIBE = "queued-resources describe"
+
+
+def states(*names: str | dict) -> dict:
+    """Answers to the queued resource's `describe`."""
+    return {DESCRIBE: [n if isinstance(n, dict) else {"out": f"{n}\n"} for n in names]}
+
+
+def run(world: World, *more: str, workers: int = 1):
+    return world.run("tpu_vm.sh", "run", *FLAGS, *TRAIN, *more, "--", *OVERRIDES, workers=workers)
+
+
+def steps(world: World) -> list[str]:
+    """What was done, in short: the verb of gcloud, of tpu_host.sh or of the trainer; looking left out."""
+    found = []
+    for argv in world.calls():
+        if argv[0] == "gcloud":
+            word = argv[4]
+            host = re.search(r"tpu_host\.sh (\w+)", argv[-1])
+            found.append(host[1] if word == "ssh" and host else word)
+        elif argv[1:3] == ["-m", "ldis_jax.main"]:
+            found.append("train")
+    return [step for step in found if step not in ("describe", "status")]
+
+
+def trained(world: World) -> list[list[str]]:
+    return [argv[1:] for argv in world.calls() if argv[1:3] == ["-m", "ldis_jax.main"]]
+
+
+def test_a_fresh_run_creates_uploads_trains_and_deletes(world):
+    world.script(states(NONE, "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"))
+    result = run(world, "--spot", "--create_flag=--reserved", workers=2)
+    assert result.returncode == 0, result.stderr
+    assert steps(world) == ["create", "scp", "prepare", "start", "train", "train", "delete"]
+    assert trained(world) == [MAIN, MAIN]  # a host each, every argument whole
+    place = ["--project=my-project", "--zone=us-east5-b"]
+    queued = ["gcloud", "compute", "tpus", "queued-resources"]
+    gcloud = [argv for argv in world.calls() if argv[0] == "gcloud"]
+    assert gcloud[0] == [*queued, "describe", "run-1", *place, "--format=value(state.state)"]
+    assert gcloud[1] == [
+        *[*queued, "create", "run-1", *place, "--accelerator-type=v5litepod-16"],
+        *["--runtime-version=v2-alpha-tpuv5-lite", "--node-id=run-1", "--spot", "--reserved", "--quiet"],
+    ]
+    assert gcloud[-1] == [*queued, "delete", "run-1", *place, "--force", "--quiet"]
+    scp = next(argv for argv in gcloud if argv[4] == "scp")
+    assert scp[6:] == ["run-1:ldis-run-1.tar.gz", *place, "--worker=all", "--quiet"]
+    installed = next(argv for argv in world.calls() if argv[1:4] == ["-m", "uv", "pip"])
+    assert installed[-4:] == ["-c", "constraints.txt", "-e", ".[tpu]"]
+
+
+def test_several_slices_are_prepared_before_any_starts(world):
+    world.script(states(NONE, "ACTIVE"))
+    result = run(world, "--slices=2")
+    assert result.returncode == 0, result.stderr
+    create = world.calls()[1]
+    assert create[-3:] == ["--node-count=2", "--node-prefix=run-1", "--quiet"]
+    order = [step for step in steps(world) if step in ("prepare", "start", "train")]
+    assert order[:2] == ["prepare"] * 2 and order.count("start") == order.count("train") == 2
+    nodes = {argv[5] for argv in world.calls() if argv[:5] == ["gcloud", "compute", "tpus", "tpu-vm", "ssh"]}
+    assert nodes == {"run-1-0", "run-1-1"}
+
+
+BREAK_OFF = "SOMETHING_NEW"  # a state that the script does not know; it stops there and leaves all as it is
+
+
+def test_training_that_runs_is_followed_and_not_started_twice(world):
+    world.script(states(NONE, "ACTIVE", "ACTIVE", BREAK_OFF) | {"ldis_jax.main": [{"term": 143}]})
+    first = run(world)
+    assert first.returncode == 1 and "unknown state SOMETHING_NEW" in first.stderr
+    assert "the slice is kept, and costs" in first.stderr
+    world.wait_for_work()
+    assert steps(world) == ["create", "scp", "prepare", "start", "train"]
+
+    world.forget()
+    world.script(states("ACTIVE", "ACTIVE", BREAK_OFF))
+    again = run(world)
+    assert "training runs; following" in again.stderr
+    assert steps(world) == []
+
+    world.script(states("ACTIVE"))
+    other = world.run("tpu_vm.sh", "run", *FLAGS, *TRAIN, "--", "--config.seed=1")
+    assert other.returncode == 1 and "another command trains on run-1" in other.stderr
+    assert steps(world) == []
+
+    assert world.run("tpu_vm.sh", "stop", *SLICE, "--stop_seconds=9").returncode == 0
+    assert ["python", "SIGTERM"] in world.calls()
+    world.script(states("ACTIVE"))
+    status = world.run("tpu_vm.sh", "status", *SLICE)
+    assert "run-1: ACTIVE" in status.stderr and "ldis-host failed 143" in status.stdout
+
+
+def test_a_trainer_deaf_to_sigterm_is_killed(world):
+    world.script(states(NONE, "ACTIVE", "ACTIVE", BREAK_OFF) | {"ldis_jax.main": [{"term": 143}]})
+    run(world)
+    world.wait_for_work()
+    started = time.time()
+    assert world.run("tpu_vm.sh", "stop", *SLICE, "--stop_seconds=0").returncode == 0
+    world.script(states("ACTIVE"))
+    status = world.run("tpu_vm.sh", "status", *SLICE)
+    assert "ldis-host running" not in status.stdout and time.time() - started < 10
+
+
+@pytest.mark.parametrize("gone", ["SUSPENDED", "FAILED"])
+def test_a_slice_taken_away_is_asked_for_again_and_goes_on(world, gone):
+    world.script(
+        states(NONE, "ACTIVE", "ACTIVE", "SUSPENDING", gone, NONE, "PROVISIONING", "ACTIVE")
+        | {"ldis_jax.main": [{"term": 143}, {"status": 0}]}
+    )
+    result = run(world)
+    assert result.returncode == 0, result.stderr
+    once = ["create", "scp", "prepare", "start", "train", "delete"]
+    assert steps(world) == once * 2
+    assert trained(world) == [MAIN, MAIN]  # the same command: it resumes from its checkpoint
+
+
+def test_an_old_request_that_ended_is_replaced(world):
+    world.script(states("SUSPENDED", NONE, "ACTIVE"))
+    assert run(world).returncode == 0
+    assert steps(world) == ["delete", "create", "scp", "prepare", "start", "train", "delete"]
+
+
+def test_a_preempted_node_is_noticed_before_the_queued_resource_tells(world):
+    world.script(
+        states(NONE, "ACTIVE", "ACTIVE", NONE, "ACTIVE")
+        | {"tpu_host.sh status": [{}, {"status": 255}, {}], "tpu-vm describe": [{"out": "PREEMPTED"}]}
+    )
+    result = run(world)
+    assert result.returncode == 0, result.stderr
+    assert steps(world).count("create") == 2
+
+
+def test_ctrl_c_ends_the_following_and_says_that_the_slice_costs(world):
+    world.script(states("WAITING_FOR_RESOURCES"))
+    script = str(world.repository / "launch" / "tpu_vm.sh")
+    command = ["bash", script, "run", *FLAGS, "--poll_seconds=30", *TRAIN]
+    process = subprocess.Popen(
+        command, env=world.environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not world.calls():
+        time.sleep(0.02)
+    time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "training that has begun goes on" in stderr and "the slice is kept, and costs" in stderr
+
+
+def test_training_that_ends_because_its_slice_goes_is_no_failure(world):
+    world.script(
+        states(NONE, "ACTIVE", "ACTIVE", "SUSPENDING", "SUSPENDED", NONE, "ACTIVE")
+        | {"ldis_jax.main": [{"status": 143}, {"status": 0}]}
+    )
+    result = run(world, "--max_failures=0")
+    assert result.returncode == 0, result.stderr
+    assert steps(world).count("train") == 2
+
+
+def test_a_slice_that_someone_else_deleted_is_not_asked_for_again(world):
+    world.script(states(NONE, "PROVISIONING", "DELETING", NONE))
+    result = run(world)
+    assert result.returncode == 1 and "deleted by someone else" in result.stderr
+    assert steps(world) == ["create"]
+
+
+def test_failed_training_is_started_again_so_often_and_then_reported(world):
+    failure = {"status": 1, "out": "the last words\n"}
+    world.script(states(NONE, "ACTIVE") | {"ldis_jax.main": [failure]})
+    result = run(world, "--max_failures=1")
+    assert result.returncode == 1
+    assert "training failed" in result.stderr and "with status 1" in result.stderr
+    assert "the last words" in result.stderr and "the slice is kept" in result.stderr
+    assert steps(world).count("train") == 2 and "delete" not in steps(world)
+
+
+def test_bad_input_to_the_trainer_is_not_tried_again(world):
+    world.script(states(NONE, "ACTIVE") | {"ldis_jax.main": [{"status": 2, "err": "error: no such config\n"}]})
+    result = run(world, "--delete=always")
+    assert result.returncode == 2 and "error: no such config" in result.stderr
+    assert steps(world).count("train") == 1 and steps(world)[-1] == "delete"
+
+    world.forget()
+    world.script(states("ACTIVE"))  # the same slice, kept; the user mended something
+    assert run(world).returncode == 0
+    assert steps(world).count("train") == 1
+
+
+@pytest.mark.parametrize(
+    ("failing", "last"),
+    [
+        (DESCRIBE, "describe"),
+        ("queued-resources create", "create"),
+        ("tpu-vm scp", "scp"),
+        ("tpu_host.sh start", "ssh"),
+    ],
+)
+def test_a_failure_of_gcloud_is_reported_with_its_status_and_ends_the_run(world, failing, last):
+    world.script(states(NONE, "ACTIVE") | {failing: [{"status": 7, "err": "gcloud says no\n"}]})
+    result = run(world)
+    assert result.returncode == 7
+    assert "gcloud says no" in result.stderr and "error: exit status 7 of" in result.stderr
+    done = [argv[4] for argv in world.calls() if argv[0] == "gcloud" and argv[4] != "describe"]
+    assert (done or ["describe"])[-1] == last and "train" not in steps(world)
+
+
+def test_a_delete_that_fails_is_reported(world):
+    world.script(states("ACTIVE") | {"queued-resources delete": [{"status": 3}]})
+    assert world.run("tpu_vm.sh", "delete", *SLICE).returncode == 3
+
+
+def test_delete_of_nothing_is_no_error(world):
+    world.script(states(NONE))
+    assert world.run("tpu_vm.sh", "delete", *SLICE).returncode == 0
+    assert steps(world) == []
+
+
+def test_a_work_folder_that_would_go_with_the_vm_is_refused(world):
+    world.script(states(NONE, "ACTIVE"))
+    result = world.run("tpu_vm.sh", "run", *FLAGS, "--config=c.py", f"--workdir={world.folder}/runs")
+    assert result.returncode == 2 and "would go with it" in result.stderr
+    assert "train" not in steps(world)
+
+
+def test_setup_runs_on_every_host_first(world):
+    world.script(states(NONE, "ACTIVE"))
+    result = run(world, """--setup=echo "it's done" > "$HOME/set up" && false""")
+    assert result.returncode == 1 and "train" not in steps(world)
+    assert (world.folder / "hosts/run-1/0/set up").read_text() == "it's done\n"
+
+
+def test_a_dry_run_prints_commands_to_paste_and_calls_nothing(world):
+    result = run(world, "--dry_run", "--slices=2")
+    assert result.returncode == 0, result.stderr
+    assert world.calls() == []
+    verbs = re.findall(r"^gcloud compute tpus \S+ (\w+)|^(git) ", result.stdout, re.M)
+    expected = "describe create describe ssh ssh git scp scp ssh ssh ssh ssh describe ssh ssh delete"
+    assert [a or b for a, b in verbs] == expected.split()
+
+    create = next(line for line in result.stdout.splitlines() if " create " in line)
+    start = next(line for line in result.stdout.splitlines() if "tpu_host.sh start" in line)
+    home = world.folder / "hosts/run-1-0/0"
+    (home / "ldis/run-1/code/launch").mkdir(parents=True)
+    (home / "ldis/run-1/code/launch/tpu_host.sh").write_text('printf "%s\\n" "$@" > "$HOME/given"')
+    pasted = world.paste(start)
+    assert pasted.returncode == 0, pasted.stderr
+    assert (home / "given").read_text().splitlines()[3:] == MAIN[2:]
+    assert world.paste(create).returncode == 0
+    assert world.calls()[-1][:6] == ["gcloud", "compute", "tpus", "queued-resources", "create", "run-1"]
