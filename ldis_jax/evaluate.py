@@ -7,6 +7,9 @@ Example:
 Writes the JSON report, a Markdown page beside it with pictures of the best, median and worst episodes, and the records
 of every episode; run again to go on where a run was cut off. The episodes are a function of the benchmark and the data,
 and the report carries their hash.
+
+With --num_shots 1 3 5 10 20 the report is a curve over the number of prompts, all on the same queries. With
+--multihost, and the same command on every host, the hosts share the work and the first one writes.
 """
 
 from __future__ import annotations
@@ -15,12 +18,16 @@ import argparse
 import dataclasses
 import functools
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ldis_jax import cli
-from ldis_jax.benchmark.protocols import PROTOCOLS, get_protocol
+from ldis_jax.benchmark.protocols import PROTOCOLS, Protocol, get_protocol
 from ldis_jax.errors import LDISError
+
+if TYPE_CHECKING:
+    from ldis_jax.evaluators.batches import Predict
 
 
 def _arguments() -> argparse.Namespace:
@@ -37,9 +44,13 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", required=True, type=Path, help="report to write, .json")
     parser.add_argument("--manifest", type=Path, help="frozen episodes; drawn from the data where left out")
+    parser.add_argument("--num_shots", type=int, nargs="+", metavar="K", help="a curve over these numbers of prompts")
     parser.add_argument("--batch_size", type=int, default=32, help="episodes at a time over all devices (default 32)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
+    parser.add_argument(
+        "--multihost", action="store_true", help="join the other hosts of a TPU slice or SLURM job first"
+    )
     cli.add_ldisn_flags(parser)
     return parser.parse_args()
 
@@ -52,15 +63,51 @@ def main() -> None:
         raise LDISError(f"{args.out}: the report is JSON; end the name in .json")
     if args.batch_size < 1:
         raise LDISError(f"--batch_size={args.batch_size}: must be at least 1")
+    shots = sorted(set(args.num_shots or ()))
+    if shots and (shots[0] < 1 or protocol.kind != "images"):
+        raise LDISError(f"--num_shots: numbers from 1 on, for a benchmark of pictures; {protocol.name} has {shots}")
+    if args.manifest is not None and protocol.kind != "images":
+        raise LDISError(f"--manifest: {protocol.name} is about whole videos")
 
+    import jax
+
+    if args.multihost:
+        from ldis_jax import multihost
+
+        multihost.join()
+
+    from ldis_jax.benchmark import hosts
+
+    evaluate, *arguments = hosts.on_every(functools.partial(prepare, args, protocol, shots))
+    report = evaluate(*arguments, -(-args.batch_size // jax.process_count()), args.out)
+    if jax.process_index() == 0:
+        _print_report(report, args.out)
+
+
+def prepare(
+    args: argparse.Namespace, protocol: Protocol, shots: list[int]
+) -> tuple[Callable[..., dict[str, Any]], dict[str, Any], Predict, int]:
+    """Opens data and model, on the devices of this host alone.
+
+    Args:
+        args: as :func:`main` parses them.
+        protocol: that ``args.benchmark`` names.
+        shots: numbers of prompts of a curve; empty for a single report.
+
+    Returns:
+        (one of the functions of ``benchmark.run`` with protocol and data bound, facts of the model, predict, image
+        size S); the function takes the other three, batch size and report.
+
+    Raises:
+        LDISError: missing or unusable data or model, or an option that the model does not have.
+    """
     import jax
     import jax.numpy as jnp
 
     from ldis_jax import __version__, sharding
-    from ldis_jax.benchmark.data import open_episodes, open_source
-    from ldis_jax.benchmark.intervals import with_interval
+    from ldis_jax.benchmark.data import open_curve, open_episodes, open_source
     from ldis_jax.benchmark.model_facts import domain, model_hash
-    from ldis_jax.benchmark.run import evaluate_images, evaluate_videos
+    from ldis_jax.benchmark.run import evaluate_curve, evaluate_images, evaluate_videos
     from ldis_jax.convert import load_model
     from ldis_jax.convert.card import read_provenance
     from ldis_jax.convert.hub import resolve
@@ -68,9 +115,13 @@ def main() -> None:
     from ldis_jax.train_state import flatten
 
     source = open_source(args.data, protocol)
-    if args.manifest is not None and protocol.kind != "images":
-        raise LDISError(f"--manifest: {protocol.name} is about whole videos")
-    episodes = open_episodes(source, protocol, args.manifest) if protocol.kind == "images" else None
+    evaluate: Callable[..., dict[str, Any]]
+    if protocol.kind != "images":
+        evaluate = functools.partial(evaluate_videos, protocol, source)
+    elif shots:
+        evaluate = functools.partial(evaluate_curve, protocol, open_curve(source, protocol, shots, args.manifest))
+    else:
+        evaluate = functools.partial(evaluate_images, protocol, open_episodes(source, protocol, args.manifest))
     folder = resolve(args.model, args.revision)
     task, model, _ = load_model(folder, jnp.dtype(args.dtype))
     options = cli.ldisn_options(args)
@@ -88,21 +139,27 @@ def main() -> None:
         "domain": domain(read_provenance(folder).data, protocol.data, protocol.classes),
         "software": f"ldis_jax {__version__}, jax {jax.__version__}, {jax.default_backend()}",
     }
-    mesh = sharding.make_mesh()
+    mesh = sharding.make_mesh(devices=jax.local_devices())
     graphdef, *params = flatten(model)
     trained, frozen = jax.device_put(params, sharding.replicated(mesh))
     predict = functools.partial(make_predict(task, graphdef, frozen, mesh), trained)
-    arguments = (facts, predict, task.image_size, args.batch_size, args.out)
-    if episodes is not None:
-        report = evaluate_images(protocol, episodes, *arguments)
-    else:
-        report = evaluate_videos(protocol, source, *arguments)
-    figures = [name for name in report if f"{name}_interval" in report]
-    for who, values in {"this model": report, **report["baselines"]}.items():
+    return evaluate, facts, predict, task.image_size
+
+
+def _print_report(report: dict[str, Any], out: Path) -> None:
+    from ldis_jax.benchmark.intervals import with_interval
+
+    points = report.get("k_shot_curve", ())
+    rows = {"this model": report, **report["baselines"]} if not points else report["baselines"]
+    rows = {f"{point['num_shots']} prompts": point for point in points} | rows
+    for who, values in rows.items():
+        figures = [name for name in values if f"{name}_interval" in values]
         print(f"{who:<16} {'   '.join(f'{name} {with_interval(values, name)}' for name in figures)}")
-    what = "episodes" if episodes is not None else "videos"
+    for note in report.get("notes", ()):
+        print(f"note: {note}")
+    what = "videos" if "videos" in report else "episodes"
     print(f"{report[what]} {what}, hash {report[f'{what}_hash']}; {report['domain']}")
-    print(f"{args.out}, {args.out.with_suffix('.md')}")
+    print(f"{out}, {out.with_suffix('.md')}")
 
 
 if __name__ == "__main__":

@@ -15,13 +15,10 @@ from ldis_jax.tasks import PromptInputs, Task
 from ldis_jax.train_state import Params, unflatten
 
 
-def make_predict(
-    task: Task, graphdef: nnx.GraphDef[LDISModel], frozen: Params, mesh: jax.sharding.Mesh
-) -> Callable[[Params, dict[str, np.ndarray]], np.ndarray]:
-    """The evaluators' predict function, with the trained parameters as its first argument.
-
-    The random key of a query is a function of its index in the evaluation set.
-    """
+def compiled_predict(
+    task: Task, graphdef: nnx.GraphDef[LDISModel], mesh: jax.sharding.Mesh
+) -> Callable[[Params, Params, Mapping[str, jax.Array]], jax.Array]:
+    """The program behind :func:`make_predict`: (trained, frozen, batch with "index") -> R float32 [B, S, S, 3]."""
 
     @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
     def run(params: Params, frozen: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
@@ -29,12 +26,27 @@ def make_predict(
         prompts = PromptInputs(batch["prompt_images"], batch["prompt_masks"])
         return task.predict(unflatten(graphdef, params, frozen), batch["query_image"], prompts, keys)
 
-    def predict(params: Params, batch: dict[str, np.ndarray]) -> np.ndarray:
+    return run
+
+
+def make_predict(
+    task: Task, graphdef: nnx.GraphDef[LDISModel], frozen: Params, mesh: jax.sharding.Mesh
+) -> Callable[[Params, dict[str, np.ndarray]], jax.Array]:
+    """The evaluators' predict function, with the trained parameters as its first argument.
+
+    It does not wait for the device. Its result is whole on every device of the mesh, so that every process has it. The
+    random key of a query is a function of its index in the evaluation set.
+    """
+
+    run = compiled_predict(task, graphdef, mesh)
+
+    def predict(params: Params, batch: dict[str, np.ndarray]) -> jax.Array:
         count = len(batch["index"])
-        padding = -count % mesh.size
-        needed = ("query_image", "prompt_images", "prompt_masks", "index")
-        padded = {k: np.concatenate([batch[k], np.repeat(batch[k][-1:], padding, axis=0)]) for k in needed}
-        sharded = jax.device_put(padded, sharding.batch_sharding(mesh))
-        return np.asarray(run(params, frozen, sharded))[:count]
+        padded = {name: batch[name] for name in ("query_image", "prompt_images", "prompt_masks", "index")}
+        if padding := -count % mesh.size:
+            padded = {k: np.concatenate([v, np.repeat(v[-1:], padding, axis=0)]) for k, v in padded.items()}
+        result = run(params, frozen, jax.device_put(padded, sharding.batch_sharding(mesh)))
+        result.copy_to_host_async()
+        return result[:count] if padding else result
 
     return predict

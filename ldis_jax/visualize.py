@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -141,5 +142,41 @@ def plot_bars(values: Mapping[str, float], title: str, path: Path) -> None:
     axes.set(title=title, xlim=(0, 100))
     axes.margins(y=0.01)
     axes.grid(axis="x", alpha=0.3)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def plot_shots(points: Sequence[Mapping[str, Any]], baselines: Mapping[str, float], path: Path) -> None:
+    """MIoU over the number of prompts, beside its gain over the fewest; bands are the 95 % intervals.
+
+    Args:
+        points: "num_shots", "miou", "miou_interval", "gain" and "gain_interval", in percent; by number of prompts. An
+            interval may be None.
+        baselines: name -> mIoU, the same for any number of prompts.
+        path: PNG to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    shots = [point["num_shots"] for point in points]
+    titles = {"miou": "mIoU, percent", "gain": f"mIoU over {shots[0]}-shot, points"}
+    for i, (name, title) in enumerate(titles.items()):
+        axes = figure.add_subplot(1, 2, i + 1)
+        colour = tuple(PALETTE[1] / 255)
+        axes.plot(shots, [point[name] for point in points], color=colour, marker="o", label="this model")
+        low, high = zip(*(point[f"{name}_interval"] or (point[name],) * 2 for point in points), strict=True)
+        axes.fill_between(shots, low, high, color=colour, alpha=0.2, linewidth=0)
+        if name == "miou":
+            for j, (baseline, value) in enumerate(baselines.items()):
+                axes.axhline(value, color=tuple(PALETTE[_CURVES[1 + j]] / 255), linestyle="--", label=baseline)
+            figure.legend(loc="outside lower center", ncols=1 + len(baselines))
+        else:
+            axes.axhline(0, color="grey", linewidth=1)
+        axes.set(title=title, xlabel="prompts", xscale="log")
+        axes.set_xticks(shots, [str(k) for k in shots])
+        axes.set_xticks([], minor=True)
+        axes.grid(alpha=0.3)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from ldis_jax.benchmark.protocols import Protocol
@@ -31,7 +33,7 @@ def open_source(root: Path, protocol: Protocol) -> IndexedSource:
     if not built and protocol.kind != "images":
         raise LDISError(
             f"{root}: no built records of split {protocol.split!r}, which videos need; "
-            f"python data/build.py {protocol.data} --source=... --out={root.parent}"
+            f"python data/build.py {protocol.data} --source=... --out={root.parent} --split={protocol.split}"
         )
     source = kind(root, protocol.split, protocol.classes or None)
     if protocol.kind != "images" and not source.videos:
@@ -63,12 +65,43 @@ def open_episodes(source: IndexedSource, protocol: Protocol, manifest: Path | No
     """
     shipped = _MANIFESTS / f"{protocol.name}.json"
     manifest = shipped if manifest is None and shipped.is_file() else manifest
+    return FrozenEpisodes.of_records(source, _records(source, protocol, manifest))
+
+
+def open_curve(
+    source: IndexedSource, protocol: Protocol, shots: Sequence[int], manifest: Path | None = None
+) -> dict[int, FrozenEpisodes]:
+    """The protocol's episodes with K prompts for every K of ``shots``, on the same queries and classes.
+
+    They are drawn with the largest K; the others have the first of its prompts. Hence a class counts only if it has
+    more images than the largest K.
+
+    Args:
+        source: the data.
+        protocol: its own ``num_shots`` does not count.
+        shots: numbers of prompts.
+        manifest: names of episodes with the largest K.
+
+    Raises:
+        LDISError: as :func:`open_episodes`; no class has that many images.
+    """
+    records = _records(source, dataclasses.replace(protocol, num_shots=max(shots)), manifest)
+    return {
+        k: FrozenEpisodes.of_records(source, [dataclasses.replace(r, prompts=r.prompts[:k]) for r in records])
+        for k in shots
+    }
+
+
+def _records(source: IndexedSource, protocol: Protocol, manifest: Path | None) -> list[EpisodeRecord]:
     if manifest is None:
-        return FrozenEpisodes.of_records(source, draw_episodes(source, protocol))
+        return draw_episodes(source, protocol)
     records = read_manifest(manifest)
     for i, record in enumerate(records):
         if len(record.prompts) != protocol.num_shots:
-            raise LDISError(f"{manifest}: episode {i} has {len(record.prompts)} prompts, {protocol.name} has others")
+            raise LDISError(
+                f"{manifest}: episode {i} has {len(record.prompts)} prompts, {protocol.name} has others, "
+                f"{protocol.num_shots}"
+            )
         if protocol.classes and record.class_id not in protocol.classes:
             raise LDISError(f"{manifest}: episode {i} is of class {record.class_id}, which {protocol.name} leaves out")
-    return FrozenEpisodes.of_records(source, records)
+    return records

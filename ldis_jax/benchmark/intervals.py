@@ -24,6 +24,37 @@ def image_figures(records: Sequence[dict[str, Any]], accumulation: str) -> dict[
         {"miou", "miou_interval": [low, high], "fb_iou", "fb_iou_interval", "iou_per_class": {class id: percent}},
         in percent.
     """
+    classes, areas, resampled = _bootstrap(records, accumulation)
+    miou, fb_iou = mean_iou(areas, accumulation)
+    iou = 100.0 * class_iou(areas, accumulation)
+    return {
+        "miou": float(miou),
+        "miou_interval": interval(resampled[0], len(records)),
+        "fb_iou": float(fb_iou),
+        "fb_iou_interval": interval(resampled[1], len(records)),
+        "iou_per_class": {int(c): float(v) for c, v in zip(classes, iou, strict=True) if not np.isnan(v)},
+    }
+
+
+def miou_gain(
+    first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]], accumulation: str
+) -> dict[str, float | list[float] | None]:
+    """How much the mIoU of ``second`` exceeds that of ``first``, both of the same queries in the same order.
+
+    A resample draws the same queries of both, so that the interval is that of the difference.
+
+    Returns:
+        {"gain", "gain_interval": [low, high]}, in points of percent.
+    """
+    (_, areas, resampled), (_, second_areas, second_resampled) = (_bootstrap(r, accumulation) for r in (first, second))
+    gain = mean_iou(second_areas, accumulation)[0] - mean_iou(areas, accumulation)[0]
+    return {"gain": float(gain), "gain_interval": interval(second_resampled[0] - resampled[0], len(first))}
+
+
+def _bootstrap(
+    records: Sequence[dict[str, Any]], accumulation: str
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Classes [C], their summed areas [C, 2, 2], and (mIoU, FB-IoU) of 1000 resamples, [1000] each."""
     ids = np.array([record["class_id"] for record in records])
     areas = np.array([record["areas"] for record in records], np.float64)  # [N, 2, 2]
     classes, members = np.unique(ids, return_inverse=True)
@@ -33,21 +64,11 @@ def image_figures(records: Sequence[dict[str, Any]], accumulation: str) -> dict[
         """Areas by class [..., C, 2, 2] where episode n counts ``counts[..., n]`` times."""
         return np.einsum("...n,nc,nij->...cij", counts, one_hot, areas, optimize=True)
 
-    whole = summed(np.ones(len(records)))
     # Within each class, for mIoU is a mean over classes: a class that a resample misses would count as 0.
     draws = np.zeros((_RESAMPLES, len(records)))
     for c, column in enumerate(one_hot.T):
         draws[:, column > 0] = resamples(int(column.sum()), seed=c)
-    miou, fb_iou = mean_iou(whole, accumulation)
-    resampled = mean_iou(summed(draws), accumulation)
-    iou = 100.0 * class_iou(whole, accumulation)
-    return {
-        "miou": float(miou),
-        "miou_interval": interval(resampled[0], len(records)),
-        "fb_iou": float(fb_iou),
-        "fb_iou_interval": interval(resampled[1], len(records)),
-        "iou_per_class": {int(c): float(v) for c, v in zip(classes, iou, strict=True) if not np.isnan(v)},
-    }
+    return classes, summed(np.ones(len(records))), mean_iou(summed(draws), accumulation)
 
 
 def resamples(count: int, seed: int = 0) -> np.ndarray:
@@ -66,6 +87,8 @@ def interval(values: np.ndarray, count: int) -> list[float] | None:
 
 
 def with_interval(values: Mapping[str, Any], name: str) -> str:
-    """A figure and its interval as text, such as "12.34 (10.00 to 14.00)"."""
+    """A figure and its interval as text, such as "12.34 (10.00 to 14.00)"; "none" where it has no value."""
+    if values[name] is None:
+        return "none"
     bounds = values.get(f"{name}_interval")
     return f"{values[name]:.2f}" + (f" ({bounds[0]:.2f} to {bounds[1]:.2f})" if bounds else "")

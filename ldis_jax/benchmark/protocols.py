@@ -1,6 +1,7 @@
 """What each benchmark measures: data, episodes, accumulation.
 
-Sources: LDIS's own benchmark (paper, "Benchmark"), and COCO-20i, PASCAL-5i and FSS-1000 as HSNet evaluates them.
+Sources: LDIS's own benchmark (paper, "Benchmark"), DAVIS 2017 on the same terms, and COCO-20i, PASCAL-5i and FSS-1000
+as HSNet evaluates them.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ class Protocol:
         name: as on the command line.
         data: name of the data set.
         split: of the data set.
-        kind: "images" (episodes), "objects" (DAVIS: J and F of one object a video) or "semantic" (VSPW: label maps of
-            videos). Of a video the first frame is the prompt. What follows is about images.
+        kind: "images" (episodes), "objects" (DAVIS: J and F of every object of a video) or "semantic" (VSPW: label maps
+            of videos). Of a video the first frame is the prompt. What follows is about images.
         num_shots: prompts an episode (K).
         classes: labels that are tested; empty is all.
         episodes: how many are drawn; 0 is one for every image that can be a query.
@@ -56,6 +57,7 @@ def _protocols() -> dict[str, Protocol]:
     found = [Protocol("ldis-pascal", "pascal"), Protocol("ldis-coco", "coco20i")]
     for name, kind in (("davis16", "objects"), ("vspw", "semantic")):
         found += [Protocol(f"{prefix}-{name}", name, kind=kind) for prefix in ("ldis", "mini")]
+    found.append(Protocol("ldis-davis17", "davis16", "val2017", kind="objects"))
     for shots in (1, 5):
         hsnet = functools.partial(Protocol, num_shots=shots, accumulation="hsnet")
         for fold in range(FOLDS):

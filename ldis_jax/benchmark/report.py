@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ldis_jax.benchmark.intervals import with_interval
-from ldis_jax.benchmark.videos import VideoSource
+from ldis_jax.benchmark.videos import Frame, VideoSource, segment_frames
 from ldis_jax.evaluators import PictureEvaluator
-from ldis_jax.evaluators.episodes import Predict
+from ldis_jax.evaluators.batches import Predict
 from ldis_jax.files import atomic_write
-from ldis_jax.image_io import IGNORE_LABEL
+from ldis_jax.image_io import IGNORE_LABEL, write_png
 from ldis_jax.input_pipeline import Episode
-from ldis_jax.visualize import PALETTE, contact_sheet, overlay, plot_bars
+from ldis_jax.visualize import PALETTE, contact_sheet, overlay, plot_bars, plot_shots
 
-_SHOWN = 4  # episodes in each of the three sheets
+_SHOWN = 4  # episodes or videos that are best, median and worst, and frames of a video
+T = TypeVar("T")
 _CAPTION = "Percent, with 95 % bootstrap intervals in brackets."
 
 
@@ -25,13 +27,18 @@ def ranked(records: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
     """Episodes worth looking at by their IoU: {"best", "median", "worst"} -> indices. Empty unions are left out."""
     areas = np.array([record["areas"][1] for record in records], np.float64)
     shown = np.flatnonzero(areas[:, 1] > 0)
-    order = shown[np.argsort(-areas[shown, 0] / areas[shown, 1], kind="stable")]
+    return _worth_a_look(shown[np.argsort(-areas[shown, 0] / areas[shown, 1], kind="stable")].tolist())
+
+
+def ranked_videos(per_video: Mapping[str, Mapping[str, float | None]], figure: str) -> dict[str, list[str]]:
+    """The same of videos by one of their figures; those without it are left out."""
+    values = {video: value for video, figures in per_video.items() if (value := figures[figure]) is not None}
+    return _worth_a_look(sorted(values, key=lambda video: -values[video]))
+
+
+def _worth_a_look(order: list[T]) -> dict[str, list[T]]:
     middle = max((len(order) - _SHOWN) // 2, 0)
-    return {
-        "best": order[:_SHOWN].tolist(),
-        "median": order[middle : middle + _SHOWN].tolist(),
-        "worst": order[::-1][:_SHOWN].tolist(),
-    }
+    return {"best": order[:_SHOWN], "median": order[middle : middle + _SHOWN], "worst": order[::-1][:_SHOWN]}
 
 
 def write_page(
@@ -63,42 +70,97 @@ def write_page(
             for _ in sheet.run(predict):
                 pass
             sheets.append(f"## {name.capitalize()} episodes\n\n![{name} episodes]({pictures.name}/{name}.png)")
-    text = "\n\n".join([_head(report), f"## Classes\n\n![IoU by class]({pictures.name}/classes.png)", *sheets])
-    with atomic_write(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    names = {"miou": "mIoU", "fb_iou": "FB-IoU"}
+    parts = [_figures(report, names), _facts(report, _episodes_of(report))]
+    _write(path, report["benchmark"], [*parts, f"## Classes\n\n![IoU by class]({pictures.name}/classes.png)", *sheets])
 
 
-def _head(report: Mapping[str, Any]) -> str:
-    names = ("miou", "fb_iou")
-    rows: list[tuple[str, ...]] = [("", "mIoU", "FB-IoU"), ("---",) * 3]
-    rows += [(who, *(with_interval(v, n) for n in names)) for who, v in _everyone(report)]
-    table = _markdown(rows)
-    facts = {
-        "model": f"{report['model']} ({report['task']}), hash `{report['model_hash']}`",
-        "episodes": f"{report['episodes']} of {report['num_shots']} prompts, hash `{report['episodes_hash']}`",
-        "accumulation": report["accumulation"],
-        "test classes in training": report["domain"],
-        "software": report["software"],
-    }
-    lines = "\n".join(f"- {key}: {value}" for key, value in facts.items())
-    return f"# {report['benchmark']}\n\n{table}\n\n{_CAPTION}\n\n{lines}"
+def write_curve_page(path: Path, report: Mapping[str, Any]) -> None:
+    """Writes the page of a K-shot curve: table and plot.
+
+    Args:
+        path: ``.md`` file; the plot goes into a folder beside it.
+        report: the JSON report.
+    """
+    points, plot = report["k_shot_curve"], path.with_suffix("") / "k_shot_curve.png"
+    copied = report["baselines"]["copy_prompt"]["miou"]
+    plot_shots(points, {"copy the first prompt's mask": copied}, plot)
+    columns = {"miou": "mIoU", "fb_iou": "FB-IoU", "gain": f"mIoU over {points[0]['num_shots']}-shot"}
+    rows = [("prompts", *columns.values()), ("---",) * (1 + len(columns))]
+    rows += [(str(point["num_shots"]), *(with_interval(point, name) for name in columns)) for point in points]
+    rows += [(who, *(with_interval(v, n) for n in ("miou", "fb_iou")), "") for who, v in _everyone(report)[1:]]
+    most, classes = points[-1]["num_shots"], len(points[-1]["iou_per_class"])
+    queries = (
+        f"All rows are of the same {report['episodes']} queries of {classes} classes, those with more than {most} "
+        f"images; fewer prompts are the first of the {most}. A difference's interval is of the same resamples of both."
+    )
+    picture = f"![mIoU by number of prompts]({plot.parent.name}/{plot.name})"
+    parts = [_markdown(rows), f"{_CAPTION} {queries}", picture, _facts(report, _episodes_of(report))]
+    _write(path, f"{report['benchmark']}, by number of prompts", parts)
 
 
-def _everyone(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The model's figures and the baselines', by name."""
-    return [("this model", report), *((name.replace("_", " "), v) for name, v in report["baselines"].items())]
+def write_video_page(
+    path: Path,
+    report: Mapping[str, Any],
+    ranked_by: str,
+    source: VideoSource,
+    predict: Predict,
+    image_size: int,
+    batch_size: int,
+) -> None:
+    """Writes the page of a video benchmark: bars by class or video, and the best, median and worst videos.
+
+    Four frames of each of these are predicted again.
+
+    Args:
+        path: ``.md`` file; pictures go into a folder beside it, those of a video by its number in the set.
+        report: the JSON report.
+        ranked_by: the figure of "per_video" that says which videos are best.
+        source: the videos.
+        predict: as evaluators take it.
+        image_size: S.
+        batch_size: as in the evaluation, so that nothing compiles anew.
+    """
+    pictures, numbers = path.with_suffix(""), {video: i for i, video in enumerate(source.videos)}
+    names = [name for name in report if f"{name}_interval" in report]
+    names += [name for name in report if name.endswith("_vspw_code")]
+    if "iou_per_class" in report:
+        bars, title = report["iou_per_class"], "IoU by class"
+    else:
+        bars, title = {video: figures[ranked_by] for video, figures in report["per_video"].items()}, "J&F by video"
+    plot_bars(bars, f"{title}, percent", pictures / "bars.png")
+
+    sections, lengths = ranked_videos(report["per_video"], ranked_by), source.videos
+    shown = dict.fromkeys(itertools.chain.from_iterable(sections.values()))  # of few videos, one in several sections
+    frames = [(video, t) for video in shown for t in _spread(lengths[video])]
+    predicted = segment_frames(predict, source, frames, image_size, batch_size)
+    for video, group in itertools.groupby(predicted, key=lambda frame: frame.video):
+        write_png(pictures / f"{numbers[video]:04d}.png", strip(video, source.frame(video, 0), list(group)))
+
+    facts = {"videos": f"{report['videos']}, hash `{report['videos_hash']}`; left out: {len(report['left_out'])}"}
+    parts = [_figures(report, {name: name for name in names}), *report["notes"], _facts(report, facts)]
+    parts.append(f"## {title}\n\n![{title}]({pictures.name}/bars.png)")
+    for name, videos in sections.items():
+        if fresh := [video for video in videos if shown.pop(video, True) is None]:
+            parts.append(f"## {name.capitalize()} videos by {ranked_by}")
+        for video in fresh:
+            value = report["per_video"][video][ranked_by]
+            parts.append(f"{video}: {value:.2f}\n\n![{video}]({pictures.name}/{numbers[video]:04d}.png)")
+    _write(path, report["benchmark"], parts)
 
 
-def strip(source: VideoSource, video: str, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """A picture of a video: the prompt, then frames spread over it with prediction and truth; uint8 [H, W, 3]."""
-    times = np.unique(np.linspace(1, len(predicted), _SHOWN, dtype=int))
-    given = _coloured(*source.frame(video, 0))
-    tiles = [[given], [given]]
-    for t in map(int, times):
-        picture = source.frame(video, t)[0]
-        tiles[0].append(_coloured(picture, predicted[t - 1]))
-        tiles[1].append(_coloured(picture, truth[t - 1]))
-    return contact_sheet(tiles, ["frame 0, given", *(f"frame {t}" for t in times)], [f"{video}: prediction", "truth"])
+def strip(video: str, given: tuple[np.ndarray, np.ndarray], frames: Sequence[Frame]) -> np.ndarray:
+    """A picture of a video: the first frame with its labels, then frames with prediction and truth; uint8 [H, W, 3]."""
+    first = _coloured(*given)
+    predicted = [first, *(_coloured(frame.picture, frame.predicted) for frame in frames)]
+    true = [first, *(_coloured(frame.picture, frame.truth) for frame in frames)]
+    titles = ["frame 0, given", *(f"frame {frame.time}" for frame in frames)]
+    return contact_sheet([predicted, true], titles, [f"{video}: prediction", "truth"])
+
+
+def _spread(length: int) -> list[int]:
+    """Numbers of frames spread over a video of this many, the first left out."""
+    return np.unique(np.linspace(1, length - 1, _SHOWN, dtype=int)).tolist()
 
 
 def _coloured(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -108,30 +170,37 @@ def _coloured(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return picture
 
 
-def write_video_page(path: Path, report: Mapping[str, Any], pictures: Mapping[str, int]) -> None:
-    """Writes the page of a video benchmark.
+def _everyone(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The model's figures and the baselines', by name."""
+    return [("this model", report), *((name.replace("_", " "), v) for name, v in report["baselines"].items())]
 
-    Args:
-        path: ``.md`` file.
-        report: the JSON report.
-        pictures: video -> number of its strip in the folder beside the page.
-    """
-    names = [name for name in report if f"{name}_interval" in report]
-    names += [name for name in report if name.endswith("_vspw_code")]
-    rows = [("", *names), ("---",) * (len(names) + 1)]
+
+def _figures(report: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """The table of everyone's figures, by name and heading."""
+    rows = [("", *names.values()), ("---",) * (len(names) + 1)]
     rows += [(who, *(with_interval(values, name) for name in names)) for who, values in _everyone(report)]
+    return f"{_markdown(rows)}\n\n{_CAPTION}"
+
+
+def _episodes_of(report: Mapping[str, Any]) -> dict[str, Any]:
+    shots = report["num_shots"] if isinstance(report["num_shots"], int) else max(report["num_shots"])
+    episodes = f"{report['episodes']} of {shots} prompts, hash `{report['episodes_hash']}`"
+    return {"episodes": episodes, "accumulation": report["accumulation"]}
+
+
+def _facts(report: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     facts = {
         "model": f"{report['model']} ({report['task']}), hash `{report['model_hash']}`",
-        "videos": f"{report['videos']}, hash `{report['videos_hash']}`; left out: {len(report['left_out'])}",
+        **about,
         "test classes in training": report["domain"],
         "software": report["software"],
     }
-    shown = [video for video in pictures if video not in report["left_out"]][:_SHOWN]
-    strips = [f"![{video}]({path.stem}/{pictures[video]:04d}.png)" for video in shown]
-    lines = "\n".join(f"- {key}: {value}" for key, value in facts.items())
-    parts = [f"# {report['benchmark']}", _markdown(rows), _CAPTION, lines, *strips]
+    return "\n".join(f"- {key}: {value}" for key, value in facts.items())
+
+
+def _write(path: Path, title: str, parts: Sequence[str]) -> None:
     with atomic_write(path) as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        temporary.write_text("\n\n".join([f"# {title}", *parts]) + "\n", encoding="utf-8")
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -2,7 +2,7 @@
 
 ``run(predict)`` yields (name, value). ``predict`` takes the arrays of
 :func:`ldis_jax.input_pipeline.network_arrays` with a leading batch axis, and ``index`` int32 [B], and returns
-R float32 [B, S, S, 3].
+R float32 [B, S, S, 3], of NumPy or, still being computed, of JAX.
 """
 
 from ldis_jax.evaluators.davis import DavisMetrics, boundary_f, jaccard

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from ldis_jax import pseudo_mask
+from ldis_jax.evaluators.batches import Predict, predict_batches
 from ldis_jax.evaluators.mean_iou import MeanIoU
 from ldis_jax.input_pipeline import Episode, network_arrays, restore_size
-
-Predict = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 BASELINES = ("copy_prompt", "all_foreground")
 
@@ -29,30 +27,18 @@ def predict_episodes(
 ) -> Iterator[tuple[Episode, np.ndarray]]:
     """Yields (episode, R float32 [H, W, 3] at the query's own size), of all episodes or of ``indices``, in order.
 
-    The last batch is filled up by repetition, so that every batch has one shape and nothing compiles twice. A
-    thread reads the pictures, a batch ahead of the device. An episode's result does not depend on which others run.
+    An episode's result does not depend on which others run; see also :func:`predict_batches`.
     """
     chosen = range(len(episodes)) if indices is None else indices
-    starts = range(0, len(chosen), batch_size)
 
-    def load(start: int) -> tuple[list[Episode], dict[str, np.ndarray]]:
-        batch_indices = [chosen[min(start + i, len(chosen) - 1)] for i in range(batch_size)]
-        batch = [episodes[i] for i in batch_indices]
-        arrays = [network_arrays(episode, image_size) for episode in batch]
-        stacked = {name: np.stack([a[name] for a in arrays]) for name in arrays[0]}
-        return batch, stacked | {"index": np.array(batch_indices, np.int32)}
+    def load(index: int) -> list[tuple[Episode, dict[str, np.ndarray]]]:
+        episode = episodes[index]
+        return [(episode, network_arrays(episode, image_size) | {"index": np.array(index, np.int32)})]
 
-    with ThreadPoolExecutor(1) as pool, tqdm(total=len(chosen), desc=title, unit="episode", leave=False) as bar:
-        loading = pool.submit(load, 0) if starts else None
-        for start in starts:
-            assert loading is not None
-            batch, arrays = loading.result()
-            if start + batch_size < len(chosen):
-                loading = pool.submit(load, start + batch_size)
-            decoded = np.asarray(predict(arrays))
-            for episode, r in zip(batch[: len(chosen) - start], decoded, strict=False):
-                yield episode, restore_size(r, *episode.query_mask.shape)
-                bar.update()
+    with tqdm(total=len(chosen), desc=title, unit="episode", leave=False) as bar:
+        for episode, r in predict_batches(predict, chosen, load, batch_size):
+            yield episode, restore_size(r, *episode.query_mask.shape)
+            bar.update()
 
 
 def baseline_masks(episode: Episode) -> dict[str, np.ndarray]:

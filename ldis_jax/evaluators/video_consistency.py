@@ -105,8 +105,11 @@ class VSPWMetrics:
         self._shares |= other._shares
         self._confusion += other._confusion
 
-    def result(self) -> dict[str, Any]:
+    def result(self, *, allow_missing: bool = False) -> dict[str, Any]:
         """{"miou", "vc8", "vc16": percent, one "vc" for each size, "iou_per_class": {label: percent}}.
+
+        Args:
+            allow_missing: a VC_n without a window is None instead of an error.
 
         Raises:
             LDISError: no labelled pixel was added, or no window of one of the sizes.
@@ -121,8 +124,10 @@ class VSPWMetrics:
         }
         # Sorted, so that the sums round alike in any order of updates and merges.
         videos = [shares for _, shares in sorted(self._shares.items())]
+        windows = {n: [share for shares in videos for share in shares[n]] for n in self.sizes}
         consistency = {
-            f"vc{n}": 100.0 * _mean_share([share for shares in videos for share in shares[n]], n) for n in self.sizes
+            f"vc{n}": None if allow_missing and not shares else 100.0 * _mean_share(shares, n)
+            for n, shares in windows.items()
         }
         return {"miou": float(np.mean(list(per_class.values())))} | consistency | {"iou_per_class": per_class}
 

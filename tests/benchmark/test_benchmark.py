@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from ldis_jax import evaluate
 from ldis_jax.benchmark import run as run_module
@@ -27,25 +27,6 @@ from tests.helpers import call_command
 
 MANIFESTS = Path(run_module.__file__).parent / "manifests"
 COCO_MINI = Path(__file__).parents[3] / "shared" / "data" / "coco_mini"
-
-
-@pytest.fixture(scope="module")
-def voc(tmp_path_factory):
-    """Ten pictures of two classes in VOC layout, split "val"."""
-    root, rng = tmp_path_factory.mktemp("voc"), np.random.default_rng(0)
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (root / folder).mkdir(parents=True)
-    names = [f"picture{i}" for i in range(10)]
-    for i, name in enumerate(names):
-        mask = np.zeros((30, 24 + i), np.uint8)
-        top, left = rng.integers(0, 10, 2)
-        mask[top : top + 15, left : left + 12] = 1 + i % 2
-        mask[-2:] = 255
-        Image.fromarray(rng.integers(0, 256, (*mask.shape, 3), np.uint8)).save(root / "JPEGImages" / f"{name}.png")
-        Image.fromarray(mask).save(root / "SegmentationClass" / f"{name}.png")
-    (root / "ImageSets/Segmentation/val.txt").write_text("\n".join(names))
-    (root / "classes.json").write_text(json.dumps({"names": ["background", "cat", "dog"]}))
-    return root
 
 
 def test_folds_part_the_classes():
@@ -72,6 +53,7 @@ def test_protocol_names():
 
 
 HEADER = {"benchmark": "b", "model_hash": "1"}
+FACTS = {"model": "m", "model_hash": "1", "task": "ldis1", "settings": {}, "domain": "unknown", "software": "none"}
 
 
 @pytest.mark.parametrize(
@@ -304,3 +286,21 @@ def test_refusals(command, tmp_path, monkeypatch, changes, message):
 def test_an_ldisn_flag_out_of_range_is_one_line(command, micro_folder_ldisn):
     status, _, err = command(model=micro_folder_ldisn, num_steps=0)
     assert status == 2 and "--num_steps: num_steps=0" in err and err.count("\n") == 1
+
+
+@pytest.mark.skipif(not COCO_MINI.is_dir(), reason="shared data are not here")
+@pytest.mark.parametrize("split", ["val", "trainval"])
+def test_copy_prompt_of_a_report_is_the_figure_of_hsnets_own_code(split, tmp_path):
+    oracle = json.loads((COCO_MINI / f"episodes/oracle_copy_prompt_{split}_1shot.json").read_text())
+    protocol = dataclasses.replace(get_protocol("mini-coco-1shot"), split=split)
+    source = open_source(COCO_MINI, protocol)
+    episodes = open_episodes(source, protocol, COCO_MINI / "episodes" / oracle["episodes"])
+    report = run_module.evaluate_images(
+        protocol, episodes, FACTS, lambda batch: np.zeros_like(batch["query_image"]), 8, 16, tmp_path / "r.json"
+    )
+    found = report["baselines"]["copy_prompt"]
+    assert report["episodes"] == oracle["n_episodes"] and len(found["iou_per_class"]) == oracle["n_classes"]
+    assert found["miou"] == pytest.approx(oracle["mIoU"], abs=1e-3)
+    assert found["fb_iou"] == pytest.approx(oracle["FB_IoU"], abs=1e-3)
+    by_name = {source.class_names[int(label)]: 100 * value for label, value in oracle["iou_per_class"].items()}
+    assert found["iou_per_class"] == pytest.approx(by_name, abs=1e-3)

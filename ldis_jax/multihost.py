@@ -1,0 +1,29 @@
+"""Joining the processes of a run; what they do together is JAX's."""
+
+from __future__ import annotations
+
+import os
+
+import jax
+
+from ldis_jax.errors import LDISError
+
+
+def join() -> None:
+    """Joins the other processes, before the first use of a device.
+
+    JAX finds them by itself on TPU slices, under SLURM and Open MPI, and in Kubernetes jobs. Elsewhere
+    JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID say where they are; JAX
+    itself reads only the first.
+
+    Raises:
+        LDISError: they cannot be found, or do not answer.
+    """
+    jax.config.update("jax_enable_preemption_service", False)  # see preemption.py; it would take SIGTERM for itself
+    try:
+        count, index = (
+            int(text) if (text := os.environ.get(name)) else None for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+        )
+        jax.distributed.initialize(num_processes=count, process_id=index)
+    except (RuntimeError, ValueError) as error:
+        raise LDISError(f"--multihost: cannot join the other hosts ({error}); see launch/README.md") from None
