@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from ldis_jax import prompting, pseudo_mask
+from ldis_jax import pseudo_mask
 from ldis_jax.convert.folder import load_model, save_model
 from ldis_jax.convert.hub import resolve
 from ldis_jax.errors import LDISError
@@ -47,20 +47,28 @@ class LDISPipeline:
         self._tokens = jax.jit(self._tokens_fn)
 
     @classmethod
-    def from_pretrained(cls, folder_or_hub_id: StrPath, dtype: str = "float32", revision: str | None = None) -> Self:
+    def from_pretrained(
+        cls,
+        folder_or_hub_id: StrPath,
+        dtype: str = "float32",
+        revision: str | None = None,
+        lora: StrPath | None = None,
+    ) -> Self:
         """Reads a model folder, or downloads one from the Hugging Face hub.
 
         Args:
             folder_or_hub_id: a local folder, or "owner/name".
             dtype: "float32", or "bfloat16" for half the memory on TPU and GPU.
             revision: branch, tag or commit of a hub id.
+            lora: low-rank pairs that a run left in its ``lora/``, to merge into the folder they were trained from.
 
         Raises:
             LDISError: no such folder or hub id, or files that do not make a model.
         """
         if dtype not in _DTYPES:
             raise LDISError(f"dtype={dtype!r}: must be one of {_DTYPES}")
-        return cls(*load_model(resolve(os.fspath(folder_or_hub_id), revision), jnp.dtype(dtype)))
+        folder = resolve(os.fspath(folder_or_hub_id), revision)
+        return cls(*load_model(folder, jnp.dtype(dtype), None if lora is None else os.fspath(lora)))
 
     def save_pretrained(self, folder: StrPath) -> None:
         """Writes a model folder, whole or not at all; its card is the one the model came with."""
@@ -165,7 +173,7 @@ class LDISPipeline:
         seed: int = 0,
         **options: Any,
     ) -> jax.Array:
-        """The network's own output R = decoded - mask_alpha * query, float32 [B, S, S, 3].
+        """The network's own output R = decoded - task.picture_share * query, float32 [B, S, S, 3].
 
         Args:
             query: [B, S, S, 3] in [-1, 1], S = ``task.image_size``.
@@ -198,7 +206,7 @@ class LDISPipeline:
         return self.task.predict(nnx.merge(self._graphdef, params), query, prompts, keys, **options)
 
     def _tokens_fn(self, params: Any, images: jax.Array, masks: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return prompting.instruction_tokens(nnx.merge(self._graphdef, params).prompt_encoder, images, masks)
+        return self.task.instruction_tokens(nnx.merge(self._graphdef, params).prompt_encoder, images, masks)
 
     def _segment(
         self,
@@ -228,7 +236,7 @@ class LDISPipeline:
         first = Segmentation(
             mask=pseudo_mask.to_mask(restored[0]),
             probability=class_probabilities(logits[:1])[1],
-            pseudo_mask=to_picture(r[0] + self.task.mask_alpha * fitted[0]),
+            pseudo_mask=to_picture(r[0] + self.task.picture_share * fitted[0]),
         )
         return logits, first
 

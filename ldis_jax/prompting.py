@@ -13,13 +13,16 @@ _ALPHA_MEAN, _ALPHA_STD = 0.5, 0.26
 # What a masked token's logit loses. Finite: a row of masked tokens alone attends to them instead of being NaN.
 _MASKED = -10000.0
 
+# Which of the two stages are at work: pre-masking, post-masking.
+MASKING = {"both": (True, True), "pre": (True, False), "post": (False, True), "none": (False, False)}
+
 
 def _to_alpha(mask: jax.Array) -> jax.Array:
     return (mask - _ALPHA_MEAN) / _ALPHA_STD
 
 
 def instruction_tokens(
-    prompt_encoder: AlphaCLIP, prompt_images: jax.Array, prompt_masks: jax.Array
+    prompt_encoder: AlphaCLIP, prompt_images: jax.Array, prompt_masks: jax.Array, masking: str = "both"
 ) -> tuple[jax.Array, jax.Array]:
     """Tokens of K prompts and which of them lie on the object.
 
@@ -30,6 +33,8 @@ def instruction_tokens(
         prompt_encoder: the frozen tower.
         prompt_images: [B, K, S, S, 3] in [-1, 1].
         prompt_masks: [B, K, S, S] in {0, 1, 255}; 255 counts as 0.
+        masking: the stages that are at work, a key of :data:`MASKING`. Without pre-masking the tower is told that all
+            of the picture is object; without post-masking every token is one of the object.
 
     Returns:
         (instruction_tokens [B, K*L, D], instruction_mask float32 [B, K*L] in {0, 1}).
@@ -38,8 +43,10 @@ def instruction_tokens(
     b, k, s = prompt_masks.shape[:3]
     images = resize_bilinear(prompt_images.reshape(b * k, s, s, 3), config.image_size)
     masks = (prompt_masks == 1).astype(jnp.float32).reshape(b * k, s, s)
-    tokens = prompt_encoder(images, _to_alpha(resize_nearest(masks, config.image_size)))
-    token_mask = resize_nearest(masks, config.grid)
+    everywhere = jnp.ones_like(masks)
+    pre, post = (masks if stage else everywhere for stage in MASKING[masking])
+    tokens = prompt_encoder(images, _to_alpha(resize_nearest(pre, config.image_size)))
+    token_mask = resize_nearest(post, config.grid)
     return tokens.reshape(b, k * config.num_tokens, -1), token_mask.reshape(b, k * config.num_tokens)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ldis_jax import prompting
 
@@ -68,3 +69,18 @@ def test_padding_prompts_get_minus_infinity():
     bias = prompting.attention_bias(mask, num_prompts=jnp.array([2, 1]), padded_prompts=3)
     inf = np.inf
     np.testing.assert_array_equal(bias, [[0, -1e4, -1e4, 0, -inf, -inf], [-1e4, -1e4, -inf, -inf, -inf, -inf]])
+
+
+@pytest.mark.parametrize(
+    ("masking", "shown", "kept"),
+    [("both", True, True), ("pre", True, False), ("post", False, True), ("none", False, False)],
+)
+def test_stages_of_masking(masking, shown, kept):
+    masks = np.random.default_rng(1).choice([0, 1, 255], (2, 3, 4, 4))
+    on_object = (masks == 1)[:, :, ::2, ::2].reshape(2, 12)
+    tokens, mask = prompting.instruction_tokens(TOWER, jnp.zeros((2, 3, 4, 4, 3)), jnp.asarray(masks), masking)
+    np.testing.assert_allclose(tokens[..., 1], np.where(on_object | (not shown), OBJECT, BACKGROUND), rtol=1e-6)
+    np.testing.assert_array_equal(mask, on_object | (not kept))
+    # Prompts that are padding stay out, whatever the masking.
+    bias = prompting.attention_bias(mask, num_prompts=jnp.array([2, 1]), padded_prompts=3)
+    np.testing.assert_array_equal(np.isneginf(bias), np.arange(12) >= np.array([[8], [4]]))

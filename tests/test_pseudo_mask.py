@@ -41,3 +41,21 @@ def test_probability_is_eq_7_for_one_class():
     odds = np.exp(green) / np.exp(red)
     probability = jax.nn.sigmoid(pseudo_mask.to_logit(jnp.array([red, green, 0.0])))
     np.testing.assert_allclose(probability, odds / (1 + odds), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("target", "mask_alpha", "expected"),
+    [
+        ("augmented", 0.4, lambda noise: 0.6 * VANILLA + 0.4 * np.asarray(IMAGE)),
+        ("perturbed", 0.0, lambda noise: VANILLA + noise),
+        ("added", 2.0, lambda noise: VANILLA + np.asarray(IMAGE) / 2),
+    ],
+)
+def test_targets_and_what_r_takes_away(target, mask_alpha, expected):
+    noise = 0.1 * np.random.default_rng(1).standard_normal(IMAGE.shape).astype(np.float32)
+    encoded = pseudo_mask.encode(MASK, IMAGE, mask_alpha, target, noise)
+    np.testing.assert_allclose(encoded, expected(noise), atol=1e-6)
+    left = pseudo_mask.residual(encoded, IMAGE, pseudo_mask.picture_share(mask_alpha, target))
+    weight = 0.6 if target == "augmented" else 1.0
+    np.testing.assert_allclose(left, weight * VANILLA + (noise if target == "perturbed" else 0), atol=1e-6)
+    np.testing.assert_array_equal(pseudo_mask.to_mask(left), MASK == 1)

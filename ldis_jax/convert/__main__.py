@@ -6,6 +6,7 @@ Examples:
     python -m ldis_jax.convert --ldis=mp_rank_00_model_states.pt --sd15=... --alpha_clip=... --clip=... --out=ldis1
     python -m ldis_jax.convert --checkpoint=runs/ldis1 --step=80000 --out=ldis1_80k
     python -m ldis_jax.convert --model=ldis1 --to=ldis_pt --out=pytorch_model/mp_rank_00_model_states.pt
+    python -m ldis_jax.convert --model=pretrained/ldis1 --lora=runs/ldis1_lora/lora --out=ldis1_lora
 
 docs/weights.md lists every form that is read and written.
 """
@@ -28,8 +29,13 @@ def _arguments() -> argparse.Namespace:
     origin.add_argument("--sd15", help="Stable Diffusion 1.5: diffusers folder, hub id, or original single file")
     origin.add_argument("--checkpoint", type=Path, metavar="WORKDIR", help="work folder of ldis_jax.main")
     origin.add_argument("--model", help="model folder or hub id")
-    parser.add_argument("--out", required=True, type=Path, help="model folder to write; a .pt file for --to=ldis_pt")
-    parser.add_argument("--to", default="folder", choices=("folder", "ldis_pt"), help="ldis_pt: the paper's own format")
+    parser.add_argument("--out", required=True, type=Path, help="model folder to write; a file for another --to")
+    parser.add_argument(
+        "--to",
+        default="folder",
+        choices=("folder", "ldis_pt", "lora"),
+        help="ldis_pt: the paper's own format, of --model; lora: what a --checkpoint with config.lora trained, alone",
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the written weights (default float32)")
     parts = parser.add_argument_group("with --sd15 (--vae and --variant with --model too)")
     parts.add_argument("--task", choices=("ldis1", "ldisn"), help="may be left out with --ldis, which tells it")
@@ -43,7 +49,8 @@ def _arguments() -> argparse.Namespace:
         "--sd15_config", type=Path, help="folder of unet/ and vae/ configs for a single file that differs"
     )
     parts.add_argument("--seed", type=_seed, help="of the adapter that SD 1.5 lacks (default 0)")
-    more = parser.add_argument_group("hub and checkpoints")
+    more = parser.add_argument_group("hub, checkpoints and LoRA")
+    more.add_argument("--lora", type=Path, help="file or folder of LoRA to merge into --model")
     more.add_argument("--revision", help="branch, tag or commit of --sd15's or --model's hub id")
     more.add_argument("--step", type=int, help="of --checkpoint (default: the newest)")
     more.add_argument("--init", type=Path, help="the folder training started from, if it has moved")
@@ -60,6 +67,7 @@ def _seed(text: str) -> int:
 _ONLY_WITH = {
     "sd15": ("task", "alpha_clip", "clip", "zero_alpha", "ldis", "sd15_config", "seed"),
     "checkpoint": ("step", "init"),
+    "model": ("lora",),
 }
 _NOT_WITH_CHECKPOINT = ("vae", "variant", "revision")
 
@@ -69,6 +77,8 @@ def _reject_unused(args: argparse.Namespace, origin: str) -> None:
     unused = {name: f"--{origin}" for other, names in _ONLY_WITH.items() if other != origin for name in names}
     if origin == "checkpoint":
         unused |= dict.fromkeys(_NOT_WITH_CHECKPOINT, "--checkpoint")
+    if args.to == "lora":
+        unused["init"] = "--to=lora, which needs no base"
     if args.to == "ldis_pt":
         unused |= {"vae": "--to=ldis_pt", "dtype": "--to=ldis_pt, which is float32"}
     if args.ldis is not None:
@@ -92,6 +102,11 @@ def main() -> None:
     _reject_unused(args, given[0])
     if args.to == "ldis_pt" and given != ["model"]:
         raise LDISError("--to=ldis_pt: writes a model folder's UNet; give it with --model")
+    if args.to == "lora":
+        if given != ["checkpoint"]:
+            raise LDISError("--to=lora: writes what a training run with config.lora trained; give it with --checkpoint")
+        if args.out.suffix != ".safetensors":
+            raise LDISError(f"{args.out}: end the name in .safetensors")
 
     from ldis_jax.convert import commands
 

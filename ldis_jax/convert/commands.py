@@ -16,12 +16,10 @@ from ldis_jax.config import init_folder
 from ldis_jax.convert.card import UNKNOWN_LICENSE, Provenance, model_card, read_provenance
 from ldis_jax.convert.clip import open_prompt_encoder
 from ldis_jax.convert.folder import (
-    NETWORKS,
     check_sizes,
+    open_model,
     open_weights,
     read_card,
-    read_model_config,
-    read_task,
     read_vae_config,
     vae_config_from_dict,
     with_schedule,
@@ -29,16 +27,18 @@ from ldis_jax.convert.folder import (
 )
 from ldis_jax.convert.hub import resolve
 from ldis_jax.convert.ldis_checkpoint import open_ldis_checkpoint, write_ldis_checkpoint
+from ldis_jax.convert.lora import merge, trained_part, write_lora
 from ldis_jax.convert.network_files import read_json
 from ldis_jax.convert.rules import match, table, weights_hash
 from ldis_jax.convert.stable_diffusion import adapt_unet, open_stable_diffusion
 from ldis_jax.convert.tensors import Weights, from_array
-from ldis_jax.convert.training_init import FROZEN
+from ldis_jax.convert.training_init import FROZEN, unet_of_folder
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
 from ldis_jax.metric_writer import read_metrics
 from ldis_jax.models.config import PromptEncoderConfig, UNetConfig, VAEConfig
 from ldis_jax.models.ldis import LDISModel, ModelConfig
+from ldis_jax.models.lora import LoRA
 from ldis_jax.tasks import task_from_dict
 
 
@@ -56,7 +56,9 @@ def from_stable_diffusion(args: argparse.Namespace) -> str:
             raise LDISError(f"{args.ldis}: weights of {name}, and --task={args.task}; leave --task out")
     if name is None:
         raise LDISError("--task: missing; ldis1 or ldisn")
-    task = with_schedule(task_from_dict({"task": name}), base.schedule)
+    # What plain CLIP cannot do is left out of the masking.
+    task = task_from_dict({"task": name, "masking": "both" if tower.alpha else "post"})
+    task = with_schedule(task, base.schedule)
     unet_config, unet = adapt_unet(base.unet_config, unet, task, tower.width, args.seed or 0)
     config = ModelConfig(unet_config, vae_config, tower)
     check_sizes(task, config, str(source))
@@ -75,48 +77,59 @@ def from_stable_diffusion(args: argparse.Namespace) -> str:
 
 
 def from_checkpoint(args: argparse.Namespace) -> str:
-    """One step of a training run into a model folder; its frozen networks come from where training started."""
+    """One step of a training run into a model folder, or its LoRA alone.
+
+    The frozen networks, with LoRA the UNet's base among them, come from where training started.
+    """
     saved = read_params(args.checkpoint / "checkpoints", args.step)
     where = f"{args.checkpoint / 'checkpoints' / str(saved.step)}"
     found = saved.fingerprint
-    init = args.init or init_folder(_init_of(args.checkpoint / "config.json"))
-    if not init.is_dir():
-        raise LDISError(f"{init}: no such folder, and training started from it; say where it is with --init")
     try:
         config = ModelConfig(
             UNetConfig.from_dict(found["networks"]["unet"], where),
             vae_config_from_dict(found["networks"]["vae"], where),
             PromptEncoderConfig.from_dict(found["networks"]["prompt_encoder"], where),
         )
-        task = task_from_dict(found["task"], where)
-        if task.name == "ldisn":
+        masking = {} if config.prompt_encoder.alpha else {"masking": "post"}  # of runs before there was such a key
+        task = task_from_dict(masking | found["task"], where)
+        if task.needs_schedule:
             task = with_schedule(task, NoiseSchedule.from_dict(found["schedule"], where))
         trained: dict[str, Any] = {
             "sources": dict(found["sources"]),
             "steps": saved.step,
             "batch_size": int(found["batch_size"]),
         }
-        frozen_hashes = dict(found["frozen"])
+        frozen_hashes, seed = dict(found["frozen"]), int(found["seed"])
+        lora = LoRA.from_dict(found.get("lora", {}), where)
     except LDISError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise LDISError(f"{where}: its fingerprint is not one of this version ({error!r})") from None
-    weights = {"unet": _unet_of(saved.params, config, where)}
-    for name in FROZEN:
-        weights[name] = open_weights(init / name, name)
-        if weights_hash(weights[name].tensors) != frozen_hashes.get(name):
+    unet = _unet_of(saved.params, config, lora, where)
+    if args.to == "lora":
+        if lora is None:
+            raise LDISError(f"{args.checkpoint}: trained the whole UNet, no LoRA; leave --to=lora out")
+        write_lora(args.out, task, trained_part(unet.tensors, lora), args.dtype or "float32")
+        return f"{args.out}: LoRA of step {saved.step}"
+    init = args.init or init_folder(_init_of(args.checkpoint / "config.json"))
+    if not init.is_dir():
+        raise LDISError(f"{init}: no such folder, and training started from it; say where it is with --init")
+    weights = {name: open_weights(init / name, name) for name in FROZEN}
+    if lora is not None:
+        weights["unet"] = unet_of_folder(init, task, config.prompt_encoder.width, seed)[1]
+    for name, tensors in weights.items():
+        if weights_hash(tensors.tensors) != frozen_hashes.get(name):
             raise LDISError(f"{init / name}: not what the run was trained with; say where that is with --init")
+    weights["unet"] = unet if lora is None else merge(weights["unet"], trained_part(unet.tensors, lora))
     provenance = read_provenance(init).trained(**trained, metrics=_metrics(args.checkpoint, saved.step))
     write_folder(args.out, task, config, weights, model_card(task, config, provenance), args.dtype or "float32")
     return f"{args.out}: {task.name} model folder of step {saved.step}"
 
 
 def from_model(args: argparse.Namespace) -> str:
-    """A model folder into another (type, form of files, autoencoder), or into the paper's own format."""
+    """A model folder into another (type, form of files, autoencoder, LoRA merged), or the paper's own format."""
     folder = resolve(args.model, args.revision, args.variant)
-    task, config = read_task(folder), read_model_config(folder)
-    check_sizes(task, config, str(folder))
-    weights = {name: open_weights(folder / name, name, args.variant) for name in NETWORKS}
+    task, config, weights = open_model(folder, args.variant, args.lora)
     if args.to == "ldis_pt":
         if args.out.suffix != ".pt":
             raise LDISError(f"{args.out}: end the name in .pt")
@@ -127,9 +140,10 @@ def from_model(args: argparse.Namespace) -> str:
         vae_config, weights["vae"] = _open_vae(args.vae)
         config = ModelConfig(config.unet, vae_config, config.prompt_encoder)
         check_sizes(task, config, args.vae)
-        provenance = read_provenance(folder)  # its figures were another autoencoder's
-        provenance = dataclasses.replace(provenance, base=(*provenance.base, _origin(args.vae)))
-        card = model_card(task, config, provenance)
+    if added := [_origin(str(part)) for part in (args.vae, args.lora) if part is not None]:
+        provenance = read_provenance(folder)  # its figures were another model's
+        steps = provenance.steps if args.lora is None else None
+        card = model_card(task, config, dataclasses.replace(provenance, base=(*provenance.base, *added), steps=steps))
     write_folder(args.out, task, config, weights, card, args.dtype or "float32")
     return f"{args.out}: {task.name} model folder"
 
@@ -141,10 +155,10 @@ def _open_vae(folder_or_hub_id: str) -> tuple[VAEConfig, Weights]:
     return read_vae_config(folder), open_weights(folder, "vae")
 
 
-def _unet_of(params: Mapping[str, np.ndarray], config: ModelConfig, where: str) -> Weights:
+def _unet_of(params: Mapping[str, np.ndarray], config: ModelConfig, lora: LoRA | None, where: str) -> Weights:
     """Torch names of "unet/conv_in/kernel" and the like."""
     tensors = {}
-    for name, entry in table(LDISModel.abstract(config).unet).items():
+    for name, entry in table(LDISModel.abstract(config, lora=lora).unet).items():
         array = params.get("/".join(map(str, ("unet", *entry.path))))
         if array is not None and array.ndim == len(entry.to_torch):
             tensors[name] = from_array(np.transpose(array, entry.to_torch))

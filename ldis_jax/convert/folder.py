@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ldis_jax.convert.card import CARD, model_card
 from ldis_jax.convert.clip import rename_tower
+from ldis_jax.convert.lora import merge, open_lora
 from ldis_jax.convert.network_files import STEMS, open_network, read_json
 from ldis_jax.convert.rules import fill, match, to_torch
 from ldis_jax.convert.tensors import LazyTensor, Weights, cast, write_safetensors
@@ -35,7 +36,7 @@ from ldis_jax.models.config import (
     VAEConfig,
 )
 from ldis_jax.models.ldis import LDISModel, ModelConfig
-from ldis_jax.tasks import LDISN, Task, task_from_dict
+from ldis_jax.tasks import Task, task_from_dict
 
 Config = TypeVar("Config", UNetConfig, VAEConfig, PromptEncoderConfig)
 
@@ -92,13 +93,23 @@ def read_task(folder: Path) -> Task:
     path = folder / TASK_FILE
     if not path.is_file() and (folder / "model_index.json").is_file():
         raise LDISError(f"{folder}: a diffusers pipeline, no LDIS model; python -m ldis_jax.convert makes one of it")
-    task = task_from_dict(read_json(path), str(path))
-    return with_schedule(task, read_schedule(folder)) if isinstance(task, LDISN) else task
+    values = read_json(path)
+    if "masking" not in values and not read_json_config(PromptEncoderConfig, folder / "prompt_encoder").alpha:
+        values["masking"] = "post"  # all that plain CLIP could do, before there was a key to say so
+    task = task_from_dict(values, str(path))
+    return with_schedule(task, read_schedule(folder)) if task.needs_schedule else task
 
 
 def with_schedule(task: Task, schedule: NoiseSchedule) -> Task:
-    """The task on a noise schedule, which only LDIS-n has a use for."""
-    return dataclasses.replace(task, schedule=schedule) if isinstance(task, LDISN) else task
+    """The task on a noise schedule, where it has a use for one.
+
+    Raises:
+        LDISError: LDIS-1's timestep is beyond the schedule.
+    """
+    try:
+        return dataclasses.replace(task, schedule=schedule) if task.needs_schedule else task
+    except ValueError as error:
+        raise LDISError(str(error)) from None
 
 
 def read_schedule(folder: Path) -> NoiseSchedule:
@@ -142,21 +153,46 @@ def check_sizes(task: Task, config: ModelConfig, where: str) -> None:
     multiple = config.vae.downscale * 2 ** (len(unet.block_out_channels) - 1)
     if task.image_size % multiple:
         raise LDISError(f"{where}: image_size {task.image_size} is not a multiple of {multiple}")
+    if not config.prompt_encoder.alpha and task.masking in ("both", "pre"):
+        raise LDISError(f"{where}: masking={task.masking!r} needs Alpha-CLIP; plain CLIP takes 'post' or 'none'")
 
 
-def load_model(folder: str | Path, dtype: DTypeLike = jnp.float32) -> LoadedModel:
-    """Reads a model folder; parameters are stored and layers compute in ``dtype``.
+def open_model(
+    folder: Path, variant: str | None = None, lora: str | Path | None = None
+) -> tuple[Task, ModelConfig, dict[str, Weights]]:
+    """(task, sizes, tensors of :data:`NETWORKS`) of a model folder.
+
+    Args:
+        folder: the model folder.
+        variant: of its weight files.
+        lora: a file or folder of LoRA, merged into the UNet; its task replaces the folder's.
+
+    Raises:
+        LDISError: a missing or unreadable file, or networks that do not fit each other.
+    """
+    task, config = read_task(folder), read_model_config(folder)
+    weights = {name: open_weights(folder / name, name, variant) for name in NETWORKS}
+    if lora is not None:
+        trained = open_lora(Path(lora))
+        weights["unet"] = merge(weights["unet"], trained.weights)
+        if trained.task is not None:
+            task = with_schedule(trained.task, read_schedule(folder)) if trained.task.needs_schedule else trained.task
+    check_sizes(task, config, str(folder))
+    return task, config, weights
+
+
+def load_model(folder: str | Path, dtype: DTypeLike = jnp.float32, lora: str | Path | None = None) -> LoadedModel:
+    """Reads a model folder; parameters are stored and layers compute in ``dtype``. Further as :func:`open_model`.
 
     Raises:
         LDISError: a missing or unreadable file, or weights that do not fit their config.
     """
     folder = Path(folder)
-    task, config = read_task(folder), read_model_config(folder)
-    check_sizes(task, config, str(folder))
+    task, config, weights = open_model(folder, lora=lora)
     model = LDISModel.abstract(config, dtype=dtype)
     for name in NETWORKS:
-        setattr(model, name, fill(getattr(model, name), open_weights(folder / name, name), dtype=dtype))
-    return LoadedModel(task, model, read_card(folder))
+        setattr(model, name, fill(getattr(model, name), weights[name], dtype=dtype))
+    return LoadedModel(task, model, read_card(folder) if lora is None else None)
 
 
 # --- Writing ---
@@ -225,9 +261,8 @@ def _require_replaceable(folder: Path) -> None:
 def _write_contents(
     folder: Path, task: Task, config: ModelConfig, networks: Mapping[str, Mapping[str, LazyTensor]], card: str
 ) -> None:
-    schedule = task.schedule if isinstance(task, LDISN) else NoiseSchedule()
     write_json(folder / TASK_FILE, task.to_dict())
-    write_json(folder / "scheduler" / "scheduler_config.json", schedule.to_dict())
+    write_json(folder / "scheduler" / "scheduler_config.json", task.schedule.to_dict())
     (folder / CARD).write_text(card, encoding="utf-8")
     total = sum(tensor.nbytes for tensors in networks.values() for tensor in tensors.values())
     with tqdm(desc="write weights", total=total, unit="B", unit_scale=True, disable=total < _PROGRESS_BYTES) as bar:

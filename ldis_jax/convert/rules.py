@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
@@ -74,8 +74,8 @@ def match(module: nnx.Module, weights: Weights) -> dict[str, LazyTensor]:
         LDISError: a missing, unused or wrongly shaped tensor, or one that is not floating point.
     """
     entries, tensors, where = table(module), weights.tensors, weights.where
-    if lora := [name for name in tensors if "lora" in name.lower()]:
-        raise LDISError(f"{where}: a LoRA file, not a whole model ({lora[0]}); merge it into one first")
+    if lora := [name for name in tensors if "lora" in name.lower() and name not in entries]:
+        raise LDISError(f"{where}: a LoRA file, not a whole model ({lora[0]}); merge it into one with --lora")
     if missing := [f"{name} {list(entries[name].shape)}" for name in entries.keys() - tensors.keys()]:
         raise LDISError(f"{where}: missing tensor {list_names(missing)}; is it another kind of checkpoint?")
     if unused := [f"{name} {list(tensors[name].shape)}" for name in tensors.keys() - entries.keys()]:
@@ -92,14 +92,23 @@ def match(module: nnx.Module, weights: Weights) -> dict[str, LazyTensor]:
     return {name: _require_finite(tensors[name], f"{where}: {name}") for name in entries}
 
 
-def fill(module: Module, weights: Weights, *, dtype: DTypeLike = jnp.float32) -> Module:
-    """A copy of an (abstract) module that holds the given tensors, stored in ``dtype``; raises as :func:`match`."""
+def fill(
+    module: Module,
+    weights: Weights,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    float32: Callable[[str], bool] = lambda name: False,
+) -> Module:
+    """A copy of an (abstract) module that holds the given tensors; raises as :func:`match`.
+
+    They are stored in ``dtype``, and in float32 where ``float32`` says so of their torch name.
+    """
     tensors = match(module, weights)
     graphdef, state = nnx.split(module)
     flat = dict(nnx.to_flat_state(state))
     for name, entry in table(module).items():
         array = np.transpose(tensors[name].read(), np.argsort(entry.to_torch))
-        flat[entry.path] = flat[entry.path].replace(jnp.asarray(array, dtype))
+        flat[entry.path] = flat[entry.path].replace(jnp.asarray(array, jnp.float32 if float32(name) else dtype))
     return nnx.merge(graphdef, nnx.from_flat_state(list(flat.items())))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -139,15 +140,27 @@ def open_safetensors(path: Path) -> Weights:
     return Weights({n: LazyTensor(tuple(s.get_shape()), dtype(n), reader(n)) for n, s in slices.items()}, str(path))
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], progress: Callable[[int], Any]) -> None:
+def read_metadata(path: Path) -> dict[str, str]:
+    """The free text in the header of a safetensors file that :func:`open_safetensors` has read."""
+    with safe_open(path, framework="np") as file:
+        return file.metadata() or {}
+
+
+def write_safetensors(
+    path: Path,
+    tensors: Mapping[str, LazyTensor],
+    progress: Callable[[int], Any] = lambda _: None,
+    metadata: Mapping[str, str] = types.MappingProxyType({}),
+) -> None:
     """Writes float tensors one at a time; the library's own writer wants all of them in memory.
 
     Args:
         path: written whole or not at all.
         tensors: torch names -> tensors.
         progress: called with the bytes of every tensor written.
+        metadata: free text for the header.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     end = 0
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -3,6 +3,7 @@
 from ldis_jax.models.alpha_clip import AlphaCLIP
 from ldis_jax.models.config import AutoencoderConfig, AutoencoderTinyConfig, PromptEncoderConfig, UNetConfig
 from ldis_jax.models.ldis import LDISModel
+from ldis_jax.models.lora import LoRA
 from ldis_jax.models.unet import UNet2DConditionModel
 from ldis_jax.models.vae import AutoencoderKL
 from ldis_jax.models.vae_tiny import AutoencoderTiny
@@ -14,6 +15,7 @@ __all__ = [
     "AutoencoderTiny",
     "AutoencoderTinyConfig",
     "LDISModel",
+    "LoRA",
     "PromptEncoderConfig",
     "UNet2DConditionModel",
     "UNetConfig",

@@ -7,6 +7,7 @@ Convolutions and linear layers compute in ``dtype``; normalisation statistics an
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import cast
 
 import jax
@@ -86,6 +87,35 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, num_heads: int, bias: jax.A
 
     bias = None if bias is None else bias[:, None, None, :]
     return jax.nn.dot_product_attention(split(q), split(k), split(v), bias=bias).reshape(q.shape)
+
+
+# Calls a module on arrays.
+Run = Callable[..., jax.Array]
+
+_POLICIES = {
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+REMAT = ("none", *_POLICIES)
+
+
+def rematerialised(kind: str) -> Run:
+    """How a network calls its blocks, or any function of arrays: ``run(module, *arrays)``.
+
+    Args:
+        kind: what the backward pass finds stored of a block's inside. "none": everything. "dots": the outputs of linear
+            layers; convolutions, norms and attention are computed again. "blocks": nothing, the least memory.
+    """
+
+    def run(module: Callable[..., jax.Array], *arrays: jax.Array | None) -> jax.Array:
+        return module(*arrays)
+
+    def run_again(module: Callable[..., jax.Array], *arrays: jax.Array | None) -> jax.Array:
+        # Closes over the parameters: nnx.remat takes them as arguments, which it refuses where they come from outside
+        # the gradient that is taken, as frozen ones do.
+        return jax.checkpoint(functools.partial(run, module), policy=_POLICIES[kind])(*arrays)
+
+    return run if kind == "none" else run_again
 
 
 class ResnetBlock2D(nnx.Module):

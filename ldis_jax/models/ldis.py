@@ -1,4 +1,4 @@
-"""The three networks as one module: ``unet`` is trained, ``vae`` and ``prompt_encoder`` are frozen."""
+"""The three networks as one module: ``unet`` is trained, or a part of it; ``vae`` and ``prompt_encoder`` are frozen."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from ldis_jax.models.alpha_clip import AlphaCLIP
 from ldis_jax.models.config import AutoencoderConfig, AutoencoderTinyConfig, PromptEncoderConfig, UNetConfig, VAEConfig
 from ldis_jax.models.layers import key_stream
+from ldis_jax.models.lora import LoRA, add_lora
 from ldis_jax.models.unet import UNet2DConditionModel
 from ldis_jax.models.vae import AutoencoderKL
 from ldis_jax.models.vae_tiny import AutoencoderTiny
@@ -38,17 +39,29 @@ class ModelConfig:
 class LDISModel(nnx.Module):
     """Parameters of one LDIS model, in float32 unless cast; layers compute in ``dtype``."""
 
-    def __init__(self, config: ModelConfig, key: jax.Array, *, dtype: DTypeLike = jnp.float32):
+    def __init__(
+        self, config: ModelConfig, key: jax.Array, *, dtype: DTypeLike = jnp.float32, lora: LoRA | None = None
+    ):
         self.config = config
+        self.lora = lora
         rngs = key_stream(key)
         self.unet = UNet2DConditionModel(config.unet, dtype=dtype, rngs=rngs)
         self.vae = make_vae(config.vae, dtype=dtype, rngs=rngs)
         self.prompt_encoder = AlphaCLIP(config.prompt_encoder, dtype=dtype, rngs=rngs)
+        if lora is not None:
+            add_lora(self.unet, lora, dtype=dtype, rngs=rngs)
 
     @classmethod
-    def abstract(cls, config: ModelConfig, *, dtype: DTypeLike = jnp.float32) -> LDISModel:
+    def abstract(cls, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, lora: LoRA | None = None) -> LDISModel:
         """The model with shapes in place of arrays, to be filled from files; costs no memory."""
-        return nnx.eval_shape(lambda: cls(config, jax.random.key(0), dtype=dtype))
+        return nnx.eval_shape(lambda: cls(config, jax.random.key(0), dtype=dtype, lora=lora))
+
+    @property
+    def trainable(self) -> nnx.filterlib.Filter:
+        """Picks the parameters that training changes: the UNet's, or what :class:`LoRA` says of them."""
+        if self.lora is None:
+            return TRAINABLE
+        return lambda path, value: path[0] == "unet" and self.lora.trains("/".join(map(str, path[1:])))
 
 
 def make_vae(config: VAEConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> VAE:

@@ -19,11 +19,13 @@ from ldis_jax.models.layers import (
     PAD_BOTH,
     Downsample2D,
     ResnetBlock2D,
+    Run,
     Upsample2D,
     attend,
     conv,
     group_norm,
     layer_norm,
+    rematerialised,
 )
 
 # Transformer2D's norm differs from the ResNet blocks' 1e-5; diffusers' old Flax port missed this.
@@ -173,13 +175,13 @@ class DownBlock(nnx.Module):
         self.downsamplers = nnx.List([] if last else [Downsample2D(c_out, PAD_BOTH, dtype=dtype, rngs=rngs)])
 
     def __call__(
-        self, x: jax.Array, temb: jax.Array, context: jax.Array, bias: jax.Array | None
+        self, x: jax.Array, temb: jax.Array, context: jax.Array, bias: jax.Array | None, run: Run
     ) -> tuple[jax.Array, list[jax.Array]]:
         skips = []
         for i, resnet in enumerate(self.resnets):
-            x = resnet(x, temb)
+            x = run(resnet, x, temb)
             if self.attentions:
-                x = self.attentions[i](x, context, bias)
+                x = run(self.attentions[i], x, context, bias)
             skips.append(x)
         for down in self.downsamplers:
             x = down(x)
@@ -195,10 +197,12 @@ class MidBlock(nnx.Module):
         self.attentions = nnx.List([Transformer2DModel(channels, config.num_heads[-1], config, dtype=dtype, rngs=rngs)])
         self.resnets = nnx.List(_resnet(config, channels, channels, dtype=dtype, rngs=rngs) for _ in range(2))
 
-    def __call__(self, x: jax.Array, temb: jax.Array, context: jax.Array, bias: jax.Array | None) -> jax.Array:
-        x = self.resnets[0](x, temb)
-        x = self.attentions[0](x, context, bias)
-        return self.resnets[1](x, temb)
+    def __call__(
+        self, x: jax.Array, temb: jax.Array, context: jax.Array, bias: jax.Array | None, run: Run
+    ) -> jax.Array:
+        x = run(self.resnets[0], x, temb)
+        x = run(self.attentions[0], x, context, bias)
+        return run(self.resnets[1], x, temb)
 
 
 class UpBlock(nnx.Module):
@@ -228,12 +232,18 @@ class UpBlock(nnx.Module):
         self.upsamplers = nnx.List([] if last else [Upsample2D(c_out, dtype=dtype, rngs=rngs)])
 
     def __call__(
-        self, x: jax.Array, skips: list[jax.Array], temb: jax.Array, context: jax.Array, bias: jax.Array | None
+        self,
+        x: jax.Array,
+        skips: list[jax.Array],
+        temb: jax.Array,
+        context: jax.Array,
+        bias: jax.Array | None,
+        run: Run,
     ) -> jax.Array:
         for i, resnet in enumerate(self.resnets):
-            x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), temb)
+            x = run(resnet, jnp.concatenate([x, skips.pop()], axis=-1), temb)
             if self.attentions:
-                x = self.attentions[i](x, context, bias)
+                x = run(self.attentions[i], x, context, bias)
         for up in self.upsamplers:
             x = up(x)
         return x
@@ -245,6 +255,7 @@ class UNet2DConditionModel(nnx.Module):
     def __init__(self, config: UNetConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
         self.dtype = jnp.dtype(dtype)
+        self.remat = "none"  # what the backward pass computes again, see layers.rematerialised
         channels, heads, n = config.block_out_channels, config.num_heads, config.layers_per_block
         last = len(channels) - 1
         self.conv_in = conv(config.in_channels, channels[0], dtype=dtype, rngs=rngs)
@@ -302,12 +313,13 @@ class UNet2DConditionModel(nnx.Module):
         if self.config.encoder_hid_dim is not None:
             context = self.encoder_hid_proj(context)
 
+        run = rematerialised(self.remat)
         x = self.conv_in(sample)
         skips = [x]
         for down in self.down_blocks:
-            x, new = down(x, temb, context, encoder_attention_bias)
+            x, new = down(x, temb, context, encoder_attention_bias, run)
             skips += new
-        x = self.mid_block(x, temb, context, encoder_attention_bias)
+        x = self.mid_block(x, temb, context, encoder_attention_bias, run)
         for up in self.up_blocks:
-            x = up(x, skips, temb, context, encoder_attention_bias)
+            x = up(x, skips, temb, context, encoder_attention_bias, run)
         return self.conv_out(nnx.silu(self.conv_norm_out(x))).astype(jnp.float32)

@@ -12,10 +12,12 @@ from ldis_jax.models.layers import (
     PAD_RIGHT_BELOW,
     Downsample2D,
     ResnetBlock2D,
+    Run,
     Upsample2D,
     attend,
     conv,
     group_norm,
+    rematerialised,
 )
 
 _EPS = 1e-6
@@ -85,9 +87,9 @@ class UpDecoderBlock2D(nnx.Module):
         )
         self.upsamplers = nnx.List([] if last else [Upsample2D(c_out, dtype=dtype, rngs=rngs)])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, run: Run) -> jax.Array:
         for layer in (*self.resnets, *self.upsamplers):
-            x = layer(x)
+            x = run(layer, x)
         return x
 
 
@@ -128,10 +130,14 @@ class Decoder(nnx.Module):
         self.conv_norm_out = group_norm(channels[-1], config.norm_num_groups, _EPS, dtype=dtype, rngs=rngs)
         self.conv_out = conv(channels[-1], config.out_channels, dtype=dtype, rngs=rngs)
 
-    def __call__(self, z: jax.Array) -> jax.Array:
-        x = self.mid_block(self.conv_in(z))
+    def __call__(self, z: jax.Array, remat: str = "none") -> jax.Array:
+        run = rematerialised(remat)
+        x = run(self.mid_block, self.conv_in(z))
         for block in self.up_blocks:
-            x = block(x)
+            x = block(x, run)
+        return run(self._to_picture, x)
+
+    def _to_picture(self, x: jax.Array) -> jax.Array:
         return self.conv_out(nnx.silu(self.conv_norm_out(x)))
 
 
@@ -165,6 +171,9 @@ class AutoencoderKL(nnx.Module):
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.exp(0.5 * jnp.clip(logvar, -30.0, 20.0))
 
-    def decode(self, latents: jax.Array) -> jax.Array:
-        """Unscaled latents [B, s, s, 4] -> float32 picture [B, S, S, 3], about [-1, 1], not clipped."""
-        return self.decoder(self.post_quant_conv(latents)).astype(jnp.float32)
+    def decode(self, latents: jax.Array, remat: str = "none") -> jax.Array:
+        """Unscaled latents [B, s, s, 4] -> float32 picture [B, S, S, 3], about [-1, 1], not clipped.
+
+        ``remat`` is what a backward pass computes again, see :func:`ldis_jax.models.layers.rematerialised`.
+        """
+        return self.decoder(self.post_quant_conv(latents), remat).astype(jnp.float32)

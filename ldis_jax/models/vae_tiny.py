@@ -15,7 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ldis_jax.models.config import SD_SCALING_FACTOR, AutoencoderTinyConfig
-from ldis_jax.models.layers import conv, upsample_nearest
+from ldis_jax.models.layers import conv, rematerialised, upsample_nearest
 
 
 class ReLU(nnx.Module):
@@ -42,7 +42,10 @@ class AutoencoderTinyBlock(nnx.Module):
         self.conv = nnx.List([layer(), ReLU(), layer(), ReLU(), layer()])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nnx.relu(_apply(self.conv, x) + x)
+        h = x
+        for layer in self.conv:
+            h = layer(h)
+        return nnx.relu(h + x)
 
 
 class Layers(nnx.Module):
@@ -51,8 +54,11 @@ class Layers(nnx.Module):
     def __init__(self, layers: Iterable[nnx.Module]):
         self.layers = nnx.List(layers)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return _apply(self.layers, x)
+    def __call__(self, x: jax.Array, remat: str = "none") -> jax.Array:
+        run = rematerialised(remat)
+        for layer in self.layers:
+            x = run(layer, x)
+        return x
 
 
 class AutoencoderTiny(nnx.Module):
@@ -83,10 +89,13 @@ class AutoencoderTiny(nnx.Module):
         latents = scaled / self.scaling_factor
         return latents, jnp.zeros_like(latents)
 
-    def decode(self, latents: jax.Array) -> jax.Array:
-        """Unscaled latents [B, s, s, 4] -> float32 picture [B, S, S, 3], about [-1, 1], not clipped."""
+    def decode(self, latents: jax.Array, remat: str = "none") -> jax.Array:
+        """Unscaled latents [B, s, s, 4] -> float32 picture [B, S, S, 3], about [-1, 1], not clipped.
+
+        ``remat`` is what a backward pass computes again, see :func:`ldis_jax.models.layers.rematerialised`.
+        """
         scaled = latents * self.scaling_factor / self.config.scaling_factor
-        return self.decoder(jnp.tanh(scaled / 3.0) * 3.0).astype(jnp.float32) * 2.0 - 1.0
+        return self.decoder(jnp.tanh(scaled / 3.0) * 3.0, remat).astype(jnp.float32) * 2.0 - 1.0
 
 
 def _encoder_layers(config: AutoencoderTinyConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> Iterable[nnx.Module]:
@@ -116,9 +125,3 @@ def _decoder_layers(config: AutoencoderTinyConfig, dtype: DTypeLike, rngs: nnx.R
         else:
             yield Upsample()
             yield conv(channels, channels, use_bias=False, dtype=dtype, rngs=rngs)
-
-
-def _apply(layers: Iterable[nnx.Module], x: jax.Array) -> jax.Array:
-    for layer in layers:
-        x = layer(x)
-    return x

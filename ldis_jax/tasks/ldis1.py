@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ldis_jax import prompting
 from ldis_jax.models.ldis import LDISModel
-from ldis_jax.tasks.task import PromptInputs, Task, decode_residual, encode_query_and_target
+from ldis_jax.tasks.task import PromptInputs, Task, decode_residual, encode_query_and_target, require_choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,34 +19,54 @@ class LDIS1(Task):
     """One-step segmentation.
 
     Attributes:
-        timestep: the constant timestep given to the UNet; no noise is added, as in the public code.
+        timestep: the constant timestep given to the UNet.
+        noised: whether the query's latents are noised at ``timestep`` (the paper's z_t); the public code adds none.
         query_latents: "mode" of the query's posterior (reproducible), or "sample" as the public code draws it.
+        loss_space: "latent" (eq. 6) or "pixel" (eq. 5).
     """
 
     name = "ldis1"
     unet_in_channels = 4
 
     timestep: int = 0
+    noised: bool = False
     query_latents: str = "mode"
+    loss_space: str = "latent"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.query_latents not in ("mode", "sample"):
-            raise ValueError(f"query_latents={self.query_latents!r}; must be 'mode' or 'sample'")
+        require_choice("query_latents", self.query_latents, ("mode", "sample"))
+        require_choice("loss_space", self.loss_space, ("latent", "pixel"))
+        if self.timestep >= (last := self.schedule.num_train_timesteps):
+            raise ValueError(f"timestep={self.timestep}: must be less than the noise schedule's {last}")
+
+    @property
+    def needs_schedule(self) -> bool:
+        return self.noised
 
     def loss(
         self, model: LDISModel, batch: Mapping[str, jax.Array], key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Latent-space loss, eq. 6: MSE(UNet(z_q), sample of E(M_a)), both scaled."""
-        target_key, query_key = jax.random.split(key)
+        """How far the painted pseudo mask is from the true one, M.
+
+        Latent-space, eq. 6: MSE(UNet(z_q), sample of E(M)), both scaled. Pixel-space, eq. 5: MSE(D(UNet(z_q) / scale),
+        M), through the frozen decoder, whose blocks are computed again in the backward pass.
+        """
+        target_key, query_key, noise_key, perturb_key = jax.random.split(key, 4)
         scale = model.vae.scaling_factor
-        (mean, std), target_latents = encode_query_and_target(
-            model.vae, batch["query_image"], batch["query_mask"], self.mask_alpha, target_key
-        )
+        target = self.target_image(batch["query_mask"], batch["query_image"], perturb_key)
+        if self.loss_space == "pixel":
+            mean, std = model.vae.encode(batch["query_image"])
+        else:
+            (mean, std), target_latents = encode_query_and_target(model.vae, batch["query_image"], target, target_key)
         if self.query_latents == "sample":
             mean += std * jax.random.normal(query_key, mean.shape)
+        latents = self._noised(mean * scale, jax.random.normal(noise_key, mean.shape))
         prompts = PromptInputs(batch["prompt_images"], batch["prompt_masks"])
-        prediction = self._paint(model, mean * scale, prompts)
+        prediction = self._paint(model, latents, prompts)
+        if self.loss_space == "pixel":
+            painted = model.vae.decode(prediction / scale, remat="blocks")
+            return jnp.mean(jnp.square(painted - target)), {}
         return jnp.mean(jnp.square(prediction - target_latents * scale)), {}
 
     def predict(
@@ -56,14 +76,23 @@ class LDIS1(Task):
         if options:
             raise TypeError(f"LDIS-1 takes no option {sorted(options)}")
         latents, std = model.vae.encode(query_image)
+        shape = std.shape[1:]
         if self.query_latents == "sample":
-            latents += std * jax.vmap(lambda key: jax.random.normal(key, std.shape[1:]))(keys)
-        latents = self._paint(model, latents * model.vae.scaling_factor, prompts)
-        return decode_residual(model.vae, latents, query_image, self.mask_alpha)
+            latents += std * jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1), shape))(keys)
+        latents = self._noised(latents * model.vae.scaling_factor, noise)
+        latents = self._paint(model, latents, prompts)
+        return decode_residual(model.vae, latents, query_image, self.picture_share)
+
+    def _noised(self, latents: jax.Array, noise: jax.Array) -> jax.Array:
+        """z_t = sqrt(abar_t) z + sqrt(1 - abar_t) noise of scaled latents [B, s, s, 4], where the task says so."""
+        if not self.noised:
+            return latents
+        return self.schedule.add_noise(latents, noise, jnp.full(latents.shape[:1], self.timestep))
 
     def _paint(self, model: LDISModel, query_latents: jax.Array, prompts: PromptInputs) -> jax.Array:
         """Scaled query latents -> scaled pseudo-mask latents, [B, s, s, 4]."""
-        tokens, mask = prompting.instruction_tokens(model.prompt_encoder, prompts.images, prompts.masks)
+        tokens, mask = self.instruction_tokens(model.prompt_encoder, prompts.images, prompts.masks)
         bias = prompting.attention_bias(mask, prompts.num_prompts, prompts.images.shape[1])
         timesteps = jnp.full(query_latents.shape[:1], self.timestep)
         return model.unet(query_latents, timesteps, tokens, bias)

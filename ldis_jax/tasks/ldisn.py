@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ldis_jax import prompting
-from ldis_jax.diffusion import SAMPLERS, NoiseSchedule, sample, two_scale_guidance
+from ldis_jax.diffusion import SAMPLERS, sample, two_scale_guidance
 from ldis_jax.models.ldis import LDISModel
-from ldis_jax.tasks.task import PromptInputs, Task, decode_residual, encode_query_and_target
+from ldis_jax.tasks.task import (
+    PromptInputs,
+    Task,
+    decode_residual,
+    encode_query_and_target,
+    interleave,
+    require_choice,
+    separate,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +34,6 @@ class LDISN(Task):
             probability p in training.
         num_steps, sampler: defaults of prediction.
         image_guidance_scale, prompt_guidance_scale: s_q and s_t of eq. 10, defaults of prediction.
-        schedule: the noise process, kept in ``scheduler/`` of a model folder.
     """
 
     name = "ldisn"
@@ -39,7 +45,6 @@ class LDISN(Task):
     sampler: str = "ddpm"
     image_guidance_scale: float = 1.5
     prompt_guidance_scale: float = 7.0
-    schedule: NoiseSchedule = NoiseSchedule()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,21 +53,16 @@ class LDISN(Task):
             raise ValueError(
                 f"num_steps={self.num_steps}, conditioning_dropout={p}: need num_steps >= 1, 0 <= p <= 1/3"
             )
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler={self.sampler!r}; must be one of {SAMPLERS}")
-
-    def to_dict(self) -> dict[str, Any]:
-        values = super().to_dict()
-        del values["schedule"]
-        return values
+        require_choice("sampler", self.sampler, SAMPLERS)
 
     def loss(
         self, model: LDISModel, batch: Mapping[str, jax.Array], key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Denoising loss, eq. 9, with conditioning dropout."""
-        target_key, time_key, noise_key, dropout_key = jax.random.split(key, 4)
+        target_key, time_key, noise_key, dropout_key, perturb_key = jax.random.split(key, 5)
+        target = self.target_image(batch["query_mask"], batch["query_image"], perturb_key)
         (query_latents, _), target_latents = encode_query_and_target(
-            model.vae, batch["query_image"], batch["query_mask"], self.mask_alpha, target_key
+            model.vae, batch["query_image"], target, target_key
         )
         target_latents *= model.vae.scaling_factor
         size = query_latents.shape[0]
@@ -71,7 +71,7 @@ class LDISN(Task):
         noisy_latents = self.schedule.add_noise(target_latents, noise, timesteps)
 
         num_prompts = batch["prompt_images"].shape[1]
-        tokens, mask = prompting.instruction_tokens(model.prompt_encoder, batch["prompt_images"], batch["prompt_masks"])
+        tokens, mask = self.instruction_tokens(model.prompt_encoder, batch["prompt_images"], batch["prompt_masks"])
         null_tokens = prompting.null_instruction_tokens(model.prompt_encoder, num_prompts)
         # InstructPix2Pix's rule, one draw a sample: [0, p) tokens, [p, 2p) both, [2p, 3p) query latents.
         u, p = jax.random.uniform(dropout_key, (size,)), self.conditioning_dropout
@@ -80,8 +80,8 @@ class LDISN(Task):
 
         inputs = jnp.concatenate([noisy_latents, query_latents], axis=-1)
         prediction = model.unet(inputs, timesteps, tokens, prompting.attention_bias(mask))
-        target = self.schedule.training_target(target_latents, noise, timesteps)
-        return jnp.mean(jnp.square(prediction - target)), {}
+        goal = self.schedule.training_target(target_latents, noise, timesteps)
+        return jnp.mean(jnp.square(prediction - goal)), {}
 
     def predict(  # type: ignore[override]  # names the options it takes
         self,
@@ -115,19 +115,19 @@ class LDISN(Task):
         scale_prompt = self.prompt_guidance_scale if prompt_guidance_scale is None else prompt_guidance_scale
         query_latents, _ = model.vae.encode(query_image)
         num_prompts = prompts.images.shape[1]
-        tokens, mask = prompting.instruction_tokens(model.prompt_encoder, prompts.images, prompts.masks)
+        tokens, mask = self.instruction_tokens(model.prompt_encoder, prompts.images, prompts.masks)
         null = jnp.broadcast_to(prompting.null_instruction_tokens(model.prompt_encoder, num_prompts), tokens.shape)
         bias = prompting.attention_bias(mask, prompts.num_prompts, num_prompts)
 
         # Three branches in one batch: (z_q, tokens), (z_q, null), (0, null); all under the same instruction mask.
-        branch_latents = jnp.concatenate([query_latents, query_latents, jnp.zeros_like(query_latents)])
-        branch_tokens = jnp.concatenate([tokens, null, null])
-        branch_bias = jnp.tile(bias, (3, 1))
+        branch_latents = interleave(query_latents, query_latents, jnp.zeros_like(query_latents))
+        branch_tokens = interleave(tokens, null, null)
+        branch_bias = interleave(bias, bias, bias)
 
         def denoise(z: jax.Array, timestep: jax.Array) -> jax.Array:
-            inputs = jnp.concatenate([jnp.tile(z, (3, 1, 1, 1)), branch_latents], axis=-1)
+            inputs = jnp.concatenate([interleave(z, z, z), branch_latents], axis=-1)
             timesteps = jnp.full(inputs.shape[:1], timestep)
-            full, null_prompt, null_both = jnp.split(model.unet(inputs, timesteps, branch_tokens, branch_bias), 3)
+            full, null_prompt, null_both = separate(model.unet(inputs, timesteps, branch_tokens, branch_bias), 3)
             return two_scale_guidance(full, null_prompt, null_both, scale_image, scale_prompt)
 
         def draw(count: jax.Array | int) -> jax.Array:
@@ -144,4 +144,4 @@ class LDISN(Task):
             self.num_steps if num_steps is None else num_steps,
             self.sampler if sampler is None else sampler,
         )
-        return decode_residual(model.vae, latents, query_image, self.mask_alpha)
+        return decode_residual(model.vae, latents, query_image, self.picture_share)

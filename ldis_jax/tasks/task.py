@@ -14,9 +14,11 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ldis_jax import pseudo_mask
+from ldis_jax import prompting, pseudo_mask
 from ldis_jax.checks import check_fields
+from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError, list_names
+from ldis_jax.models.alpha_clip import AlphaCLIP
 from ldis_jax.models.ldis import VAE, LDISModel
 
 _TASKS: dict[str, type[Task]] = {}
@@ -38,11 +40,16 @@ class PromptInputs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Task(abc.ABC):
-    """Fields common to both architectures.
+    """Fields common to both architectures; docs/variants.md has a table of them.
 
     Attributes:
         image_size: S, the side of the network's square input in pixels.
-        mask_alpha: g of eq. 4; 0 is the vanilla pseudo mask.
+        target: what the network learns to paint: "augmented" (eq. 4), "perturbed" (the vanilla pseudo mask and noise)
+            or "added" (the paper's first version); see :func:`ldis_jax.pseudo_mask.encode`.
+        mask_alpha: g of eq. 4, 0 for the vanilla pseudo mask; of "added" the divisor alpha, at least 1.
+        mask_noise: standard deviation of the noise of "perturbed", 0 for the others.
+        masking: stages of eq. 1 at work: "both", "pre", "post" or "none". Plain CLIP knows no pre-masking.
+        schedule: the noise process, kept in ``scheduler/`` of a model folder.
     """
 
     name: ClassVar[str]
@@ -50,10 +57,25 @@ class Task(abc.ABC):
 
     image_size: int = 256
     mask_alpha: float = 0.0
+    target: str = "augmented"
+    mask_noise: float = 0.0
+    masking: str = "both"
+    schedule: NoiseSchedule = NoiseSchedule()
 
     def __post_init__(self) -> None:
-        if self.image_size < 1 or not 0 <= self.mask_alpha < 1:
-            raise ValueError(f"image_size={self.image_size}, mask_alpha={self.mask_alpha}: need S >= 1, 0 <= g < 1")
+        require_choice("target", self.target, pseudo_mask.TARGETS)
+        require_choice("masking", self.masking, tuple(prompting.MASKING))
+        if self.image_size < 1:
+            raise ValueError(f"image_size={self.image_size}: must be positive")
+        fits, need = {
+            "augmented": (0 <= self.mask_alpha < 1, "0 <= g < 1"),
+            "perturbed": (self.mask_alpha == 0, "0, for no picture is mixed in"),
+            "added": (self.mask_alpha >= 1, "at least 1, for it divides the picture"),
+        }[self.target]
+        if not fits:
+            raise ValueError(f"mask_alpha={self.mask_alpha}: target={self.target!r} needs {need}")
+        if (self.mask_noise > 0) != (self.target == "perturbed") or self.mask_noise < 0:
+            raise ValueError(f"mask_noise={self.mask_noise}: must be positive for target='perturbed', else 0")
 
     def __init_subclass__(cls) -> None:
         _TASKS[cls.name] = cls
@@ -78,14 +100,39 @@ class Task(abc.ABC):
     def predict(
         self, model: LDISModel, query_image: jax.Array, prompts: PromptInputs, keys: jax.Array, **options: Any
     ) -> jax.Array:
-        """R = decoded - g I_q, float32 [B, S, S, 3], for queries [B, S, S, 3] in [-1, 1].
+        """R = decoded - g I_q with g of :attr:`picture_share`, float32 [B, S, S, 3], for queries in [-1, 1].
 
         ``keys`` [B] are one random key a query, so that a result does not depend on its neighbours in the batch.
         """
 
+    @property
+    def needs_schedule(self) -> bool:
+        """Whether anything that is computed depends on :attr:`schedule`."""
+        return True
+
+    @property
+    def picture_share(self) -> float:
+        """g, how much of the query the target holds: decoded = R + g I_q."""
+        return pseudo_mask.picture_share(self.mask_alpha, self.target)
+
+    def instruction_tokens(
+        self, prompt_encoder: AlphaCLIP, prompt_images: jax.Array, prompt_masks: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """:func:`ldis_jax.prompting.instruction_tokens` with this task's stages of masking."""
+        return prompting.instruction_tokens(prompt_encoder, prompt_images, prompt_masks, self.masking)
+
+    def target_image(self, query_mask: jax.Array, query_image: jax.Array, key: jax.Array) -> jax.Array:
+        """The pseudo mask to be painted, [B, S, S, 3], of masks [B, S, S]; ``key`` draws the noise of "perturbed"."""
+        noise: jax.Array | float = 0.0
+        if self.target == "perturbed":
+            noise = self.mask_noise * jax.random.normal(key, query_image.shape)
+        return pseudo_mask.encode(query_mask, query_image, self.mask_alpha, self.target, noise)
+
     def to_dict(self) -> dict[str, Any]:
         """The content of ``ldis_config.json``."""
-        return {"task": self.name, **dataclasses.asdict(self)}
+        values = {"task": self.name, **dataclasses.asdict(self)}
+        del values["schedule"]
+        return values
 
 
 def task_from_dict(values: Mapping[str, Any], where: str = "ldis_config.json") -> Task:
@@ -104,22 +151,41 @@ def task_from_dict(values: Mapping[str, Any], where: str = "ldis_config.json") -
         raise LDISError(f"{where}: {error}") from None
 
 
+def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ``ValueError`` where a field is none of its values."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}; must be one of {choices}")
+
+
+def interleave(*arrays: jax.Array) -> jax.Array:
+    """N arrays [B, ...] as one batch [B * N, ...], a sample's N in a row.
+
+    One after the other, they would have to travel where a batch is cut over devices.
+    """
+    return jnp.stack(arrays, axis=1).reshape(-1, *arrays[0].shape[1:])
+
+
+def separate(x: jax.Array, count: int) -> list[jax.Array]:
+    """The inverse of :func:`interleave`."""
+    x = x.reshape(-1, count, *x.shape[1:])
+    return [x[:, i] for i in range(count)]
+
+
 def encode_query_and_target(
-    vae: VAE, query_image: jax.Array, query_mask: jax.Array, mask_alpha: float, key: jax.Array
+    vae: VAE, query_image: jax.Array, target: jax.Array, key: jax.Array
 ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
     """Encodes the query and its pseudo mask in one batch, for the VAE costs more than the UNet at 256 pixels.
 
     Returns:
         ((mean, std) of the query's posterior, a sample of the pseudo mask's), all unscaled, [B, s, s, 4].
     """
-    target = pseudo_mask.encode(query_mask, query_image, mask_alpha)
-    mean, std = vae.encode(jnp.concatenate([query_image, target]))
-    (query_mean, target_mean), (query_std, target_std) = jnp.split(mean, 2), jnp.split(std, 2)
+    mean, std = vae.encode(interleave(query_image, target))
+    (query_mean, target_mean), (query_std, target_std) = separate(mean, 2), separate(std, 2)
     target_latents = target_mean + target_std * jax.random.normal(key, target_std.shape)
     return (query_mean, query_std), target_latents
 
 
-def decode_residual(vae: VAE, latents: jax.Array, query_image: jax.Array, mask_alpha: float) -> jax.Array:
-    """Scaled latents [B, s, s, 4] -> R float32 [B, S, S, 3]."""
+def decode_residual(vae: VAE, latents: jax.Array, query_image: jax.Array, share: float) -> jax.Array:
+    """Scaled latents [B, s, s, 4] -> R float32 [B, S, S, 3]; ``share`` is g."""
     decoded = vae.decode(latents / vae.scaling_factor)
-    return pseudo_mask.residual(decoded, query_image, mask_alpha)
+    return pseudo_mask.residual(decoded, query_image, share)

@@ -152,8 +152,10 @@ def test_bfloat16_halves_the_files(convert_to):
 def test_clip_without_alpha(convert_to):
     assert convert_to("--sd15=sd15", "--clip=ViT.pt", "--task=ldis1", "--out=plain")[0] == 0
     assert not load_model("plain").model.config.prompt_encoder.alpha
+    assert load_model("plain").task.masking == "post"  # all that it can do
     assert convert_to("--sd15=sd15", "--clip=ViT.pt", "--zero_alpha", "--task=ldis1", "--out=zero")[0] == 0
     assert not arrays(load_model("zero").model.prompt_encoder)["conv1_alpha.weight"].any()
+    assert load_model("zero").task.masking == "both"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ A case is a name such as "R/ldisn/ddim/3" (R of LDIS-n, DDIM, three prompts). ``
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -59,17 +60,41 @@ CONFIGS = {
 TASKS: dict[str, Any] = {
     "ldis1": LDIS1(image_size=SIZE, mask_alpha=0.2),
     "ldisn": LDISN(image_size=SIZE, conditioning_dropout=0.25),  # so that a batch of 4 meets every branch
-    "plain": LDIS1(image_size=SIZE, timestep=7),
+    "plain": LDIS1(image_size=SIZE, timestep=7, masking="post"),
 }
+# One variant of the paper each, see docs/variants.md, on the smallest networks.
+VARIANTS: dict[str, Any] = {
+    "pixel": LDIS1(image_size=SIZE, mask_alpha=0.2, loss_space="pixel"),
+    "perturbed": LDIS1(image_size=SIZE, target="perturbed", mask_noise=0.3, query_latents="sample"),
+    "added": LDIS1(image_size=SIZE, target="added", mask_alpha=1.5),
+    "noised": LDIS1(image_size=SIZE, noised=True, timestep=300),
+    "pre": LDIS1(image_size=SIZE, masking="pre"),
+    "post": LDIS1(image_size=SIZE, masking="post"),
+    "none": LDIS1(image_size=SIZE, masking="none"),
+    "ldisn_perturbed": LDISN(
+        image_size=SIZE, target="perturbed", mask_alpha=0.0, mask_noise=0.3, masking="pre", conditioning_dropout=0.25
+    ),
+}
+TASKS |= VARIANTS
+_SMALL = ModelConfig(
+    dataclasses.replace(CONFIGS["plain"].unet, encoder_hid_dim=40),
+    CONFIGS["plain"].vae,
+    dataclasses.replace(CONFIGS["plain"].prompt_encoder, alpha=True),
+)
+_SMALL_N = dataclasses.replace(_SMALL, unet=dataclasses.replace(_SMALL.unet, in_channels=8))
+CONFIGS |= {name: _SMALL if task.name == "ldis1" else _SMALL_N for name, task in VARIANTS.items()}
+
 LDISN_OPTIONS: dict[str, Any] = {"num_steps": 20, "image_guidance_scale": 1.5, "prompt_guidance_scale": 7.0}
 CASES = (
     *(f"tokens/{name}" for name in ("ldis1", "plain", "null")),
-    *(f"unet/{name}/{mask}" for name in CONFIGS for mask in ("masked", "empty")),
+    *(f"unet/{name}/{mask}" for name in ("ldis1", "ldisn", "plain") for mask in ("masked", "empty")),
     "unet/plain/unmasked",
     *(f"vae/{name}/{part}" for name in ("ldis1", "plain") for part in ("mean", "std", "decode")),
     *(f"R/{name}" for name in ("ldis1/1", "ldis1/3", "plain/3")),
+    *(f"R/{name}/2" for name in ("added", "noised", "pre", "post", "none")),
     *(f"R/ldisn/{sampler}/{k}" for sampler in ("ddim", "ddpm") for k in (1, 3)),
-    *(f"{part}/{name}" for part in ("loss", "gradient") for name in ("plain", "ldisn")),
+    *(f"{part}/{name}" for part in ("loss", "gradient") for name in ("plain", "ldisn", "pixel")),
+    *(f"loss/{name}" for name in ("perturbed", "added", "noised", "ldisn_perturbed")),
 )
 
 
@@ -174,20 +199,37 @@ def training_key() -> jax.Array:
 
 def training_draws(name: str) -> dict[str, np.ndarray]:
     """The draws that ``Task.loss`` makes from ``training_key``, in the order of its source."""
-    side = SIZE // CONFIGS[name].vae.downscale
-    shape = (4, side, side, 4)
-    if TASKS[name].name == "ldis1":
-        target_key, _ = jax.random.split(training_key())
+    task, shape = TASKS[name], (4, *latent_shape(name))
+    if task.name == "ldis1":
+        target_key, query_key, noise_key, perturb_key = jax.random.split(training_key(), 4)
         draws = {"target_noise": jax.random.normal(target_key, shape)}
+        if task.query_latents == "sample":
+            draws["query_noise"] = jax.random.normal(query_key, shape)
+        if task.noised:
+            draws["noise"] = jax.random.normal(noise_key, shape)
     else:
-        target_key, time_key, noise_key, dropout_key = jax.random.split(training_key(), 4)
+        target_key, time_key, noise_key, dropout_key, perturb_key = jax.random.split(training_key(), 5)
         draws = {
             "target_noise": jax.random.normal(target_key, shape),
             "timesteps": jax.random.randint(time_key, (4,), 0, 1000),
             "noise": jax.random.normal(noise_key, shape),
             "u": jax.random.uniform(dropout_key, (4,)),
         }
+    if task.target == "perturbed":
+        draws["perturbation"] = jax.random.normal(perturb_key, (4, SIZE, SIZE, 3))
     return {key: np.asarray(value) for key, value in draws.items()}
+
+
+def latent_shape(name: str) -> tuple[int, int, int]:
+    """[s, s, 4] of one of :data:`CONFIGS`."""
+    side = SIZE // CONFIGS[name].vae.downscale
+    return side, side, 4
+
+
+def prediction_noise(name: str) -> np.ndarray:
+    """What a noised LDIS-1 draws from the keys of :func:`predict`, a query at a time; [2, s, s, 4]."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    return np.stack([jax.random.normal(jax.random.fold_in(key, 1), latent_shape(name)) for key in keys])
 
 
 @functools.cache

@@ -33,7 +33,8 @@ def torch_output(case: str, models: dict[str, TorchLDIS]) -> np.ndarray:
             options = cases.LDISN_OPTIONS | cases.sampling_noise() | {"sampler": sampler}
             return models["ldisn"].predict_ldisn(cases.query_image(), *cases.prompts(int(k)), **options)
         case "R", name, k:
-            return models[name].predict_ldis1(cases.query_image(), *cases.prompts(int(k)))
+            noise = cases.prediction_noise(name) if cases.TASKS[name].noised else None
+            return models[name].predict_ldis1(cases.query_image(), *cases.prompts(int(k)), noise=noise)
     with torch.no_grad():
         return _network_output(case, models)
 
@@ -63,7 +64,7 @@ def _network_output(case: str, models: dict[str, TorchLDIS]) -> np.ndarray:
 
 def _loss(name: str, model: TorchLDIS) -> torch.Tensor:
     batch, draws = cases.training_batch(), cases.training_draws(name)
-    return model.loss_ldisn(batch, **draws) if name == "ldisn" else model.loss_ldis1(batch, **draws)
+    return getattr(model, f"loss_{cases.TASKS[name].name}")(batch, **draws)
 
 
 def _gradient_norms(name: str, model: TorchLDIS) -> np.ndarray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from diffusers.schedulers import scheduling_ddpm
+from safetensors.torch import load_file
 
 from tests.reference.alpha_clip import AlphaCLIP
 
@@ -28,13 +30,31 @@ def nhwc(x: torch.Tensor) -> np.ndarray:
     return x.detach().movedim(-3, -1).numpy()
 
 
-def encode_mask(mask: np.ndarray, query: torch.Tensor, g: float) -> torch.Tensor:
-    """Eq. 2-4: [B, S, S] and [B, 3, S, S] -> the augmented pseudo mask [B, 3, S, S]."""
+def encode_mask(
+    mask: np.ndarray, query: torch.Tensor, task: dict[str, Any], perturbation: np.ndarray | None = None
+) -> torch.Tensor:
+    """Eq. 2-4 and the ablations: [B, S, S] and [B, 3, S, S] -> what is to be painted, [B, 3, S, S]."""
     foreground = torch.from_numpy(np.array(mask)) == 1
     vanilla = torch.zeros_like(query)
     vanilla[:, 0] = torch.where(foreground, -1.0, 1.0)
     vanilla[:, 1] = torch.where(foreground, 1.0, -1.0)
-    return (1 - g) * vanilla + g * query
+    match task["target"]:
+        case "perturbed":
+            assert perturbation is not None
+            return vanilla + task["mask_noise"] * nchw(perturbation)
+        case "added":
+            return vanilla + query / task["mask_alpha"]
+    return (1 - task["mask_alpha"]) * vanilla + task["mask_alpha"] * query
+
+
+def picture_part(query: torch.Tensor, task: dict[str, Any]) -> torch.Tensor:
+    """What of the query is in :func:`encode_mask`."""
+    match task["target"]:
+        case "perturbed":
+            return torch.zeros_like(query)
+        case "added":
+            return query / task["mask_alpha"]
+    return query * task["mask_alpha"]
 
 
 class TorchLDIS:
@@ -50,17 +70,18 @@ class TorchLDIS:
             "ddim": DDIMScheduler.from_pretrained(folder / "scheduler"),
         }
         self.scale = self.vae.config.scaling_factor
-        self.g = self.task["mask_alpha"]
 
     def instruction_tokens(self, images: np.ndarray, masks: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """[B, K, S, S, 3] and [B, K, S, S] in {0, 1, 255} -> tokens [B, K*L, D] and 0/1 mask [B, K*L]."""
-        tower, tokens, token_masks = self.prompt_encoder, [], []
+        tower, tokens, token_masks, masking = self.prompt_encoder, [], [], self.task["masking"]
         for k in range(images.shape[1]):
             mask = torch.from_numpy(np.array(masks[:, k] == 1, np.float32))[:, None]
             picture = F.interpolate(nchw(images[:, k]), tower.image_size, mode="bilinear", align_corners=False)
-            alpha = (F.interpolate(mask, tower.image_size, mode="nearest") - 0.5) / 0.26
+            shown = mask if masking in ("both", "pre") else torch.ones_like(mask)
+            alpha = (F.interpolate(shown, tower.image_size, mode="nearest") - 0.5) / 0.26
             tokens.append(tower(picture, alpha))
-            token_masks.append(F.interpolate(mask, tower.grid, mode="nearest").flatten(1))
+            token_mask = F.interpolate(mask, tower.grid, mode="nearest").flatten(1)
+            token_masks.append(token_mask if masking in ("both", "post") else torch.ones_like(token_mask))
         return torch.cat(tokens, dim=1), torch.cat(token_masks, dim=1)
 
     def null_tokens(self, batch: int, num_prompts: int) -> torch.Tensor:
@@ -76,13 +97,21 @@ class TorchLDIS:
         return self.unet(latents, timestep, tokens, encoder_attention_mask=mask).sample
 
     def _residual(self, latents: torch.Tensor, query: torch.Tensor) -> np.ndarray:
-        return nhwc(self.vae.decode(latents / self.scale).sample - self.g * query)
+        return nhwc(self.vae.decode(latents / self.scale).sample - picture_part(query, self.task))
+
+    def _noised(self, latents: torch.Tensor, noise: np.ndarray | None) -> torch.Tensor:
+        """The paper's z_t, by diffusers' scheduler; the latents themselves where there is no noise."""
+        if noise is None:
+            return latents
+        return self.schedulers["ddpm"].add_noise(latents, nchw(noise), torch.tensor([self.task["timestep"]]))
 
     @torch.no_grad()
-    def predict_ldis1(self, query_image: np.ndarray, images: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    def predict_ldis1(
+        self, query_image: np.ndarray, images: np.ndarray, masks: np.ndarray, noise: np.ndarray | None = None
+    ) -> np.ndarray:
         """R [B, S, S, 3] of LDIS-1, the query encoded as the posterior's mode."""
         query = nchw(query_image)
-        latents = self.vae.encode(query).latent_dist.mode() * self.scale
+        latents = self._noised(self.vae.encode(query).latent_dist.mode() * self.scale, noise)
         painted = self.denoise(latents, self.task["timestep"], *self.instruction_tokens(images, masks))
         return self._residual(painted, query)
 
@@ -122,14 +151,27 @@ class TorchLDIS:
         posterior = self.vae.encode(image).latent_dist
         return posterior.mean + posterior.std * nchw(noise)
 
-    def loss_ldis1(self, batch: dict[str, np.ndarray], target_noise: np.ndarray) -> torch.Tensor:
-        """Eq. 6."""
+    def loss_ldis1(
+        self,
+        batch: dict[str, np.ndarray],
+        target_noise: np.ndarray,
+        query_noise: np.ndarray | None = None,
+        noise: np.ndarray | None = None,
+        perturbation: np.ndarray | None = None,
+    ) -> torch.Tensor:
+        """Eq. 6, or eq. 5 where the task says so; ``query_noise`` samples the query's posterior."""
         query = nchw(batch["query_image"])
+        goal = encode_mask(batch["query_mask"], query, self.task, perturbation)
         with torch.no_grad():
-            target = self._posterior_sample(encode_mask(batch["query_mask"], query, self.g), target_noise) * self.scale
-            latents = self.vae.encode(query).latent_dist.mode() * self.scale
+            target = self._posterior_sample(goal, target_noise) * self.scale
+            mode = query_noise is None
+            latents = self.vae.encode(query).latent_dist.mode() if mode else self._posterior_sample(query, query_noise)
+            latents = self._noised(latents * self.scale, noise)
             tokens, mask = self.instruction_tokens(batch["prompt_images"], batch["prompt_masks"])
-        return F.mse_loss(self.denoise(latents, self.task["timestep"], tokens, mask), target)
+        painted = self.denoise(latents, self.task["timestep"], tokens, mask)
+        if self.task["loss_space"] == "pixel":
+            return F.mse_loss(self.vae.decode(painted / self.scale).sample, goal)
+        return F.mse_loss(painted, target)
 
     def loss_ldisn(
         self,
@@ -138,12 +180,14 @@ class TorchLDIS:
         timesteps: np.ndarray,
         noise: np.ndarray,
         u: np.ndarray,
+        perturbation: np.ndarray | None = None,
     ) -> torch.Tensor:
         """Eq. 9, or its v-prediction form, with InstructPix2Pix's dropout under the draws u [B]."""
         query, t, eps = nchw(batch["query_image"]), torch.from_numpy(np.array(timesteps)).long(), nchw(noise)
         scheduler, p = self.schedulers["ddpm"], self.task["conditioning_dropout"]
         with torch.no_grad():
-            target = self._posterior_sample(encode_mask(batch["query_mask"], query, self.g), target_noise) * self.scale
+            goal = encode_mask(batch["query_mask"], query, self.task, perturbation)
+            target = self._posterior_sample(goal, target_noise) * self.scale
             query_latents = self.vae.encode(query).latent_dist.mode()
             tokens, mask = self.instruction_tokens(batch["prompt_images"], batch["prompt_masks"])
             null = self.null_tokens(*batch["prompt_images"].shape[:2])
@@ -156,3 +200,30 @@ class TorchLDIS:
         v_prediction = scheduler.config.prediction_type == "v_prediction"
         goal = scheduler.get_velocity(target, eps, t) if v_prediction else eps
         return F.mse_loss(self.denoise(inputs, t, tokens, mask), goal)
+
+
+def torch_unet(folder: Path) -> UNet2DConditionModel:
+    """The UNet of a model folder."""
+    return UNet2DConditionModel.from_pretrained(folder / "unet")
+
+
+def add_lora(unet: UNet2DConditionModel, path: Path) -> tuple[dict[str, torch.Tensor], set[str]]:
+    """Hooks that add B (A x) to the layers a LoRA file names.
+
+    Returns:
+        (A and B as leaves under their names without "unet.", names of the parameters that the file replaces).
+    """
+    tensors = {name.removeprefix("unet."): tensor for name, tensor in load_file(path).items()}
+    pairs = {name: tensor.requires_grad_() for name, tensor in tensors.items() if ".lora_" in name}
+    for layer in {name.rsplit(".lora_", 1)[0] for name in pairs}:
+
+        def hook(_: Any, inputs: Any, output: torch.Tensor, layer: str = layer) -> torch.Tensor:
+            low = inputs[0] @ pairs[f"{layer}.lora_A.weight"].T
+            return output + low @ pairs[f"{layer}.lora_B.weight"].T
+
+        unet.get_submodule(layer).register_forward_hook(hook)
+    whole = tensors.keys() - pairs.keys()
+    with torch.no_grad():
+        for name in whole:
+            unet.get_parameter(name).copy_(tensors[name])
+    return pairs, whole

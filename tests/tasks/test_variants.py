@@ -1,0 +1,141 @@
+"""The paper's variants as switches of a task: what files say, what is refused, what random keys decide."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ldis_jax.convert import load_model, load_training_init, save_model
+from ldis_jax.diffusion import NoiseSchedule
+from ldis_jax.errors import LDISError
+from ldis_jax.models.ldis import ModelConfig
+from ldis_jax.tasks import LDIS1, LDISN, task_from_dict
+from tests.helpers import MICRO, SIZE
+from tests.parity import test_tasks as glass
+from tests.reference import cases
+from tests.reference.weights import random_model
+
+VARIANT_KEYS = {"target", "mask_noise", "masking", "loss_space", "noised"}
+
+
+@pytest.mark.parametrize("name", cases.VARIANTS)
+def test_a_variant_survives_its_own_file(name):
+    task = cases.VARIANTS[name]
+    assert task_from_dict(json.loads(json.dumps(task.to_dict()))) == task
+
+
+@pytest.mark.parametrize("task", [LDIS1(mask_alpha=0.1), LDISN(num_steps=5)])
+def test_a_file_from_before_the_variants(task):
+    old = {key: value for key, value in task.to_dict().items() if key not in VARIANT_KEYS}
+    assert task_from_dict(old) == task
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"target": "vanilla"}, "target='vanilla'; must be one of"),
+        ({"masking": "early"}, "masking='early'; must be one of"),
+        ({"loss_space": "image"}, "loss_space='image'; must be one of"),
+        ({"noised": 1}, "noised=1 is not a usable bool"),
+        ({"target": "perturbed"}, "mask_noise=0.0: must be positive for target='perturbed'"),
+        ({"target": "perturbed", "mask_noise": -1.0}, "mask_noise=-1.0"),
+        ({"target": "perturbed", "mask_noise": 0.1, "mask_alpha": 0.4}, "mask_alpha=0.4: .* no picture is mixed in"),
+        ({"mask_noise": 0.1}, "mask_noise=0.1"),
+        ({"target": "added"}, "mask_alpha=0.0: target='added' needs at least 1"),
+        ({"mask_alpha": 1.5}, "mask_alpha=1.5: target='augmented' needs 0 <= g < 1"),
+        ({"noised": True, "timestep": 1000}, "timestep=1000: must be less than the noise schedule's 1000"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_line(values, message):
+    with pytest.raises(LDISError, match=message) as error:
+        task_from_dict({"task": "ldis1", **values}, "file")
+    assert str(error.value).startswith("file: ") and "\n" not in str(error.value)
+
+
+def test_noise_at_prediction_is_a_function_of_each_querys_key():
+    plain, noised = LDIS1(image_size=glass.SIZE, timestep=400), LDIS1(image_size=glass.SIZE, timestep=400, noised=True)
+    together = noised.predict(glass.MODEL, glass.QUERY, glass.PROMPTS, glass.KEYS)
+    alone = noised.predict(
+        glass.MODEL, glass.QUERY[1:2], type(glass.PROMPTS)(*(x[1:2] for x in glass.PROMPTS[:2])), glass.KEYS[1:2]
+    )
+    np.testing.assert_allclose(together[1:2], alone, atol=1e-5)
+    signal, sigma = NoiseSchedule().coefficients(jnp.array(400))
+    noise = jnp.stack([jax.random.normal(jax.random.fold_in(key, 1), (1, 1, 4)) for key in glass.KEYS])
+    prompt = glass.PROMPTS.images.mean((2, 3)).mean((1, 2))[:, None, None, None]
+    latents = 0.5 * glass.MODEL.vae.encode(glass.QUERY)[0]
+    change = ((signal - 1) * latents + sigma * noise) * (0.8 + prompt)
+    expected = plain.predict(glass.MODEL, glass.QUERY, glass.PROMPTS, glass.KEYS) + glass.MODEL.vae.decode(change / 0.5)
+    np.testing.assert_allclose(together, expected, atol=1e-5)
+
+
+def test_only_a_noised_ldis1_reads_the_schedule(tmp_path, micro_folder):
+    folder = Path(shutil.copytree(micro_folder, tmp_path / "model"))
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_train_timesteps": 100}))
+    assert load_model(folder).task.schedule == NoiseSchedule()
+    change(folder, noised=True, timestep=50)
+    assert load_model(folder).task.schedule.num_train_timesteps == 100
+    change(folder, timestep=100)
+    with pytest.raises(LDISError, match="timestep=100"):
+        load_model(folder)
+
+
+def change(folder: Path, **values: object) -> None:
+    path = folder / "ldis_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.fixture(scope="module")
+def plain_clip(tmp_path_factory) -> Path:
+    """A model folder whose prompt encoder knows no alpha."""
+    config = MICRO["ldis1"]
+    tower = type(config.prompt_encoder)(**{**vars(config.prompt_encoder), "alpha": False})
+    folder = tmp_path_factory.mktemp("plain") / "model"
+    task = LDIS1(image_size=SIZE, masking="post")
+    save_model(folder, task, random_model(ModelConfig(config.unet, config.vae, tower)))
+    return folder
+
+
+@pytest.mark.parametrize("masking", ["both", "pre"])
+def test_plain_clip_knows_no_pre_masking(plain_clip, masking):
+    with pytest.raises(LDISError, match=f"masking='{masking}' needs Alpha-CLIP; plain CLIP takes 'post' or 'none'"):
+        load_training_init(plain_clip, LDIS1(image_size=SIZE, masking=masking), seed=0)
+
+
+def test_a_plain_clip_folder_from_before_the_variants(plain_clip, tmp_path):
+    folder = Path(shutil.copytree(plain_clip, tmp_path / "model"))
+    path = folder / "ldis_config.json"
+    values = json.loads(path.read_text())
+    del values["masking"]
+    path.write_text(json.dumps(values))
+    assert load_model(folder).task == load_model(plain_clip).task
+
+
+@pytest.mark.parametrize("remat", ["blocks", "dots"])
+def test_the_decoder_computed_again_gives_the_same_gradient_from_less_memory(remat):
+    vae, state = nnx.split(cases.model("ldis1").vae)
+    z, target = cases.normal("remat", 2, 8, 8, 4), cases.random_images("remat", 2)
+
+    def compiled(remat: str):
+        def loss(z: jax.Array, state: nnx.State) -> jax.Array:
+            return jnp.mean(jnp.square(nnx.merge(vae, state).decode(z, remat) - target))
+
+        # The backward pass is a pytree: its leaves are what the forward pass keeps for it, weights left out.
+        kept = jax.eval_shape(lambda z, state: jax.vjp(lambda z: loss(z, state), z)[1], z, state)
+        weights = {leaf.shape for leaf in jax.tree.leaves(state)}
+        kept = sum(leaf.size for leaf in jax.tree.leaves(kept) if leaf.shape not in weights)
+        return jax.jit(jax.grad(loss)).lower(z, state).compile(), kept
+
+    (whole, kept_whole), (again, kept_again) = compiled("none"), compiled(remat)
+    expected = np.asarray(whole(z, state))
+    assert np.abs(again(z, state) - expected).max() <= 1e-5 * np.abs(expected).max()
+    if remat == "blocks":  # what the loss uses: the inputs of blocks alone are kept
+        assert kept_again < 0.25 * kept_whole
+        assert again.memory_analysis().temp_size_in_bytes < whole.memory_analysis().temp_size_in_bytes
