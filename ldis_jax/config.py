@@ -34,12 +34,27 @@ def base_config(task: str) -> ConfigDict:
     # Sizes of a UNet to train from scratch (keys of models.UNetConfig); empty takes the folder's weights.
     config.init.unet = ConfigDict()
 
+    # Trains low-rank pairs on q, k, v and o of the UNet's attention in place of the UNet.
+    config.lora = ConfigDict()
+    config.lora.rank = 0  # 0 trains the UNet
+    config.lora.alpha = 0.0  # the pairs' product is scaled by alpha / rank; 0 stands for the rank itself
+    # Trained whole beside the pairs: the adapter, which is new, and LDIS-n's conv_in, whose new channels start at 0.
+    config.lora.also = ("encoder_hid_proj",) if task == "ldis1" else ("encoder_hid_proj", "conv_in")
+
     config.dtype = "auto"  # of compute: "bfloat16", "float32", or "auto": bfloat16 on TPU and GPU
 
     # Devices that a CPU is split into. Small networks leave cores idle; a device a core keeps them busy.
     config.cpu_devices = 1
 
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1})  # -1: all devices that fsdp leaves
+    # Devices are slices x data x fsdp; fsdp of them share one copy of parameters, gradients and moments. -1: the rest.
+    config.mesh = ConfigDict({"slices": 1, "data": -1, "fsdp": 1})
+
+    # Memory against time; docs/tpu.md has what each costs.
+    config.remat = "none"  # what the backward pass computes again: "none", "dots" or "blocks" (least memory)
+    config.step = ConfigDict()
+    config.step.accumulate = 1  # parts that a batch is computed in, one after the other
+    config.step.grad_dtype = "float32"  # of gradients and of what devices exchange; "bfloat16" halves both
+    config.step.ema_decay = 0.0  # of an average of the parameters that is evaluated and exported; 0 keeps none
 
     config.train_steps = 160_000
     config.batch_size = 64  # over all devices
@@ -54,6 +69,7 @@ def base_config(task: str) -> ConfigDict:
     config.optim.eps = 1e-8
     config.optim.weight_decay = 1e-2
     config.optim.grad_clip = 1.0
+    config.optim.moment_dtype = "float32"  # how Adam's moments are stored; "bfloat16" halves their memory
 
     config.data = ConfigDict()
     config.data.augment = True
@@ -71,6 +87,8 @@ def base_config(task: str) -> ConfigDict:
     config.eval_every = 10_000
     config.checkpoint_every = 5_000
     config.keep_checkpoints = 3
+    config.watchdog_minutes = 10.0  # without a step, after which every process says where it stands; 0: never
+    config.profile = ""  # a step, or "first:last" of a few, to trace into <workdir>/profile
     return config
 
 

@@ -2,66 +2,111 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ldis_jax.errors import LDISError
 
-DATA, FSDP = "data", "fsdp"
+SLICE, DATA, FSDP = "slice", "data", "fsdp"
 
-# First match wins: (pattern of the parameter's path, array axis to shard over ``fsdp``, counted from the end).
-# Kernels are sharded over their output features; what stays replicated is small.
-_RULES: tuple[tuple[str, int | None], ...] = (
-    (r"(^|/)(bias|scale)$", None),
-    (r"(^|/)conv_out/kernel$", -2),  # 4 output channels do not divide
-    (r"(^|/)kernel$", -1),
+# First match wins: (pattern of the parameter's path, array axes that may be sharded over ``fsdp``, from the end, best
+# first). Kernels are sharded over their output features; what stays replicated is small.
+_RULES: tuple[tuple[str, tuple[int, ...]], ...] = (
+    (r"(^|/)(bias|scale)$", ()),
+    (r"(^|/)kernel$", (-1, -2)),
 )
+LARGE = 2**20  # elements from which a replicated parameter is worth a warning
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A (data, fsdp) mesh.
+def make_mesh(data: int = -1, fsdp: int = 1, slices: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A (slice, data, fsdp) mesh.
 
     Args:
-        data: replicas of the parameters; -1 takes what ``fsdp`` leaves.
-        fsdp: devices that share one copy of the parameters.
+        data: replicas of the parameters in a slice; -1 takes what ``fsdp`` leaves.
+        fsdp: devices that share one copy of the parameters, neighbours in a slice.
+        slices: TPU slices joined by the data-centre network, over which only gradients travel.
         devices: all of them unless given.
 
     Raises:
-        LDISError: the axes do not multiply to the number of devices.
+        LDISError: the axes do not multiply to the number of devices, or the devices are in other slices.
     """
     devices = jax.devices() if devices is None else devices
     count = len(devices)
-    if data == -1 and fsdp > 0:
-        data = count // fsdp
-    if data < 1 or fsdp < 1 or data * fsdp != count:
-        raise LDISError(f"config.mesh: data={data} x fsdp={fsdp} does not make {count} devices")
-    return jax.make_mesh((data, fsdp), (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
+    if data == -1 and fsdp > 0 and slices > 0:
+        data = count // (fsdp * slices)
+    if data < 1 or fsdp < 1 or slices < 1 or data * fsdp * slices != count:
+        raise LDISError(f"config.mesh: slices={slices} x data={data} x fsdp={fsdp} does not make {count} devices")
+    axes, types = (SLICE, DATA, FSDP), (AxisType.Auto,) * 3
+    if slices == 1:
+        return jax.make_mesh((1, data, fsdp), axes, axis_types=types, devices=devices)
+    try:
+        grid = mesh_utils.create_hybrid_device_mesh((1, data, fsdp), (slices, 1, 1), devices)
+    except (ValueError, AssertionError) as error:
+        raise LDISError(f"config.mesh.slices={slices}: {' '.join(str(error).split())[:200]}") from None
+    return Mesh(grid, axes, axis_types=types)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis over every device."""
-    return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """One axis, the leading one unless told otherwise, over every device."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, (SLICE, DATA, FSDP)))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def param_sharding(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """The sharding of one parameter (or of its optimizer moment) by the path rules."""
-    for pattern, axis in _RULES:
+    """The sharding of one parameter, its gradient and its optimizer moments, by the path rules (ZeRO's third stage)."""
+    for pattern, axes in _RULES:
         if re.search(pattern, path):
-            if axis is not None and shape[axis] % mesh.shape[FSDP] == 0:
-                spec: list[str | None] = [None] * len(shape)
-                spec[axis] = FSDP
-                return NamedSharding(mesh, PartitionSpec(*spec))
+            for axis in axes:
+                if mesh.shape[FSDP] > 1 and shape[axis] % mesh.shape[FSDP] == 0:
+                    spec: list[str | None] = [None] * len(shape)
+                    spec[axis] = FSDP
+                    return NamedSharding(mesh, PartitionSpec(*spec))
             break
     return replicated(mesh)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gathered(x: jax.Array, placed: NamedSharding) -> jax.Array:
+    """A parameter that lies ``placed``, whole on every device for its use; its gradient goes back to where it lies.
+
+    Left to itself the partitioner leaves parameters where they are and cuts activations by channels, with an exchange
+    in every norm and product. The exchange is of the type of ``x``.
+    """
+    return jax.lax.with_sharding_constraint(x, replicated(placed.mesh))
+
+
+def _gathered_fwd(x: jax.Array, placed: NamedSharding) -> tuple[jax.Array, None]:
+    return gathered(x, placed), None
+
+
+def _gathered_bwd(placed: NamedSharding, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    # Summed whole, then cut: a reduce-scatter. Asked for the part alone, the partitioner gathers activations instead.
+    gradient = jax.lax.with_sharding_constraint(gradient, replicated(placed.mesh))
+    return (jax.lax.with_sharding_constraint(gradient, placed),)
+
+
+gathered.defvjp(_gathered_fwd, _gathered_bwd)
+
+
+def large_replicated(params: Mapping[str, jax.Array | jax.ShapeDtypeStruct], mesh: Mesh) -> list[str]:
+    """Parameters of over a million elements that ``fsdp`` was meant to share out and no rule could, with shapes."""
+    if mesh.shape[FSDP] == 1:
+        return []
+    return [
+        f"{name} {tuple(value.shape)}"
+        for name, value in params.items()
+        if value.size >= LARGE and param_sharding(name, value.shape, mesh).is_fully_replicated
+    ]
 
 
 def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from ldis_jax.models.ldis import TRAINABLE, LDISModel
+from ldis_jax.models.ldis import LDISModel
 
 Params = dict[str, jax.Array]
 
@@ -24,11 +24,17 @@ class TrainState:
     step: jax.Array  # int32 [], steps taken
     params: Params
     opt_state: optax.OptState
+    ema: Params | None = None  # their moving average, where one is kept
+
+    @property
+    def best(self) -> Params:
+        """The parameters to evaluate and export: the average, where one is kept."""
+        return self.params if self.ema is None else self.ema
 
 
 def flatten(model: LDISModel) -> tuple[nnx.GraphDef[LDISModel], Params, Params]:
     """Splits a model into (structure, trained parameters, frozen parameters)."""
-    graphdef, *states = nnx.split(model, TRAINABLE, ...)
+    graphdef, *states = nnx.split(model, model.trainable, ...)
     trained, frozen = map(_to_dict, states)
     return graphdef, trained, frozen
 

@@ -1,0 +1,65 @@
+r"""Compiles a run's real programs for TPU slices, on any machine, and says what they cost a chip.
+
+Example:
+    python -m ldis_jax.compile --config=configs/ldis1.py --topology=v5e:4x4 --config.mesh.fsdp=16
+
+Prints memory against the chip's, FLOPs, bytes, what travels between chips, and the compiler's own estimate of the time,
+for a training step and a prediction. Needs no TPU, no weights and no data, but libtpu (pip install libtpu) and, at full
+size, some minutes a program. Exit status 1 where a program does not fit.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from absl import flags
+
+from ldis_jax import cli
+from ldis_jax.config_flag import read_config
+from ldis_jax.costs.chips import quiet_libtpu
+from ldis_jax.errors import LDISError
+
+_TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "chip generation and grid: v5e:4x4, v6e:2x4, v5p:2x2x1")
+_PROGRAM = flags.DEFINE_enum("program", "both", ("train", "predict", "both"), "what to compile")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "over all chips; 0 is the config's, of training or evaluation")
+_OUT = flags.DEFINE_string("out", "", "also write the figures to this JSON file")
+
+_HELP = f"""{__doc__}
+Flags:
+  --config      file under configs/; --config.KEY=VALUE overrides a key; config.mesh says how chips are used
+  --topology    chip generation and grid of one slice: v5e:4x4, v6e:2x4, v5p:2x2x1 (default v5e:2x2)
+  --program     train, predict or both (default both)
+  --batch_size  over all chips; 0 is the config's, of training or evaluation
+  --out         also write the figures to this JSON file"""
+
+
+def main() -> None:
+    """Entry point."""
+    config = read_config(_HELP)
+    if _OUT.value and not _OUT.value.endswith(".json"):
+        raise LDISError(f"--out={_OUT.value}: the figures are JSON; end the name in .json")
+    quiet_libtpu()
+
+    from ldis_jax import sharding
+    from ldis_jax.costs.chips import slice_devices
+    from ldis_jax.costs.report import advice, compile_program, lines
+    from ldis_jax.files import write_json
+
+    devices = slice_devices(_TOPOLOGY.value, config.mesh.slices)
+    mesh = sharding.make_mesh(**config.mesh, devices=devices)
+    costs = []
+    for program in ("train", "predict") if _PROGRAM.value == "both" else (_PROGRAM.value,):
+        batch_size = _BATCH_SIZE.value or (config.batch_size if program == "train" else config.eval.batch_size)
+        cost = compile_program(config, program, _TOPOLOGY.value, mesh, batch_size)
+        print("\n".join(lines(cost)), flush=True)
+        if not cost["fits"]:
+            print(f"  try {advice(config, cost)}", flush=True)
+        costs.append(cost)
+        if _OUT.value:
+            write_json(_OUT.value, costs)
+    if not all(cost["fits"] for cost in costs):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    cli.run(main)

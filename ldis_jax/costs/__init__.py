@@ -1,0 +1,1 @@
+"""What the real programs cost on TPUs, found out by their compiler on any machine."""

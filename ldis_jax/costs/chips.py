@@ -1,0 +1,79 @@
+"""TPU chips, and descriptions of slices that programs are compiled for without having one."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+from ldis_jax.errors import LDISError
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Published figures of one chip.
+
+    Attributes:
+        memory: bytes of HBM.
+        flops: bfloat16 operations a second.
+        clock: cycles a second of the compiler's estimates: flops over what the matrix units do in a cycle.
+        link: bytes a second that the links to other chips of the slice carry, all of them, one way.
+        network: bytes a second and chip of the data-centre network between slices.
+    """
+
+    memory: int
+    flops: float
+    clock: float
+    link: float
+    network: float
+
+
+# Google Cloud's pages on each generation; links are stated there in bits a second and both ways.
+CHIPS = {
+    "v5e": Chip(16 * 10**9, 197e12, 197e12 / (2 * 4 * 128 * 128), 100e9, 3.1e9),
+    "v5p": Chip(95 * 10**9, 459e12, 459e12 / (2 * 8 * 128 * 128), 300e9, 6.2e9),
+    "v6e": Chip(32 * 10**9, 918e12, 918e12 / (2 * 4 * 256 * 256), 224e9, 6.2e9),
+}
+
+
+def get_chip(topology: str) -> Chip:
+    """The chip of a topology such as "v5e:4x4"; raises :class:`LDISError` on others."""
+    generation = topology.partition(":")[0]
+    if generation not in CHIPS:
+        raise LDISError(f"--topology={topology}: must start with {', '.join(CHIPS)}, as in v5e:4x4")
+    return CHIPS[generation]
+
+
+def quiet_libtpu() -> None:
+    """Keeps libtpu from asking for a machine that is not there. To be called before jax is imported."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    for name, value in {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # several compilations at once; its lock is about real chips
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def slice_devices(topology: str, slices: int = 1) -> list[Any]:
+    """Devices to compile for.
+
+    Args:
+        topology: generation and grid, "v5e:4x4".
+        slices: how many of them.
+
+    Raises:
+        LDISError: libtpu is not installed, or does not know the topology.
+    """
+    get_chip(topology)
+    from jax.experimental import topologies
+
+    try:
+        options = {"num_slices": slices} if slices > 1 else {}
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
+    except Exception as error:  # whatever the plugin raises
+        message = " ".join(str(error).split())[:200]
+        raise LDISError(f"--topology={topology}: the TPU compiler says: {message}; is libtpu installed?") from None
+    return list(found.devices)

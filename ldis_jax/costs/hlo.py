@@ -1,0 +1,144 @@
+"""Reads a compiled TPU program: the compiler's own cycle estimates, and what travels between chips."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_CONTROL = re.compile(r"(?:body|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_CALLS = re.compile(r"calls=%?([\w.\-]+)")
+_WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
+_ARRAY = re.compile(r"(pred|[suf]\d+|bf16|f8\w+)\[([\d,]*)\]")
+_COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\(")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_GROUPS = re.compile(r"replica_groups=(\{\{[\d,]+\}|\[\d+,\d+\]|mesh\[[^\]]*\] \{[^}]*\})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One kind of exchange between chips, of all its occurrences.
+
+    Attributes:
+        kind: XLA's name.
+        group: chips that take part in each.
+        count: how many are executed.
+        bytes: received by a chip over all of them, where the work is shared in a ring.
+    """
+
+    kind: str
+    group: int
+    count: int
+    bytes: int
+
+
+def estimated_cycles(text: str) -> int:
+    """Cycles of one execution: the sum over all operations, bodies of loops as often as they run.
+
+    Operations without an estimate, collectives and opaque kernels, count nothing.
+    """
+    computations = _split(text)
+
+    def of(name: str) -> int:
+        total = 0
+        for line in computations.get(name, ()):
+            total += sum(map(int, _CYCLES.findall(line)))
+            total += sum(times * of(called) for called, times in _called(line, computations))
+        return total
+
+    return of(_entry(text))
+
+
+def collectives(text: str) -> list[Collective]:
+    """What chips exchange in one execution, largest first."""
+    computations = _split(text)
+    found: dict[tuple[str, int], list[int]] = collections.defaultdict(lambda: [0, 0])
+    seen = set()  # an exchange that is spread over several fusions stands in each of them
+
+    def visit(name: str, times: int) -> None:
+        for line in computations.get(name, ()):
+            channel = _CHANNEL.search(line)
+            if (match := _COLLECTIVE.search(line)) and (channel is None or channel[1] not in seen):
+                seen.add(channel and channel[1])
+                kind, group = match[2], _group_size(line)
+                sizes = [_bytes(*array) for array in _ARRAY.findall(match[1])]
+                # Several results are several arrays in one exchange, but a start of these kinds lists operands, too.
+                operands = match[3] and kind in ("all-gather", "collective-permute")
+                size = max(sizes, default=0) if operands else sum(sizes)
+                if "all-reduce-scatter" in name:
+                    kind = "reduce-scatter"  # the TPU compiler's form: an all-reduce of which each keeps its part
+                entry = found[kind, group]
+                entry[0] += times
+                entry[1] += times * _received(kind, size, group)
+            for called, n in _called(line, computations):
+                visit(called, times * n)
+            for called in _CALLS.findall(line):
+                visit(called, times)
+
+    visit(_entry(text), 1)
+    every = [Collective(kind, group, n, size) for (kind, group), (n, size) in found.items() if group > 1]
+    return sorted(every, key=lambda c: -c.bytes)
+
+
+def _received(kind: str, size: int, group: int) -> int:
+    """Bytes that reach each chip of a ring; ``size`` is of the result, of reduce-scatter's all-reduce the whole."""
+    share = (group - 1) / group
+    return int(size * (2 * share if kind == "all-reduce" else share if kind != "collective-permute" else 1))
+
+
+def _split(text: str) -> dict[str, list[str]]:
+    """Lines by computation."""
+    computations: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in text.splitlines():
+        if match := _COMPUTATION.match(line):
+            lines = computations.setdefault(match[1], [])
+        elif line.startswith("  "):
+            lines.append(line)
+    return computations
+
+
+def _entry(text: str) -> str:
+    match = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)
+    assert match is not None
+    return match[1]
+
+
+def _called(line: str, computations: Mapping[str, list[str]]) -> Iterator[tuple[str, int]]:
+    """(computation, times) of what an operation runs as steps of its own; a fusion's inside is part of its estimate."""
+    if match := _WHILE.search(line):
+        yield match[2], _trip_count(computations[match[1]])
+    elif " call(" in line or " conditional(" in line or "async-start(" in line:
+        for name in _CONTROL.findall(line):
+            yield name, 1
+        for names in _BRANCHES.findall(line):
+            yield from ((name.strip().lstrip("%"), 1) for name in names.split(","))
+
+
+def _trip_count(condition: list[str]) -> int:
+    """Of a loop that counts up from 0 to a constant, which is what ``scan`` and ``fori_loop`` become."""
+    constants = [int(n) for line in condition for n in re.findall(r" s32\[\]\S* constant\((\d+)\)", line)]
+    return max(constants, default=1)
+
+
+def _bytes(kind: str, dims: str) -> int:
+    bits = 8 if kind == "pred" or kind.startswith("f8") else int(re.sub(r"\D", "", kind))
+    return math.prod(int(n) for n in dims.split(",") if n) * bits // 8
+
+
+def _group_size(line: str) -> int:
+    match = _GROUPS.search(line)
+    if match is None:
+        return 2 if "source_target_pairs" in line else 1
+    groups = match[1]
+    if groups.startswith("mesh["):  # mesh['a'=2,'b'=4] {'b'}: the axes in braces
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", groups))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", groups.partition("{")[2]))
+    if groups.startswith("["):
+        return int(groups.strip("[]").split(",")[1])
+    return groups.count(",") + 1

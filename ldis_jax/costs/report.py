@@ -1,0 +1,112 @@
+"""What one compiled program costs a chip, as a dictionary for JSON and as lines for people."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from typing import Any
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ldis_jax import sharding
+from ldis_jax.costs.chips import get_chip
+from ldis_jax.costs.flops import count_flops
+from ldis_jax.costs.hlo import collectives, estimated_cycles
+from ldis_jax.costs.programs import trace, trained_params
+
+_RESERVED = 0.02  # of a chip's memory: the runtime's own, and what a program's buffers lose to alignment
+
+
+def compile_program(config: ConfigDict, program: str, topology: str, mesh: Mesh, batch_size: int) -> dict[str, Any]:
+    """Compiles for a slice and reads off the costs; minutes at full size.
+
+    Args:
+        config: of a run.
+        program: "train" or "predict".
+        topology: such as "v5e:4x4".
+        mesh: of its devices.
+        batch_size: over all chips.
+
+    Returns:
+        JSON-able, per chip: bytes of memory ("arguments", "temporaries", "peak", "memory", "fits"), "tflop" of the
+        mathematics, "gigabytes_accessed", "collectives", "predicted_ms" of compute and of exchange, "predicted_mfu",
+        "compile_seconds"; and what was compiled.
+    """
+    chip = get_chip(topology)
+    started = time.perf_counter()
+    compiled = trace(config, program, mesh, batch_size).lower().compile()
+    seconds = time.perf_counter() - started
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes  # donated ones lie where arguments lay
+    peak = arguments + temporaries + results + memory.generated_code_size_in_bytes
+    plain = copy.deepcopy(config)
+    plain.remat = "none"  # work done twice to save memory is no progress
+    flops = count_flops(trace(plain, program, mesh, batch_size).jaxpr) / mesh.size
+    compute = estimated_cycles(text) / chip.clock
+    exchange = 0.0
+    found = collectives(text)
+    for collective in found:
+        between = mesh.shape[sharding.SLICE] > 1 and collective.group in (mesh.shape[sharding.SLICE], mesh.size)
+        exchange += collective.bytes / (chip.network if between else chip.link)
+    return {
+        "program": program,
+        "topology": topology,
+        "mesh": dict(mesh.shape),
+        "batch_size": batch_size,
+        "arguments": arguments,
+        "temporaries": temporaries,
+        "peak": peak,
+        "memory": chip.memory,
+        "fits": peak <= (1 - _RESERVED) * chip.memory,
+        "tflop": flops / 1e12,
+        "gigabytes_accessed": compiled.cost_analysis()["bytes accessed"] / 1e9,
+        "collectives": [dataclasses.asdict(collective) for collective in found],
+        "predicted_ms": {"compute": 1e3 * compute, "exchange": 1e3 * exchange},
+        "predicted_mfu": flops / chip.flops / (compute + exchange),
+        "compile_seconds": round(seconds, 1),
+        "replicated": sharding.large_replicated(trained_params(config), mesh) if program == "train" else [],
+    }
+
+
+def advice(config: ConfigDict, cost: dict[str, Any]) -> str:
+    """What to change where a program does not fit: the options that are not yet in use, cheapest first."""
+    if cost["program"] == "predict":
+        return "lower --batch_size"
+    options = []
+    if cost["mesh"]["fsdp"] < cost["mesh"]["fsdp"] * cost["mesh"]["data"]:
+        options.append(f"--config.mesh.fsdp={cost['mesh']['fsdp'] * cost['mesh']['data']}")
+    if config.step.grad_dtype == "float32":
+        options.append("--config.step.grad_dtype=bfloat16")
+    if config.remat != "blocks":
+        options.append("--config.remat=blocks")
+    if config.optim.moment_dtype == "float32":
+        options.append("--config.optim.moment_dtype=bfloat16")
+    options.append(f"--config.step.accumulate={2 * config.step.accumulate}")
+    return ", ".join(options) + ", or a larger slice"
+
+
+def lines(cost: dict[str, Any]) -> list[str]:
+    """The report of one program, a line each."""
+
+    def gb(name: str) -> str:
+        return f"{cost[name] / 1e9:.2f}"
+
+    mesh = " x ".join(f"{name} {size}" for name, size in cost["mesh"].items() if size > 1) or "one chip"
+    ms = cost["predicted_ms"]
+    report = [
+        f"{cost['program']}, batch {cost['batch_size']}, {cost['topology']} ({mesh})",
+        f"  {'fits' if cost['fits'] else 'does not fit'}: {gb('peak')} of {cost['memory'] / 1e9:.0f} GB a chip "
+        f"(arguments {gb('arguments')}, temporaries {gb('temporaries')})",
+        f"  {cost['tflop']:.2f} TFLOP, {cost['gigabytes_accessed']:.1f} GB accessed; predicted {ms['compute']:.1f} ms "
+        f"of compute + {ms['exchange']:.1f} ms of exchange if none is hidden, MFU {cost['predicted_mfu']:.2f}",
+    ]
+    report += [
+        f"  {c['count']} {c['kind']} among {c['group']} chips: {c['bytes'] / 1e6:.1f} MB received"
+        for c in cost["collectives"]
+    ]
+    if cost["replicated"]:
+        report.append(f"  warning: large parameters stay whole on every chip: {'; '.join(cost['replicated'][:5])}")
+    return report

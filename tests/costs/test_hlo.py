@@ -1,0 +1,49 @@
+"""The reader of compiled programs, on text with known sums."""
+
+from ldis_jax.costs.hlo import collectives, estimated_cycles
+
+PROGRAM = """
+%fused (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %m = f32[8]{0} multiply(%p, %p), backend_config={"estimated_cycles":"999"}
+}
+
+%all-reduce-scatter.1 (p.1: bf16[16,4]) -> bf16[4,4] {
+  %p.1 = bf16[16,4]{1,0} parameter(0)
+  %all-reduce.9 = bf16[16,4]{1,0} all-reduce(%p.1), channel_id=4, replica_groups=[1,4]<=[4], to_apply=%sum
+  ROOT %slice = bf16[4,4]{1,0} dynamic-slice(%all-reduce.9)
+}
+
+%body.1 (arg: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %a = f32[8]{0} fusion(%x), kind=kLoop, calls=%fused, backend_config={"estimated_cycles":"10"}
+  %all-gather.1 = f32[32]{0} all-gather(%a), channel_id=1, replica_groups=mesh['a'=2,'b'=2] {'a','b'}, dimensions={0}
+}
+
+%condition.1 (arg: (s32[], f32[8])) -> pred[] {
+  %constant.3 = s32[]{:T(128)} constant(20)
+  ROOT %lt = pred[] compare(%i, %constant.3), direction=LT
+}
+
+ENTRY %main.4 (x: f32[8]) -> f32[8] {
+  %start = f32[8]{0} copy(%x), backend_config={"window_config":{"estimated_cycles":"7"}}
+  %while.1 = (s32[], f32[8]{0}) while(%tuple.1), condition=%condition.1, body=%body.1
+  %all-reduce-start.1 = (f32[4]{0}, f32[2,2]{1,0}) all-reduce-start(%a, %b), channel_id=2, replica_groups={{0,1}}
+  %all-reduce-done.1 = f32[8]{0} all-reduce-done(%all-reduce-start.1)
+  %scatter = bf16[4,4]{1,0} fusion(%y), kind=kCustom, calls=%all-reduce-scatter.1
+  %permute = (bf16[6]{0}, bf16[6]{0}) collective-permute-start(%z), source_target_pairs={{0,1},{1,0}}
+}
+"""
+
+
+def test_cycles_count_loops_as_often_as_they_run_and_fusions_once():
+    assert estimated_cycles(PROGRAM) == 7 + 20 * 10
+
+
+def test_collectives():
+    found = {(c.kind, c.group): (c.count, c.bytes) for c in collectives(PROGRAM)}
+    assert found == {
+        ("all-gather", 4): (20, 20 * 128 * 3 // 4),
+        ("all-reduce", 2): (1, 32),  # there and back, of 32 bytes the half each
+        ("reduce-scatter", 4): (1, 128 * 3 // 4),
+        ("collective-permute", 2): (1, 12),
+    }

@@ -1,0 +1,155 @@
+"""The table of docs/tpu.md: what the recipes cost on TPU slices, by ``python -m ldis_jax.compile``.
+
+    python tools/tpu_table.py --minutes=60
+
+compiles the cells that docs/tpu/ does not have yet, one after the other, for about as long as it is told, stores each
+as a JSON file, and writes the table of all that are there. A full-size program takes minutes. ``--only=ldis1`` limits
+it to cells whose name starts so; ``--refresh`` compiles them again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+_CELLS = ROOT / "docs" / "tpu"
+_PAGE = ROOT / "docs" / "tpu.md"
+_START, _END = "<!-- table: tools/tpu_table.py -->", "<!-- end of table -->"
+_MEMORY = ("--config.remat=blocks", "--config.step.grad_dtype=bfloat16", "--config.optim.moment_dtype=bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One row: a config on a slice."""
+
+    config: str
+    topology: str
+    batch_size: int
+    options: tuple[str, ...] = ()
+    slices: int = 1
+
+    @property
+    def name(self) -> str:
+        """Also of its file."""
+        where = self.topology.replace(":", "_") + (f"_x{self.slices}" if self.slices > 1 else "")
+        return f"{Path(self.config).stem}-{where}"
+
+    def command(self, program: str, out: Path) -> list[str]:
+        """Compiles one program into a JSON file."""
+        flags = [f"--config={self.config}", f"--topology={self.topology}", f"--config.mesh.slices={self.slices}"]
+        flags += [f"--program={program}", f"--batch_size={self.batch_size}", f"--out={out}", *self.options]
+        return [sys.executable, "-m", "ldis_jax.compile", *flags]
+
+
+def _fsdp(size: int) -> tuple[str, ...]:
+    return (f"--config.mesh.fsdp={size}",)
+
+
+def cells() -> list[Cell]:
+    """All rows, the most telling first."""
+    found = []
+    for config in ("configs/ldis1.py", "configs/ldisn.py"):
+        found += [
+            Cell(config, "v5e:1x1", 8, _MEMORY),
+            Cell(config, "v5e:2x2", 64, (*_MEMORY, *_fsdp(4))),
+            Cell(config, "v6e:1x1", 64, _MEMORY),
+            Cell(config, "v5e:4x4", 64, _fsdp(16)),
+            Cell(config, "v5e:16x16", 1024, _fsdp(16)),
+            Cell(config, "v6e:2x4", 64, _fsdp(8)),
+            Cell(config, "v5p:2x2x1", 64, _fsdp(4)),
+            Cell(config, "v5p:4x4x4", 256, _fsdp(16)),
+            Cell(config, "v5e:16x16", 2048, _fsdp(16), slices=2),
+        ]
+    for config in ("configs/ablations/ldis1_pixel.py", "configs/ablations/ldis1_lora_rank4.py"):
+        found += [
+            Cell(config, "v5e:1x1", 8, _MEMORY),
+            Cell(config, "v5e:2x2", 64, (*_MEMORY, *_fsdp(4))),
+            Cell(config, "v5e:4x4", 64, _fsdp(16)),
+        ]
+    return found
+
+
+def measure(cell: Cell, program: str) -> None:
+    """Compiles one program of a cell and stores its figures."""
+    path = _CELLS / f"{cell.name}-{program}.json"
+    temporary = path.with_suffix(".tmp.json")
+    start = time.time()
+    result = subprocess.run(cell.command(program, temporary), check=False, cwd=ROOT, capture_output=True, text=True)
+    if result.returncode not in (0, 1) or not temporary.exists():
+        print(f"{cell.name} {program}: {(result.stderr or result.stdout).strip()[-300:]}", file=sys.stderr)
+        return
+    (cost,) = json.loads(temporary.read_text())
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
+    from ldis_jax.files import write_json
+
+    write_json(path, {**cost, "config": cell.config, "options": list(cell.options), "versions": versions})
+    temporary.unlink()
+    print(f"{cell.name} {program}: {time.time() - start:.0f} s", flush=True)
+
+
+def table() -> str:
+    """Markdown of the cells that are there."""
+    head = "| run | slice | batch | options | GB a chip | TFLOP a chip | predicted ms | exchanged MB | predicted MFU |"
+    rows = [head, "| --- " * (head.count("|") - 1) + "|"]
+    for cell in cells():
+        for program in ("train", "predict"):
+            path = _CELLS / f"{cell.name}-{program}.json"
+            if path.is_file():
+                rows.append(_row(cell, json.loads(path.read_text())))
+    return "\n".join(rows)
+
+
+def _row(cell: Cell, cost: dict[str, Any]) -> str:
+    ms = cost["predicted_ms"]
+    fits = "" if cost["fits"] else " (does not fit)"
+    values = (
+        f"{Path(cell.config).stem} {cost['program']}",
+        cell.topology + (f" x {cell.slices}" if cell.slices > 1 else ""),
+        cost["batch_size"],
+        " ".join(f"`{option.removeprefix('--config.')}`" for option in cell.options) or "none",
+        f"{cost['peak'] / 1e9:.1f} of {cost['memory'] / 1e9:.0f}{fits}",
+        f"{cost['tflop']:.2f}",
+        f"{ms['compute']:.0f} + {ms['exchange']:.0f}",
+        f"{sum(c['bytes'] for c in cost['collectives']) / 1e6:.0f}",
+        f"{cost['predicted_mfu']:.2f}",
+    )
+    return "| " + " | ".join(map(str, values)) + " |"
+
+
+def main() -> None:
+    """Compiles and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=0, help="how long to go on compiling; 0 only writes the table")
+    parser.add_argument("--only", default="", help="cells whose name starts so")
+    parser.add_argument("--program", choices=("train", "predict"), help="only these programs")
+    parser.add_argument("--refresh", action="store_true", help="compile what is there again")
+    args = parser.parse_args()
+    _CELLS.mkdir(parents=True, exist_ok=True)
+    end = time.time() + 60 * args.minutes
+    for program in ("train", "predict"):
+        for cell in cells():
+            wanted = cell.name.startswith(args.only) and args.program in (None, program)
+            there = (_CELLS / f"{cell.name}-{program}.json").is_file()
+            if wanted and time.time() < end and (args.refresh or not there):
+                measure(cell, program)
+    page = _PAGE.read_text(encoding="utf-8")
+    before, rest = page.split(_START)
+    text = f"{before}{_START}\n\n{table()}\n\n{_END}{rest.split(_END)[1]}"
+    from ldis_jax.files import atomic_write
+
+    with atomic_write(_PAGE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
