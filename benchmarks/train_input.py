@@ -43,6 +43,7 @@ class PublicEpisodes:
     def __init__(self, items: list[tuple[str, str, str, int]], files: dict[str, list[int]], rule: str):
         """Binds (image, mask, video, object label) of every picture, and the pictures of every class."""
         self._items, self._files, self._rule = items, files, rule
+        self.shown = sorted({row for rows in files.values() for row in rows})  # pictures with a class
 
     def __len__(self) -> int:
         return len(self._items)
@@ -58,7 +59,7 @@ class PublicEpisodes:
                 found = self._transformed(prompt, query[2])
                 if found[1].sum() > 0:
                     return (*query[:2], *found[:2])
-            index = random.randrange(len(self))
+            index = random.choice(self.shown)
 
     def _transformed(self, index: int, chosen: str | None) -> tuple[np.ndarray, np.ndarray, str]:
         from PIL import Image
@@ -137,8 +138,7 @@ def _public_batches(builder: Any, workers: int) -> Iterator[Any]:
         if label not in (0, 255):
             files.setdefault(f"{items[row][2]}:{label}", []).append(row)
     data = PublicEpisodes(items, files, builder.MASK_RULE)
-    shown = sorted({row for rows in files.values() for row in rows})  # the public lists hold no picture without a class
-    sampler = torch.utils.data.SubsetRandomSampler(shown * (10**6 // len(shown)))
+    sampler = torch.utils.data.SubsetRandomSampler(data.shown * (10**6 // len(data.shown)))
     return iter(torch.utils.data.DataLoader(data, _BATCH, sampler=sampler, num_workers=workers))
 
 

@@ -84,7 +84,7 @@ render() {
     [NAME]=$(json "$name") [LABELS]="{}" [MAX_RESTARTS]=$max_restarts [SLICES]=$slices [GRACE]=$grace_seconds
     [HOSTS]=$((chips / chips_per_host)) [CHIPS]=$chips_per_host [IMAGE]=$(json "$image") [MOUNT]=$(json "$mount")
     [SERVICE_ACCOUNT]=$(json "$service_account") [POD_ANNOTATIONS]="{}"
-    [ARGUMENTS]=$(json_list "--config=$config" "--workdir=$workdir" --multihost "${overrides[@]}")
+    [ARGUMENTS]=$(json_list "--config=$config" "--workdir=$workdir" --multihost --stopped_status=143 "${overrides[@]}")
   )
   [[ -z $queue ]] || values[LABELS]="{\"kueue.x-k8s.io/queue-name\": $(json "$queue")}"
   local nodes

@@ -56,7 +56,8 @@ create() {
   local command flags=("${create_flag[@]}") item
   for item in "${storage[@]}"; do flags+=("--storage=$item"); done
   # xpk hands this to a shell, in a field where Kubernetes expands $(VARIABLE). `exec` lets SIGTERM reach the trainer.
-  command="exec $(quote python -m ldis_jax.main "--config=$config" "--workdir=$workdir" --multihost "${overrides[@]}")"
+  local arguments=("--config=$config" "--workdir=$workdir" --multihost --stopped_status=143 "${overrides[@]}")
+  command="exec $(quote python -m ldis_jax.main "${arguments[@]}")"
   # Ended by a signal, a trainer is started again by default; 1 is what it exits with when another host is lost.
   run xpk workload create "${place[@]}" "--workload=$name" "--tpu-type=$tpu_type" "--num-slices=$slices" \
     "--docker-image=$image" "--max-restarts=$max_restarts" --restart-on-exit-codes=1 "${flags[@]}" \

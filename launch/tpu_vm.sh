@@ -60,7 +60,7 @@ if ((slices > 1)); then
   nodes=()
   for ((i = 0; i < slices; i++)); do nodes+=("$name-$i"); done # as gcloud names the nodes of --node-prefix
 fi
-arguments=("--config=$config" "--workdir=$workdir" --multihost "${overrides[@]}")
+arguments=("--config=$config" "--workdir=$workdir" --multihost --stopped_status=143 "${overrides[@]}")
 id=$(printf '%s\0' "${arguments[@]}" | cksum | tr ' ' -)
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 if ((dry_run)); then

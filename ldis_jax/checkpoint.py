@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
+import shutil
+import sys
+import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.train_state import TrainState
+
+T = TypeVar("T")
+
+_LOGGER = logging.getLogger(__name__)
+_CHECKSUM = "checksum"  # of the state, in the JSON beside it
 
 
 class Checkpoints:
@@ -27,52 +40,193 @@ class Checkpoints:
             fingerprint: JSON-able; what must not change between the runs of one work folder.
         """
         self._folder, self._fingerprint = folder, json.loads(json.dumps(fingerprint))
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._quiet = _Quiet()
+        # What a save that was killed has left is removed.
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        try:
+            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        except OSError as error:
+            raise LDISError(f"{folder}: cannot hold checkpoints ({_line(error)})") from error
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
+        try:
+            self._manager.close()
+        except Exception as error:
+            if kind is None:  # else the first error is the one to show
+                raise self._unwritable(error) from error
+        finally:
+            self._quiet.end()
 
     def save(self, state: TrainState, data_state: dict[str, Any]) -> None:
-        """Writes in the background; a checkpoint appears when it is whole. Does nothing for a step already saved."""
-        step = int(state.step)
-        if self._manager.latest_step() != step:
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
-                    data=ocp.args.JsonSave(data_state),
-                    fingerprint=ocp.args.JsonSave(self._fingerprint),
-                ),
-            )
-
-    def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest checkpoint in the shapes, types and shardings of ``state``; None where there is none.
+        """Writes in the background; a checkpoint appears when it is whole. Does nothing for a step already saved.
 
         Raises:
-            LDISError: the checkpoint belongs to another model or task, or is damaged.
+            LDISError: the state is not finite; or this save, or the one before it in the background, could not be
+                written.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
-        where = self._folder / str(step)
-        try:
-            found = self._manager.restore(step, args=ocp.args.Composite(fingerprint=ocp.args.JsonRestore()))
-        except Exception as error:
-            raise LDISError(f"{where}: unreadable checkpoint ({_line(error)}); remove it to resume earlier") from error
-        if changes := _differences(found["fingerprint"], self._fingerprint):
-            raise LDISError(f"{where}: checkpoint of another model ({changes}); choose another --workdir")
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-        try:
-            restored = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
+        step = int(state.step)
+        if self._manager.latest_step() == step:
+            return
+        summary = _summary(state)
+        if not summary.finite:
+            raise LDISError(
+                f"step {step}: the parameters it made are not finite; they are not saved, and the checkpoints in "
+                f"{self._folder} are kept. Lower config.optim.learning_rate"
             )
+        data = data_state | {_CHECKSUM: summary.checksum}
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            data=ocp.args.JsonSave(data),
+            fingerprint=ocp.args.JsonSave(self._fingerprint),
+        )
+        try:
+            self._manager.save(step, args=arguments)
+        except Exception as error:  # Orbax and TensorStore raise whatever the file system leads them to
+            raise self._unwritable(error) from error
+
+    def wait(self) -> None:
+        """Until the save in the background is done; raises :class:`LDISError` if it fails."""
+        try:
+            self._manager.wait_until_finished()
         except Exception as error:
-            raise LDISError(f"{where}: unreadable checkpoint ({_line(error)}); remove it to resume earlier") from error
-        return restored["state"], restored["data"]
+            raise self._unwritable(error) from error
+
+    def check(self) -> None:
+        """Raises :class:`LDISError` if a save in the background has failed; does not wait for one."""
+        try:
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._unwritable(error) from error
+
+    def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest usable checkpoint in the shapes, types and shardings of ``state``; None where there never was one.
+
+        A newer one that is damaged is named in the log and moved to ``<step>.damaged``. All processes take the same.
+
+        Raises:
+            LDISError: the newest readable checkpoint belongs to another model or task, or none is usable; nothing is
+                moved then, for the fault may be elsewhere.
+        """
+        damaged: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored = self._read(step, state)
+                break
+            except _UnusableError as error:
+                damaged[step] = str(error)
+        else:
+            if not damaged and not list(self._folder.glob("*.damaged")):
+                return None
+            causes = "; ".join(f"step {step}: {cause}" for step, cause in damaged.items())
+            raise LDISError(
+                f"{self._folder}: no usable checkpoint ({causes or 'all are named .damaged'}); mend one, or choose "
+                f"another --workdir to start from scratch"
+            )
+        for newer, cause in damaged.items():
+            place = self._folder / str(newer)
+            moved = place.with_name(f"{newer}.damaged")
+            _LOGGER.warning("%s: damaged (%s); moved to %s", place, cause, moved.name)
+            if jax.process_index() == 0:
+                shutil.rmtree(moved, ignore_errors=True)
+                place.rename(moved)
+        if damaged:
+            _LOGGER.warning("%s: the run goes on from step %s", self._folder, step)
+            multihost_utils.sync_global_devices("damaged checkpoints are moved")
+            self._manager.reload()
+        return restored
+
+    def _read(self, step: int, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """One checkpoint; raises _UnusableError on all processes if any cannot read its part."""
+        # By handlers: a CheckpointManager meets the other processes while it restores, and they would wait there for
+        # one that has failed.
+        folder = (self._folder / str(step)).absolute()
+        json_handler, state_handler = ocp.JsonCheckpointHandler(), ocp.StandardCheckpointHandler()
+        fingerprint = _on_all(lambda: json_handler.restore(folder / "fingerprint"))
+        if changes := _differences(fingerprint, self._fingerprint):
+            where = self._folder / str(step)
+            raise LDISError(f"{where}: checkpoint of another model ({changes}); choose another --workdir")
+        data = _on_all(lambda: json_handler.restore(folder / "data"))
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        arguments = ocp.args.StandardRestore(abstract)
+        restored = _on_all(lambda: state_handler.restore(folder / "state", args=arguments))
+        # Compression does not notice every flipped bit. Runs of older versions have no checksum.
+        if data.pop(_CHECKSUM, None) not in (None, _summary(restored).checksum):
+            raise _UnusableError("its arrays are not those that were saved")
+        return restored, data
+
+    def _unwritable(self, error: Exception) -> LDISError:
+        steps = saved_steps(self._folder)
+        last = f"step {steps[-1]} is the newest whole one" if steps else "there is none yet"
+        return LDISError(
+            f"{self._folder}: a checkpoint could not be written ({_line(error)}); {last}. Mend the disk and run the "
+            f"same command again"
+        )
+
+
+class _Quiet:
+    """Keeps apart what Orbax and TensorStore print in threads when a save fails, a hundred tracebacks on a full disk.
+
+    The error itself comes back at the next call.
+    """
+
+    def __init__(self) -> None:
+        self._logger, self._hook = logging.getLogger("absl"), sys.unraisablehook
+        self._logger.addFilter(self._keep)
+        sys.unraisablehook = self._raised
+
+    def end(self) -> None:
+        self._logger.removeFilter(self._keep)
+        sys.unraisablehook = self._hook
+
+    @staticmethod
+    def _keep(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and "orbax" in record.pathname)
+
+    def _raised(self, found: Any) -> None:
+        if str(found.exc_value) != "Event loop is closed":
+            self._hook(found)
+
+
+class _UnusableError(Exception):
+    """A checkpoint that cannot be read, or whose content is not what was saved."""
+
+
+def _on_all(read: Callable[[], T]) -> T:
+    """What ``read`` gives; if it fails on any process, every one raises _UnusableError."""
+    error = None
+    try:
+        result = read()
+    except Exception as caught:  # Orbax raises whatever a damaged file leads it to
+        error = caught
+    if not np.all(multihost_utils.process_allgather(np.array(error is None))):
+        raise _UnusableError(_line(error) if error else "another process cannot read its part") from error
+    return result
+
+
+class _Summary(NamedTuple):
+    checksum: int  # CRC-32 over one sum an array, of its bits as integers: the same however arrays are sharded
+    finite: bool
+
+
+def _summary(state: TrainState) -> _Summary:
+    found = jax.device_get([_summary_of_array(leaf) for leaf in jax.tree.leaves(state)])
+    sums, finite = zip(*found, strict=True)
+    return _Summary(zlib.crc32(np.array(sums, "<u4").tobytes()), bool(np.all(finite)))
+
+
+@jax.jit  # an array at a time: XLA takes minutes to compile one program that sums thousands
+def _summary_of_array(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+    return jnp.sum(bits, dtype=jnp.uint32), jnp.all(jnp.isfinite(x))
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in ``checkpoints/`` of a work folder, ascending; damaged ones too."""
+    found = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return sorted(int(name) for name in found if re.fullmatch(r"0|[1-9]\d*", name, re.ASCII))
 
 
 class SavedModel(NamedTuple):
@@ -93,8 +247,7 @@ def read_params(folder: Path, step: int | None = None) -> SavedModel:
     Raises:
         LDISError: no checkpoint, none of that step, or a damaged one.
     """
-    found = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    steps = sorted(int(name) for name in found if re.fullmatch(r"0|[1-9]\d*", name, re.ASCII))
+    steps = saved_steps(folder)
     if not steps:
         raise LDISError(f"{folder}: no checkpoints; expected the work folder of a training run")
     step = steps[-1] if step is None else step
@@ -114,7 +267,10 @@ def read_params(folder: Path, step: int | None = None) -> SavedModel:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    """One line; of what TensorStore wraps in paths and places of its source, the operating system's part."""
+    text = " ".join(str(error).split())
+    code = re.search(r"os_error_code='(\d+)'", text)
+    return os.strerror(int(code[1])) if code else text[:200]
 
 
 def _differences(saved: Any, current: Any, path: str = "") -> str:

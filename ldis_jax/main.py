@@ -10,6 +10,7 @@ ldis_jax.segment`` takes.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from ldis_jax.config_flag import config_name, read_config
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for results; default runs/<name of the config>")
 _MULTIHOST = flags.DEFINE_bool("multihost", False, "join the other hosts of a TPU slice, GKE or SLURM job first")
+_STOPPED = flags.DEFINE_integer("stopped_status", 0, "exit status where SIGTERM stopped the run", lower_bound=0)
 
 _HELP = f"""{__doc__}
 Flags:
-  --config     file under configs/; --config.KEY=VALUE overrides a key
-  --workdir    folder for results; default runs/<name of the config>
-  --multihost  join the other hosts of a TPU slice, GKE or SLURM job first"""
+  --config          file under configs/; --config.KEY=VALUE overrides a key
+  --workdir         folder for results; default runs/<name of the config>
+  --multihost       join the other hosts of a TPU slice, GKE or SLURM job first
+  --stopped_status  exit status where SIGTERM stopped the run; default 0, which some clusters take as finished"""
 
 
 def _print_report(report: dict[str, Any], workdir: Path) -> None:
@@ -59,7 +62,9 @@ def main() -> None:
 
     with multihost.end_at_once():
         report = train(config, workdir)
-    if report is not None and jax.process_index() == 0:
+    if report is None:
+        sys.exit(_STOPPED.value)
+    if jax.process_index() == 0:
         _print_report(report, workdir)
 
 

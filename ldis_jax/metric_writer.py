@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ldis_jax.errors import LDISError
 from ldis_jax.files import atomic_write
 from ldis_jax.visualize import plot_curves
+
+_RATES = ("learning_rate", "bad_files", "steps_per_second", "episodes_per_second", "data_wait", "goodput")
+_NOT_PLOTTED = {"step", *(f"train/{name}" for name in _RATES)}
 
 
 class MetricWriter:
@@ -14,24 +18,29 @@ class MetricWriter:
 
     def __init__(self, workdir: Path, first_step: int, *, enabled: bool):
         """Continues a run at ``first_step``: lines of later steps, from before a crash, are dropped."""
-        self._enabled = enabled
+        self._enabled, self.evaluated = enabled, False  # whether the lines of ``first_step`` hold an evaluation
         if not enabled:
             return
         from tensorboardX import SummaryWriter
 
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in read_metrics(self._path) if line["step"] <= first_step]
+        names = {name for line in kept if line["step"] == first_step for name in line if name != "step"}
+        self.evaluated = any(not name.startswith("train/") for name in names)
         with atomic_write(self._path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One line, and one point a metric."""
+        """One line, and one point a metric; raises :class:`LDISError` where the disk takes no more."""
         if not self._enabled:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise LDISError(f"{self._path}: cannot be written ({error.strerror or error}); free the disk") from error
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
@@ -42,7 +51,7 @@ class MetricWriter:
         curves: dict[str, tuple[list[int], list[float]]] = {}
         for line in read_metrics(self._path):
             for name, value in line.items():
-                if name != "step" and not name.endswith(("steps_per_second", "learning_rate", "bad_files")):
+                if name not in _NOT_PLOTTED:
                     steps, values = curves.setdefault(name, ([], []))
                     steps.append(int(line["step"]))
                     values.append(value)

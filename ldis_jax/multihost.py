@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+import traceback
+from collections.abc import Iterator
 
 import jax
 
@@ -27,3 +31,23 @@ def join() -> None:
         jax.distributed.initialize(num_processes=count, process_id=index)
     except (RuntimeError, ValueError) as error:
         raise LDISError(f"--multihost: cannot join the other hosts ({error}); see launch/README.md") from None
+
+
+@contextlib.contextmanager
+def end_at_once() -> Iterator[None]:
+    """An error in the body ends this process there and then, if there are others.
+
+    They wait for it in a step and learn from JAX that it is gone; at a usual exit JAX would wait for them first.
+    """
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() == 1:
+            raise
+        if isinstance(error, LDISError):
+            print(f"error: process {jax.process_index()}: {' '.join(str(error).split())}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(2 if isinstance(error, LDISError) else 1)

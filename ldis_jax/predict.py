@@ -37,7 +37,6 @@ def make_predict(
     It does not wait for the device. Its result is whole on every device of the mesh, so that every process has it. The
     random key of a query is a function of its index in the evaluation set.
     """
-
     run = compiled_predict(task, graphdef, mesh)
 
     def predict(params: Params, batch: dict[str, np.ndarray]) -> jax.Array:

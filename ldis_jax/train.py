@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
+import logging
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -21,22 +23,30 @@ from ldis_jax.config import init_folder, to_json
 from ldis_jax.convert import load_training_init, to_torch
 from ldis_jax.convert.card import model_card, read_provenance
 from ldis_jax.convert.folder import read_schedule, with_schedule, write_folder
+from ldis_jax.convert.lora import LORA_FILE, merge, trained_part, write_lora
 from ldis_jax.convert.rules import weights_hash
 from ldis_jax.convert.tensors import Weights
-from ldis_jax.errors import LDISError
+from ldis_jax.errors import LDISError, list_names
 from ldis_jax.evaluation import Evaluation
 from ldis_jax.files import write_json
 from ldis_jax.input_pipeline import TrainEpisodes, TrainLoader, make_source, make_train_loader
 from ldis_jax.metric_writer import MetricWriter
+from ldis_jax.models.layers import REMAT
 from ldis_jax.models.ldis import LDISModel
+from ldis_jax.models.lora import LoRA
 from ldis_jax.optim import learning_rate_schedule, make_optimizer
 from ldis_jax.predict import make_predict
-from ldis_jax.tasks import LDISN, Task, task_from_dict
-from ldis_jax.train_state import TrainState, flatten, unflatten
-from ldis_jax.train_step import StepMetrics, init_state, make_train_step
+from ldis_jax.preemption import PreemptedError, Preemption
+from ldis_jax.profiling import Profiler
+from ldis_jax.progress import CHECKPOINT, DATA, EVALUATION, START, STEP, Progress
+from ldis_jax.tasks import Task, task_from_dict
+from ldis_jax.train_state import flatten, unflatten
+from ldis_jax.train_step import NEVER, StepMetrics, StepOptions, init_state, make_train_step
+
+_LOGGER = logging.getLogger(__name__)
 
 
-def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     """Trains, evaluates on the way, and exports; run again on the same folder to continue.
 
     Args:
@@ -45,10 +55,11 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             ``curves.png``, ``model/`` and ``report.json``.
 
     Returns:
-        The content of ``report.json``.
+        The content of ``report.json``; None where SIGTERM stopped the run, after a checkpoint.
 
     Raises:
-        LDISError: bad config, data or weights; a loss that is not finite; a work folder of another model.
+        LDISError: bad config, data or weights; a loss that is not finite; a work folder of another model, or without a
+            usable checkpoint; a disk that is full.
     """
     started = time.time()
     lead = jax.process_index() == 0
@@ -56,21 +67,27 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     # --- Model: frozen towers apart from what is trained ---
     task, model, frozen_files = initial_model(config)
     networks = model.config
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    mesh = sharding.make_mesh(**config.mesh)
     graphdef, params, frozen = flatten(model)
     frozen = jax.device_put(frozen, sharding.replicated(mesh))
 
     # --- Optimizer and state, each array where the path rules put it ---
     tx = make_optimizer(config.optim, config.train_steps)
-    state, state_sharding = init_state(params, tx, mesh)
+    options = StepOptions.from_config(config.step)
+    state, state_sharding = init_state(params, tx, mesh, options)
+    if lead and (large := sharding.large_replicated(params, mesh)):
+        _LOGGER.warning("config.mesh.fsdp: these stay whole on every device: %s", list_names(large))
     fingerprint = {"task": task.to_dict(), "networks": networks.to_dict()}
     fingerprint["frozen"] = {name: weights_hash(weights.tensors) for name, weights in frozen_files.items()}
-    if isinstance(task, LDISN):
+    if task.needs_schedule:
         fingerprint["schedule"] = task.schedule.to_dict()
+    if (lora := model.lora) is not None:
+        fingerprint["lora"] = dataclasses.asdict(lora)
     fingerprint |= {key: to_json(config)[key] for key in ("seed", "batch_size", "num_shots")}
     fingerprint |= {"sources": to_json(config.data.sources), "augment": config.data.augment}
+    fingerprint |= {"step": dataclasses.asdict(options), "moment_dtype": config.optim.moment_dtype}
     del params, model
-    train_step = make_train_step(task, graphdef, tx, config.seed, mesh, state_sharding)
+    train_step = make_train_step(task, graphdef, tx, config.seed, mesh, state_sharding, options)
 
     # --- Data ---
     loader = make_loader(config, task)
@@ -78,70 +95,111 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     predict = make_predict(task, graphdef, frozen, mesh)
 
     # --- Resume ---
-    workdir.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(workdir / "checkpoints", config.keep_checkpoints, fingerprint) as checkpoints, loader:
+    _make_folder(workdir)
+    with (
+        Profiler(config.profile, workdir / "profile") as profiler,
+        Checkpoints(workdir / "checkpoints", config.keep_checkpoints, fingerprint) as checkpoints,
+        Progress(workdir / "stalled", 60 * config.watchdog_minutes) as progress,
+        Preemption(mesh) as preemption,
+        ThreadPoolExecutor(1) as waiter,
+        loader,
+    ):
         restored = checkpoints.restore(state)
         if restored is not None:
             state, data_state = restored
             loader.set_state(data_state)
-        first = int(state.step)
+            progress.set_state(data_state)
+        done = first = int(state.step)
         if lead:
             write_json(workdir / "config.json", to_json(config))
         writer = MetricWriter(workdir, first, enabled=lead)
         schedule = learning_rate_schedule(config.optim, config.train_steps)
 
-        # --- Loop: nothing in it waits for the device, except to log ---
+        # --- Loop: nothing in it waits for the step just handed to the device, except to log and save ---
         no_metrics = jax.device_put(StepMetrics.empty(), sharding.replicated(mesh))
         metrics = no_metrics
-        last_log, last_step = time.time(), first
-        bar = tqdm(
-            range(first, config.train_steps), "train", config.train_steps, False, initial=first, disable=not lead
-        )
         bad_files = 0
-        batches = prefetch(loader, mesh)
-        for step in bar:
-            batch, bad = next(batches)
-            state, metrics = train_step(state, metrics, frozen, batch)
-            bad_files += bad
-            done = step + 1
-            final = done == config.train_steps
+        running: Future[float] | None = None
 
-            if done % config.log_every == 0 or final:
-                values = {name: float(value) for name, value in metrics.compute().items()}
-                if not np.isfinite(list(values.values())).all():
-                    raise LDISError(
-                        f"step {done}: {values}; the loss is not finite. Lower config.optim.learning_rate; the last "
-                        f"good checkpoint in {workdir / 'checkpoints'} is kept"
-                    )
-                now = time.time()
-                values |= {
-                    "learning_rate": float(schedule(step)),
-                    "steps_per_second": (done - last_step) / (now - last_log),
-                    "bad_files": bad_files,  # since the run started, in this process
-                }
-                writer.write(done, {f"train/{name}": value for name, value in values.items()})
-                bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
-                metrics, last_log, last_step = no_metrics, now, done
+        def evaluate() -> dict[str, float]:
+            def watched(batch: dict[str, np.ndarray]) -> jax.Array:
+                progress.enter(EVALUATION, done)
+                preemption.check()
+                return predict(state.best, batch)
 
-            if done % config.checkpoint_every == 0 or final:
-                _require_finite(state, done, workdir)
-                checkpoints.save(state, {"step": done})
-            if done % config.eval_every == 0 and not final:
-                writer.write(done, evaluation.run(functools.partial(predict, state.params), done))
-                last_log, last_step = time.time(), done
+            results = evaluation.run(watched, done)
+            if not (evaluated and done == first):  # else its line is there, from the run before
+                writer.write(done, results)
+            return results
 
-        # --- Final evaluation, export, report ---
-        results = evaluation.run(functools.partial(predict, state.params), config.train_steps)
-        writer.write(config.train_steps, results)
+        def save() -> None:
+            _require_finite(metrics, config, workdir)
+            progress.enter(CHECKPOINT, done)
+            checkpoints.save(state, {"step": done, **progress.state()})
+
+        try:
+            evaluated = bool(multihost_utils.broadcast_one_to_all(np.array(writer.evaluated)))
+            if first % config.eval_every == 0 and 0 < first < config.train_steps and not evaluated:
+                evaluate()  # which was cut short after its checkpoint
+            steps = range(first, config.train_steps)
+            bar = tqdm(steps, "train", config.train_steps, False, initial=first, disable=not lead)
+            batches = prefetch(loader, mesh)
+            for step in bar:
+                progress.enter(DATA if step > first else START, step)
+                asked = time.monotonic()
+                batch, bad = next(batches)
+                got = time.monotonic()
+                bad_files += bad
+                progress.enter(STEP if step > first else START, step)  # the first one compiles
+                with profiler.before(step + 1):
+                    state, metrics = train_step(state, metrics, frozen, batch)
+                # The device has the next step; the one before must end before the host goes on, so that batches do not
+                # pile up on the device and time is booked where it was spent.
+                if running is not None:
+                    progress.overlap(max(0.0, min(running.result(), got) - asked))
+                running = waiter.submit(_end_of, metrics)
+                done = step + 1
+                profiler.after(done, metrics)
+                final = done == config.train_steps
+
+                if done % config.log_every == 0 or final:
+                    _require_finite(metrics, config, workdir)
+                    checkpoints.check()
+                    values = {name: float(value) for name, value in metrics.compute().items()}
+                    values.pop("first_non_finite")
+                    values |= {
+                        "learning_rate": float(schedule(step)),
+                        "bad_files": bad_files,  # since the run started, in this process
+                        **progress.rates(config.batch_size),
+                    }
+                    writer.write(done, {f"train/{name}": value for name, value in values.items()})
+                    bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
+                if done % config.checkpoint_every == 0 or final:
+                    save()
+                if done % config.log_every == 0:
+                    metrics = no_metrics
+                if done % config.eval_every == 0 and not final:
+                    evaluate()
+                preemption.check()
+            results = evaluate()
+        except PreemptedError:
+            save()
+            _LOGGER.warning("SIGTERM: stopped after step %s; run the same command again to continue", done)
+            return None
+
+        # --- Export, report ---
         writer.close()
         report = evaluation.report(results) | {"steps": config.train_steps, "seconds": round(time.time() - started, 1)}
-        trained = sharding.gather(state.params, mesh)
+        trained = sharding.gather(state.best, mesh)
         if lead:
             unet = to_torch(unflatten(graphdef, trained, frozen).unet)
-            tensors = {
-                "unet": Weights(unet, "unet"),
-                **frozen_files,
-            }  # as they came: on the device they may be bfloat16
+            tensors = dict(frozen_files)  # as they came: on the device they may be bfloat16
+            if lora is None:
+                tensors["unet"] = Weights(unet, "unet")
+            else:
+                alone = trained_part(unet, lora)
+                write_lora(workdir / "lora" / LORA_FILE, task, alone)
+                tensors["unet"] = merge(tensors["unet"], alone)
             facts = read_provenance(init_folder(config.init.folder)).trained(
                 config.data.sources, config.train_steps, config.batch_size, results
             )
@@ -164,7 +222,11 @@ def initial_model(config: ConfigDict) -> tuple[Task, LDISModel, dict[str, Weight
     if (folder / "scheduler").is_dir():
         task = with_schedule(task, read_schedule(folder))  # what the UNet was trained to predict
     overrides = config.init.unet.to_dict() or None
-    init = load_training_init(folder, task, overrides, seed=config.seed, dtype=dtype, frozen_dtype=dtype)
+    lora = LoRA.from_dict(config.lora.to_dict(), "config.lora")
+    init = load_training_init(folder, task, overrides, seed=config.seed, dtype=dtype, frozen_dtype=dtype, lora=lora)
+    if config.remat not in REMAT:
+        raise LDISError(f"config.remat={config.remat!r}: must be one of {', '.join(REMAT)}")
+    init.model.unet.remat = config.remat
     return task, init.model, init.frozen
 
 
@@ -179,8 +241,11 @@ def compute_dtype(name: str) -> jnp.dtype:
 
 def make_loader(config: ConfigDict, task: Task) -> TrainLoader:
     """The batches of one process."""
-    if config.batch_size % jax.device_count():
-        raise LDISError(f"config.batch_size={config.batch_size}: must be a multiple of {jax.device_count()} devices")
+    parts = config.step.accumulate
+    if config.batch_size % (jax.device_count() * parts):
+        raise LDISError(
+            f"config.batch_size={config.batch_size}: must be a multiple of {jax.device_count()} devices x {parts} parts"
+        )
     source = make_source(config.data.sources, task.image_size)
     length = config.train_steps * config.batch_size
     episodes = TrainEpisodes(source, config.num_shots, task.image_size, config.seed, length, config.data.augment)
@@ -206,10 +271,25 @@ def prefetch(loader: TrainLoader, mesh: jax.sharding.Mesh) -> Iterator[tuple[dic
         yield ahead
 
 
-def _require_finite(state: TrainState, step: int, workdir: Path) -> None:
-    """A checkpoint with NaN in it would be worse than none."""
-    if not bool(jnp.isfinite(optax.tree.norm(state.params))):
+def _end_of(metrics: Any) -> float:
+    """Waits for the step that gives them; its end, in seconds of ``time.monotonic``."""
+    jax.block_until_ready(metrics)
+    return time.monotonic()
+
+
+def _make_folder(workdir: Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LDISError(f"{workdir}: cannot be made ({error.strerror or error}); choose another --workdir") from None
+
+
+def _require_finite(metrics: Any, config: ConfigDict, workdir: Path) -> None:
+    """Waits for the last step."""
+    step, size = int(metrics.first_non_finite.step), config.batch_size
+    if step != NEVER:
         raise LDISError(
-            f"step {step}: parameters are not finite; lower config.optim.learning_rate. "
-            f"The last good checkpoint in {workdir / 'checkpoints'} is kept"
+            f"step {step + 1}: the loss or its gradient is not finite, on episodes {step * size} to "
+            f"{(step + 1) * size - 1} of seed {config.seed}. Lower config.optim.learning_rate; the last good "
+            f"checkpoint in {workdir / 'checkpoints'} is kept"
         )

@@ -2,13 +2,17 @@
 
 import json
 import shutil
+import signal
 
 import jax
 import numpy as np
 import pytest
 
 from ldis_jax import LDISError, LDISPipeline, sharding
+from ldis_jax.checkpoint import saved_steps
 from ldis_jax.convert import load_model
+from ldis_jax.evaluation import Evaluation
+from ldis_jax.input_pipeline import TrainEpisodes
 from ldis_jax.optim import make_optimizer
 from ldis_jax.train import initial_model, make_loader, train
 from ldis_jax.train_state import flatten
@@ -31,7 +35,9 @@ def read_lines(workdir):
 def finished(micro_folder, tmp_path_factory):
     """(work folder, report) of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("run")
-    return workdir, train(micro_config(micro_folder), workdir)
+    config = micro_config(micro_folder)
+    config.profile = "3:4"
+    return workdir, train(config, workdir)
 
 
 def test_a_run_leaves_everything_a_user_expects(finished):
@@ -48,6 +54,12 @@ def test_a_run_leaves_everything_a_user_expects(finished):
     assert all(np.isfinite(value) for line in lines for value in line.values())
     assert [line["step"] for line in lines if "unseen/miou" in line] == [4, 8]
     assert [line["train/bad_files"] for line in lines if "train/loss" in line] == [0, 0, 0, 0]
+    last = [line for line in lines if "train/loss" in line][-1]
+    assert (
+        last["train/steps_per_second"] > 0 and last["train/episodes_per_second"] == 8 * last["train/steps_per_second"]
+    )
+    assert 0 <= last["train/data_wait"] <= 1 and 0 < last["train/goodput"] < 1
+    assert list((workdir / "profile").rglob("*.xplane.pb"))
 
 
 def test_frozen_towers_are_neither_trained_nor_stored(finished, micro_folder):
@@ -100,8 +112,28 @@ def test_resume_is_bit_identical(finished, micro_folder, tmp_path):
 
 def test_a_finished_run_runs_again_without_training(finished, micro_folder):
     workdir, report = finished
+    lines = read_lines(workdir)
     again = train(micro_config(micro_folder), workdir)
     assert {**again, "seconds": 0} == {**report, "seconds": 0}
+    assert read_lines(workdir) == lines
+
+
+def test_sigterm_in_an_evaluation_stops_and_the_next_run_evaluates(finished, micro_folder, tmp_path, monkeypatch):
+    evaluate = Evaluation.run
+
+    def interrupted(self, predict, step):
+        if step == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return evaluate(self, predict, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, "run", interrupted)
+        assert train(micro_config(micro_folder), tmp_path) is None
+    assert [line["step"] for line in read_lines(tmp_path)] == [2, 4] and not (tmp_path / "report.json").exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert train(micro_config(micro_folder), tmp_path)["miou"] == finished[1]["miou"]
+    evaluations = [[x for x in read_lines(w) if "unseen/miou" in x] for w in (finished[0], tmp_path)]
+    assert evaluations[0] == evaluations[1] and len(evaluations[0]) == 2
 
 
 @pytest.mark.parametrize(("task", "meshes"), [("ldis1", [(1, 1), (8, 1), (2, 4)]), ("ldisn", [(1, 1), (1, 8)])])
@@ -109,7 +141,7 @@ def test_every_mesh_gives_the_same_losses_and_compiles_once(task, meshes, micro_
     config = micro_config(micro_folder if task == "ldis1" else micro_folder_ldisn, task)
     losses = {}
     for data, fsdp in meshes:
-        mesh = sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+        mesh = sharding.make_mesh(data, fsdp, devices=jax.devices()[: data * fsdp])
         method, model, _ = initial_model(config)
         graphdef, params, frozen = flatten(model)
         tx = make_optimizer(config.optim, config.train_steps)
@@ -140,14 +172,31 @@ def test_another_models_checkpoint_is_refused(finished, micro_folder):
         train(config, finished[0])
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(micro_folder, tmp_path):
+def test_a_loss_that_is_not_finite_names_step_and_episodes_and_is_not_saved(micro_folder, tmp_path, monkeypatch):
+    make = TrainEpisodes.__getitem__
+
+    def poisoned(self, index):
+        arrays = make(self, index)
+        return arrays | {"query_image": arrays["query_image"] * np.float32(np.nan if index == 37 else 1)}
+
+    monkeypatch.setattr(TrainEpisodes, "__getitem__", poisoned)
+    config = micro_config(micro_folder)
+    config.log_every, config.eval_every, config.checkpoint_every = 8, 8, 4  # the log comes late
+    for _ in range(2):
+        with pytest.raises(LDISError, match=r"step 5: the loss .* not finite, on episodes 32 to 39 of seed 123\.") as e:
+            train(config, tmp_path)
+        assert "\n" not in str(e.value)
+        assert saved_steps(tmp_path / "checkpoints") == [4]
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_learning_rate_that_breaks_the_parameters_saves_nothing(micro_folder, tmp_path):
     config = micro_config(micro_folder)
     config.optim.learning_rate = 1e30
     config.optim.warmup_steps = 0
     with pytest.raises(LDISError, match="not finite"):
         train(config, tmp_path)
-    assert not (tmp_path / "model").exists()
-    assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
+    assert saved_steps(tmp_path / "checkpoints") == []
 
 
 @pytest.mark.parametrize(
@@ -156,6 +205,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(micro_folder,
         ("batch_size", 12, "multiple of 8"),
         ("optim.schedule", "linear", "schedule"),
         ("dtype", "float16", "dtype"),
+        ("profile", "5:x", "profile"),
         ("init.folder", "nowhere", "no such folder"),
         ("mesh.data", 3, "does not make 8 devices"),
         ("task.task", "ldis2", "must be one of"),

@@ -6,6 +6,10 @@ same global batches on any number of hosts, workers and restarts, and its whole 
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,7 +47,9 @@ class TrainLoader(Iterator[dict[str, np.ndarray]]):
             if self._num_workers:
                 if not flags.FLAGS.is_parsed():
                     flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which nobody parses outside of absl.app
-                dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self._num_workers, _WORKER_BUFFER))
+                dataset = dataset.mp_prefetch(
+                    grain.MultiprocessingOptions(self._num_workers, _WORKER_BUFFER), worker_init_fn=_start_worker
+                )
             self._iterator = iter(dataset)
         batch = next(self._iterator)
         self._step += 1
@@ -118,3 +124,19 @@ class _ProcessShard:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         step, sample = divmod(index, self._size)
         return self._source[step * self._global_size + self._offset + sample]
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Workers end with their parent, also where it was killed, and not before it.
+
+    SIGTERM, which clusters send to every process of a job, is for the parent: it needs batches up to its last step.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(0)

@@ -9,7 +9,7 @@ from tests.launch.stand_ins import World
 
 TRAIN = ["--config=configs/ldis1.py", '--workdir=/mnt/ldis/runs/it\'s "one" $HOME']
 OVERRIDES = ["--config.mesh.fsdp=4", "--config.init.folder=/mnt/ldis/$(WEIGHTS)/a \\ b; @IMAGE@ & {c}: #d"]
-MAIN = [*TRAIN, "--multihost", *OVERRIDES]
+MAIN = [*TRAIN, "--multihost", "--stopped_status=143", *OVERRIDES]
 
 JOBSET = ["--name=run-1", "--context=gke_p_z_c", "--image=europe-docker.pkg.dev/p/r/ldis:tpu"]
 JOBSET += ["--accelerator=tpu-v6e-slice", "--topology=4x8", "--bucket=my-bucket", "--service_account=trainer"]

@@ -14,7 +14,7 @@ SLICE = ["--name=run-1", "--project=my-project", "--zone=us-east5-b"]
 FLAGS = [*SLICE, "--accelerator_type=v5litepod-16", "--runtime_version=v2-alpha-tpuv5-lite", "--poll_seconds=0"]
 TRAIN = ["--config=configs/ldis1.py", "--workdir=/mnt/runs/it's $HOME; exit 3", "--allow_local_workdir"]
 OVERRIDES = ["--config.mesh.fsdp=4", "--config.init.folder=/mnt/my weights/*"]
-MAIN = ["-m", "ldis_jax.main", TRAIN[0], TRAIN[1], "--multihost", *OVERRIDES]
+MAIN = ["-m", "ldis_jax.main", TRAIN[0], TRAIN[1], "--multihost", "--stopped_status=143", *OVERRIDES]
 NONE = {"status": 1, "err": "ERROR: (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: Resource was not found"}
 DESCRIBE = "queued-resources describe"
 
