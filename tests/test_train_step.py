@@ -162,3 +162,17 @@ def test_meshes_and_rules():
     shapes["c/scale"] = jax.ShapeDtypeStruct((2**21,), "f4")
     assert sharding.large_replicated(shapes, mesh) == ["c/scale (2097152,)"]
     assert sharding.large_replicated(shapes, sharding.make_mesh()) == []
+
+
+def test_a_gathered_parameters_gradient_goes_back_to_where_it_lies():
+    mesh = sharding.make_mesh(2, 4)
+    placed = sharding.param_sharding("a/kernel", (6, 8), mesh)
+    w = jax.device_put(jnp.arange(48.0).reshape(6, 8), placed)
+    x = jax.device_put(jnp.arange(48.0).reshape(8, 6) / 48, sharding.batch_sharding(mesh))
+
+    def loss(w, x):
+        return jnp.sum((x @ sharding.gathered(w, placed)) ** 2)
+
+    gradient = jax.jit(jax.grad(loss), in_shardings=(placed, sharding.batch_sharding(mesh)))(w, x)
+    assert gradient.sharding.is_equivalent_to(placed, 2)
+    np.testing.assert_allclose(gradient, 2 * np.asarray(x).T @ (np.asarray(x) @ np.asarray(w)), rtol=1e-5)
