@@ -150,7 +150,8 @@ def make_train_step(
             loss, grads = grad_fn(params, batch, key)
         else:
             loss, grads = _accumulate(grad_fn, params, batch, key, options.accumulate, mesh, placed.params)
-        grads = jax.lax.with_sharding_constraint(grads, placed.params)  # where their moments are, not replicated
+        if not on_cpu:
+            grads = jax.lax.with_sharding_constraint(grads, placed.params)  # where their moments are, not replicated
         grad_norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         new_params = optax.apply_updates(state.params, updates)

@@ -11,7 +11,10 @@ import pytest
 from ldis_jax.checkpoint import saved_steps
 from tools.kill_test import Run, kill_test
 
-pytestmark = pytest.mark.timeout(1800)  # several launches of Python and JAX, on a machine that may be busy
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+]  # several launches of Python and JAX, on a machine that may be busy
 LATER = ("15", "18", "21", "24", "27", "30", "33", "36", "39", "40")
 
 

@@ -14,6 +14,8 @@ from ldis_jax import evaluate
 from tests.benchmark.painted import ROOT, Painted, build, write_vspw
 from tests.helpers import call_command
 
+pytestmark = pytest.mark.slow  # two processes that compile, several times
+
 
 def free_port():
     with socket.socket() as server:

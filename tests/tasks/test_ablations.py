@@ -25,6 +25,7 @@ from tests.helpers import MICRO, SIZE, micro_task
 from tests.reference import cases
 from tests.reference.weights import random_model
 
+pytestmark = pytest.mark.slow  # a compilation a config
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs" / "ablations").glob("*.py"))
 
