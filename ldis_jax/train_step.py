@@ -130,7 +130,6 @@ def make_train_step(
 
     The random key is a function of (seed, step); gradients are taken of the trained parameters alone.
     """
-
     # Fake devices may enter exchanges that do not depend on each other in several orders, and then wait for ever.
     on_cpu = mesh.devices.flat[0].platform == "cpu"
 
