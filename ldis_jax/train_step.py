@@ -130,8 +130,6 @@ def make_train_step(
 
     The random key is a function of (seed, step); gradients are taken of the trained parameters alone.
     """
-    # Fake devices may enter exchanges that do not depend on each other in several orders, and then wait for ever.
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
 
     def step_fn(
         state: TrainState, metrics: clu_metrics.Collection, frozen: Params, batch: Mapping[str, jax.Array]
@@ -139,8 +137,7 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
 
         def loss_fn(params: Params, part: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
-            if not on_cpu:
-                params = {name: sharding.gathered(value, placed.params[name]) for name, value in params.items()}
+            params = {name: sharding.gathered(value, placed.params[name]) for name, value in params.items()}
             return task.loss(unflatten(graphdef, params, frozen), part, key)[0]
 
         params = jax.tree.map(lambda p: p.astype(options.grad_dtype), state.params)
@@ -149,8 +146,7 @@ def make_train_step(
             loss, grads = grad_fn(params, batch, key)
         else:
             loss, grads = _accumulate(grad_fn, params, batch, key, options.accumulate, mesh, placed.params)
-        if not on_cpu:
-            grads = jax.lax.with_sharding_constraint(grads, placed.params)  # where their moments are, not replicated
+        grads = jax.lax.with_sharding_constraint(grads, placed.params)  # where their moments are, not replicated
         grad_norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         new_params = optax.apply_updates(state.params, updates)

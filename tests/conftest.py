@@ -4,6 +4,9 @@ import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# Fake devices share one pool of threads, as many as devices by default. A program with two independent exchanges can
+# then fill it with waiting threads and stop for ever.
+os.environ["NPROC"] = "64"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import tempfile
