@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import signal
@@ -18,8 +19,8 @@ import numpy as np
 from ldis_jax.datasets.pairs import read_pair
 from ldis_jax.errors import LDISError
 
-# Images in flight a worker: enough to keep it busy, few enough that memory stays flat.
-_AHEAD = 4
+# Images a task, and tasks in flight a worker: enough to keep it busy, few enough that memory stays flat.
+_CHUNK, _AHEAD = 4, 2
 
 
 class MaskMaker(Protocol):
@@ -90,20 +91,24 @@ def scan_all(items: Iterable[Item], rule: str, num_workers: int) -> Iterator[tup
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_follow_parent)
-    pending: deque[tuple[Item, Future[Scan]]] = deque()
+    pending: deque[tuple[list[Item], Future[list[Scan]]]] = deque()
+    remaining = iter(items)
     try:
-        for item in items:
-            pending.append((item, pool.submit(scan, item, rule)))
+        while chunk := list(itertools.islice(remaining, _CHUNK)):
+            pending.append((chunk, pool.submit(_scan_chunk, chunk, rule)))
             if len(pending) >= _AHEAD * num_workers:
                 done, future = pending.popleft()
-                yield done, future.result()
-        while pending:
-            done, future = pending.popleft()
-            yield done, future.result()
+                yield from zip(done, future.result(), strict=True)
+        for done, future in pending:
+            yield from zip(done, future.result(), strict=True)
     except BrokenProcessPool:
         raise LDISError("a worker process died, perhaps for lack of memory; lower --num_workers") from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _scan_chunk(items: list[Item], rule: str) -> list[Scan]:
+    return [scan(item, rule) for item in items]
 
 
 def _read_bytes(path: str) -> bytes:
