@@ -5,12 +5,14 @@ Example:
 
 Prints memory against the chip's, FLOPs, bytes, what travels between chips, and the compiler's own estimate of the time,
 for a training step and a prediction. Needs no TPU, no weights and no data, but libtpu (pip install libtpu) and, at full
-size, some minutes a program. Exit status 1 where a program does not fit.
+size, some minutes a program. Exit status 1 where a program does not fit. With --config.executable=FILE the compiled
+training step is written there, and a run with the same key need not compile it.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from absl import flags
 
@@ -42,7 +44,8 @@ def main() -> None:
 
     from ldis_jax import sharding
     from ldis_jax.costs.chips import slice_devices
-    from ldis_jax.costs.report import advice, compile_program, lines
+    from ldis_jax.costs.report import COMPUTE_DTYPE, advice, compile_program, lines
+    from ldis_jax.executable import program_facts, write_executable
     from ldis_jax.files import write_json
 
     devices = slice_devices(_TOPOLOGY.value, config.mesh.slices)
@@ -50,10 +53,15 @@ def main() -> None:
     costs = []
     for program in ("train", "predict") if _PROGRAM.value == "both" else (_PROGRAM.value,):
         batch_size = _BATCH_SIZE.value or (config.batch_size if program == "train" else config.eval.batch_size)
-        cost = compile_program(config, program, _TOPOLOGY.value, mesh, batch_size)
+        if program == "train":
+            config.batch_size = batch_size
+        compiled, cost = compile_program(config, program, _TOPOLOGY.value, mesh, batch_size)
         print("\n".join(lines(cost)), flush=True)
         if not cost["fits"]:
             print(f"  try {advice(config, cost)}", flush=True)
+        if program == "train" and config.executable:
+            write_executable(Path(config.executable), compiled, program_facts(config, mesh, COMPUTE_DTYPE))
+            print(f"  wrote {config.executable}", flush=True)
         costs.append(cost)
         if _OUT.value:
             write_json(_OUT.value, costs)

@@ -88,6 +88,8 @@ def base_config(task: str) -> ConfigDict:
     config.checkpoint_every = 5_000
     config.keep_checkpoints = 3
     config.watchdog_minutes = 10.0  # without a step, after which every process says where it stands; 0: never
+    # A file: the training step that ``python -m ldis_jax.compile``, or a run before, compiled; written if not there.
+    config.executable = ""
     config.profile = ""  # a step, or "first:last" of a few, to trace into <workdir>/profile
     return config
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.experimental import serialize_executable
@@ -20,6 +21,9 @@ from ml_collections import ConfigDict
 from ldis_jax.config import to_json
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.files import atomic_write
+from ldis_jax.programs import Program, abstract_model, train_program
+
+_LOGGER = logging.getLogger(__name__)
 
 # Keys that only the host reads: they may differ between the machine that compiles and the run. What "init.folder" and
 # "data" decide about the program is in its networks and its batch size.
@@ -27,64 +31,85 @@ _OF_THE_HOST = (
     *("data", "eval", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "watchdog_minutes"),
     *("profile", "executable", "init", "dtype"),
 )
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "libtpu", "jax-cuda12-pjrt", "jax-cuda13-pjrt", "numpy")
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_PACKAGES = ("jax", "jaxlib", "flax", "optax")
+_COMPILERS = {"tpu": ("libtpu",), "gpu": ("jax-cuda12-pjrt", "jax-cuda13-pjrt")}  # packages that bring them
 
 
-def program_facts(config: ConfigDict, networks: Mapping[str, Any], dtype: Any, mesh: Mesh) -> dict[str, str]:
+def program_facts(config: ConfigDict, mesh: Mesh, dtype: str) -> dict[str, str]:
     """All that a compiled step depends on, by name; equal facts mean the same program for the same devices.
 
     Args:
         config: of the run.
-        networks: their sizes, JSON-able.
-        dtype: of compute.
         mesh: of the run's devices, or of a topology's.
+        dtype: of compute.
     """
     device = mesh.devices.flat[0]
     keys = {key: value for key, value in to_json(config).items() if key not in _OF_THE_HOST}
+    task, model = abstract_model(config, dtype)
     facts = {
         "config": json.dumps(keys, sort_keys=True),
-        "networks": json.dumps(networks, sort_keys=True),
-        "dtype": str(dtype),
+        "task": json.dumps(task.to_dict(), sort_keys=True),
+        "networks": json.dumps(model.config.to_dict(), sort_keys=True),
+        "dtype": dtype,
         "devices": f"{device.device_kind}: {[(d.id, d.process_index) for d in mesh.devices.flat]}",
         "mesh": str(dict(mesh.shape)),
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        "compiler's flags": " ".join(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")),
         "source code": _source_hash(),
     }
-    for package in _PACKAGES:
-        # A plugin for devices other than these does not matter, and is not everywhere.
-        if package.startswith("jax-cuda") and device.platform == "tpu":
-            continue
-        if package == "libtpu" and device.platform != "tpu":
-            continue
+    for package in (*_PACKAGES, *_COMPILERS.get(device.platform, ())):
         facts[package] = _version(package)
     if device.platform == "cpu":
         facts["processor"] = _processor()
     return facts
 
 
-def write_executable(path: Path, compiled: jax.stages.Compiled, facts: Mapping[str, str], flops: float) -> None:
-    """Writes a compiled step; ``flops`` of it, a device's, come back with it.
+def ready_step(config: ConfigDict, mesh: Mesh, dtype: str) -> jax.stages.Compiled:
+    """The training step of a run: of the file ``config.executable`` if it holds it, else compiled, and written there.
+
+    Args:
+        config: of the run.
+        mesh: of its devices.
+        dtype: of compute.
 
     Raises:
-        LDISError: the file cannot be written.
+        LDISError: the config does not fit together; the file cannot be written, or others can write it.
     """
+    started = time.monotonic()
+    path = Path(config.executable) if config.executable else None
+    program, facts = train_program(config, mesh, config.batch_size, dtype), program_facts(config, mesh, dtype)
+    if path is not None and path.is_file():
+        try:
+            loaded = read_executable(path, facts, program, mesh)
+        except UnusableExecutableError as error:
+            _LOGGER.warning("config.executable=%s: %s; compiling anew", path, error)
+        else:
+            _LOGGER.info("training step loaded from %s in %.1f s", path, time.monotonic() - started)
+            return loaded
+    step: jax.stages.Compiled = program.trace().lower().compile()
+    _LOGGER.info("training step compiled in %.1f s", time.monotonic() - started)
+    if path is not None and jax.process_index() == 0:
+        write_executable(path, step, facts)
+    return step
+
+
+def write_executable(path: Path, compiled: jax.stages.Compiled, facts: Mapping[str, str]) -> None:
+    """Writes a compiled step with what it depends on; raises :class:`LDISError` where the file cannot be written."""
     payload, _, _ = serialize_executable.serialize(compiled)
-    header = {"facts": dict(facts), "flops": flops, "sha256": hashlib.sha256(payload).hexdigest()}
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        file.write(json.dumps(header).encode() + b"\n" + payload)
-    path.chmod(path.stat().st_mode & ~(stat.S_IWGRP | stat.S_IWOTH))
+    header = {"facts": dict(facts), "sha256": hashlib.sha256(payload).hexdigest()}
+    with atomic_write(path) as temporary:
+        with temporary.open("wb") as file:
+            file.write(json.dumps(header).encode() + b"\n" + payload)
+        temporary.chmod(temporary.stat().st_mode & ~_OTHERS_MAY_WRITE)
 
 
-def read_executable(
-    path: Path, facts: Mapping[str, str], arguments: Any, results: Any, mesh: Mesh
-) -> tuple[jax.stages.Compiled, float]:
-    """(the step of :func:`write_executable`, FLOPs of a device).
+def read_executable(path: Path, facts: Mapping[str, str], program: Program, mesh: Mesh) -> jax.stages.Compiled:
+    """The step of :func:`write_executable`.
 
     Args:
         path: the file.
         facts: of this run's program.
-        arguments: a tree of what the step takes, (positional, keyword).
-        results: a tree of what it gives.
+        program: this run's, for the structure of what the step takes and gives.
         mesh: of this run's devices.
 
     Raises:
@@ -92,24 +117,24 @@ def read_executable(
         LDISError: others may write the file: it is machine code, and whoever changes it runs code here.
     """
     found = path.stat()
-    if found.st_uid not in (0, os.getuid()) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if found.st_uid not in (0, os.getuid()) or found.st_mode & _OTHERS_MAY_WRITE:
         raise LDISError(
             f"config.executable={path}: is a program that others may change; make the file your own (chown, chmod go-w)"
         )
     head, _, payload = path.read_bytes().partition(b"\n")
     try:
         header = json.loads(head)
-        theirs, flops, digest = dict(header["facts"]), float(header["flops"]), str(header["sha256"])
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        theirs, digest = dict(header["facts"]), str(header["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
         raise UnusableExecutableError("not a file of a compiled step") from error
-    if differing := [name for name in facts.keys() | theirs.keys() if facts.get(name) != theirs.get(name)]:
-        raise UnusableExecutableError(f"compiled for another {list_names(sorted(differing))}")
+    if differing := sorted(name for name in facts.keys() | theirs.keys() if facts.get(name) != theirs.get(name)):
+        raise UnusableExecutableError(f"compiled for another {list_names(differing)}")
     if hashlib.sha256(payload).hexdigest() != digest:
         raise UnusableExecutableError("damaged")
-    trees = jax.tree.structure(arguments), jax.tree.structure(results)
-    client, devices = mesh.devices.flat[0].client, list(mesh.devices.flat)
+    inputs, outputs = jax.tree.structure((program.arguments, {})), jax.tree.structure(program.arguments[:2])
+    devices = list(mesh.devices.flat)
     try:
-        return serialize_executable.deserialize_and_load(payload, *trees, client, devices), flops
+        return serialize_executable.deserialize_and_load(payload, inputs, outputs, devices[0].client, devices)
     except Exception as error:  # whatever the runtime raises: the step can always be compiled
         raise UnusableExecutableError(" ".join(str(error).split())[:200]) from error
 
@@ -137,4 +162,5 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    return hashlib.sha256("".join(sorted({x for x in lines if x.startswith(("model name", "flags"))})).encode()).hexdigest()
+    kinds = sorted({line for line in lines if line.startswith(("model name", "flags"))})
+    return hashlib.sha256("".join(kinds).encode()).hexdigest()

@@ -9,7 +9,7 @@ from ldis_jax.errors import LDISError
 from ldis_jax.files import atomic_write
 from ldis_jax.visualize import plot_curves
 
-_RATES = ("learning_rate", "bad_files", "steps_per_second", "episodes_per_second", "data_wait", "goodput")
+_RATES = ("learning_rate", "bad_files", "steps_per_second", "episodes_per_second", "data_wait", "goodput", "mfu")
 _NOT_PLOTTED = {"step", *(f"train/{name}" for name in _RATES)}
 
 

@@ -22,6 +22,8 @@ def compiled_predict(
 
     @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
     def run(params: Params, frozen: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
+        # Once, before any loop over steps; left where they lie, the partitioner would cut activations by channels.
+        params = jax.lax.with_sharding_constraint(params, sharding.replicated(mesh))
         keys = jax.vmap(lambda index: jax.random.fold_in(jax.random.key(0), index))(batch["index"])
         prompts = PromptInputs(batch["prompt_images"], batch["prompt_masks"])
         return task.predict(unflatten(graphdef, params, frozen), batch["query_image"], prompts, keys)

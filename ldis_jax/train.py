@@ -22,12 +22,14 @@ from ldis_jax.checkpoint import Checkpoints
 from ldis_jax.config import init_folder, to_json
 from ldis_jax.convert import load_training_init, to_torch
 from ldis_jax.convert.card import model_card, read_provenance
-from ldis_jax.convert.folder import read_schedule, with_schedule, write_folder
+from ldis_jax.convert.folder import write_folder
 from ldis_jax.convert.lora import LORA_FILE, merge, trained_part, write_lora
 from ldis_jax.convert.rules import weights_hash
 from ldis_jax.convert.tensors import Weights
+from ldis_jax.costs.chips import peak_flops
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.evaluation import Evaluation
+from ldis_jax.executable import ready_step
 from ldis_jax.files import write_json
 from ldis_jax.input_pipeline import TrainEpisodes, TrainLoader, make_source, make_train_loader
 from ldis_jax.metric_writer import MetricWriter
@@ -38,10 +40,11 @@ from ldis_jax.optim import learning_rate_schedule, make_optimizer
 from ldis_jax.predict import make_predict
 from ldis_jax.preemption import PreemptedError, Preemption
 from ldis_jax.profiling import Profiler
+from ldis_jax.programs import mathematical_flops, run_task
 from ldis_jax.progress import CHECKPOINT, DATA, EVALUATION, START, STEP, Progress
-from ldis_jax.tasks import Task, task_from_dict
+from ldis_jax.tasks import Task
 from ldis_jax.train_state import flatten, unflatten
-from ldis_jax.train_step import NEVER, StepMetrics, StepOptions, init_state, make_train_step
+from ldis_jax.train_step import NEVER, StepMetrics, StepOptions, init_state
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -52,7 +55,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     Args:
         config: see :mod:`ldis_jax.config`.
         workdir: gets ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``pictures/``,
-            ``curves.png``, ``model/`` and ``report.json``.
+            ``curves.png``, ``model/``, ``report.json``; with LoRA ``lora/``, with ``config.profile`` ``profile/``, and
+            ``stalled/`` where nothing moved.
 
     Returns:
         The content of ``report.json``; None where SIGTERM stopped the run, after a checkpoint.
@@ -74,7 +78,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     # --- Optimizer and state, each array where the path rules put it ---
     tx = make_optimizer(config.optim, config.train_steps)
     options = StepOptions.from_config(config.step)
-    state, state_sharding = init_state(params, tx, mesh, options)
+    state, _ = init_state(params, tx, mesh, options)
     if lead and (large := sharding.large_replicated(params, mesh)):
         _LOGGER.warning("config.mesh.fsdp: these stay whole on every device: %s", list_names(large))
     fingerprint = {"task": task.to_dict(), "networks": networks.to_dict()}
@@ -87,7 +91,9 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     fingerprint |= {"sources": to_json(config.data.sources), "augment": config.data.augment}
     fingerprint |= {"step": dataclasses.asdict(options), "moment_dtype": config.optim.moment_dtype}
     del params, model
-    train_step = make_train_step(task, graphdef, tx, config.seed, mesh, state_sharding, options)
+    train_step = ready_step(config, mesh, str(compute_dtype(config.dtype)))
+    peak = peak_flops(mesh.devices.flat[0].device_kind)
+    flops = mathematical_flops(config, "train", mesh, config.batch_size) if peak else 0.0
 
     # --- Data ---
     loader = make_loader(config, task)
@@ -172,6 +178,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
                         "bad_files": bad_files,  # since the run started, in this process
                         **progress.rates(config.batch_size),
                     }
+                    if peak and "steps_per_second" in values:
+                        values["mfu"] = flops * values["steps_per_second"] / peak
                     writer.write(done, {f"train/{name}": value for name, value in values.items()})
                     bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
                 if done % config.checkpoint_every == 0 or final:
@@ -218,9 +226,7 @@ def initial_model(config: ConfigDict) -> tuple[Task, LDISModel, dict[str, Weight
     folder = init_folder(config.init.folder)
     if not folder.is_dir():
         raise LDISError(f"config.init.folder={config.init.folder}: no such folder; see docs/weights.md")
-    task = task_from_dict(config.task.to_dict(), "config.task")
-    if (folder / "scheduler").is_dir():
-        task = with_schedule(task, read_schedule(folder))  # what the UNet was trained to predict
+    task = run_task(config)
     overrides = config.init.unet.to_dict() or None
     lora = LoRA.from_dict(config.lora.to_dict(), "config.lora")
     init = load_training_init(folder, task, overrides, seed=config.seed, dtype=dtype, frozen_dtype=dtype, lora=lora)

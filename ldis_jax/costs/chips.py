@@ -44,6 +44,24 @@ def get_chip(topology: str) -> Chip:
     return CHIPS[generation]
 
 
+# What JAX calls devices, by the start of the name -> bfloat16 operations a second, without sparsity: the chips above,
+# and NVIDIA's data sheets.
+_PEAK_FLOPS = {
+    "TPU v5 lite": CHIPS["v5e"].flops,
+    "TPU v5": CHIPS["v5p"].flops,
+    "TPU v6 lite": CHIPS["v6e"].flops,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """The peak of a device that runs here, ``jax.Device.device_kind``; None where it is not known."""
+    return next((flops for kind, flops in _PEAK_FLOPS.items() if device_kind.startswith(kind)), None)
+
+
 def quiet_libtpu() -> None:
     """Keeps libtpu from asking for a machine that is not there. To be called before jax is imported."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")

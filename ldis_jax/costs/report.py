@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ldis_jax import sharding
 from ldis_jax.costs.chips import get_chip
-from ldis_jax.costs.flops import count_flops
 from ldis_jax.costs.hlo import collectives, estimated_cycles
-from ldis_jax.costs.programs import trace, trained_params
+from ldis_jax.programs import PROGRAMS, mathematical_flops, trained_params
 
+COMPUTE_DTYPE = "bfloat16"  # what "auto" means on TPU
 _RESERVED = 0.02  # of a chip's memory: the runtime's own, and what a program's buffers lose to alignment
 
 
-def compile_program(config: ConfigDict, program: str, topology: str, mesh: Mesh, batch_size: int) -> dict[str, Any]:
-    """Compiles for a slice and reads off the costs; minutes at full size.
+def compile_program(
+    config: ConfigDict, program: str, topology: str, mesh: Mesh, batch_size: int
+) -> tuple[jax.stages.Compiled, dict[str, Any]]:
+    """Compiles for a slice, to compute in bfloat16, and reads off the costs; minutes at full size.
 
     Args:
         config: of a run.
@@ -30,28 +32,26 @@ def compile_program(config: ConfigDict, program: str, topology: str, mesh: Mesh,
         batch_size: over all chips.
 
     Returns:
-        JSON-able, per chip: bytes of memory ("arguments", "temporaries", "peak", "memory", "fits"), "tflop" of the
-        mathematics, "gigabytes_accessed", "collectives", "predicted_ms" of compute and of exchange, "predicted_mfu",
-        "compile_seconds"; and what was compiled.
+        The program, and its costs, JSON-able, per chip: bytes of memory ("arguments", "temporaries", "peak", "memory",
+        "fits"), "tflop" of the mathematics, "gigabytes_accessed", "collectives", "predicted_ms" of compute and of
+        exchange, "predicted_mfu", "compile_seconds"; and what was compiled.
     """
     chip = get_chip(topology)
     started = time.perf_counter()
-    compiled = trace(config, program, mesh, batch_size).lower().compile()
+    compiled = PROGRAMS[program](config, mesh, batch_size, COMPUTE_DTYPE).trace().lower().compile()
     seconds = time.perf_counter() - started
     memory, text = compiled.memory_analysis(), compiled.as_text()
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes  # donated ones lie where arguments lay
     peak = arguments + temporaries + results + memory.generated_code_size_in_bytes
-    plain = copy.deepcopy(config)
-    plain.remat = "none"  # work done twice to save memory is no progress
-    flops = count_flops(trace(plain, program, mesh, batch_size).jaxpr) / mesh.size
+    flops = mathematical_flops(config, program, mesh, batch_size)
     compute = estimated_cycles(text) / chip.clock
     exchange = 0.0
     found = collectives(text)
     for collective in found:
         between = mesh.shape[sharding.SLICE] > 1 and collective.group in (mesh.shape[sharding.SLICE], mesh.size)
         exchange += collective.bytes / (chip.network if between else chip.link)
-    return {
+    return compiled, {
         "program": program,
         "topology": topology,
         "mesh": dict(mesh.shape),

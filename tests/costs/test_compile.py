@@ -11,8 +11,8 @@ import pytest
 from ldis_jax import LDISError
 from ldis_jax.config import base_config
 from ldis_jax.costs.chips import get_chip
-from ldis_jax.costs.programs import trained_params
 from ldis_jax.costs.report import advice
+from ldis_jax.programs import trained_params
 
 ROOT = Path(__file__).parents[2]
 needs_libtpu = pytest.mark.skipif(
@@ -54,11 +54,11 @@ import ldis_jax.costs.chips as chips, ldis_jax.costs.report as report, ldis_jax.
 real = sharding.make_mesh
 chips.slice_devices = lambda topology, slices: None
 sharding.make_mesh = lambda **kw: real(1, 1, devices=jax.devices()[:1])
-report.compile_program = lambda config, program, topology, mesh, batch_size: {
+report.compile_program = lambda config, program, topology, mesh, batch_size: (None, {
     "program": program, "topology": topology, "mesh": {"slice": 1, "data": 4, "fsdp": 1}, "batch_size": batch_size,
     "arguments": 15e9, "temporaries": 9e9, "peak": 24e9, "memory": 16e9, "fits": False, "tflop": 1.0,
     "gigabytes_accessed": 1.0, "collectives": [], "predicted_ms": {"compute": 1.0, "exchange": 0.0},
-    "predicted_mfu": 0.5, "replicated": ["unet/a (9, 9)"]}
+    "predicted_mfu": 0.5, "replicated": ["unet/a (9, 9)"]})
 import ldis_jax.compile as c; from ldis_jax import cli; cli.run(c.main)"""
     done = run("--config=configs/ldis1.py", "--program=train", code=code)
     assert done.returncode == 1, done.stderr

@@ -112,4 +112,4 @@ def test_the_container_is_built_from_what_is_there():
 
 def test_the_readme_names_every_recipe():
     text = (LAUNCH / "README.md").read_text(encoding="utf-8")
-    assert all(f"]({name})" in text for name in [*COMMANDS, "slurm.sbatch", "Dockerfile", "jobset.yaml", "colab.ipynb"])
+    assert all(f"]({name})" in text for name in [*COMMANDS, "slurm.sbatch", "Dockerfile", "jobset.yaml"])

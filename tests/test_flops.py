@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ldis_jax.costs.flops import count_flops
+from ldis_jax.flops import count_flops
 
 
 def flops(fn, *shapes):
