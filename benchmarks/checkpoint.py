@@ -35,7 +35,7 @@ class Trainer:
 
     def __init__(self, config: ConfigDict):
         """Compiles the step of a config and takes it once."""
-        mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+        mesh = sharding.make_mesh(**config.mesh)
         task, model, _ = initial_model(config)
         graphdef, params, frozen = flatten(model)
         tx = make_optimizer(config.optim, config.train_steps)

@@ -1,4 +1,4 @@
-"""What every command shares: one clear line and status 2 for a user's mistake, never a traceback."""
+"""What every command shares: one clear line and status 2 for a user's mistake; compiled programs that are kept."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from ldis_jax.compilation_cache import use_compilation_cache
 from ldis_jax.errors import LDISError
 
 
 def run(main: Callable[[], None]) -> None:
     """Calls ``main`` and turns bad input into ``error: ...`` on standard error and exit status 2."""
+    use_compilation_cache()
     try:
         main()
     except LDISError as error:

@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import logging
 import os
-import platform
 import stat
 import time
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from jax.experimental import serialize_executable
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ldis_jax.compilation_cache import processor
 from ldis_jax.config import to_json
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.files import atomic_write
@@ -60,7 +60,7 @@ def program_facts(config: ConfigDict, mesh: Mesh, dtype: str) -> dict[str, str]:
     for package in (*_PACKAGES, *_COMPILERS.get(device.platform, ())):
         facts[package] = _version(package)
     if device.platform == "cpu":
-        facts["processor"] = _processor()
+        facts["processor"] = processor()
     return facts
 
 
@@ -155,12 +155,3 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "none"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    kinds = sorted({line for line in lines if line.startswith(("model name", "flags"))})
-    return hashlib.sha256("".join(kinds).encode()).hexdigest()

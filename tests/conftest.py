@@ -24,6 +24,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Tests that run the same program again, to resume for example, need not compile it again.
 _CACHE = tempfile.TemporaryDirectory(prefix="ldis_jax_tests_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name  # of commands that tests start
 jax.config.update("jax_compilation_cache_dir", _CACHE.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

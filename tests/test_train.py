@@ -14,6 +14,7 @@ from ldis_jax.convert import load_model
 from ldis_jax.evaluation import Evaluation
 from ldis_jax.input_pipeline import TrainEpisodes
 from ldis_jax.optim import make_optimizer
+from ldis_jax.programs import mathematical_flops
 from ldis_jax.train import initial_model, make_loader, train
 from ldis_jax.train_state import flatten
 from ldis_jax.train_step import StepMetrics, init_state, make_train_step
@@ -27,6 +28,10 @@ def standard_promotion():
         yield
 
 
+def one_device():
+    return sharding.make_mesh(devices=jax.devices()[:1])
+
+
 def read_lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
@@ -37,10 +42,12 @@ def finished(micro_folder, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     config = micro_config(micro_folder)
     config.profile = "3:4"
-    return workdir, train(config, workdir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ldis_jax.train.peak_flops", lambda kind: 1e12)
+        return workdir, train(config, workdir)
 
 
-def test_a_run_leaves_everything_a_user_expects(finished):
+def test_a_run_leaves_everything_a_user_expects(finished, micro_folder):
     workdir, report = finished
     assert report == json.loads((workdir / "report.json").read_text())
     assert {"miou", "fb_iou", "baselines", "prompt_swap", "steps", "seconds", "episodes_hash"} <= report.keys()
@@ -58,6 +65,10 @@ def test_a_run_leaves_everything_a_user_expects(finished):
     assert (
         last["train/steps_per_second"] > 0 and last["train/episodes_per_second"] == 8 * last["train/steps_per_second"]
     )
+    mesh = sharding.make_mesh()
+    flops = mathematical_flops(micro_config(micro_folder), "train", mesh, 8)
+    assert 8 * flops == pytest.approx(mathematical_flops(micro_config(micro_folder), "train", one_device(), 8))
+    assert last["train/mfu"] == pytest.approx(flops * last["train/steps_per_second"] / 1e12)
     assert 0 <= last["train/data_wait"] <= 1 and 0 < last["train/goodput"] < 1
     assert list((workdir / "profile").rglob("*.xplane.pb"))
 

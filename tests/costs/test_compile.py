@@ -10,7 +10,7 @@ import pytest
 
 from ldis_jax import LDISError
 from ldis_jax.config import base_config
-from ldis_jax.costs.chips import get_chip
+from ldis_jax.costs.chips import get_chip, peak_flops
 from ldis_jax.costs.report import advice
 from ldis_jax.programs import trained_params
 
@@ -96,3 +96,11 @@ def test_shapes_without_an_init_folder_are_sd_15s():
     assert sum(sizes) == 859_520_964 + 787_200
     with pytest.raises(LDISError, match="v5e"):
         get_chip("v3:8")
+
+
+@pytest.mark.parametrize(
+    ("kind", "tflops"),
+    [("TPU v5 lite", 197), ("TPU v5", 459), ("TPU v6 lite", 918), ("NVIDIA H100 80GB HBM3", 989), ("cpu", None)],
+)
+def test_peaks_of_devices_that_run(kind, tflops):
+    assert peak_flops(kind) == (tflops and tflops * 1e12)
