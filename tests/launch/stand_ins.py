@@ -68,13 +68,23 @@ if name == "gcloud" and not answer:
 if name == "python3" and argv[:3] == ["-m", "uv", "venv"]:
     os.makedirs(argv[-1] + "/bin")
     copy(sys.argv[0], argv[-1] + "/bin/python")
+if name == "scancel" and "--signal=TERM" in argv:
+    import signal
+    with open(world + "/works") as file:
+        os.kill(int(file.read()), signal.SIGUSR2)  # to what srun runs
 if "term" in answer:  # works until SIGTERM, and then ends with this status
     import signal, time
     def stop(*_):
         record([name, "SIGTERM"])
         sys.exit(answer["term"])
-    signal.signal(signal.SIGTERM, stop)
-    open(world + "/works", "w").close()
+    def kill(*_):  # as srun does
+        record([name, "kills its tasks"])
+        sys.exit(143)
+    signal.signal(signal.SIGUSR2, stop)
+    signal.signal(signal.SIGTERM, kill if name == "srun" else stop)
+    with open(world + "/works.new", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(world + "/works.new", world + "/works")
     time.sleep(15)
 sys.stdout.write(answer.get("out", ""))
 sys.stderr.write(answer.get("err", ""))

@@ -13,7 +13,9 @@ from tests.launch.stand_ins import World
 JOB = ["--name=run-1", "--nodes=2", "--gpus_per_node=4"]
 TRAIN = ["--config=configs/ldis1.py", "--workdir=/shared/it's $HOME; exit 3"]
 OVERRIDES = ["--config.mesh.fsdp=4", "--config.init.folder=/shared/my weights/*"]
-MAIN = ["-m", "ldis_jax.main", "--multihost", *TRAIN, *OVERRIDES]
+MAIN = ["-m", "ldis_jax.main", "--multihost", "--stopped_status=75", *TRAIN, *OVERRIDES]
+
+TOLD = [["scancel", "--signal=TERM", "17"], ["srun", "SIGTERM"]]
 
 
 def submit(world: World, *more: str) -> subprocess.CompletedProcess[str]:
@@ -81,19 +83,19 @@ def test_a_trainer_that_fails_is_not_put_back(world, status):
     assert [argv[0] for argv in world.calls()] == ["srun"]
 
 
-@pytest.mark.parametrize(("status", "put_back"), [(143, True), (1, True), (0, False), (2, False)])
+@pytest.mark.parametrize(("status", "put_back"), [(75, True), (143, True), (1, True), (0, False), (2, False)])
 def test_when_time_runs_out_the_trainer_is_told_and_the_job_put_back(world, status, put_back):
     world.script({"srun": [{"term": status}]})
     job = start(world)
     world.wait_for_work()
     job.send_signal(signal.SIGUSR1)
     assert job.wait(20) == status
-    calls = [["srun", "SIGTERM"], *([["scontrol", "requeue", "17"]] if put_back else [])]
-    assert world.calls()[1:] == calls
+    assert world.calls()[1:3] == TOLD
+    assert world.calls()[3:] == ([["scontrol", "requeue", "17"]] if put_back else [])
 
 
 def test_a_trainer_deaf_to_sigterm_does_not_keep_the_job_from_being_put_back(world):
-    world.script({"srun": [{"term": 143}]})
+    world.script({"srun": [{"term": 75}]})
     deaf = world.folder / "bin" / "srun"
     deaf.write_text(deaf.read_text().replace('sys.exit(answer["term"])', "time.sleep(2)"))
     job = start(world, LDIS_GRACE="0")
@@ -108,21 +110,21 @@ def test_a_trainer_deaf_to_sigterm_does_not_keep_the_job_from_being_put_back(wor
 
 
 def test_a_cancelled_job_is_told_and_not_put_back(world):
-    world.script({"srun": [{"term": 143}]})
+    world.script({"srun": [{"term": 75}]})
     job = start(world)
     world.wait_for_work()
     job.terminate()
-    assert job.wait(20) == 143
-    assert world.calls()[1:] == [["srun", "SIGTERM"]]
+    assert job.wait(20) == 75
+    assert world.calls()[1:] == TOLD
 
 
 def test_a_job_is_not_put_back_for_ever(world):
-    world.script({"srun": [{"term": 143}]})
+    world.script({"srun": [{"term": 75}]})
     job = start(world, SLURM_RESTART_COUNT="3", LDIS_MAX_REQUEUES="3")
     world.wait_for_work()
     job.send_signal(signal.SIGUSR1)
-    assert job.wait(20) == 143
-    assert world.calls()[1:] == [["srun", "SIGTERM"]]
+    assert job.wait(20) == 75
+    assert world.calls()[1:] == TOLD
 
 
 def test_without_a_python_the_job_says_so(world, tmp_path: Path):
