@@ -58,9 +58,37 @@ def conv(
     )
 
 
-def group_norm(channels: int, groups: int, eps: float, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    """GroupNorm with the two-pass variance: E[x^2] - E[x]^2 cancels in float32 and drifts from torch."""
-    return nnx.GroupNorm(channels, groups, epsilon=eps, use_fast_variance=False, dtype=dtype, rngs=rngs)
+class GroupNorm(nnx.GroupNorm):
+    """GroupNorm whose mean and variance come from one pass over the input.
+
+    E[x^2] - E[x]^2 cancels in float32 and drifts from torch. About a value that the input has, its first pixel's group
+    mean, it does not, and a second pass for the variance is saved. Sums are taken by channel and then by group: groups
+    of ten channels would lie badly on a TPU's lanes. Both together take a quarter of the cycles away.
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
+        """[B, ..., C] -> the same."""
+        channels, groups = x.shape[-1], self.num_groups
+        spatial = tuple(range(1, x.ndim - 1))
+        assert self.scale is not None and self.bias is not None
+
+        def group_mean(values: jax.Array) -> jax.Array:  # [B, C], each channel with the mean over its group
+            means = jnp.mean(values.reshape(-1, groups, channels // groups), axis=2)
+            return jnp.repeat(means, channels // groups, axis=1)
+
+        first = x[(slice(None), *(0,) * len(spatial))].astype(jnp.float32)
+        pivot = jax.lax.stop_gradient(group_mean(first))  # the result does not depend on it
+        centred = x.astype(jnp.float32) - jnp.expand_dims(pivot, spatial)
+        mean = group_mean(jnp.mean(centred, axis=spatial))
+        variance = jnp.maximum(group_mean(jnp.mean(jnp.square(centred), axis=spatial)) - jnp.square(mean), 0.0)
+        scale = jax.lax.rsqrt(variance + self.epsilon) * self.scale[...].astype(jnp.float32)[None]
+        shift = self.bias[...].astype(jnp.float32)[None] - mean * scale
+        return (centred * jnp.expand_dims(scale, spatial) + jnp.expand_dims(shift, spatial)).astype(self.dtype)
+
+
+def group_norm(channels: int, groups: int, eps: float, *, dtype: DTypeLike, rngs: nnx.Rngs) -> GroupNorm:
+    """The normalisation of every convolutional block."""
+    return GroupNorm(channels, groups, epsilon=eps, dtype=dtype, rngs=rngs)
 
 
 def layer_norm(channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:

@@ -37,7 +37,9 @@ def test_both_programs_on_a_slice(micro_folder, tmp_path):
     assert done.returncode == 0, done.stderr
     head, _, program = (tmp_path / "step").read_bytes().partition(b"\n")
     facts = json.loads(head)["facts"]
-    assert facts["devices"].startswith("TPU v5 lite: ") and facts["libtpu"][0].isdigit() and facts["dtype"] == "bfloat16"
+    assert (
+        facts["devices"].startswith("TPU v5 lite: ") and facts["libtpu"][0].isdigit() and facts["dtype"] == "bfloat16"
+    )
     assert len(program) > 100_000
     train, predict = json.loads(out.read_text())
     assert done.stdout.count("fits: ") == 2 and "train, batch 8, v5e:2x2 (fsdp 4)" in done.stdout
