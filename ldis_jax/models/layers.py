@@ -72,15 +72,16 @@ class GroupNorm(nnx.GroupNorm):
         spatial = tuple(range(1, x.ndim - 1))
         assert self.scale is not None and self.bias is not None
 
-        def group_mean(values: jax.Array) -> jax.Array:  # [B, C], each channel with the mean over its group
-            means = jnp.mean(values.reshape(-1, groups, channels // groups), axis=2)
-            return jnp.repeat(means, channels // groups, axis=1)
+        def group_mean(values: jax.Array) -> jax.Array:  # [..., C], each channel with the mean over its group
+            means = jnp.mean(values.reshape(*values.shape[:-1], groups, channels // groups), axis=-1)
+            return jnp.repeat(means, channels // groups, axis=-1)
 
         first = x[(slice(None), *(0,) * len(spatial))].astype(jnp.float32)
         pivot = jax.lax.stop_gradient(group_mean(first))  # the result does not depend on it
         centred = x.astype(jnp.float32) - jnp.expand_dims(pivot, spatial)
-        mean = group_mean(jnp.mean(centred, axis=spatial))
-        variance = jnp.maximum(group_mean(jnp.mean(jnp.square(centred), axis=spatial)) - jnp.square(mean), 0.0)
+        moments = jnp.stack([jnp.mean(centred, axis=spatial), jnp.mean(jnp.square(centred), axis=spatial)])
+        mean, square = group_mean(moments)
+        variance = jnp.maximum(square - jnp.square(mean), 0.0)
         scale = jax.lax.rsqrt(variance + self.epsilon) * self.scale[...].astype(jnp.float32)[None]
         shift = self.bias[...].astype(jnp.float32)[None] - mean * scale
         return (centred * jnp.expand_dims(scale, spatial) + jnp.expand_dims(shift, spatial)).astype(self.dtype)
