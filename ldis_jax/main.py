@@ -10,6 +10,7 @@ ldis_jax.segment`` takes.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,11 @@ def main() -> None:
 
     import jax
 
-    jax.config.update("jax_num_cpu_devices", config.cpu_devices)  # only possible before the first use of a device
+    # Both are only possible before the first use of a device.
+    jax.config.update("jax_num_cpu_devices", config.cpu_devices)
+    if config.cpu_devices > 1:
+        # The devices share one pool of threads, one a device by default; exchanges that wait could fill it for ever.
+        os.environ.setdefault("NPROC", str(8 * config.cpu_devices))
     from ldis_jax import multihost
 
     if _MULTIHOST.value:

@@ -349,7 +349,7 @@ def test_one_network_without_weights(hub, micro_folder):
         "nowhere",
         "",
         " ",
-        "../x",
+        "../no such folder",
         "./x",
         "/x",
         "a/",

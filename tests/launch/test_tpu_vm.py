@@ -150,7 +150,8 @@ def test_a_preempted_node_is_noticed_before_the_queued_resource_tells(world):
 def test_ctrl_c_ends_the_following_and_says_that_the_slice_costs(world):
     world.script(states("WAITING_FOR_RESOURCES"))
     script = str(world.repository / "launch" / "tpu_vm.sh")
-    command = ["bash", script, "run", *FLAGS, "--poll_seconds=30", *TRAIN]
+    # A shell cannot trap what it found ignored, as tests that run in the background do.
+    command = ["env", "--default-signal=INT", "bash", script, "run", *FLAGS, "--poll_seconds=30", *TRAIN]
     process = subprocess.Popen(
         command, env=world.environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
