@@ -116,12 +116,13 @@ def read_executable(path: Path, facts: Mapping[str, str], program: Program, mesh
         UnusableExecutableError: the file is damaged, or of another program; it says in what they differ.
         LDISError: others may write the file: it is machine code, and whoever changes it runs code here.
     """
-    found = path.stat()
+    with path.open("rb") as file:  # once: what is looked at is what is read
+        found, content = os.fstat(file.fileno()), file.read()
     if found.st_uid not in (0, os.getuid()) or found.st_mode & _OTHERS_MAY_WRITE:
         raise LDISError(
             f"config.executable={path}: is a program that others may change; make the file your own (chown, chmod go-w)"
         )
-    head, _, payload = path.read_bytes().partition(b"\n")
+    head, _, payload = content.partition(b"\n")
     try:
         header = json.loads(head)
         theirs, digest = dict(header["facts"]), str(header["sha256"])
