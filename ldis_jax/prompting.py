@@ -76,3 +76,19 @@ def attention_bias(
     per_prompt = instruction_mask.shape[1] // padded_prompts
     real = jnp.arange(instruction_mask.shape[1])[None, :] < num_prompts[:, None] * per_prompt
     return jnp.where(real, bias, -jnp.inf)
+
+
+def repeated_tokens_bias(bias: jax.Array, num_prompts: int) -> jax.Array:
+    """The bias that makes L tokens stand for K repetitions of themselves.
+
+    Equal keys and values add their weights: exp(bias) of the one is the sum of exp(bias) of its repetitions. So the
+    null instruction costs the same whatever K is.
+
+    Args:
+        bias: float32 [B, K*L] of the repetitions; at least one of each token's is finite.
+        num_prompts: K.
+
+    Returns:
+        float32 [B, L].
+    """
+    return jax.nn.logsumexp(bias.reshape(bias.shape[0], num_prompts, -1), axis=1)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -51,8 +53,24 @@ class TimestepEmbedding(nnx.Module):
         return self.linear_2(nnx.silu(self.linear_1(x)))
 
 
+@flax.struct.dataclass
+class Instruction:
+    """What one cross-attention layer reads: keys and values of instruction tokens.
+
+    Attributes:
+        k, v: [B, T, C]; or [1, T, C], the same for every sample.
+        bias: float32 [B, T], added to the logits; None adds nothing.
+        branches: rows of the batch in succession, of a sample, that read it.
+    """
+
+    k: jax.Array
+    v: jax.Array
+    bias: jax.Array | None = None
+    branches: int = flax.struct.field(pytree_node=False, default=1)
+
+
 class Attention(nnx.Module):
-    """Multi-head attention without q, k, v biases; self-attention where ``context`` is None."""
+    """Multi-head attention without q, k, v biases."""
 
     def __init__(self, channels: int, context_dim: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads = heads
@@ -62,9 +80,24 @@ class Attention(nnx.Module):
         self.to_v = linear(context_dim, channels, use_bias=False)
         self.to_out = nnx.List([linear(channels, channels)])
 
-    def __call__(self, x: jax.Array, context: jax.Array | None = None, bias: jax.Array | None = None) -> jax.Array:
-        context = x if context is None else context
-        return self.to_out[0](attend(self.to_q(x), self.to_k(context), self.to_v(context), self.heads, bias))
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Self-attention, [B, S, C] -> the same."""
+        return self.to_out[0](attend(self.to_q(x), self.to_k(x), self.to_v(x), self.heads))
+
+    def read(self, x: jax.Array, instructions: tuple[Instruction, ...]) -> jax.Array:
+        """Cross-attention: [B * N, S, C] -> the same, where each sample's N rows read the instructions in turn."""
+        count = sum(instruction.branches for instruction in instructions)
+        q = self.to_q(x).reshape(-1, count, *x.shape[1:])
+        found, start = [], 0
+        for given in instructions:
+            stop = start + given.branches
+            # A sample's rows with the same keys are one long row of queries.
+            rows = q[:, start:stop].reshape(q.shape[0], -1, x.shape[-1])
+            k, v = (jnp.broadcast_to(each, (q.shape[0], *each.shape[1:])) for each in (given.k, given.v))
+            part = attend(rows, k, v, self.heads, given.bias)
+            found.append(part.reshape(-1, given.branches, *x.shape[1:]))
+            start = stop
+        return self.to_out[0](jnp.concatenate(found, axis=1).reshape(x.shape))
 
 
 class GEGLU(nnx.Module):
@@ -114,9 +147,9 @@ class BasicTransformerBlock(nnx.Module):
         self.norm3 = layer_norm(channels, dtype=dtype, rngs=rngs)
         self.ff = FeedForward(channels, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, context: jax.Array, bias: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, instructions: tuple[Instruction, ...]) -> jax.Array:
         x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context, bias)
+        x = x + self.attn2.read(self.norm2(x), instructions)
         return x + self.ff(self.norm3(x))
 
 
@@ -131,10 +164,10 @@ class Transformer2DModel(nnx.Module):
         )
         self.proj_out = conv(channels, channels, 1, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, context: jax.Array, bias: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, instructions: tuple[Instruction, ...]) -> jax.Array:
         h = self.proj_in(self.norm(x)).reshape(x.shape[0], -1, x.shape[-1])
         for block in self.transformer_blocks:
-            h = block(h, context, bias)
+            h = block(h, instructions)
         return x + self.proj_out(h.reshape(x.shape))
 
 
@@ -175,13 +208,13 @@ class DownBlock(nnx.Module):
         self.downsamplers = nnx.List([] if last else [Downsample2D(c_out, PAD_BOTH, dtype=dtype, rngs=rngs)])
 
     def __call__(
-        self, x: jax.Array, temb: jax.Array, context: jax.Array, bias: jax.Array | None, run: Run
+        self, x: jax.Array, temb: jax.Array, layers: Iterator[tuple[Instruction, ...]], run: Run
     ) -> tuple[jax.Array, list[jax.Array]]:
         skips = []
         for i, resnet in enumerate(self.resnets):
             x = run(resnet, x, temb)
             if self.attentions:
-                x = run(self.attentions[i], x, context, bias)
+                x = run(self.attentions[i], x, next(layers))
             skips.append(x)
         for down in self.downsamplers:
             x = down(x)
@@ -197,11 +230,9 @@ class MidBlock(nnx.Module):
         self.attentions = nnx.List([Transformer2DModel(channels, config.num_heads[-1], config, dtype=dtype, rngs=rngs)])
         self.resnets = nnx.List(_resnet(config, channels, channels, dtype=dtype, rngs=rngs) for _ in range(2))
 
-    def __call__(
-        self, x: jax.Array, temb: jax.Array, context: jax.Array, bias: jax.Array | None, run: Run
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, temb: jax.Array, layers: Iterator[tuple[Instruction, ...]], run: Run) -> jax.Array:
         x = run(self.resnets[0], x, temb)
-        x = run(self.attentions[0], x, context, bias)
+        x = run(self.attentions[0], x, next(layers))
         return run(self.resnets[1], x, temb)
 
 
@@ -236,14 +267,13 @@ class UpBlock(nnx.Module):
         x: jax.Array,
         skips: list[jax.Array],
         temb: jax.Array,
-        context: jax.Array,
-        bias: jax.Array | None,
+        layers: Iterator[tuple[Instruction, ...]],
         run: Run,
     ) -> jax.Array:
         for i, resnet in enumerate(self.resnets):
-            x = run(resnet, jnp.concatenate([x, skips.pop()], axis=-1), temb)
+            x = run(resnet, x, temb, skips.pop())
             if self.attentions:
-                x = run(self.attentions[i], x, context, bias)
+                x = run(self.attentions[i], x, next(layers))
         for up in self.upsamplers:
             x = up(x)
         return x
@@ -306,20 +336,56 @@ class UNet2DConditionModel(nnx.Module):
         Returns:
             float32 [B, s, s, out_channels].
         """
-        temb = timestep_embedding(timesteps, self.config.block_out_channels[0]).astype(self.dtype)
-        # Every resnet applies SiLU to the embedding first; once here saves doing it in each.
-        temb = nnx.silu(self.time_embedding(temb))
+        return self.evaluate(sample, timesteps, self.instruct(encoder_hidden_states, encoder_attention_bias))
+
+    def instruct(
+        self,
+        encoder_hidden_states: jax.Array,
+        encoder_attention_bias: jax.Array | None = None,
+        branches: int = 1,
+    ) -> list[Instruction]:
+        """What every cross-attention layer makes of the tokens, which no timestep and no latent changes.
+
+        Args:
+            encoder_hidden_states: [B, T, encoder_hid_dim], or one row for all samples.
+            encoder_attention_bias: float32 [B, T].
+            branches: of a sample that read it, see :meth:`evaluate`.
+
+        Returns:
+            one a layer, in the order of evaluation.
+        """
         context = encoder_hidden_states
         if self.config.encoder_hid_dim is not None:
             context = self.encoder_hid_proj(context)
+        levels: tuple[DownBlock | MidBlock | UpBlock, ...] = (*self.down_blocks, self.mid_block, *self.up_blocks)
+        layers = [block.attn2 for level in levels for each in level.attentions for block in each.transformer_blocks]
+        return [
+            Instruction(layer.to_k(context), layer.to_v(context), encoder_attention_bias, branches) for layer in layers
+        ]
+
+    def evaluate(self, sample: jax.Array, timesteps: jax.Array, *instructions: list[Instruction]) -> jax.Array:
+        """As a call, with instructions that are ready.
+
+        Args:
+            sample: [B * N, s, s, in_channels], a sample's N branches in a row.
+            timesteps: [B * N].
+            *instructions: of :meth:`instruct`; the first's branches come first, and all of theirs together are N.
+
+        Returns:
+            float32 [B * N, s, s, out_channels].
+        """
+        temb = timestep_embedding(timesteps, self.config.block_out_channels[0]).astype(self.dtype)
+        # Every resnet applies SiLU to the embedding first; once here saves doing it in each.
+        temb = nnx.silu(self.time_embedding(temb))
+        layers = zip(*instructions, strict=True)
 
         run = rematerialised(self.remat)
         x = self.conv_in(sample)
         skips = [x]
         for down in self.down_blocks:
-            x, new = down(x, temb, context, encoder_attention_bias, run)
+            x, new = down(x, temb, layers, run)
             skips += new
-        x = self.mid_block(x, temb, context, encoder_attention_bias, run)
+        x = self.mid_block(x, temb, layers, run)
         for up in self.up_blocks:
-            x = up(x, skips, temb, context, encoder_attention_bias, run)
+            x = up(x, skips, temb, layers, run)
         return self.conv_out(nnx.silu(self.conv_norm_out(x))).astype(jnp.float32)

@@ -116,18 +116,19 @@ class LDISN(Task):
         query_latents, _ = model.vae.encode(query_image)
         num_prompts = prompts.images.shape[1]
         tokens, mask = self.instruction_tokens(model.prompt_encoder, prompts.images, prompts.masks)
-        null = jnp.broadcast_to(prompting.null_instruction_tokens(model.prompt_encoder, num_prompts), tokens.shape)
         bias = prompting.attention_bias(mask, prompts.num_prompts, num_prompts)
 
-        # Three branches in one batch: (z_q, tokens), (z_q, null), (0, null); all under the same instruction mask.
+        # Three branches in one batch: (z_q, tokens), (z_q, null), (0, null); all under the same instruction mask. What
+        # the layers read of tokens stays the same over the steps.
+        null = prompting.null_instruction_tokens(model.prompt_encoder, 1)
+        prompted = model.unet.instruct(tokens, bias)
+        unprompted = model.unet.instruct(null, prompting.repeated_tokens_bias(bias, num_prompts), branches=2)
         branch_latents = interleave(query_latents, query_latents, jnp.zeros_like(query_latents))
-        branch_tokens = interleave(tokens, null, null)
-        branch_bias = interleave(bias, bias, bias)
 
         def denoise(z: jax.Array, timestep: jax.Array) -> jax.Array:
             inputs = jnp.concatenate([interleave(z, z, z), branch_latents], axis=-1)
             timesteps = jnp.full(inputs.shape[:1], timestep)
-            full, null_prompt, null_both = separate(model.unet(inputs, timesteps, branch_tokens, branch_bias), 3)
+            full, null_prompt, null_both = separate(model.unet.evaluate(inputs, timesteps, prompted, unprompted), 3)
             return two_scale_guidance(full, null_prompt, null_both, scale_image, scale_prompt)
 
         def draw(count: jax.Array | int) -> jax.Array:

@@ -46,14 +46,23 @@ class GlassTower:
         return image.mean((1, 2))[:, None]
 
 
-def glass_unet(sample: Any, timesteps: Any, tokens: Any, bias: Any) -> Any:
+class GlassUNet:
     """A mix of everything that goes in."""
-    prompt = (tokens.mean(-1) * jnp.exp(bias)).mean(-1)[:, None, None, None]
-    return (
-        sample[..., :4] * 0.5 + sample[..., -4:] * (0.3 + prompt) + 0.001 * timesteps[:, None, None, None].astype(float)
-    )
+
+    def __call__(self, sample: Any, timesteps: Any, tokens: Any, bias: Any) -> Any:
+        return self.evaluate(sample, timesteps, self.instruct(tokens, bias))
+
+    def instruct(self, tokens: Any, bias: Any, branches: int = 1) -> Any:
+        return branches, (tokens.mean(-1) * jnp.exp(bias)).mean(-1)
+
+    def evaluate(self, sample: Any, timesteps: Any, *instructions: Any) -> Any:
+        columns = [prompt for branches, prompt in instructions for _ in range(branches)]
+        prompt = jnp.stack(columns, axis=1).reshape(-1)[:, None, None, None]
+        time = 0.001 * timesteps[:, None, None, None].astype(float)
+        return sample[..., :4] * 0.5 + sample[..., -4:] * (0.3 + prompt) + time
 
 
+glass_unet = GlassUNet()
 MODEL: Any = types.SimpleNamespace(vae=GlassVAE(), prompt_encoder=GlassTower(), unet=glass_unet)
 TRAINING = {
     "query_image": QUERY,
