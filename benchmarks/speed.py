@@ -3,7 +3,7 @@
     python benchmarks/speed.py --parts ldis1/1 ldis1/4 ldisn/1 ldisn/5 train/1 --json=speed.json
 
 "ldis1/B" is a prediction of B queries, "ldisn/K" of one query with K prompts, ``--num_steps`` steps and guidance,
-"train/B" a training step of LDIS-1 with AdamW. Ours is what a user calls: ``LDISPipeline.predict``, the training step of
+"train/B" a training step of LDIS-1 with AdamW. Ours is what a user calls: ``LDISPipeline.predict``, the step of
 ``ldis_jax.main``. The peer is the same algorithm in PyTorch over diffusers' networks: eager on a CPU; on a GPU compiled
 and channels_last. Every measurement is a process of its own, the two sides in turn: one warm-up, then the median of
 ``--repeats``. Memory is the process's largest while it is at work, weights included, or the GPU's.

@@ -15,9 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
-PAD_BOTH: Padding = ((1, 1), (1, 1))
-PAD_RIGHT_BELOW: Padding = ((0, 1), (0, 1))
+from ldis_jax.models.convolution import conv
 
 
 class _KeyStream:
@@ -36,26 +34,6 @@ def key_stream(key: jax.Array) -> nnx.Rngs:
     32 s, with this 1 s.
     """
     return cast(nnx.Rngs, _KeyStream(key))
-
-
-def conv(
-    in_channels: int,
-    out_channels: int,
-    kernel: int = 3,
-    stride: int = 1,
-    padding: Padding | None = None,
-    *,
-    use_bias: bool = True,
-    dtype: DTypeLike,
-    rngs: nnx.Rngs,
-) -> nnx.Conv:
-    """A square convolution; 3x3 kernels pad one pixel a side unless told otherwise."""
-    if padding is None:
-        padding = PAD_BOTH if kernel == 3 else ((0, 0), (0, 0))
-    size = (kernel, kernel)
-    return nnx.Conv(
-        in_channels, out_channels, size, strides=stride, padding=padding, use_bias=use_bias, dtype=dtype, rngs=rngs
-    )
 
 
 class GroupNorm(nnx.GroupNorm):
@@ -209,30 +187,3 @@ class ResnetBlock2D(nnx.Module):
         h = self.conv2(nnx.silu(self.norm2(h)))
         x = jnp.concatenate(parts, axis=-1)
         return h + (self.conv_shortcut(x) if self.has_shortcut else x)
-
-
-class Downsample2D(nnx.Module):
-    """Strided convolution, /2. The UNet pads one pixel a side, the VAE encoder right and below only."""
-
-    def __init__(self, channels: int, padding: Padding, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.conv = conv(channels, channels, 3, 2, padding, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.conv(x)
-
-
-class Upsample2D(nnx.Module):
-    """Nearest-neighbour x2, then a convolution."""
-
-    def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.conv = conv(channels, channels, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.conv(upsample_nearest(x))
-
-
-def upsample_nearest(x: jax.Array) -> jax.Array:
-    """[B, H, W, C] -> [B, 2H, 2W, C], each pixel repeated."""
-    b, h, w, c = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
-    return x.reshape(b, 2 * h, 2 * w, c)

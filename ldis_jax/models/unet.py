@@ -17,18 +17,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ldis_jax.models.config import UNetConfig
-from ldis_jax.models.layers import (
-    PAD_BOTH,
-    Downsample2D,
-    ResnetBlock2D,
-    Run,
-    Upsample2D,
-    attend,
-    conv,
-    group_norm,
-    layer_norm,
-    rematerialised,
-)
+from ldis_jax.models.convolution import PAD_BOTH, Downsample2D, Upsample2D, conv
+from ldis_jax.models.layers import ResnetBlock2D, Run, attend, group_norm, layer_norm, rematerialised
 
 # Transformer2D's norm differs from the ResNet blocks' 1e-5; diffusers' old Flax port missed this.
 _TRANSFORMER_NORM_EPS = 1e-6

@@ -8,17 +8,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ldis_jax.models.config import AutoencoderConfig
-from ldis_jax.models.layers import (
-    PAD_RIGHT_BELOW,
-    Downsample2D,
-    ResnetBlock2D,
-    Run,
-    Upsample2D,
-    attend,
-    conv,
-    group_norm,
-    rematerialised,
-)
+from ldis_jax.models.convolution import PAD_RIGHT_BELOW, Downsample2D, Upsample2D, conv
+from ldis_jax.models.layers import ResnetBlock2D, Run, attend, group_norm, rematerialised
 
 _EPS = 1e-6
 

@@ -15,7 +15,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ldis_jax.models.config import SD_SCALING_FACTOR, AutoencoderTinyConfig
-from ldis_jax.models.layers import conv, rematerialised, upsample_nearest
+from ldis_jax.models.convolution import conv, upsample_nearest
+from ldis_jax.models.layers import rematerialised
 
 
 class ReLU(nnx.Module):
