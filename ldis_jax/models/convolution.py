@@ -108,20 +108,15 @@ def upsample_and_convolve(layer: nnx.Conv, x: jax.Array) -> jax.Array:
         pairs = ((first, middle + last), (first + middle, last))
         return [jnp.concatenate(pair, axis) for pair in pairs]
 
-    rows = []
-    for i, by_row in enumerate(halves(kernel, 0)):
-        columns = [
-            jax.lax.conv_general_dilated(
-                x,
-                taps.astype(layer.dtype),
-                (1, 1),
-                ((1 - i, i), (1 - j, j)),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
-            for j, taps in enumerate(halves(by_row, 1))
-        ]
-        rows.append(jnp.stack(columns, axis=3))
-    found = jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
+    quarters = [
+        jax.lax.conv_general_dilated(
+            x, taps.astype(layer.dtype), (1, 1), ((1 - i, i), (1 - j, j)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        for i, by_row in enumerate(halves(kernel, 0))
+        for j, taps in enumerate(halves(by_row, 1))
+    ]
+    found = jnp.stack(quarters, axis=3).reshape(b, h, w, 2, 2, -1)
+    found = jnp.swapaxes(found, 2, 3).reshape(b, 2 * h, 2 * w, -1)
     return _add_bias(layer, found)
 
 
