@@ -88,6 +88,7 @@ def _jax_train(folder: Path, batch: int, args: argparse.Namespace) -> Run:
     from ldis_jax import sharding
     from ldis_jax.config import base_config
     from ldis_jax.executable import ready_step
+    from ldis_jax.memory import release_free_memory
     from ldis_jax.optim import make_optimizer
     from ldis_jax.train import initial_model
     from ldis_jax.train_state import flatten
@@ -102,6 +103,7 @@ def _jax_train(folder: Path, batch: int, args: argparse.Namespace) -> Run:
     options = StepOptions.from_config(config.step)
     state, _ = init_state(params, make_optimizer(config.optim, config.train_steps), mesh, options)
     del params
+    release_free_memory()
     metrics = jax.device_put(StepMetrics.empty(), sharding.replicated(mesh))
     frozen = jax.device_put(frozen, sharding.replicated(mesh))
     step = ready_step(config, mesh, args.dtype)

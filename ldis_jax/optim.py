@@ -43,12 +43,27 @@ def make_optimizer(config: ConfigDict, train_steps: int) -> optax.GradientTransf
         adamw = bfloat16_moments(adamw)
     elif config.moment_dtype != "float32":
         raise LDISError(f"config.optim.moment_dtype={config.moment_dtype!r}: must be 'float32' or 'bfloat16'")
-    return optax.chain(_to_float32(), optax.clip_by_global_norm(config.grad_clip), adamw)
+    return optax.chain(_to_float32(), clip_by_global_norm(config.grad_clip), adamw)
 
 
 def _to_float32() -> optax.GradientTransformation:
     """Gradients may come in bfloat16; norms, moments and updates are computed in float32."""
     return optax.stateless(lambda updates, params: optax.tree.cast(updates, jnp.float32))
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """optax's, as a product with one scalar.
+
+    optax divides every value, which XLA does not repeat in each of Adam's updates: it keeps a second copy of all
+    gradients, 3.4 GB of SD 1.5's.
+    """
+
+    def clip(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        norm = optax.tree.norm(updates)
+        scale = jnp.where(norm < max_norm, 1.0, max_norm / norm)
+        return jax.tree.map(lambda x: x * scale.astype(x.dtype), updates)
+
+    return optax.stateless(clip)
 
 
 class Bfloat16Moments(NamedTuple):

@@ -32,6 +32,7 @@ from ldis_jax.evaluation import Evaluation
 from ldis_jax.executable import ready_step
 from ldis_jax.files import write_json
 from ldis_jax.input_pipeline import TrainEpisodes, TrainLoader, make_source, make_train_loader
+from ldis_jax.memory import release_free_memory
 from ldis_jax.metric_writer import MetricWriter
 from ldis_jax.models.layers import REMAT
 from ldis_jax.models.ldis import LDISModel
@@ -91,6 +92,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     fingerprint |= {"sources": to_json(config.data.sources), "augment": config.data.augment}
     fingerprint |= {"step": dataclasses.asdict(options), "moment_dtype": config.optim.moment_dtype}
     del params, model
+    release_free_memory()
     train_step = ready_step(config, mesh, str(compute_dtype(config.dtype)))
     peak = peak_flops(mesh.devices.flat[0].device_kind)
     flops = mathematical_flops(config, "train", mesh, config.batch_size) if peak else 0.0

@@ -93,9 +93,12 @@ class StepOptions:
 def init_state(
     params: Params, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh, options: StepOptions = StepOptions()
 ) -> tuple[TrainState, TrainState]:
-    """(state, its shardings), each array where the path rules of ``sharding.py`` put it."""
+    """(state, its shardings), each array where the path rules of ``sharding.py`` put it.
+
+    ``params`` are used up: their memory becomes the state's where they lie in their place already.
+    """
     fresh, placed = abstract_state(params, tx, mesh, options)
-    return jax.jit(fresh, out_shardings=placed)(jax.device_put(params, placed.params)), placed
+    return jax.jit(fresh, out_shardings=placed, donate_argnums=0)(jax.device_put(params, placed.params)), placed
 
 
 def abstract_state(
