@@ -103,10 +103,10 @@ def _jax_train(folder: Path, batch: int, args: argparse.Namespace) -> Run:
     options = StepOptions.from_config(config.step)
     state, _ = init_state(params, make_optimizer(config.optim, config.train_steps), mesh, options)
     del params
-    release_free_memory()
     metrics = jax.device_put(StepMetrics.empty(), sharding.replicated(mesh))
     frozen = jax.device_put(frozen, sharding.replicated(mesh))
     step = ready_step(config, mesh, args.dtype)
+    release_free_memory()
     arrays = episodes(batch)
     holder = [state]
     del state

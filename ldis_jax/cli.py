@@ -25,9 +25,12 @@ def run(main: Callable[[], None]) -> None:
 
 _LDISN_FLAGS: dict[str, dict[str, Any]] = {
     "num_steps": {"type": int},
-    "sampler": {"choices": ("ddpm", "ddim")},
+    "sampler": {"choices": ("ddpm", "ddim", "dpmpp_2m")},
+    "timestep_spacing": {"choices": ("leading", "trailing")},
     "image_guidance_scale": {"type": float},
     "prompt_guidance_scale": {"type": float},
+    "guidance_start": {"type": float, "help": "share of the steps from which eq. 10 guides"},
+    "guidance_end": {"type": float, "help": "and to which; other steps cost a third"},
 }
 
 

@@ -7,6 +7,9 @@ import ctypes
 
 
 def release_free_memory() -> None:
-    """Gives what was freed back to the system, where the C library can: it keeps 1.3 GB after loading SD 1.5."""
+    """Gives what was freed back to the system, where the C library can.
+
+    It keeps 1.3 GB after SD 1.5 is loaded and its training step compiled.
+    """
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -92,8 +92,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     fingerprint |= {"sources": to_json(config.data.sources), "augment": config.data.augment}
     fingerprint |= {"step": dataclasses.asdict(options), "moment_dtype": config.optim.moment_dtype}
     del params, model
-    release_free_memory()
     train_step = ready_step(config, mesh, str(compute_dtype(config.dtype)))
+    release_free_memory()
     peak = peak_flops(mesh.devices.flat[0].device_kind)
     flops = mathematical_flops(config, "train", mesh, config.batch_size) if peak else 0.0
 

@@ -1,12 +1,15 @@
-"""Reverse process: ancestral DDPM (fixed-small variance) and DDIM with eta 0, as one ``lax.scan``.
+"""Reverse process: ancestral DDPM (fixed-small variance), DDIM with eta 0, DPM-Solver++ (2M), as ``lax.scan``.
 
-Each step is z' = c_0 x_0 + c_z z + c_e eps + c_n n, where x_0 and eps are read off the network's prediction. The
-coefficients depend on the schedule alone and are computed here in float64.
+Each step is z' = c_0 x_0 + c_p x_0' + c_z z + c_e eps + c_n n, where x_0 and eps are read off the network's prediction
+and x_0' is the step's before. The coefficients depend on the schedule alone and are computed here in float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +18,49 @@ import numpy as np
 from ldis_jax.diffusion.schedule import NoiseSchedule
 from ldis_jax.errors import LDISError
 
-SAMPLERS = ("ddpm", "ddim")
+SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
+
+Denoise = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def sampler_timesteps(schedule: NoiseSchedule, num_steps: int, sampler: str) -> np.ndarray:
+    """Descending timesteps, int [num_steps]; of DPM-Solver++ "leading" leaves one step out at the end, as diffusers."""
+    if sampler != "dpmpp_2m" or schedule.timestep_spacing != "leading":
+        return schedule.timesteps(num_steps)
+    if not 1 <= num_steps < schedule.num_train_timesteps:
+        raise LDISError(f"num_steps={num_steps}: must lie in 1..{schedule.num_train_timesteps - 1}")
+    stride = schedule.num_train_timesteps // (num_steps + 1)
+    return np.arange(1, num_steps + 1)[::-1] * stride + schedule.steps_offset
 
 
 def step_coefficients(schedule: NoiseSchedule, timesteps: np.ndarray, sampler: str) -> dict[str, np.ndarray]:
-    """Per-step constants, float32 [num_steps] each: signal and sigma of z_t, then c_0, c_z, c_e and c_n."""
+    """Per-step constants, float32 [num_steps] each: signal and sigma of z_t, then c_0, c_p, c_z, c_e and c_n."""
     if sampler not in SAMPLERS:
         raise LDISError(f"sampler={sampler!r}: must be one of {SAMPLERS}")
+    abar = schedule.alphas_cumprod
+    alpha = abar[timesteps]
+    if sampler == "dpmpp_2m":
+        table = _multistep_coefficients(alpha)
+    else:
+        table = _one_step_coefficients(schedule, timesteps, sampler)
+    table |= {"signal": np.sqrt(alpha), "sigma": np.sqrt(1 - alpha)}
+    return {name: values.astype(np.float32) for name, values in table.items()}
+
+
+def _multistep_coefficients(alpha: np.ndarray) -> dict[str, np.ndarray]:
+    """DPM-Solver++ of order two, its midpoint form (Lu et al. 2022, algorithm 2); first and last step of order one."""
+    signal, sigma = np.sqrt(alpha), np.sqrt(1 - alpha)
+    half_log_snr = np.log(signal / sigma)
+    next_signal, next_sigma = np.append(signal[1:], 1.0), np.append(sigma[1:], 0.0)
+    h = np.append(np.diff(half_log_snr), np.inf)
+    whole = next_signal * -np.expm1(-h)
+    extrapolated = np.zeros_like(whole)
+    extrapolated[1:-1] = 0.5 * whole[1:-1] * h[1:-1] / h[:-2]
+    zeros = np.zeros_like(whole)
+    return {"c_0": whole + extrapolated, "c_p": -extrapolated, "c_z": next_sigma / sigma, "c_e": zeros, "c_n": zeros}
+
+
+def _one_step_coefficients(schedule: NoiseSchedule, timesteps: np.ndarray, sampler: str) -> dict[str, np.ndarray]:
     abar = schedule.alphas_cumprod
     alpha = abar[timesteps]
     # diffusers' DDPM steps to the next timestep of the list, its DDIM back by a constant stride.
@@ -39,12 +78,11 @@ def step_coefficients(schedule: NoiseSchedule, timesteps: np.ndarray, sampler: s
         c_n = np.sqrt((1 - alpha_prev) / (1 - alpha) * (1 - step_alpha))
     else:
         c_0, c_z, c_e, c_n = np.sqrt(alpha_prev), zeros, np.sqrt(1 - alpha_prev), zeros
-    table = {"signal": np.sqrt(alpha), "sigma": np.sqrt(1 - alpha), "c_0": c_0, "c_z": c_z, "c_e": c_e, "c_n": c_n}
-    return {name: values.astype(np.float32) for name, values in table.items()}
+    return {"c_0": c_0, "c_p": zeros, "c_z": c_z, "c_e": c_e, "c_n": c_n}
 
 
 def sample(
-    denoise: Callable[[jax.Array, jax.Array], jax.Array],
+    denoise: Denoise | Sequence[Denoise],
     noise: jax.Array,
     step_noise: Callable[[jax.Array], jax.Array],
     schedule: NoiseSchedule,
@@ -54,23 +92,27 @@ def sample(
     """Runs the reverse process.
 
     Args:
-        denoise: (z_t [B, s, s, 4], timestep int32 []) -> prediction of the schedule's ``prediction_type``.
+        denoise: (z_t [B, s, s, 4], timestep int32 []) -> prediction of the schedule's ``prediction_type``; or one of
+            them a step. Steps in succession that have the same one are one loop.
         noise: z_T, [B, s, s, 4], standard normal.
-        step_noise: step number int32 [] -> standard normal [B, s, s, 4]; not called by ddim, without effect in the
+        step_noise: step number int32 [] -> standard normal [B, s, s, 4]; called by ddpm alone, without effect in the
             last step.
         schedule: the noise process.
         num_steps: network evaluations, static.
-        sampler: "ddpm" or "ddim", static.
+        sampler: of :data:`SAMPLERS`, static.
 
     Returns:
         z_0, [B, s, s, 4].
     """
-    timesteps = schedule.timesteps(num_steps)
+    timesteps = sampler_timesteps(schedule, num_steps, sampler)
     table = step_coefficients(schedule, timesteps, sampler)
     steps = {k: jnp.asarray(v) for k, v in table.items()}
     steps |= {"t": jnp.asarray(timesteps, jnp.int32), "i": jnp.arange(num_steps, dtype=jnp.int32)}
+    each = [denoise] * num_steps if callable(denoise) else denoise
+    assert len(each) == num_steps
 
-    def body(z: jax.Array, step: dict[str, jax.Array]) -> tuple[jax.Array, None]:
+    def step_with(denoise: Denoise, carry: tuple[jax.Array, jax.Array], step: dict[str, jax.Array]) -> Any:
+        z, x_0_before = carry
         prediction = denoise(z, step["t"])
         if schedule.prediction_type == "epsilon":
             eps = prediction
@@ -79,8 +121,16 @@ def sample(
             x_0 = step["signal"] * z - step["sigma"] * prediction
             eps = step["signal"] * prediction + step["sigma"] * z
         z = step["c_0"] * x_0 + step["c_z"] * z + step["c_e"] * eps
+        if sampler == "dpmpp_2m":
+            z += step["c_p"] * x_0_before
         if sampler == "ddpm":
             z += step["c_n"] * step_noise(step["i"])
-        return z, None
+        return (z, x_0), None
 
-    return jax.lax.scan(body, noise, steps)[0]
+    carry, start = (noise, jnp.zeros_like(noise)), 0
+    for function, group in itertools.groupby(each):
+        stop = start + len(list(group))
+        part = jax.tree.map(lambda x, start=start, stop=stop: x[start:stop], steps)
+        carry, _ = jax.lax.scan(functools.partial(step_with, function), carry, part)
+        start = stop
+    return carry[0]

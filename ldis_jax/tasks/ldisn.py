@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,10 @@ class LDISN(Task):
         conditioning_dropout: p; tokens alone, both conditions, and the query alone are each dropped with
             probability p in training.
         num_steps, sampler: defaults of prediction.
+        timestep_spacing: of prediction: "leading", "trailing", or "schedule" for the noise schedule's own.
         image_guidance_scale, prompt_guidance_scale: s_q and s_t of eq. 10, defaults of prediction.
+        guidance_start, guidance_end: the part of the steps that is guided, as shares of their number; the others
+            evaluate the prompted branch alone, a third of the work. The paper guides all.
     """
 
     name = "ldisn"
@@ -43,8 +47,11 @@ class LDISN(Task):
     conditioning_dropout: float = 0.05
     num_steps: int = 20
     sampler: str = "ddpm"
+    timestep_spacing: str = "schedule"
     image_guidance_scale: float = 1.5
     prompt_guidance_scale: float = 7.0
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,6 +61,12 @@ class LDISN(Task):
                 f"num_steps={self.num_steps}, conditioning_dropout={p}: need num_steps >= 1, 0 <= p <= 1/3"
             )
         require_choice("sampler", self.sampler, SAMPLERS)
+        require_choice("timestep_spacing", self.timestep_spacing, ("schedule", "leading", "trailing"))
+        if not 0 <= self.guidance_start <= self.guidance_end <= 1:
+            raise ValueError(
+                f"guidance_start={self.guidance_start}, guidance_end={self.guidance_end}: "
+                "need 0 <= guidance_start <= guidance_end <= 1"
+            )
 
     def loss(
         self, model: LDISModel, batch: Mapping[str, jax.Array], key: jax.Array
@@ -92,6 +105,9 @@ class LDISN(Task):
         *,
         num_steps: int | None = None,
         sampler: str | None = None,
+        timestep_spacing: str | None = None,
+        guidance_start: float | None = None,
+        guidance_end: float | None = None,
         image_guidance_scale: jax.Array | float | None = None,
         prompt_guidance_scale: jax.Array | float | None = None,
         noise: jax.Array | None = None,
@@ -105,12 +121,18 @@ class LDISN(Task):
             prompts: K prompts a query.
             keys: [B] random keys.
             num_steps: network evaluations (static).
-            sampler: "ddpm" or "ddim" (static).
+            sampler: "ddpm", "ddim" or "dpmpp_2m" (static).
+            timestep_spacing: as the field (static).
+            guidance_start: as the field (static).
+            guidance_end: as the field (static).
             image_guidance_scale: s_q.
             prompt_guidance_scale: s_t.
             noise: [B, s, s, 4] in place of the initial draw.
             step_noise: [num_steps, B, s, s, 4] in place of ddpm's draws; the last one has no effect.
         """
+        given: dict[str, Any] = {"num_steps": num_steps, "sampler": sampler, "timestep_spacing": timestep_spacing}
+        given |= {"guidance_start": guidance_start, "guidance_end": guidance_end}
+        task = dataclasses.replace(self, **{name: value for name, value in given.items() if value is not None})
         scale_image = self.image_guidance_scale if image_guidance_scale is None else image_guidance_scale
         scale_prompt = self.prompt_guidance_scale if prompt_guidance_scale is None else prompt_guidance_scale
         query_latents, _ = model.vae.encode(query_image)
@@ -131,18 +153,26 @@ class LDISN(Task):
             full, null_prompt, null_both = separate(model.unet.evaluate(inputs, timesteps, prompted, unprompted), 3)
             return two_scale_guidance(full, null_prompt, null_both, scale_image, scale_prompt)
 
+        def denoise_prompted(z: jax.Array, timestep: jax.Array) -> jax.Array:
+            inputs = jnp.concatenate([z, query_latents], axis=-1)
+            return model.unet.evaluate(inputs, jnp.full(z.shape[:1], timestep), prompted)
+
+        guided = (task.guidance_start, task.guidance_end)
+        shares = [i / task.num_steps for i in range(task.num_steps)]
+
         def draw(count: jax.Array | int) -> jax.Array:
             """Noise as a function of (a query's key, how many draws came before)."""
             return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, count), query_latents.shape[1:]))(
                 keys
             )
 
+        spacing = task.timestep_spacing
         latents = sample(
-            denoise,
+            [denoise if guided[0] <= share < guided[1] else denoise_prompted for share in shares],
             draw(0) if noise is None else noise,
             (lambda step: draw(step + 1)) if step_noise is None else (lambda step: step_noise[step]),
-            self.schedule,
-            self.num_steps if num_steps is None else num_steps,
-            self.sampler if sampler is None else sampler,
+            self.schedule if spacing == "schedule" else dataclasses.replace(self.schedule, timestep_spacing=spacing),
+            task.num_steps,
+            task.sampler,
         )
         return decode_residual(model.vae, latents, query_image, self.picture_share)

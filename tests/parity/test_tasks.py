@@ -111,6 +111,19 @@ def test_ldisn_options_override_the_tasks_defaults():
         assert np.abs(other - given).max() > 1e-3, name
 
 
+def test_guidance_in_a_part_of_the_steps():
+    """Unguided steps evaluate the prompted branch alone, which is guidance by (1, 1)."""
+    task = LDISN(image_size=SIZE, num_steps=4, sampler="dpmpp_2m", timestep_spacing="trailing")
+    unguided = task.predict(MODEL, QUERY, PROMPTS, KEYS, guidance_start=0.5, guidance_end=0.5)
+    ones = task.predict(MODEL, QUERY, PROMPTS, KEYS, image_guidance_scale=1.0, prompt_guidance_scale=1.0)
+    np.testing.assert_allclose(unguided, ones, atol=1e-5)
+    guided = task.predict(MODEL, QUERY, PROMPTS, KEYS)
+    part = task.predict(MODEL, QUERY, PROMPTS, KEYS, guidance_end=0.5)
+    assert np.abs(part - guided).max() > 1e-3 and np.abs(part - unguided).max() > 1e-3
+    leading = task.predict(MODEL, QUERY, PROMPTS, KEYS, timestep_spacing="leading")
+    assert np.abs(leading - guided).max() > 1e-3
+
+
 def test_ldis1_samples_the_query_only_when_asked():
     mode, sample = LDIS1(image_size=SIZE), LDIS1(image_size=SIZE, query_latents="sample")
     shift = 0.5 * jnp.stack([jax.random.normal(key, (1, 1, 4)) for key in KEYS])

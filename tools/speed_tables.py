@@ -1,0 +1,80 @@
+"""The tables of docs/speed.md, of the figures that the benchmarks left in docs/speed/.
+
+python benchmarks/speed.py --rounds=2 --json=docs/speed/cpu.json
+python benchmarks/tpu_networks.py --json=docs/speed/tpu_networks.json
+python tools/speed_tables.py
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ldis_jax.files import atomic_write
+
+_PAGE = Path(__file__).resolve().parents[1] / "docs" / "speed.md"
+_FIGURES = _PAGE.with_suffix("")
+
+
+def _table(*rows: Iterable[Any]) -> str:
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * lines[0].count(" | ") + " --- |", *lines[1:]])
+
+
+def _beside_torch(rows: list[dict[str, Any]]) -> str:
+    def name(row: dict[str, Any]) -> str:
+        kind, count = row["part"].split("/")
+        return {
+            "ldis1": f"LDIS-1, predict, batch {count}",
+            "ldisn": f"LDIS-n, predict, {row['num_steps']} steps, guidance, K = {count}",
+            "train": f"LDIS-1, training step, batch {count}",
+        }[kind]
+
+    head = ("work", "ours, s", "torch, s", "time", "of the rounds", "ours, GB", "torch, GB", "memory")
+    return _table(
+        head,
+        *(
+            (
+                name(row),
+                *(f"{row[side]['seconds']:.2f}" for side in ("jax", "torch")),
+                f"**{row['time_ratio']:.2f}**",
+                " ".join(f"{ratio:.2f}" for ratio in row["time_ratios"]),
+                *(f"{row[side]['peak_bytes'] / 1e9:.1f}" for side in ("jax", "torch")),
+                f"**{row['memory_ratio']:.2f}**",
+            )
+            for row in rows
+        ),
+    )
+
+
+def _networks(rows: list[dict[str, Any]]) -> str:
+    def cells(row: dict[str, Any]) -> tuple[str, ...]:
+        peer = row["peer_ms"]
+        beside = (f"{peer:.1f}", f"**{row['ms'] / peer:.2f}**") if peer else ("", "")
+        return (row["network"], f"{row['ms']:.1f}", *beside, f"{row['mfu']:.2f}", f"{row['gigabytes_accessed']:.1f}")
+
+    return _table(("network", "ours, ms", "peer, ms", "ratio", "MFU", "GB accessed"), *map(cells, rows))
+
+
+TABLES: dict[str, Callable[[list[dict[str, Any]]], str]] = {"cpu": _beside_torch, "tpu_networks": _networks}
+
+
+def main() -> None:
+    """Writes the page anew."""
+    text = _PAGE.read_text(encoding="utf-8")
+    for name, make in TABLES.items():
+        start, end = f"<!-- table: {name} -->", "<!-- end -->"
+        before, rest = text.split(start)
+        rows = json.loads((_FIGURES / f"{name}.json").read_text())
+        text = f"{before}{start}\n\n{make(rows)}\n\n{end}{rest.partition(end)[2]}"
+    with atomic_write(_PAGE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
