@@ -1,6 +1,8 @@
 """What documents point at exists."""
 
 import ast
+import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -35,3 +37,13 @@ def test_every_row_of_the_weights_tables_names_its_test():
     rows = [row for row in rows if "proved by" not in row and not set(row) <= set("|- ")]
     assert len(rows) > 20
     assert all("`tests/" in row for row in rows if len(row.split("|")) in (4, 5))
+
+
+def test_tables_of_the_speed_page_are_those_of_the_figures():
+    spec = importlib.util.spec_from_file_location("speed_tables", ROOT / "tools" / "speed_tables.py")
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    figures = list((ROOT / "docs" / "speed").glob("*.json"))
+    assert figures
+    assert all(tables.TABLES[path.stem](json.loads(path.read_text())) in page for path in figures)

@@ -67,11 +67,11 @@ TABLES: dict[str, Callable[[list[dict[str, Any]]], str]] = {"cpu": _beside_torch
 def main() -> None:
     """Writes the page anew."""
     text = _PAGE.read_text(encoding="utf-8")
-    for name, make in TABLES.items():
-        start, end = f"<!-- table: {name} -->", "<!-- end -->"
+    for path in sorted(_FIGURES.glob("*.json")):
+        start, end = f"<!-- table: {path.stem} -->", "<!-- end -->"
         before, rest = text.split(start)
-        rows = json.loads((_FIGURES / f"{name}.json").read_text())
-        text = f"{before}{start}\n\n{make(rows)}\n\n{end}{rest.partition(end)[2]}"
+        made = TABLES[path.stem](json.loads(path.read_text()))
+        text = f"{before}{start}\n\n{made}\n\n{end}{rest.partition(end)[2]}"
     with atomic_write(_PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
