@@ -28,8 +28,9 @@ def _count(jaxpr: core.Jaxpr) -> int:
         elif name == "conv_general_dilated":
             total += _convolution(eqn)
         elif name == "cond":
-            # Ways to one result, of which a platform takes one; the cheapest is what the mathematics needs.
-            total += min(_count(branch.jaxpr) for branch in eqn.params["branches"])
+            # Branches of platforms are ways to one result; the cheapest is what the mathematics needs.
+            of = min if eqn.params.get("branches_platforms") else max
+            total += of(_count(branch.jaxpr) for branch in eqn.params["branches"])
         else:
             times = eqn.params["length"] if name == "scan" else 1
             total += times * sum(_count(inner) for inner in _inner(eqn.params))

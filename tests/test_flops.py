@@ -54,3 +54,10 @@ def test_the_gradient_of_a_strided_convolution_costs_what_it_costs():
     forward = flops(loss, (2, 8, 8, 3), (3, 3, 3, 5))
     both = flops(jax.grad(loss, (0, 1)), (2, 8, 8, 3), (3, 3, 3, 5))
     assert both == 3 * forward
+
+
+def test_of_two_ways_to_one_result_the_cheapest_counts():
+    def either(x):
+        return jax.lax.platform_dependent(x, cpu=lambda x: x @ x @ x, default=lambda x: x @ x)
+
+    assert flops(either, (4, 4)) == 2 * 64
