@@ -4,8 +4,8 @@
 
 "ldis1/B" is a prediction of B queries, "ldisn/K" of one query with K prompts, ``--num_steps`` steps and guidance,
 "train/B" a training step of LDIS-1 with AdamW. Ours is what a user calls: ``LDISPipeline.predict``, the step of
-``ldis_jax.main``. The peer is the same algorithm in PyTorch over diffusers' networks: eager on a CPU; on a GPU compiled
-and channels_last. Every measurement is a process of its own, the two sides in turn: one warm-up, then the median of
+``ldis_jax.main``. The peer is the same algorithm in PyTorch over diffusers' networks, channels_last: eager on a CPU, on a
+GPU compiled. Every measurement is a process of its own, the two sides in turn: one warm-up, then the median of
 ``--repeats``. Memory is the process's largest while it is at work, weights included, or the GPU's.
 """
 
@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-SIZE, LATENT = 256, 32
+SIZE = 256
 SIDES = ("jax", "torch")
 Run = Callable[[], Any]
 
@@ -150,7 +150,7 @@ def torch_run(folder: Path, part: str, args: argparse.Namespace) -> Run:
     batch, num_prompts = (1, int(count)) if kind == "ldisn" else (int(count), 1)
     query, images, masks = inputs(batch, num_prompts)
     pictures = nchw(query).to(device)
-    prompts = nchw(images[:, :]).to(device)
+    prompts = nchw(images).to(device)
     masks_on_device = torch.from_numpy(masks).to(device)
     scale = model.scale
 

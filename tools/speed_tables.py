@@ -1,6 +1,6 @@
 """The tables of docs/speed.md, of the figures that the benchmarks left in docs/speed/.
 
-python benchmarks/speed.py --rounds=2 --json=docs/speed/cpu.json
+python benchmarks/speed.py --json=docs/speed/cpu.json
 python benchmarks/tpu_networks.py --json=docs/speed/tpu_networks.json
 python tools/speed_tables.py
 """
