@@ -4,8 +4,8 @@
 
 "ldis1/B" is a prediction of B queries, "ldisn/K" of one query with K prompts, ``--num_steps`` steps and guidance,
 "train/B" a training step of LDIS-1 with AdamW. Ours is what a user calls: ``LDISPipeline.predict``, the step of
-``ldis_jax.main``. The peer is the same algorithm in PyTorch over diffusers' networks, channels_last: eager on a CPU, on a
-GPU compiled. Every measurement is a process of its own, the two sides in turn: one warm-up, then the median of
+``ldis_jax.main``. The peer is the same algorithm in PyTorch over diffusers' networks, channels_last: eager on a CPU,
+on a GPU compiled. Every measurement is a process of its own, the two sides in turn: one warm-up, then the median of
 ``--repeats``. Memory is the process's largest while it is at work, weights included, or the GPU's.
 """
 
