@@ -17,14 +17,14 @@ from pathlib import Path
 from absl import flags
 
 from ldis_jax import cli
-from ldis_jax.config_flag import read_config
+from ldis_jax.config_flag import config_file, read_config
 from ldis_jax.costs.chips import quiet_libtpu
 from ldis_jax.errors import LDISError
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "chip generation and grid: v5e:4x4, v6e:2x4, v5p:2x2x1")
 _PROGRAM = flags.DEFINE_enum("program", "both", ("train", "predict", "both"), "what to compile")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "over all chips; 0 is the config's, of training or evaluation")
-_OUT = flags.DEFINE_string("out", "", "also write the figures to this JSON file")
+_JSON = flags.DEFINE_string("json", "", "also write the figures to this JSON file")
 
 _HELP = f"""{__doc__}
 Flags:
@@ -32,14 +32,14 @@ Flags:
   --topology    chip generation and grid of one slice: v5e:4x4, v6e:2x4, v5p:2x2x1 (default v5e:2x2)
   --program     train, predict or both (default both)
   --batch_size  over all chips; 0 is the config's, of training or evaluation
-  --out         also write the figures to this JSON file"""
+  --json        also write the figures to this JSON file"""
 
 
 def main() -> None:
     """Entry point."""
     config = read_config(_HELP)
-    if _OUT.value and not _OUT.value.endswith(".json"):
-        raise LDISError(f"--out={_OUT.value}: the figures are JSON; end the name in .json")
+    if _JSON.value and not _JSON.value.endswith(".json"):
+        raise LDISError(f"--json={_JSON.value}: the figures are JSON; end the name in .json")
     quiet_libtpu()
 
     from ldis_jax import sharding
@@ -50,7 +50,7 @@ def main() -> None:
 
     devices = slice_devices(_TOPOLOGY.value, config.mesh.slices)
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
-    costs = []
+    costs = {}
     for program in ("train", "predict") if _PROGRAM.value == "both" else (_PROGRAM.value,):
         batch_size = _BATCH_SIZE.value or (config.batch_size if program == "train" else config.eval.batch_size)
         if program == "train":
@@ -62,10 +62,10 @@ def main() -> None:
         if program == "train" and config.executable:
             write_executable(Path(config.executable), compiled, program_facts(config, mesh, COMPUTE_DTYPE))
             print(f"  wrote {config.executable}", flush=True)
-        costs.append(cost)
-        if _OUT.value:
-            write_json(_OUT.value, costs)
-    if not all(cost["fits"] for cost in costs):
+        costs[program] = {"config": config_file(), **cost}
+        if _JSON.value:
+            write_json(_JSON.value, costs)
+    if not all(cost["fits"] for cost in costs.values()):
         sys.exit(1)
 
 

@@ -39,6 +39,11 @@ def read_config(help_text: str) -> ConfigDict:
     return _CONFIG.value
 
 
+def config_file() -> str:
+    """The config's file, as it was given."""
+    return config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
+
+
 def config_name() -> str:
     """Stem of the config's file."""
-    return Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
+    return Path(config_file()).stem

@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import importlib.metadata
 import json
+import math
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 _CELLS = ROOT / "docs" / "tpu"
 _PAGE = ROOT / "docs" / "tpu.md"
 _START, _END = "<!-- table: tools/tpu_table.py -->", "<!-- end of table -->"
+_FEWEST = {"v5e": "v5e:1x1", "v6e": "v6e:1x1", "v5p": "v5p:2x2x1"}
 _MEMORY = ("--config.remat=blocks", "--config.step.grad_dtype=bfloat16", "--config.optim.moment_dtype=bfloat16")
 
 
@@ -39,15 +41,30 @@ class Cell:
     slices: int = 1
 
     @property
-    def name(self) -> str:
-        """Also of its file."""
+    def chips(self) -> int:
+        """Of all slices."""
+        return math.prod(map(int, self.topology.partition(":")[2].split("x"))) * self.slices
+
+    @property
+    def smallest(self) -> Cell:
+        """As many pictures a chip on the fewest chips.
+
+        A prediction's chips work alone, on whole networks: its program is the same on any number of them but for the
+        exchange of the results, 0.8 MB a picture.
+        """
+        kind = self.topology.partition(":")[0]
+        fewest = Cell(self.config, _FEWEST[kind], 0)
+        return dataclasses.replace(fewest, batch_size=self.batch_size * fewest.chips // self.chips)
+
+    def path(self, program: str) -> Path:
+        """Of its figures."""
         where = self.topology.replace(":", "_") + (f"_x{self.slices}" if self.slices > 1 else "")
-        return f"{Path(self.config).stem}-{where}"
+        return _CELLS / f"{Path(self.config).stem}-{where}-{self.batch_size}-{program}.json"
 
     def command(self, program: str, out: Path) -> list[str]:
         """Compiles one program into a JSON file."""
         flags = [f"--config={self.config}", f"--topology={self.topology}", f"--config.mesh.slices={self.slices}"]
-        flags += [f"--program={program}", f"--batch_size={self.batch_size}", f"--out={out}", *self.options]
+        flags += [f"--program={program}", f"--batch_size={self.batch_size}", f"--json={out}", *self.options]
         return [sys.executable, "-m", "ldis_jax.compile", *flags]
 
 
@@ -81,20 +98,24 @@ def cells() -> list[Cell]:
 
 def measure(cell: Cell, program: str) -> None:
     """Compiles one program of a cell and stores its figures."""
-    path = _CELLS / f"{cell.name}-{program}.json"
+    path = cell.path(program)
     temporary = path.with_suffix(".tmp.json")
     start = time.time()
     result = subprocess.run(cell.command(program, temporary), check=False, cwd=ROOT, capture_output=True, text=True)
     if result.returncode not in (0, 1) or not temporary.exists():
-        print(f"{cell.name} {program}: {(result.stderr or result.stdout).strip()[-300:]}", file=sys.stderr)
+        print(f"{path.stem}: {(result.stderr or result.stdout).strip()[-300:]}", file=sys.stderr)
         return
-    (cost,) = json.loads(temporary.read_text())
+    cost = json.loads(temporary.read_text())[program]
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
     from ldis_jax.files import write_json
 
-    write_json(path, {**cost, "config": cell.config, "options": list(cell.options), "versions": versions})
+    write_json(path, {**cost, "options": list(cell.options), "versions": versions})
     temporary.unlink()
-    print(f"{cell.name} {program}: {time.time() - start:.0f} s", flush=True)
+    print(f"{path.stem}: {time.time() - start:.0f} s", flush=True)
+
+
+def _compiled(cell: Cell, program: str) -> Cell:
+    return cell.smallest if program == "predict" else cell
 
 
 def table() -> str:
@@ -103,23 +124,22 @@ def table() -> str:
     rows = [head, "| --- " * (head.count("|") - 1) + "|"]
     for cell in cells():
         for program in ("train", "predict"):
-            path = _CELLS / f"{cell.name}-{program}.json"
+            path = _compiled(cell, program).path(program)
             if path.is_file():
                 rows.append(_row(cell, json.loads(path.read_text())))
     return "\n".join(rows)
 
 
 def _row(cell: Cell, cost: dict[str, Any]) -> str:
-    ms = cost["predicted_ms"]
     fits = "" if cost["fits"] else " (does not fit)"
     values = (
         f"{Path(cell.config).stem} {cost['program']}",
         cell.topology + (f" x {cell.slices}" if cell.slices > 1 else ""),
-        cost["batch_size"],
-        " ".join(f"`{option.removeprefix('--config.')}`" for option in cell.options) or "none",
-        f"{cost['peak'] / 1e9:.1f} of {cost['memory'] / 1e9:.0f}{fits}",
-        f"{cost['tflop']:.2f}",
-        f"{ms['compute']:.0f} + {ms['exchange']:.0f}",
+        cell.batch_size,
+        " ".join(f"`{option.removeprefix('--config.')}`" for option in cost["options"]) or "none",
+        f"{cost['peak_bytes'] / 1e9:.1f} of {cost['chip_bytes'] / 1e9:.0f}{fits}",
+        f"{cost['flops'] / 1e12:.2f}",
+        f"{cost['predicted_compute_ms']:.0f} + {cost['predicted_exchange_ms']:.0f}",
         f"{sum(c['bytes'] for c in cost['collectives']) / 1e6:.0f}",
         f"{cost['predicted_mfu']:.2f}",
     )
@@ -136,12 +156,12 @@ def main() -> None:
     args = parser.parse_args()
     _CELLS.mkdir(parents=True, exist_ok=True)
     end = time.time() + 60 * args.minutes
-    for program in ("train", "predict"):
-        for cell in cells():
-            wanted = cell.name.startswith(args.only) and args.program in (None, program)
-            there = (_CELLS / f"{cell.name}-{program}.json").is_file()
-            if wanted and time.time() < end and (args.refresh or not there):
-                measure(cell, program)
+    wanted = [(_compiled(cell, program), program) for program in ("train", "predict") for cell in cells()]
+    for cell, program in dict.fromkeys(wanted):
+        path = cell.path(program)
+        chosen = path.name.startswith(args.only) and args.program in (None, program)
+        if chosen and time.time() < end and (args.refresh or not path.is_file()):
+            measure(cell, program)
     page = _PAGE.read_text(encoding="utf-8")
     before, rest = page.split(_START)
     text = f"{before}{_START}\n\n{table()}\n\n{_END}{rest.split(_END)[1]}"

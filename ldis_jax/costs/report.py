@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ldis_jax import sharding
 from ldis_jax.costs.chips import get_chip
-from ldis_jax.costs.hlo import collectives, estimated_cycles
+from ldis_jax.costs.hlo import collectives, estimated_cycles, unmodelled_custom_calls
 from ldis_jax.programs import PROGRAMS, mathematical_flops, trained_params
 
 COMPUTE_DTYPE = "bfloat16"  # what "auto" means on TPU
@@ -32,18 +32,18 @@ def compile_program(
         batch_size: over all chips.
 
     Returns:
-        The program, and its costs, JSON-able, per chip: bytes of memory ("arguments", "temporaries", "peak", "memory",
-        "fits"), "tflop" of the mathematics, "gigabytes_accessed", "collectives", "predicted_ms" of compute and of
-        exchange, "predicted_mfu", "compile_seconds"; and what was compiled.
+        The program, and its costs, JSON-able, per chip: memory ("argument_bytes", "temp_bytes", "peak_bytes" against
+        "chip_bytes", "fits"), "flops" of the mathematics, "bytes_accessed", "collectives", "predicted_ms" and its two
+        parts, "predicted_mfu", "unmodelled_custom_calls", which no prediction knows; and what was compiled.
     """
     chip = get_chip(topology)
     started = time.perf_counter()
     compiled = PROGRAMS[program](config, mesh, batch_size, COMPUTE_DTYPE).trace().lower().compile()
     seconds = time.perf_counter() - started
     memory, text = compiled.memory_analysis(), compiled.as_text()
-    arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    arguments, temp = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes  # donated ones lie where arguments lay
-    peak = arguments + temporaries + results + memory.generated_code_size_in_bytes
+    peak = arguments + temp + results + memory.generated_code_size_in_bytes
     flops = mathematical_flops(config, program, mesh, batch_size)
     compute = estimated_cycles(text) / chip.clock
     exchange = 0.0
@@ -54,18 +54,22 @@ def compile_program(
     return compiled, {
         "program": program,
         "topology": topology,
+        "chips": mesh.size,
         "mesh": dict(mesh.shape),
         "batch_size": batch_size,
-        "arguments": arguments,
-        "temporaries": temporaries,
-        "peak": peak,
-        "memory": chip.memory,
+        "argument_bytes": arguments,
+        "temp_bytes": temp,
+        "peak_bytes": peak,
+        "chip_bytes": chip.memory,
         "fits": peak <= (1 - _RESERVED) * chip.memory,
-        "tflop": flops / 1e12,
-        "gigabytes_accessed": compiled.cost_analysis()["bytes accessed"] / 1e9,
+        "flops": flops,
+        "bytes_accessed": compiled.cost_analysis()["bytes accessed"],
         "collectives": [dataclasses.asdict(collective) for collective in found],
-        "predicted_ms": {"compute": 1e3 * compute, "exchange": 1e3 * exchange},
+        "predicted_ms": 1e3 * (compute + exchange),
+        "predicted_compute_ms": 1e3 * compute,
+        "predicted_exchange_ms": 1e3 * exchange,
         "predicted_mfu": flops / chip.flops / (compute + exchange),
+        "unmodelled_custom_calls": unmodelled_custom_calls(text),
         "compile_seconds": round(seconds, 1),
         "replicated": sharding.large_replicated(trained_params(config), mesh) if program == "train" else [],
     }
@@ -92,17 +96,19 @@ def lines(cost: dict[str, Any]) -> list[str]:
     """The report of one program, a line each."""
 
     def gb(name: str) -> str:
-        return f"{cost[name] / 1e9:.2f}"
+        return f"{cost[f'{name}_bytes'] / 1e9:.2f}"
 
     mesh = " x ".join(f"{name} {size}" for name, size in cost["mesh"].items() if size > 1) or "one chip"
-    ms = cost["predicted_ms"]
+    compute, exchange = cost["predicted_compute_ms"], cost["predicted_exchange_ms"]
     report = [
         f"{cost['program']}, batch {cost['batch_size']}, {cost['topology']} ({mesh})",
-        f"  {'fits' if cost['fits'] else 'does not fit'}: {gb('peak')} of {cost['memory'] / 1e9:.0f} GB a chip "
-        f"(arguments {gb('arguments')}, temporaries {gb('temporaries')})",
-        f"  {cost['tflop']:.2f} TFLOP, {cost['gigabytes_accessed']:.1f} GB accessed; predicted {ms['compute']:.1f} ms "
-        f"of compute + {ms['exchange']:.1f} ms of exchange if none is hidden, MFU {cost['predicted_mfu']:.2f}",
+        f"  {'fits' if cost['fits'] else 'does not fit'}: {gb('peak')} of {cost['chip_bytes'] / 1e9:.0f} GB a chip "
+        f"(arguments {gb('argument')}, temporaries {gb('temp')})",
+        f"  {cost['flops'] / 1e12:.2f} TFLOP, {cost['bytes_accessed'] / 1e9:.1f} GB accessed; predicted {compute:.1f} "
+        f"ms of compute + {exchange:.1f} ms of exchange if none is hidden, MFU {cost['predicted_mfu']:.2f}",
     ]
+    if cost["unmodelled_custom_calls"]:
+        report.append(f"  {cost['unmodelled_custom_calls']} custom calls have no estimate and are left out")
     report += [
         f"  {c['count']} {c['kind']} among {c['group']} chips: {c['bytes'] / 1e6:.1f} MB received"
         for c in cost["collectives"]

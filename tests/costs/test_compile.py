@@ -33,7 +33,7 @@ def run(*arguments, code="import ldis_jax.compile as c; from ldis_jax import cli
 def test_both_programs_on_a_slice(micro_folder, tmp_path):
     out = tmp_path / "costs.json"
     flags = ["--config=tests/costs/micro.py", f"--config.init.folder={micro_folder}", "--topology=v5e:2x2"]
-    done = run(*flags, "--config.mesh.fsdp=4", f"--out={out}", f"--config.executable={tmp_path / 'step'}")
+    done = run(*flags, "--config.mesh.fsdp=4", f"--json={out}", f"--config.executable={tmp_path / 'step'}")
     assert done.returncode == 0, done.stderr
     head, _, program = (tmp_path / "step").read_bytes().partition(b"\n")
     facts = json.loads(head)["facts"]
@@ -41,16 +41,19 @@ def test_both_programs_on_a_slice(micro_folder, tmp_path):
         facts["devices"].startswith("TPU v5 lite: ") and facts["libtpu"][0].isdigit() and facts["dtype"] == "bfloat16"
     )
     assert len(program) > 100_000
-    train, predict = json.loads(out.read_text())
+    costs = json.loads(out.read_text())
+    train, predict = costs["train"], costs["predict"]
     assert done.stdout.count("fits: ") == 2 and "train, batch 8, v5e:2x2 (fsdp 4)" in done.stdout
     for cost in (train, predict):
-        assert cost["fits"] and 0 < cost["arguments"] < cost["peak"] < cost["memory"] == 16 * 10**9
-        assert cost["predicted_ms"]["compute"] > 0 and cost["gigabytes_accessed"] > 0
+        assert cost["fits"] and 0 < cost["argument_bytes"] < cost["peak_bytes"] < cost["chip_bytes"] == 16 * 10**9
+        assert cost["predicted_compute_ms"] > 0 and cost["bytes_accessed"] > 0
+        assert cost["predicted_ms"] == pytest.approx(cost["predicted_compute_ms"] + cost["predicted_exchange_ms"])
+        assert cost["config"] == "tests/costs/micro.py" and cost["chips"] == 4 and cost["unmodelled_custom_calls"] == 0
         assert 0 < cost["predicted_mfu"] < 1
-        assert cost["peak"] <= 1.05 * PEAK[cost["program"]], "memory has grown"
+        assert cost["peak_bytes"] <= 1.05 * PEAK[cost["program"]], "memory has grown"
     # Forward, and twice that backward through the UNet alone, are more than a prediction's forward.
-    assert train["tflop"] > predict["tflop"] > 0
-    assert train["predicted_ms"]["exchange"] > predict["predicted_ms"]["exchange"]
+    assert train["flops"] > predict["flops"] > 0
+    assert train["predicted_exchange_ms"] > predict["predicted_exchange_ms"]
     assert any(c["group"] == 4 for c in train["collectives"])
 
 
@@ -62,9 +65,9 @@ chips.slice_devices = lambda topology, slices: None
 sharding.make_mesh = lambda **kw: real(1, 1, devices=jax.devices()[:1])
 report.compile_program = lambda config, program, topology, mesh, batch_size: (None, {
     "program": program, "topology": topology, "mesh": {"slice": 1, "data": 4, "fsdp": 1}, "batch_size": batch_size,
-    "arguments": 15e9, "temporaries": 9e9, "peak": 24e9, "memory": 16e9, "fits": False, "tflop": 1.0,
-    "gigabytes_accessed": 1.0, "collectives": [], "predicted_ms": {"compute": 1.0, "exchange": 0.0},
-    "predicted_mfu": 0.5, "replicated": ["unet/a (9, 9)"]})
+    "argument_bytes": 15e9, "temp_bytes": 9e9, "peak_bytes": 24e9, "chip_bytes": 16e9, "fits": False, "flops": 1e12,
+    "bytes_accessed": 1e9, "collectives": [], "predicted_compute_ms": 1.0, "predicted_exchange_ms": 0.0,
+    "unmodelled_custom_calls": 0, "predicted_mfu": 0.5, "replicated": ["unet/a (9, 9)"]})
 import ldis_jax.compile as c; from ldis_jax import cli; cli.run(c.main)"""
     done = run("--config=configs/ldis1.py", "--program=train", code=code)
     assert done.returncode == 1, done.stderr
@@ -77,7 +80,7 @@ import ldis_jax.compile as c; from ldis_jax import cli; cli.run(c.main)"""
     [
         ((), "--config: missing"),
         (("--config=configs/tiny.py", "--topology=h100:8"), "--topology=h100:8: must start with v5e, v5p, v6e"),
-        (("--config=configs/tiny.py", "--out=costs.txt"), "end the name in .json"),
+        (("--config=configs/tiny.py", "--json=costs.txt"), "end the name in .json"),
         (("--config=configs/tiny.py", "--program=eval"), "program"),
     ],
 )

@@ -1,6 +1,6 @@
 """The reader of compiled programs, on text with known sums."""
 
-from ldis_jax.costs.hlo import collectives, estimated_cycles
+from ldis_jax.costs.hlo import collectives, estimated_cycles, unmodelled_custom_calls
 
 PROGRAM = """
 %fused (p: f32[8]) -> f32[8] {
@@ -37,6 +37,14 @@ ENTRY %main.4 (x: f32[8]) -> f32[8] {
 
 def test_cycles_count_loops_as_often_as_they_run_and_fusions_once():
     assert estimated_cycles(PROGRAM) == 7 + 20 * 10
+
+
+def test_kernels_without_an_estimate():
+    assert unmodelled_custom_calls(PROGRAM) == 0
+    kernel = '  %k = f32[8]{0} custom-call(%x), custom_call_target="tpu_custom_call"'
+    view = '  %v = f32[8]{0} custom-call(%x), custom_call_target="ConcatBitcast"'
+    estimated = kernel + ', backend_config={"estimated_cycles":"3"}'
+    assert unmodelled_custom_calls("\n".join((PROGRAM, kernel, view, estimated))) == 1
 
 
 def test_collectives():
