@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.typing import ArrayLike
 
 from ldis_jax import pseudo_mask
@@ -19,36 +18,29 @@ from ldis_jax.convert.folder import load_model, save_model
 from ldis_jax.convert.hub import resolve
 from ldis_jax.errors import LDISError
 from ldis_jax.files import StrPath
-from ldis_jax.image_io import ImageSource, read_image, read_mask
-from ldis_jax.input_pipeline.transforms import eval_image, eval_mask, restore_size
+from ldis_jax.image_io import ImageSource, read_image
 from ldis_jax.models.ldis import LDISModel
+from ldis_jax.predictor import Predictor, bucket
+from ldis_jax.prompts import Classes, Prompt, read_prompts
 from ldis_jax.results import ClassSegmentation, Segmentation, class_probabilities
-from ldis_jax.tasks import LDISN, PromptInputs, Task
-from ldis_jax.visualize import to_picture
+from ldis_jax.tasks import PromptTokens, Task
+from ldis_jax.tiles import Canvas, Tile
 
-Prompt = tuple[ImageSource, ImageSource]
 _DTYPES = ("float32", "bfloat16")
-# Of LDIS-n.
-_STATIC_OPTIONS = ("num_steps", "sampler", "timestep_spacing", "guidance_start", "guidance_end")
-_OPTIONS = (*_STATIC_OPTIONS, "image_guidance_scale", "prompt_guidance_scale")
+_ROWS = 8  # a device takes at once, of many
 
 
 class LDISPipeline:
     """In-context segmentation with one model.
 
-    The number of prompts is padded to 1, 2, 4, 8, ... with tokens that nothing attends to, so that another K rarely
-    compiles another program. Every call is a function of its arguments and ``seed`` alone.
+    Every call is a function of its arguments and ``seed`` alone. Another number of prompts rarely compiles anything:
+    it is padded to 1, 2, 4, 8, ... with tokens that nothing attends to.
     """
 
     def __init__(self, task: Task, model: LDISModel, card: str | None = None):
         """Wraps networks that are already in memory; see :meth:`from_pretrained` for folders."""
-        self.task = task
         self._card = card
-        self._graphdef, self._params = nnx.split(model)
-        self._config = model.config
-        # One program a (K, batch) and choice of these; guidance scales are arrays and compile nothing.
-        self._predict = jax.jit(self._predict_fn, static_argnames=_STATIC_OPTIONS)
-        self._tokens = jax.jit(self._tokens_fn)
+        self._predictor = Predictor(task, model)
 
     @classmethod
     def from_pretrained(
@@ -69,19 +61,62 @@ class LDISPipeline:
         Raises:
             LDISError: no such folder or hub id, or files that do not make a model.
         """
-        if dtype not in _DTYPES:
-            raise LDISError(f"dtype={dtype!r}: must be one of {_DTYPES}")
+        _check_dtype(dtype)
         folder = resolve(os.fspath(folder_or_hub_id), revision)
         return cls(*load_model(folder, jnp.dtype(dtype), None if lora is None else os.fspath(lora)))
 
     def save_pretrained(self, folder: StrPath) -> None:
         """Writes a model folder, whole or not at all; its card is the one the model came with."""
-        save_model(Path(folder), self.task, nnx.merge(self._graphdef, self._params), self._card)
+        save_model(Path(folder), self.task, self.model, self._card)
+
+    def to(self, dtype: str | None = None, *, devices: int | None = None) -> Self:
+        """The model in another type, or on more devices, as a new pipeline.
+
+        Args:
+            dtype: "float32" or "bfloat16".
+            devices: how many of this process's devices share the work on many pictures, classes or tiles, each with a
+                copy of the networks.
+
+        Raises:
+            LDISError: another dtype, or more devices than there are.
+        """
+        if dtype is not None:
+            _check_dtype(dtype)
+        other = type(self).__new__(type(self))
+        other._card, other._predictor = self._card, self._predictor.to(dtype, devices)
+        return other
+
+    def compile(self, num_prompts: Iterable[int] = (1,), num_classes: Iterable[int] = (1,), **options: Any) -> Self:
+        """Compiles now what calls with so many prompts and classes would compile when they come; returns itself.
+
+        Args:
+            num_prompts: of a class.
+            num_classes: of a call; 1 for ``pipe(...)``.
+            **options: as in a call, where they are not the model's defaults.
+        """
+        size = self.task.image_size
+        for shots, classes in itertools.product(num_prompts, num_classes):
+            images = np.zeros((classes, bucket(shots), size, size, 3), np.float32)
+            prompts = self._predictor.read_prompts(images, np.ones(images.shape[:-1], np.uint8), np.full(classes, 1))
+            query = np.zeros((classes, size, size, 3), np.float32)
+            self._predictor.predict_classes(query, np.arange(classes), prompts, 0, options).block_until_ready()
+        return self
+
+    @property
+    def task(self) -> Task:
+        """The method's hyper-parameters, and LDIS-n's defaults of prediction."""
+        return self._predictor.task
+
+    @property
+    def model(self) -> LDISModel:
+        """The networks, as Flax NNX modules."""
+        return self._predictor.model
 
     def __repr__(self) -> str:
-        count = sum(x.size for x in jax.tree.leaves(self._params)) / 1e6
-        dtype = jax.tree.leaves(self._params)[0].dtype
-        return f"LDISPipeline({self.task.name}, {self.task.image_size} px, {count:.1f} M parameters, {dtype})"
+        count = sum(x.size for x in jax.tree.leaves(self._predictor.params)) / 1e6
+        where = f", {self._predictor.devices} devices" if self._predictor.devices > 1 else ""
+        name, size, dtype = self.task.name, self.task.image_size, self._predictor.dtype
+        return f"LDISPipeline({name}, {size} px, {count:.1f} M parameters, {dtype}{where})"
 
     def __call__(
         self,
@@ -90,6 +125,7 @@ class LDISPipeline:
         *,
         seed: int = 0,
         ignore_label: int | None = None,
+        tile_size: int | None = None,
         **options: Any,
     ) -> Segmentation:
         """Segments the prompted object in one picture.
@@ -99,37 +135,98 @@ class LDISPipeline:
             prompts: (image, mask) pairs of one class; a mask pixel is object where it is non-zero.
             seed: of LDIS-n's noise.
             ignore_label: mask value that is neither object nor background.
+            tile_size: None fits the whole query into the network's square; else the query is cut into overlapping
+                squares of so many of its pixels, for small objects in large pictures.
             **options: of LDIS-n: ``num_steps``, ``sampler``, ``timestep_spacing``, ``image_guidance_scale``,
                 ``prompt_guidance_scale``, ``guidance_start``, ``guidance_end``; see :class:`LDISN`.
 
         Raises:
             LDISError: an unreadable picture, a mask that does not fit its image or shows no object, a wrong option.
         """
-        return self._segment(read_image(query), {"object": prompts}, seed, ignore_label, options)[1]
+        canvases = self._canvases([query], {"object": prompts}, seed, ignore_label, tile_size, None, options)
+        return self._result(next(canvases))
 
     def segment_classes(
         self,
         query: ImageSource,
-        prompts: Mapping[str, Sequence[Prompt]],
+        prompts: Classes,
+        *,
+        seed: int = 0,
+        ignore_label: int | None = None,
+        tile_size: int | None = None,
+        **options: Any,
+    ) -> ClassSegmentation:
+        """Segments several classes at once: {"cat": [(image, mask), ...], "dog": [...]}. Options as in a call."""
+        canvases = self._canvases([query], prompts, seed, ignore_label, tile_size, None, options)
+        return _class_result(next(canvases), prompts)
+
+    def segment_images(
+        self,
+        queries: Iterable[ImageSource],
+        prompts: Sequence[Prompt] | Classes,
+        *,
+        seed: int = 0,
+        ignore_label: int | None = None,
+        tile_size: int | None = None,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> Iterator[Segmentation | ClassSegmentation]:
+        """Segments many pictures by the same prompts, which are read once; few pictures are held at a time.
+
+        Args:
+            queries: pictures of any sizes.
+            prompts: (image, mask) pairs of one class, or several classes as for :meth:`segment_classes`.
+            seed: as in a call.
+            ignore_label: as in a call.
+            tile_size: as in a call.
+            batch_size: pictures (or tiles, or classes of one) that are computed together; on a CPU one, else 8 a
+                device, unless given.
+            **options: as in a call.
+
+        Yields:
+            what a call with each query alone would return, in their order.
+        """
+        several = isinstance(prompts, Mapping)
+        classes = prompts if isinstance(prompts, Mapping) else {"object": prompts}
+        for canvas in self._canvases(queries, classes, seed, ignore_label, tile_size, batch_size, options):
+            yield _class_result(canvas, classes) if several else self._result(canvas)
+
+    def segment_steps(
+        self,
+        query: ImageSource,
+        prompts: Sequence[Prompt],
         *,
         seed: int = 0,
         ignore_label: int | None = None,
         **options: Any,
-    ) -> ClassSegmentation:
-        """Segments several classes at once: {"cat": [(image, mask), ...], "dog": [...]}. Options as in a call."""
-        logits, _ = self._segment(read_image(query), prompts, seed, ignore_label, options)
-        probabilities = class_probabilities(logits)
-        return ClassSegmentation(probabilities.argmax(0).astype(np.uint8), probabilities, tuple(prompts))
+    ) -> Iterator[Segmentation]:
+        """LDIS-n a step at a time, to be watched: what each step takes the mask to be; arguments as in a call.
+
+        The last is what a call returns, to rounding. Of LDIS-1 that is the only one.
+        """
+        images, masks, count = read_prompts({"object": prompts}, self.task.image_size, ignore_label)
+        canvas = Canvas(read_image(query), 1, None)
+        square = canvas.square(canvas.tiles[0], self.task.image_size)[None]
+        for r in self._predictor.steps(square, images, masks, count, seed, options):
+            canvas.add(canvas.tiles[0], 0, np.asarray(r[0]))
+            yield self._result(canvas)
 
     def segment_video(
-        self, frames: Iterable[ImageSource], first_frame_labels: np.ndarray, *, seed: int = 0, **options: Any
+        self,
+        frames: Iterable[ImageSource],
+        first_frame_labels: np.ndarray,
+        *,
+        seed: int = 0,
+        batch_size: int | None = None,
+        **options: Any,
     ) -> Iterator[np.ndarray]:
         """Propagates the first frame's labels through a video (paper eq. 7).
 
         Args:
-            frames: the pictures in order; only one is held at a time.
+            frames: the pictures in order; few are held at a time.
             first_frame_labels: uint8 [H, W] of the first frame; 0 is background, 255 ignored.
             seed: of LDIS-n's noise, the same for every frame.
+            batch_size: as for :meth:`segment_images`.
             **options: as in a call.
 
         Yields:
@@ -151,8 +248,9 @@ class LDISPipeline:
             prompts[str(value)] = [(first, mask)]
         lookup = np.array([0, *values], np.uint8)
         yield labels.astype(np.uint8)
-        for frame in frames:
-            yield lookup[self.segment_classes(frame, prompts, seed=seed, ignore_label=255, **options).label_map]
+        shared: dict[str, Any] = {"seed": seed, "ignore_label": 255, "batch_size": batch_size, **options}
+        for result in self.segment_images(frames, prompts, **shared):
+            yield lookup[np.asarray(result)]
 
     def instruction_tokens(self, prompt_images: ArrayLike, prompt_masks: ArrayLike) -> tuple[jax.Array, jax.Array]:
         """What the prompts tell the UNet.
@@ -164,7 +262,7 @@ class LDISPipeline:
         Returns:
             (tokens [B, K*L, D], float32 mask [B, K*L] in {0, 1}).
         """
-        return self._tokens(self._params, *self._check_prompts(prompt_images, prompt_masks))
+        return self._predictor.instruction_tokens(prompt_images, prompt_masks)
 
     def predict(
         self,
@@ -193,122 +291,69 @@ class LDISPipeline:
         Raises:
             LDISError: a wrong shape or option.
         """
-        images, masks = self._check_prompts(prompt_images, prompt_masks)
-        query = jnp.asarray(query, jnp.float32)
-        size, (batch, count) = self.task.image_size, masks.shape[:2]
-        if query.shape != (batch, size, size, 3):
-            raise LDISError(f"query {query.shape}: expected {(batch, size, size, 3)}")
-        real = jnp.full((batch,), count) if num_prompts is None else jnp.asarray(num_prompts)
-        padding = ((0, 0), (0, _bucket(count) - count), (0, 0), (0, 0))
-        prompts = PromptInputs(jnp.pad(images, (*padding, (0, 0))), jnp.pad(masks, padding), real.astype(jnp.int32))
-        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(batch))
-        options = self._check_options({**options, "noise": noise, "step_noise": step_noise}, batch)
-        if jax.default_backend() != "cpu" or batch == 1:
-            return self._predict(self._params, query, prompts, keys, **options)
-        # What one picture needs fits a CPU's caches, what four need does not: one at a time is about a tenth faster.
-        results = []
-        for i in range(batch):
-            row = slice(i, i + 1)
-            one = {name: x[row] for name, x in options.items() if name == "noise"}
-            one |= {name: x[:, row] for name, x in options.items() if name == "step_noise"}
-            inputs = jax.tree.map(lambda x, row=row: x[row], (query, prompts, keys))
-            results.append(self._predict(self._params, *inputs, **options | one))
-        return jnp.concatenate(results)
+        options |= {"noise": noise, "step_noise": step_noise}
+        return self._predictor.predict(query, prompt_images, prompt_masks, num_prompts, seed, options)
 
-    def _predict_fn(
-        self, params: Any, query: jax.Array, prompts: PromptInputs, keys: jax.Array, **options: Any
-    ) -> jax.Array:
-        return self.task.predict(nnx.merge(self._graphdef, params), query, prompts, keys, **options)
-
-    def _tokens_fn(self, params: Any, images: jax.Array, masks: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return self.task.instruction_tokens(nnx.merge(self._graphdef, params).prompt_encoder, images, masks)
-
-    def _segment(
+    def _canvases(
         self,
-        query: np.ndarray,
-        classes: Mapping[str, Sequence[Prompt]],
+        queries: Iterable[ImageSource],
+        classes: Classes,
         seed: int,
         ignore_label: int | None,
+        tile_size: int | None,
+        batch_size: int | None,
         options: dict[str, Any],
-    ) -> tuple[np.ndarray, Segmentation]:
-        """Predicts every class in one batch: (logits [C, H, W], the first class as a result)."""
-        if not classes or not all(classes.values()):
-            raise LDISError("prompts: give at least one (image, mask) pair for every class")
-        size = self.task.image_size
-        most = _bucket(max(len(prompts) for prompts in classes.values()))
-        images = np.zeros((len(classes), most, size, size, 3), np.float32)
-        masks = np.zeros((len(classes), most, size, size), np.uint8)
-        for c, (name, prompts) in enumerate(classes.items()):
-            for k, prompt in enumerate(prompts):
-                where = f"prompt {k + 1}" if len(classes) == 1 else f"prompt {k + 1} of {name!r}"
-                images[c, k], masks[c, k] = self._read_prompt(prompt, where, ignore_label)
-        count = np.array([len(prompts) for prompts in classes.values()], np.int32)
-        fitted = np.repeat(eval_image(query, size)[None], len(classes), axis=0)
-        r = np.asarray(self.predict(fitted, images, masks, num_prompts=count, seed=seed, **options))
+    ) -> Iterator[Canvas]:
+        """Every query with the network's output for all classes, in order; the device has the next batch meanwhile."""
+        prompts = self._predictor.read_prompts(*read_prompts(classes, self.task.image_size, ignore_label))
+        devices = self._predictor.devices
+        most = batch_size or devices * (1 if jax.default_backend() == "cpu" else _ROWS)
+        if most < 1:
+            raise LDISError(f"batch_size={batch_size}: must be at least 1")
+        canvases = (Canvas(read_image(query), len(classes), tile_size) for query in queries)
+        rows = ((canvas, tile, c) for canvas in canvases for tile in canvas.tiles for c in range(len(classes)))
+        before: tuple[list[_Row], jax.Array] | None = None
+        full = False
+        while chunk := list(itertools.islice(rows, most)):
+            full |= len(chunk) == most
+            running = chunk, self._predict_rows(chunk, prompts, most if full else len(chunk), seed, options)
+            if before is not None:
+                yield from _fill(*before)
+            before = running
+        if before is not None:
+            yield from _fill(*before)
 
-        restored = [restore_size(x, *query.shape[:2]) for x in r]
-        logits = np.stack([pseudo_mask.to_logit(x) for x in restored])
-        first = Segmentation(
-            mask=pseudo_mask.to_mask(restored[0]),
-            probability=class_probabilities(logits[:1])[1],
-            pseudo_mask=to_picture(r[0] + self.task.picture_share * fitted[0]),
-        )
-        return logits, first
+    def _predict_rows(
+        self, rows: list[_Row], prompts: PromptTokens, count: int, seed: int, options: dict[str, Any]
+    ) -> jax.Array:
+        """R of each row, dispatched; the last batch of many is filled up, so that nothing is compiled for it."""
+        query = np.stack([canvas.square(tile, self.task.image_size) for canvas, tile, _ in rows])
+        filled = np.minimum(np.arange(count), len(rows) - 1)
+        classes = np.array([c for _, _, c in rows])[filled]
+        return self._predictor.predict_classes(query[filled], classes, prompts, seed, options)
 
-    def _read_prompt(self, prompt: Prompt, where: str, ignore_label: int | None) -> tuple[np.ndarray, np.ndarray]:
-        if not isinstance(prompt, (tuple, list)) or len(prompt) != 2:
-            raise LDISError(f"{where}: must be an (image, mask) pair")
-        image, mask = read_image(prompt[0]), read_mask(prompt[1], ignore_label)
-        name = f" ({prompt[1]})" if isinstance(prompt[1], (str, Path)) else ""
-        if image.shape[:2] != mask.shape:
-            raise LDISError(
-                f"{where}{name}: mask is {mask.shape[1]}x{mask.shape[0]}, its image is "
-                f"{image.shape[1]}x{image.shape[0]}; make them agree"
-            )
-        if not (mask == 1).any():
-            raise LDISError(f"{where}{name}: mask shows no object; its object pixels must be non-zero")
-        size = self.task.image_size
-        fitted = eval_mask(mask, size)
-        if not (fitted == 1).any():
-            raise LDISError(f"{where}{name}: object vanishes at {size} pixels; crop image and mask around it")
-        return eval_image(image, size), fitted
-
-    def _check_prompts(self, images: ArrayLike, masks: ArrayLike) -> tuple[jax.Array, jax.Array]:
-        images, masks = jnp.asarray(images, jnp.float32), jnp.asarray(masks)
-        size = self.task.image_size
-        if masks.ndim != 4 or masks.shape[2:] != (size, size) or images.shape != (*masks.shape, 3) or not masks.size:
-            raise LDISError(
-                f"prompt_images {images.shape}, prompt_masks {masks.shape}: expected [B, K, {size}, {size}, 3] "
-                f"and [B, K, {size}, {size}]"
-            )
-        return images, masks
-
-    def _check_options(self, options: dict[str, Any], batch: int) -> dict[str, Any]:
-        """Fills in LDIS-n's defaults and rejects what LDIS-1 would ignore."""
-        options = {name: value for name, value in options.items() if value is not None}
-        if not isinstance(self.task, LDISN):
-            if options:
-                raise LDISError(f"{', '.join(sorted(options))}: an option of LDIS-n, and this model is LDIS-1")
-            return {}
-        if unknown := options.keys() - set(_OPTIONS) - {"noise", "step_noise"}:
-            raise LDISError(f"unknown option {', '.join(sorted(unknown))}; one of {', '.join(sorted(_OPTIONS))}")
-        options = {name: getattr(self.task, name) for name in _OPTIONS} | options
-        try:
-            dataclasses.replace(self.task, **{name: options[name] for name in _STATIC_OPTIONS})
-        except ValueError as error:
-            raise LDISError(str(error)) from None
-        for name in ("image_guidance_scale", "prompt_guidance_scale"):
-            options[name] = jnp.float32(options[name])
-        side = self.task.image_size // self._config.vae.downscale
-        shape = (batch, side, side, self._config.vae.latent_channels)
-        for name, expected in {"noise": shape, "step_noise": (options["num_steps"], *shape)}.items():
-            if name in options:
-                options[name] = jnp.asarray(options[name], jnp.float32)
-                if options[name].shape != expected:
-                    raise LDISError(f"{name} {options[name].shape}: expected {expected}")
-        return options
+    def _result(self, canvas: Canvas) -> Segmentation:
+        logits = pseudo_mask.to_logit(canvas.r())
+        painted = canvas.pseudo_mask(self.task.picture_share)
+        return Segmentation(mask=logits[0] > 0, probability=class_probabilities(logits)[1], pseudo_mask=painted)
 
 
-def _bucket(count: int) -> int:
-    """The next power of two."""
-    return 1 << (count - 1).bit_length()
+_Row = tuple[Canvas, Tile, int]
+
+
+def _fill(rows: list[_Row], r: jax.Array) -> Iterator[Canvas]:
+    """Takes results into their canvases and yields those that are complete."""
+    for (canvas, tile, c), found in zip(rows, np.asarray(r), strict=False):
+        canvas.add(tile, c, found)
+        if not canvas.missing:
+            yield canvas
+
+
+def _class_result(canvas: Canvas, classes: Classes) -> ClassSegmentation:
+    probabilities = class_probabilities(pseudo_mask.to_logit(canvas.r()))
+    return ClassSegmentation(probabilities.argmax(0).astype(np.uint8), probabilities, tuple(classes))
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in _DTYPES:
+        raise LDISError(f"dtype={dtype!r}: must be one of {_DTYPES}")

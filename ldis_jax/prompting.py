@@ -57,15 +57,13 @@ def null_instruction_tokens(prompt_encoder: AlphaCLIP, num_prompts: int) -> jax.
     return jnp.tile(tokens, (1, num_prompts, 1))
 
 
-def attention_bias(
-    instruction_mask: jax.Array, num_prompts: jax.Array | None = None, padded_prompts: int = 1
-) -> jax.Array:
+def attention_bias(instruction_mask: jax.Array, num_prompts: jax.Array | None = None, num_tokens: int = 1) -> jax.Array:
     """Additive cross-attention bias: 0 on the object, -10000 off it, ``-inf`` on padding.
 
     Args:
         instruction_mask: [B, K*L] in {0, 1}.
         num_prompts: int32 [B], how many of the K prompts are real; None where all are. At least 1.
-        padded_prompts: K, used with ``num_prompts``.
+        num_tokens: L, used with ``num_prompts``.
 
     Returns:
         float32 [B, K*L].
@@ -73,12 +71,11 @@ def attention_bias(
     bias = (1.0 - instruction_mask.astype(jnp.float32)) * _MASKED
     if num_prompts is None:
         return bias
-    per_prompt = instruction_mask.shape[1] // padded_prompts
-    real = jnp.arange(instruction_mask.shape[1])[None, :] < num_prompts[:, None] * per_prompt
+    real = jnp.arange(instruction_mask.shape[1])[None, :] < num_prompts[:, None] * num_tokens
     return jnp.where(real, bias, -jnp.inf)
 
 
-def repeated_tokens_bias(bias: jax.Array, num_prompts: int) -> jax.Array:
+def repeated_tokens_bias(bias: jax.Array, num_tokens: int) -> jax.Array:
     """The bias that makes L tokens stand for K repetitions of themselves.
 
     Equal keys and values add their weights: exp(bias) of the one is the sum of exp(bias) of its repetitions. So the
@@ -86,9 +83,9 @@ def repeated_tokens_bias(bias: jax.Array, num_prompts: int) -> jax.Array:
 
     Args:
         bias: float32 [B, K*L] of the repetitions; at least one of each token's is finite.
-        num_prompts: K.
+        num_tokens: L.
 
     Returns:
         float32 [B, L].
     """
-    return jax.nn.logsumexp(bias.reshape(bias.shape[0], num_prompts, -1), axis=1)
+    return jax.nn.logsumexp(bias.reshape(bias.shape[0], -1, num_tokens), axis=1)

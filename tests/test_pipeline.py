@@ -61,11 +61,11 @@ def test_the_prompt_matters(pipe, pictures):
 def test_second_call_does_not_compile(pipe_n, pictures):
     prompts = [(pictures["prompt"], pictures["mask"])]
     pipe_n(pictures["query"], prompts * 3)
-    before = pipe_n._predict._cache_size()
+    before = pipe_n._predictor._predict._cache_size()
     pipe_n(pictures["prompt"], prompts * 4, seed=5, image_guidance_scale=1.0, prompt_guidance_scale=3.0)
-    assert pipe_n._predict._cache_size() == before
+    assert pipe_n._predictor._predict._cache_size() == before
     pipe_n(pictures["query"], prompts * 3, num_steps=2)
-    assert pipe_n._predict._cache_size() == before + 1
+    assert pipe_n._predictor._predict._cache_size() == before + 1
 
 
 @pytest.mark.parametrize("empty", [False, True])
@@ -74,8 +74,8 @@ def test_padding_prompts_changes_nothing(pipe, empty):
     if empty:
         masks[:] = 0
     padded = pipe.predict(query, images, masks)  # a bucket of 4
-    exact = pipe._predict(
-        pipe._params, jnp.asarray(query), _inputs(images, masks), jax.random.split(jax.random.key(0), 1)
+    exact = pipe._predictor._predict(
+        pipe._predictor.params, jnp.asarray(query), _inputs(images, masks), jax.random.split(jax.random.key(0), 1)
     )
     assert np.abs(np.asarray(exact)).max() > 0.1
     np.testing.assert_allclose(padded, exact, atol=1e-5)
@@ -145,7 +145,7 @@ def test_instruction_tokens(pipe):
 
 def test_bfloat16_halves_the_parameters_and_stays_close(pipe, micro_folder):
     half = LDISPipeline.from_pretrained(micro_folder, dtype="bfloat16")
-    sizes = [sum(x.nbytes for x in jax.tree.leaves(p._params)) for p in (pipe, half)]
+    sizes = [sum(x.nbytes for x in jax.tree.leaves(p._predictor.params)) for p in (pipe, half)]
     assert sizes[1] * 2 == sizes[0]
     query, images, masks = arrays(1)
     with jax.numpy_dtype_promotion("standard"):  # Flax's norms mix their float32 statistics with bfloat16

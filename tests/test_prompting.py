@@ -66,7 +66,7 @@ def test_attention_bias():
 
 def test_padding_prompts_get_minus_infinity():
     mask = jnp.array([[1, 0, 0, 1, 1, 0], [0, 0, 1, 1, 0, 0]])
-    bias = prompting.attention_bias(mask, num_prompts=jnp.array([2, 1]), padded_prompts=3)
+    bias = prompting.attention_bias(mask, num_prompts=jnp.array([2, 1]), num_tokens=mask.shape[1] // 3)
     inf = np.inf
     np.testing.assert_array_equal(bias, [[0, -1e4, -1e4, 0, -inf, -inf], [-1e4, -1e4, -inf, -inf, -inf, -inf]])
 
@@ -82,5 +82,5 @@ def test_stages_of_masking(masking, shown, kept):
     np.testing.assert_allclose(tokens[..., 1], np.where(on_object | (not shown), OBJECT, BACKGROUND), rtol=1e-6)
     np.testing.assert_array_equal(mask, on_object | (not kept))
     # Prompts that are padding stay out, whatever the masking.
-    bias = prompting.attention_bias(mask, num_prompts=jnp.array([2, 1]), padded_prompts=3)
+    bias = prompting.attention_bias(mask, num_prompts=jnp.array([2, 1]), num_tokens=mask.shape[1] // 3)
     np.testing.assert_array_equal(np.isneginf(bias), np.arange(12) >= np.array([[8], [4]]))

@@ -6,10 +6,9 @@ and x_0' is the step's before. The coefficients depend on the schedule alone and
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,18 @@ from ldis_jax.errors import LDISError
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
 
 Denoise = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class StepState(NamedTuple):
+    """Between two steps: z [B, s, s, 4], and x_0 as the step before read it off the prediction."""
+
+    z: jax.Array
+    x_0: jax.Array
+
+    @classmethod
+    def start(cls, noise: jax.Array) -> StepState:
+        """Before the first step."""
+        return cls(noise, jnp.zeros_like(noise))
 
 
 def sampler_timesteps(schedule: NoiseSchedule, num_steps: int, sampler: str) -> np.ndarray:
@@ -104,33 +115,50 @@ def sample(
     Returns:
         z_0, [B, s, s, 4].
     """
-    timesteps = sampler_timesteps(schedule, num_steps, sampler)
-    table = step_coefficients(schedule, timesteps, sampler)
-    steps = {k: jnp.asarray(v) for k, v in table.items()}
-    steps |= {"t": jnp.asarray(timesteps, jnp.int32), "i": jnp.arange(num_steps, dtype=jnp.int32)}
+    steps = step_table(schedule, num_steps, sampler)
     each = [denoise] * num_steps if callable(denoise) else denoise
     assert len(each) == num_steps
 
-    def step_with(denoise: Denoise, carry: tuple[jax.Array, jax.Array], step: dict[str, jax.Array]) -> Any:
-        z, x_0_before = carry
-        prediction = denoise(z, step["t"])
-        if schedule.prediction_type == "epsilon":
-            eps = prediction
-            x_0 = (z - step["sigma"] * eps) / step["signal"]
-        else:
-            x_0 = step["signal"] * z - step["sigma"] * prediction
-            eps = step["signal"] * prediction + step["sigma"] * z
-        z = step["c_0"] * x_0 + step["c_z"] * z + step["c_e"] * eps
-        if sampler == "dpmpp_2m":
-            z += step["c_p"] * x_0_before
-        if sampler == "ddpm":
-            z += step["c_n"] * step_noise(step["i"])
-        return (z, x_0), None
-
-    carry, start = (noise, jnp.zeros_like(noise)), 0
+    state, start = StepState.start(noise), 0
     for function, group in itertools.groupby(each):
         stop = start + len(list(group))
         part = jax.tree.map(lambda x, start=start, stop=stop: x[start:stop], steps)
-        carry, _ = jax.lax.scan(functools.partial(step_with, function), carry, part)
+
+        def body(state: StepState, row: dict[str, jax.Array], function: Denoise = function) -> tuple[StepState, None]:
+            return take_step(function, step_noise, schedule.prediction_type, sampler, state, row), None
+
+        state, _ = jax.lax.scan(body, state, part)
         start = stop
-    return carry[0]
+    return state.z
+
+
+def step_table(schedule: NoiseSchedule, num_steps: int, sampler: str) -> dict[str, jax.Array]:
+    """What :func:`take_step` needs to know of each step, [num_steps] arrays: coefficients, timestep "t", number "i"."""
+    timesteps = sampler_timesteps(schedule, num_steps, sampler)
+    table = {name: jnp.asarray(values) for name, values in step_coefficients(schedule, timesteps, sampler).items()}
+    return table | {"t": jnp.asarray(timesteps, jnp.int32), "i": jnp.arange(num_steps, dtype=jnp.int32)}
+
+
+def take_step(
+    denoise: Denoise,
+    step_noise: Callable[[jax.Array], jax.Array],
+    prediction_type: str,
+    sampler: str,
+    state: StepState,
+    step: dict[str, jax.Array],
+) -> StepState:
+    """One step of :func:`sample`; ``step`` is a row of :func:`step_table`."""
+    z = state.z
+    prediction = denoise(z, step["t"])
+    if prediction_type == "epsilon":
+        eps = prediction
+        x_0 = (z - step["sigma"] * eps) / step["signal"]
+    else:
+        x_0 = step["signal"] * z - step["sigma"] * prediction
+        eps = step["signal"] * prediction + step["sigma"] * z
+    z = step["c_0"] * x_0 + step["c_z"] * z + step["c_e"] * eps
+    if sampler == "dpmpp_2m":
+        z += step["c_p"] * state.x_0
+    if sampler == "ddpm":
+        z += step["c_n"] * step_noise(step["i"])
+    return StepState(z, x_0)

@@ -11,7 +11,14 @@ import jax.numpy as jnp
 
 from ldis_jax import prompting
 from ldis_jax.models.ldis import LDISModel
-from ldis_jax.tasks.task import PromptInputs, Task, decode_residual, encode_query_and_target, require_choice
+from ldis_jax.tasks.task import (
+    PromptInputs,
+    Prompts,
+    Task,
+    decode_residual,
+    encode_query_and_target,
+    require_choice,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +77,7 @@ class LDIS1(Task):
         return jnp.mean(jnp.square(prediction - target_latents * scale)), {}
 
     def predict(
-        self, model: LDISModel, query_image: jax.Array, prompts: PromptInputs, keys: jax.Array, **options: Any
+        self, model: LDISModel, query_image: jax.Array, prompts: Prompts, keys: jax.Array, **options: Any
     ) -> jax.Array:
         """See :meth:`Task.predict`; takes no options."""
         if options:
@@ -90,9 +97,9 @@ class LDIS1(Task):
             return latents
         return self.schedule.add_noise(latents, noise, jnp.full(latents.shape[:1], self.timestep))
 
-    def _paint(self, model: LDISModel, query_latents: jax.Array, prompts: PromptInputs) -> jax.Array:
+    def _paint(self, model: LDISModel, query_latents: jax.Array, prompts: Prompts) -> jax.Array:
         """Scaled query latents -> scaled pseudo-mask latents, [B, s, s, 4]."""
-        tokens, mask = self.instruction_tokens(model.prompt_encoder, prompts.images, prompts.masks)
-        bias = prompting.attention_bias(mask, prompts.num_prompts, prompts.images.shape[1])
+        tokens, mask, num_prompts = self.read_prompts(model.prompt_encoder, prompts)
+        bias = prompting.attention_bias(mask, num_prompts, model.prompt_encoder.config.num_tokens)
         timesteps = jnp.full(query_latents.shape[:1], self.timestep)
         return model.unet(query_latents, timesteps, tokens, bias)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ldis_jax import prompting
-from ldis_jax.diffusion import SAMPLERS, sample, two_scale_guidance
+from ldis_jax.diffusion import SAMPLERS, Denoise, NoiseSchedule, sample, two_scale_guidance
 from ldis_jax.models.ldis import LDISModel
+from ldis_jax.models.unet import Instruction
 from ldis_jax.tasks.task import (
-    PromptInputs,
+    Prompts,
     Task,
     decode_residual,
     encode_query_and_target,
@@ -21,6 +23,19 @@ from ldis_jax.tasks.task import (
     require_choice,
     separate,
 )
+
+
+class Conditions(NamedTuple):
+    """What stays the same over the steps of a prediction.
+
+    Attributes:
+        query_latents: [B, s, s, 4], not scaled.
+        prompted, unprompted: what the cross-attention layers read of the prompts' and of the null instruction.
+    """
+
+    query_latents: jax.Array
+    prompted: list[Instruction]
+    unprompted: list[Instruction]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +115,7 @@ class LDISN(Task):
         self,
         model: LDISModel,
         query_image: jax.Array,
-        prompts: PromptInputs,
+        prompts: Prompts,
         keys: jax.Array,
         *,
         num_steps: int | None = None,
@@ -132,47 +147,75 @@ class LDISN(Task):
         """
         given: dict[str, Any] = {"num_steps": num_steps, "sampler": sampler, "timestep_spacing": timestep_spacing}
         given |= {"guidance_start": guidance_start, "guidance_end": guidance_end}
-        task = dataclasses.replace(self, **{name: value for name, value in given.items() if value is not None})
-        scale_image = self.image_guidance_scale if image_guidance_scale is None else image_guidance_scale
-        scale_prompt = self.prompt_guidance_scale if prompt_guidance_scale is None else prompt_guidance_scale
-        query_latents, _ = model.vae.encode(query_image)
-        num_prompts = prompts.images.shape[1]
-        tokens, mask = self.instruction_tokens(model.prompt_encoder, prompts.images, prompts.masks)
-        bias = prompting.attention_bias(mask, prompts.num_prompts, num_prompts)
-
-        # Three branches in one batch: (z_q, tokens), (z_q, null), (0, null); all under the same instruction mask. What
-        # the layers read of tokens stays the same over the steps.
-        null = prompting.null_instruction_tokens(model.prompt_encoder, 1)
-        prompted = model.unet.instruct(tokens, bias)
-        unprompted = model.unet.instruct(null, prompting.repeated_tokens_bias(bias, num_prompts), branches=2)
-        branch_latents = interleave(query_latents, query_latents, jnp.zeros_like(query_latents))
-
-        def denoise(z: jax.Array, timestep: jax.Array) -> jax.Array:
-            inputs = jnp.concatenate([interleave(z, z, z), branch_latents], axis=-1)
-            timesteps = jnp.full(inputs.shape[:1], timestep)
-            full, null_prompt, null_both = separate(model.unet.evaluate(inputs, timesteps, prompted, unprompted), 3)
-            return two_scale_guidance(full, null_prompt, null_both, scale_image, scale_prompt)
-
-        def denoise_prompted(z: jax.Array, timestep: jax.Array) -> jax.Array:
-            inputs = jnp.concatenate([z, query_latents], axis=-1)
-            return model.unet.evaluate(inputs, jnp.full(z.shape[:1], timestep), prompted)
-
-        guided = (task.guidance_start, task.guidance_end)
-        shares = [i / task.num_steps for i in range(task.num_steps)]
-
-        def draw(count: jax.Array | int) -> jax.Array:
-            """Noise as a function of (a query's key, how many draws came before)."""
-            return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, count), query_latents.shape[1:]))(
-                keys
-            )
-
-        spacing = task.timestep_spacing
+        given |= {"image_guidance_scale": image_guidance_scale, "prompt_guidance_scale": prompt_guidance_scale}
+        task = self.with_options(given)
+        conditions = task.conditions(model, query_image, prompts)
+        guided, prompted = task.denoisers(model, conditions)
+        shape = conditions.query_latents.shape[1:]
         latents = sample(
-            [denoise if guided[0] <= share < guided[1] else denoise_prompted for share in shares],
-            draw(0) if noise is None else noise,
-            (lambda step: draw(step + 1)) if step_noise is None else (lambda step: step_noise[step]),
-            self.schedule if spacing == "schedule" else dataclasses.replace(self.schedule, timestep_spacing=spacing),
+            [guided if task.is_guided(i) else prompted for i in range(task.num_steps)],
+            initial_noise(keys, shape) if noise is None else noise,
+            functools.partial(ddpm_noise, keys, shape) if step_noise is None else (lambda step: step_noise[step]),
+            task.prediction_schedule,
             task.num_steps,
             task.sampler,
         )
         return decode_residual(model.vae, latents, query_image, self.picture_share)
+
+    def with_options(self, options: Mapping[str, Any]) -> LDISN:
+        """The task with what prediction takes in place of its defaults; None leaves a default."""
+        return dataclasses.replace(self, **{name: value for name, value in options.items() if value is not None})
+
+    @property
+    def prediction_schedule(self) -> NoiseSchedule:
+        """The noise process with prediction's spacing of timesteps."""
+        if self.timestep_spacing == "schedule":
+            return self.schedule
+        return dataclasses.replace(self.schedule, timestep_spacing=self.timestep_spacing)
+
+    def is_guided(self, step: int) -> bool:
+        """Whether step number ``step`` of prediction is guided."""
+        return self.guidance_start <= step / self.num_steps < self.guidance_end
+
+    def conditions(self, model: LDISModel, query_image: jax.Array, prompts: Prompts) -> Conditions:
+        """What every step of a prediction reads; arguments as :meth:`predict`'s."""
+        query_latents, _ = model.vae.encode(query_image)
+        tokens, mask, num_prompts = self.read_prompts(model.prompt_encoder, prompts)
+        bias = prompting.attention_bias(mask, num_prompts, model.prompt_encoder.config.num_tokens)
+        null = prompting.null_instruction_tokens(model.prompt_encoder, 1)
+        null_bias = prompting.repeated_tokens_bias(bias, null.shape[1])
+        unprompted = model.unet.instruct(null, null_bias, branches=2)
+        return Conditions(query_latents, model.unet.instruct(tokens, bias), unprompted)
+
+    def denoisers(self, model: LDISModel, conditions: Conditions) -> tuple[Denoise, Denoise]:
+        """The guided prediction of eq. 10, and the prompted branch alone, of z_t [B, s, s, 4] and a timestep."""
+        query_latents, prompted, unprompted = conditions
+        # Three branches in one batch: (z_q, tokens), (z_q, null), (0, null); all under the same instruction mask.
+        branch_latents = interleave(query_latents, query_latents, jnp.zeros_like(query_latents))
+
+        def guided(z: jax.Array, timestep: jax.Array) -> jax.Array:
+            inputs = jnp.concatenate([interleave(z, z, z), branch_latents], axis=-1)
+            timesteps = jnp.full(inputs.shape[:1], timestep)
+            full, null_prompt, null_both = separate(model.unet.evaluate(inputs, timesteps, prompted, unprompted), 3)
+            scales = (self.image_guidance_scale, self.prompt_guidance_scale)
+            return two_scale_guidance(full, null_prompt, null_both, *scales)
+
+        def prompted_alone(z: jax.Array, timestep: jax.Array) -> jax.Array:
+            inputs = jnp.concatenate([z, query_latents], axis=-1)
+            return model.unet.evaluate(inputs, jnp.full(z.shape[:1], timestep), prompted)
+
+        return guided, prompted_alone
+
+
+def initial_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """z_T [B, *shape], a function of each query's key."""
+    return _draw(keys, shape, 0)
+
+
+def ddpm_noise(keys: jax.Array, shape: tuple[int, ...], step: jax.Array | int) -> jax.Array:
+    """What ddpm adds after step number ``step``, [B, *shape]."""
+    return _draw(keys, shape, step + 1)
+
+
+def _draw(keys: jax.Array, shape: tuple[int, ...], count: jax.Array | int) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, count), shape))(keys)

@@ -38,6 +38,23 @@ class PromptInputs(NamedTuple):
     num_prompts: jax.Array | None = None
 
 
+class PromptTokens(NamedTuple):
+    """What a prompt encoder made of :class:`PromptInputs`, for several predictions.
+
+    Attributes:
+        tokens: [B, K*L, D].
+        mask: float32 [B, K*L] in {0, 1}.
+        num_prompts: int32 [B], how many of the K are real; None where all are.
+    """
+
+    tokens: jax.Array
+    mask: jax.Array
+    num_prompts: jax.Array | None = None
+
+
+Prompts = PromptInputs | PromptTokens
+
+
 @dataclasses.dataclass(frozen=True)
 class Task(abc.ABC):
     """Fields common to both architectures; docs/variants.md has a table of them.
@@ -98,7 +115,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def predict(
-        self, model: LDISModel, query_image: jax.Array, prompts: PromptInputs, keys: jax.Array, **options: Any
+        self, model: LDISModel, query_image: jax.Array, prompts: Prompts, keys: jax.Array, **options: Any
     ) -> jax.Array:
         """R = decoded - g I_q with g of :attr:`picture_share`, float32 [B, S, S, 3], for queries in [-1, 1].
 
@@ -120,6 +137,13 @@ class Task(abc.ABC):
     ) -> tuple[jax.Array, jax.Array]:
         """:func:`ldis_jax.prompting.instruction_tokens` with this task's stages of masking."""
         return prompting.instruction_tokens(prompt_encoder, prompt_images, prompt_masks, self.masking)
+
+    def read_prompts(self, prompt_encoder: AlphaCLIP, prompts: Prompts) -> PromptTokens:
+        """Prompts as tokens, if they are not yet."""
+        if isinstance(prompts, PromptTokens):
+            return prompts
+        tokens, mask = self.instruction_tokens(prompt_encoder, prompts.images, prompts.masks)
+        return PromptTokens(tokens, mask, prompts.num_prompts)
 
     def target_image(self, query_mask: jax.Array, query_image: jax.Array, key: jax.Array) -> jax.Array:
         """The pseudo mask to be painted, [B, S, S, 3], of masks [B, S, S]; ``key`` draws the noise of "perturbed"."""
