@@ -16,6 +16,7 @@ from ldis_jax.files import StrPath, atomic_write
 ImageSource = StrPath | bytes | Image.Image | np.ndarray
 
 IGNORE_LABEL = 255
+PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # lower case; of files in folders
 
 _JPEG_START = b"\xff\xd8"
 _TURNS = {
