@@ -1,0 +1,170 @@
+"""Many pictures, tiles, steps, devices and types: each gives what a single call gives."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from ldis_jax import LDISError, LDISPipeline
+from ldis_jax.tiles import Canvas, make_tiles
+from tests.helpers import SIZE
+
+
+@pytest.fixture(scope="module")
+def pipe(micro_folder):
+    return LDISPipeline.from_pretrained(micro_folder)
+
+
+@pytest.fixture(scope="module")
+def pipe_n(micro_folder_ldisn):
+    return LDISPipeline.from_pretrained(micro_folder_ldisn)
+
+
+def scene(seed, height=24, width=50):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def prompt(seed):
+    mask = np.zeros((30, 40), np.uint8)
+    mask[5:20, 8 + seed : 25] = 255
+    return scene(seed, 30, 40), mask
+
+
+QUERIES = [scene(i, 20 + 3 * i, 40 - 2 * i) for i in range(5)]
+
+
+@pytest.mark.parametrize("batch_size", [None, 2, 7])
+def test_many_pictures_are_so_many_calls(pipe_n, batch_size):
+    prompts = [prompt(1), prompt(2), prompt(3)]
+    many = list(pipe_n.segment_images(iter(QUERIES), prompts, seed=3, batch_size=batch_size))
+    for query, found in zip(QUERIES, many, strict=True):
+        alone = pipe_n(query, prompts, seed=3)
+        np.testing.assert_allclose(found.probability, alone.probability, atol=1e-5)
+        assert found.pseudo_mask.shape == alone.pseudo_mask.shape == (SIZE, SIZE, 3)
+
+
+def test_many_pictures_of_several_classes(pipe):
+    classes = {"a": [prompt(1)], "b": [prompt(2), prompt(3)]}
+    many = list(pipe.segment_images(QUERIES, classes, batch_size=3))
+    for query, found in zip(QUERIES, many, strict=True):
+        alone = pipe.segment_classes(query, classes)
+        assert found.class_names == ("a", "b")
+        np.testing.assert_allclose(found.probabilities, alone.probabilities, atol=1e-5)
+
+
+def test_few_pictures_are_held(pipe):
+    given = []
+
+    def queries():
+        for i in range(6):
+            given.append(i)
+            yield QUERIES[0]
+
+    results = pipe.segment_images(queries(), [prompt(1)], batch_size=1)
+    next(results)
+    assert len(given) <= 3
+    assert len(list(results)) == 5
+
+
+def test_a_call_is_predict_between_fitting_and_restoring(pipe):
+    from ldis_jax.input_pipeline.transforms import eval_image, eval_mask, restore_size
+
+    image, mask = prompt(1)
+    fitted = eval_image(image, SIZE)[None, None], eval_mask((mask > 0).astype(np.uint8), SIZE)[None, None]
+    r = np.asarray(pipe.predict(eval_image(QUERIES[1], SIZE)[None], *fitted))[0]
+    logits = np.diff(restore_size(r, *QUERIES[1].shape[:2])[..., :2])[..., 0]
+    found = pipe(QUERIES[1], [(image, mask)])
+    np.testing.assert_allclose(found.probability, 1 / (1 + np.exp(-logits)), atol=1e-5)
+
+
+def test_the_last_step_is_the_call(pipe, pipe_n):
+    for p in (pipe, pipe_n):
+        steps = list(p.segment_steps(QUERIES[0], [prompt(1)], seed=4))
+        assert len(steps) == (1 if p is pipe else 3)
+        np.testing.assert_allclose(steps[-1].probability, p(QUERIES[0], [prompt(1)], seed=4).probability, atol=1e-5)
+    assert np.abs(steps[0].probability - steps[1].probability).max() > 1e-3
+    options = {"sampler": "dpmpp_2m", "num_steps": 4, "guidance_end": 0.5, "timestep_spacing": "trailing"}
+    *_, last = pipe_n.segment_steps(QUERIES[0], [prompt(1)], **options)
+    np.testing.assert_allclose(last.probability, pipe_n(QUERIES[0], [prompt(1)], **options).probability, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"noise": True}])
+def test_devices_share_a_batch(pipe_n, options):
+    spread = pipe_n.to(devices=4)
+    assert "4 devices" in repr(spread)
+    rng = np.random.default_rng(0)
+    query = rng.uniform(-1, 1, (6, SIZE, SIZE, 3)).astype(np.float32)
+    images = rng.uniform(-1, 1, (6, 1, SIZE, SIZE, 3)).astype(np.float32)
+    masks = rng.integers(0, 2, (6, 1, SIZE, SIZE)).astype(np.uint8)
+    if options:
+        options = {"noise": rng.standard_normal((6, SIZE // 4, SIZE // 4, 4))}
+        options["step_noise"] = rng.standard_normal((3, 6, SIZE // 4, SIZE // 4, 4))
+    expected = pipe_n.predict(query, images, masks, **options)
+    np.testing.assert_allclose(spread.predict(query, images, masks, **options), expected, atol=1e-5)
+    many = list(spread.segment_images(QUERIES, [prompt(1)]))
+    assert len(many) == 5
+    np.testing.assert_allclose(many[4].probability, pipe_n(QUERIES[4], [prompt(1)]).probability, atol=1e-5)
+
+
+def test_another_type(pipe):
+    half = pipe.to("bfloat16")
+    assert "bfloat16" in repr(half) and "float32" in repr(pipe)
+    with jax.numpy_dtype_promotion("standard"):  # Flax's norms mix their float32 statistics with bfloat16
+        found = half(QUERIES[0], [prompt(1)]).probability
+    assert 0 < np.abs(found - pipe(QUERIES[0], [prompt(1)]).probability).max() < 0.1
+
+
+def test_what_is_compiled_in_advance_is_not_compiled_again(micro_folder_ldisn):
+    pipe = LDISPipeline.from_pretrained(micro_folder_ldisn).compile(num_prompts=(1, 3), num_steps=2)
+    sizes = [f._cache_size() for f in (pipe._predictor._predict, pipe._predictor._read)]
+    assert sizes == [2, 2]
+    pipe(QUERIES[0], [prompt(1)], num_steps=2)
+    pipe(QUERIES[1], [prompt(1)] * 4, num_steps=2, seed=9, prompt_guidance_scale=2.0)
+    assert sizes == [f._cache_size() for f in (pipe._predictor._predict, pipe._predictor._read)]
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(100, 260, 64), (64, 64, 64), (30, 200, 64), (65, 64, 64)])
+def test_tiles_cover_a_picture_and_overlap(height, width, size):
+    tiles = make_tiles(height, width, size)
+    seen = np.zeros((height, width, 1), int)
+    for tile in tiles:
+        assert tile.cut(seen).shape == (min(size, height), min(size, width), 1)
+        tile.cut(seen)[:] += 1
+    assert seen.min() == 1
+    lefts = sorted({tile.left for tile in tiles})
+    assert all(b - a <= size - size // 4 for a, b in itertools.pairwise(lefts))
+    assert len(tiles) == 1 or seen.max() > 1
+
+
+def test_tiles_are_put_together_at_their_places(pipe):
+    """Where every tile says the truth about its place, so does the whole."""
+    truth = np.random.default_rng(0).normal(size=(90, 150, 3)).astype(np.float32)
+    canvas = Canvas(np.zeros((90, 150, 3), np.uint8), 2, 40)
+    for tile in canvas.tiles:
+        canvas.add(tile, 0, tile.cut(truth))
+        canvas.add(tile, 1, -tile.cut(truth))
+    assert not canvas.missing
+    np.testing.assert_allclose(canvas.r(), [truth, -truth], atol=1e-5)
+
+
+def test_tiled_call(pipe):
+    query = scene(9, 40, 70)
+    found = pipe(query, [prompt(1)], tile_size=32)
+    assert found.probability.shape == (40, 70) and found.pseudo_mask.shape == (40, 70, 3)
+    corner = pipe(query[:32, :32], [prompt(1)])  # the first tile alone says what is in its corner
+    np.testing.assert_allclose(found.probability[:5, :5], corner.probability[:5, :5], atol=1e-5)
+    assert pipe.segment_classes(query, {"a": [prompt(1)], "b": [prompt(2)]}, tile_size=32).label_map.shape == (40, 70)
+
+
+def test_bad_arguments(pipe):
+    for arguments, message in [
+        ({"tile_size": 4}, "tile_size=4"),
+        ({"batch_size": -1}, "batch_size=-1"),
+    ]:
+        with pytest.raises(LDISError, match=message):
+            list(pipe.segment_images(QUERIES, [prompt(1)], **arguments))
+    with pytest.raises(LDISError, match="devices=99"):
+        pipe.to(devices=99)
+    with pytest.raises(LDISError, match="dtype='float16'"):
+        pipe.to("float16")
