@@ -27,7 +27,7 @@ from ldis_jax.benchmark.protocols import PROTOCOLS, Protocol, get_protocol
 from ldis_jax.errors import LDISError
 
 if TYPE_CHECKING:
-    from ldis_jax.evaluators.batches import Predict
+    from ldis_jax.batches import Predict
 
 
 def _arguments() -> argparse.Namespace:

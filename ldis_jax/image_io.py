@@ -111,12 +111,21 @@ def read_label_map(source: StrPath | bytes, name: str = "") -> np.ndarray:
     return np.array(image, dtype=np.uint8)
 
 
-def write_png(path: StrPath, array: np.ndarray) -> None:
-    """Writes uint8 [H, W] or [H, W, 3], or bool [H, W] as 0 / 255; whole or not at all."""
-    if array.dtype == np.bool_:
-        array = array.astype(np.uint8) * 255
+def write_png(path: StrPath, array: np.ndarray, palette: np.ndarray | None = None) -> None:
+    """Writes a PNG, whole or not at all.
+
+    Args:
+        path: of the file.
+        array: uint8 [H, W] or [H, W, 3], or bool [H, W], which become 0 and 255.
+        palette: uint8 [N, 3], the colours in which labels 1, 2, ... show, over again from N + 1; 0 is black. The file
+            still holds the labels.
+    """
+    image = Image.fromarray(array.astype(np.uint8) * 255 if array.dtype == np.bool_ else array)
+    if palette is not None:
+        colours = np.concatenate([np.zeros((1, 3), np.uint8), np.resize(palette, (255, 3))])
+        image.putpalette(colours.tobytes())
     with atomic_write(path) as temporary:
-        Image.fromarray(array).save(temporary, format="PNG")
+        image.save(temporary, format="PNG")
 
 
 def _check_array(array: np.ndarray, what: str, dtypes: tuple[type, ...]) -> np.ndarray:

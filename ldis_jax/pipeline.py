@@ -14,6 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ldis_jax import pseudo_mask
+from ldis_jax.batches import predict_batches
 from ldis_jax.convert.folder import load_model, save_model
 from ldis_jax.convert.hub import resolve
 from ldis_jax.errors import LDISError
@@ -23,7 +24,7 @@ from ldis_jax.models.ldis import LDISModel
 from ldis_jax.predictor import Predictor, bucket
 from ldis_jax.prompts import Classes, Prompt, read_prompts
 from ldis_jax.results import ClassSegmentation, Segmentation, class_probabilities
-from ldis_jax.tasks import PromptTokens, Task
+from ldis_jax.tasks import Task
 from ldis_jax.tiles import Canvas, Tile
 
 _DTYPES = ("float32", "bfloat16")
@@ -143,7 +144,9 @@ class LDISPipeline:
         Raises:
             LDISError: an unreadable picture, a mask that does not fit its image or shows no object, a wrong option.
         """
-        canvases = self._canvases([query], {"object": prompts}, seed, ignore_label, tile_size, None, options)
+        canvases = self._canvases(
+            [query], {"object": prompts}, seed, ignore_label, tile_size, self._of_one(1, tile_size), options
+        )
         return self._result(next(canvases))
 
     def segment_classes(
@@ -157,7 +160,8 @@ class LDISPipeline:
         **options: Any,
     ) -> ClassSegmentation:
         """Segments several classes at once: {"cat": [(image, mask), ...], "dog": [...]}. Options as in a call."""
-        canvases = self._canvases([query], prompts, seed, ignore_label, tile_size, None, options)
+        one = self._of_one(len(prompts), tile_size)
+        canvases = self._canvases([query], prompts, seed, ignore_label, tile_size, one, options)
         return _class_result(next(canvases), prompts)
 
     def segment_images(
@@ -305,32 +309,33 @@ class LDISPipeline:
         options: dict[str, Any],
     ) -> Iterator[Canvas]:
         """Every query with the network's output for all classes, in order; the device has the next batch meanwhile."""
-        prompts = self._predictor.read_prompts(*read_prompts(classes, self.task.image_size, ignore_label))
-        devices = self._predictor.devices
-        most = batch_size or devices * (1 if jax.default_backend() == "cpu" else _ROWS)
-        if most < 1:
+        if batch_size is not None and batch_size < 1:
             raise LDISError(f"batch_size={batch_size}: must be at least 1")
-        canvases = (Canvas(read_image(query), len(classes), tile_size) for query in queries)
-        rows = ((canvas, tile, c) for canvas in canvases for tile in canvas.tiles for c in range(len(classes)))
-        before: tuple[list[_Row], jax.Array] | None = None
-        full = False
-        while chunk := list(itertools.islice(rows, most)):
-            full |= len(chunk) == most
-            running = chunk, self._predict_rows(chunk, prompts, most if full else len(chunk), seed, options)
-            if before is not None:
-                yield from _fill(*before)
-            before = running
-        if before is not None:
-            yield from _fill(*before)
+        read = self._predictor.read_prompts(*read_prompts(classes, self.task.image_size, ignore_label))
 
-    def _predict_rows(
-        self, rows: list[_Row], prompts: PromptTokens, count: int, seed: int, options: dict[str, Any]
-    ) -> jax.Array:
-        """R of each row, dispatched; the last batch of many is filled up, so that nothing is compiled for it."""
-        query = np.stack([canvas.square(tile, self.task.image_size) for canvas, tile, _ in rows])
-        filled = np.minimum(np.arange(count), len(rows) - 1)
-        classes = np.array([c for _, _, c in rows])[filled]
-        return self._predictor.predict_classes(query[filled], classes, prompts, seed, options)
+        def load(query: ImageSource) -> Iterator[tuple[_Row, dict[str, np.ndarray]]]:
+            canvas = Canvas(read_image(query), len(classes), tile_size)
+            return (
+                ((canvas, tile, c), {"query_image": canvas.square(tile, self.task.image_size), "class": np.array(c)})
+                for tile in canvas.tiles
+                for c in range(len(classes))
+            )
+
+        def predict(batch: dict[str, np.ndarray]) -> jax.Array:
+            return self._predictor.predict_classes(batch["query_image"], batch["class"], read, seed, options)
+
+        for (canvas, tile, c), r in predict_batches(predict, queries, load, batch_size or self._default_batch()):
+            canvas.add(tile, c, r)
+            if not canvas.missing:
+                yield canvas
+
+    def _of_one(self, num_classes: int, tile_size: int | None) -> int | None:
+        """The batch size for a single picture."""
+        return None if tile_size or jax.default_backend() == "cpu" else max(num_classes, 1)
+
+    def _default_batch(self) -> int:
+        """On a CPU, what one picture needs fits its caches, and what several need does not."""
+        return self._predictor.devices * (1 if jax.default_backend() == "cpu" else _ROWS)
 
     def _result(self, canvas: Canvas) -> Segmentation:
         logits = pseudo_mask.to_logit(canvas.r())
@@ -338,15 +343,7 @@ class LDISPipeline:
         return Segmentation(mask=logits[0] > 0, probability=class_probabilities(logits)[1], pseudo_mask=painted)
 
 
-_Row = tuple[Canvas, Tile, int]
-
-
-def _fill(rows: list[_Row], r: jax.Array) -> Iterator[Canvas]:
-    """Takes results into their canvases and yields those that are complete."""
-    for (canvas, tile, c), found in zip(rows, np.asarray(r), strict=False):
-        canvas.add(tile, c, found)
-        if not canvas.missing:
-            yield canvas
+_Row = tuple[Canvas, Tile, int]  # and a class
 
 
 def _class_result(canvas: Canvas, classes: Classes) -> ClassSegmentation:

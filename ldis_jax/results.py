@@ -10,7 +10,7 @@ import numpy as np
 from ldis_jax.errors import LDISError
 from ldis_jax.files import StrPath
 from ldis_jax.image_io import ImageSource, read_image, write_png
-from ldis_jax.visualize import PALETTE, overlay
+from ldis_jax.visualize import PALETTE, overlay, overlay_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +59,11 @@ class ClassSegmentation:
 
     def overlay(self, query: ImageSource) -> np.ndarray:
         """The query with every class tinted in a colour of its own, uint8 [H, W, 3]."""
-        image = read_image(query)
-        for label in range(1, len(self.class_names) + 1):
-            image = overlay(image, self.label_map == label, PALETTE[(label - 1) % len(PALETTE)])
-        return image
+        return overlay_labels(read_image(query), self.label_map)
 
     def save(self, path: StrPath) -> None:
-        """Writes the label map as a PNG."""
-        write_png(path, self.label_map)
+        """Writes the label map as a PNG in colours, whose values are the labels."""
+        write_png(path, self.label_map, PALETTE)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.label_map, dtype=dtype, copy=copy)

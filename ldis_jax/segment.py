@@ -1,8 +1,15 @@
-r"""Segments one picture from the command line.
+r"""Segments pictures and videos from the command line.
 
-Example:
+Examples:
     python -m ldis_jax.segment --model=runs/tiny/model --query=query.png \
         --prompt=prompt.png:prompt_mask.png --out=mask.png --overlay=overlay.png
+    python -m ldis_jax.segment --model=MODEL --query photos/*.jpg --out=masks \
+        --prompt=cat=cat.jpg:cat_mask.png --prompt=dog=dog.jpg:dog_mask.png
+    python -m ldis_jax.segment --model=MODEL --query=clip.mp4 --first_mask=first.png --out=masks --overlay=overlay.mp4
+
+One picture gives one file. Several pictures, or a folder, give a folder of files named like them; started again, it
+goes on where it stopped. A mask is 0 and 255, with several classes 1, 2, ... in the order of the prompts, in colours.
+Of a video --out is a folder of numbered label maps, 1 the object or the values of --first_mask.
 """
 
 from __future__ import annotations
@@ -15,15 +22,36 @@ from ldis_jax import cli
 from ldis_jax.errors import LDISError
 
 
-def _parse_prompt(value: str) -> tuple[str, str]:
+def _split_prompt(value: str) -> tuple[str, tuple[str, str]]:
+    """``[NAME=]IMAGE:MASK`` as (name or "", (image, mask)); what exists as it stands has no name."""
+    pair = _split_pair(value)
+    name, equals, rest = value.partition("=")
+    if equals and not os.path.exists(pair[0]):
+        return name, _split_pair(rest)
+    return "", pair
+
+
+def _split_pair(value: str) -> tuple[str, str]:
     """Splits IMAGE:MASK at the colon that leaves two existing files (paths may hold colons), or else at the last."""
     cuts = [i for i, char in enumerate(value) if char == ":"]
     if not cuts:
-        raise LDISError(f"--prompt={value}: write IMAGE:MASK")
+        raise LDISError(f"--prompt={value}: write IMAGE:MASK, or NAME=IMAGE:MASK with several classes")
     for cut in reversed(cuts):
         if os.path.exists(value[:cut]) and os.path.exists(value[cut + 1 :]):
             return value[:cut], value[cut + 1 :]
     return value[: cuts[-1]], value[cuts[-1] + 1 :]
+
+
+def _read_classes(values: list[str]) -> dict[str, list[tuple[str, str]]]:
+    """Prompts by class; "" where no class is named."""
+    classes: dict[str, list[tuple[str, str]]] = {}
+    for name, pair in map(_split_prompt, values):
+        if name and not name.replace(" ", "_").replace("-", "_").isidentifier():
+            raise LDISError(f"--prompt: class {name!r}: use letters, digits, spaces, - and _")
+        classes.setdefault(name, []).append(pair)
+    if "" in classes and len(classes) > 1:
+        raise LDISError("--prompt: either all or none of them name a class, as NAME=IMAGE:MASK")
+    return classes
 
 
 def _arguments() -> argparse.Namespace:
@@ -31,13 +59,22 @@ def _arguments() -> argparse.Namespace:
         prog="python -m ldis_jax.segment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="model folder or hub id")
-    parser.add_argument("--query", required=True, help="picture to segment")
-    parser.add_argument("--prompt", required=True, action="append", metavar="IMAGE:MASK", help="may be repeated")
-    parser.add_argument("--out", required=True, type=Path, help="mask to write, PNG of 0 and 255")
-    parser.add_argument("--overlay", type=Path, help="picture to write, with the object tinted and outlined")
+    parser.add_argument("--query", required=True, nargs="+", help="pictures, folders of them, patterns, or one video")
+    parser.add_argument("--prompt", action="append", metavar="[NAME=]IMAGE:MASK", default=[], help="may be repeated")
+    parser.add_argument("--first_mask", type=Path, help="of a video: PNG of the first frame's labels, 0 is background")
+    parser.add_argument("--out", required=True, type=Path, help="mask to write, a PNG; or a folder")
+    parser.add_argument(
+        "--overlay", type=Path, help="picture with the object tinted and outlined; folder; video (.mp4)"
+    )
+    parser.add_argument("--probability", type=Path, help="grey picture of the object's probability; or a folder")
+    parser.add_argument("--tile_size", type=int, help="cut queries into squares of so many pixels, not to be shrunk")
+    parser.add_argument("--batch_size", type=int, help="squares computed together (default: 8 a device, on CPU 1)")
+    parser.add_argument("--devices", type=int, default=0, help="to share the work (default: all)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--seed", type=int, default=0, help="of LDIS-n's noise (default 0)")
     parser.add_argument("--ignore_label", type=int, help="mask value that is neither object nor background")
+    parser.add_argument("--json", type=Path, help="also write what was found, with areas, to this file")
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
     cli.add_ldisn_flags(parser)
     return parser.parse_args()
 
@@ -45,21 +82,36 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """Entry point."""
     args = _arguments()
-    for path in (args.out, args.overlay):
-        if path is not None and path.suffix.lower() != ".png":
-            raise LDISError(f"{path}: outputs are PNG files; end the name in .png")
-    prompts = [_parse_prompt(value) for value in args.prompt]
+    classes = _read_classes(args.prompt)
+    from ldis_jax import segment_files
+    from ldis_jax.files import write_json
 
-    from ldis_jax.image_io import write_png
+    queries = segment_files.find_queries(args.query)
+    outputs = segment_files.Outputs(args.out, args.overlay, args.probability)
+    options = {"seed": args.seed, "ignore_label": args.ignore_label, "tile_size": args.tile_size}
+    options |= cli.ldisn_options(args)
+    work: segment_files.Work
+    if segment_files.is_video(queries[0]) or args.first_mask is not None:
+        work = segment_files.clip_work(queries, classes, args.first_mask, outputs)
+    elif len(queries) == 1 and outputs.out.suffix:
+        work = segment_files.picture_work(queries[0], classes, outputs)
+    else:
+        made_by = {"model": args.model, "dtype": args.dtype, **options}
+        work = segment_files.folder_work(queries, classes, outputs, made_by)
+
+    import jax
+
     from ldis_jax.pipeline import LDISPipeline
 
     pipe = LDISPipeline.from_pretrained(args.model, dtype=args.dtype)
-    result = pipe(args.query, prompts, seed=args.seed, ignore_label=args.ignore_label, **cli.ldisn_options(args))
-    overlay = result.overlay(args.query) if args.overlay is not None else None
-    result.save(args.out)
-    if overlay is not None:
-        write_png(args.overlay, overlay)
-    print(f"{args.out}: object covers {100 * result.mask.mean():.1f} % of the picture")
+    pipe = pipe.to(devices=args.devices or (jax.local_device_count() if work.many else 1))
+    report = work.run(pipe, args.quiet, batch_size=args.batch_size, **options)
+    if args.json is not None:
+        write_json(args.json, report)
+    if not args.quiet:
+        print(f"{args.out}: {segment_files.summary(report)}")
+    if failed := report["failed"]:
+        raise LDISError(f"{len(failed)} of {len(queries)} pictures failed; the first: {failed[0]}")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,14 @@ def overlay(image: np.ndarray, mask: np.ndarray, colour: Sequence[int] = tuple(P
     return result
 
 
+def overlay_labels(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """:func:`overlay` of every label of uint8 [H, W] but 0 and 255, each in a colour of its own."""
+    for label in np.unique(labels):
+        if label not in (0, 255):
+            image = overlay(image, labels == label, PALETTE[(int(label) - 1) % len(PALETTE)])
+    return image
+
+
 def to_picture(x: np.ndarray) -> np.ndarray:
     """[-1, 1] float -> uint8."""
     return np.clip(np.round((x + 1.0) * 127.5), 0, 255).astype(np.uint8)

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ldis_jax.batches import Predict
 from ldis_jax.benchmark.intervals import with_interval
 from ldis_jax.benchmark.videos import Frame, VideoSource, segment_frames
 from ldis_jax.evaluators import PictureEvaluator
-from ldis_jax.evaluators.batches import Predict
 from ldis_jax.files import atomic_write
 from ldis_jax.image_io import IGNORE_LABEL, write_png
 from ldis_jax.input_pipeline import Episode

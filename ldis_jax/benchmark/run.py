@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ldis_jax import pseudo_mask
+from ldis_jax.batches import Predict, map_ahead
 from ldis_jax.benchmark import hosts
 from ldis_jax.benchmark.intervals import image_figures, miou_gain
 from ldis_jax.benchmark.measures import MEASURES
@@ -19,7 +20,6 @@ from ldis_jax.benchmark.records import Records
 from ldis_jax.benchmark.report import write_curve_page, write_page, write_video_page
 from ldis_jax.benchmark.videos import MIN_FRAMES, VideoLabels, VideoSource, segment_videos, videos_hash
 from ldis_jax.errors import LDISError
-from ldis_jax.evaluators.batches import Predict, map_ahead
 from ldis_jax.evaluators.episodes import BASELINES, baseline_masks, predict_episodes
 from ldis_jax.evaluators.mean_iou import episode_areas
 from ldis_jax.files import write_json

@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from ldis_jax import pseudo_mask
+from ldis_jax.batches import Predict, predict_batches
 from ldis_jax.errors import LDISError
-from ldis_jax.evaluators.batches import Predict, predict_batches
 from ldis_jax.image_io import IGNORE_LABEL
 from ldis_jax.input_pipeline.transforms import eval_image, eval_mask, restore_size
 from ldis_jax.results import class_probabilities

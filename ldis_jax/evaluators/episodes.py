@@ -9,7 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldis_jax import pseudo_mask
-from ldis_jax.evaluators.batches import Predict, predict_batches
+from ldis_jax.batches import Predict, predict_batches
 from ldis_jax.evaluators.mean_iou import MeanIoU
 from ldis_jax.input_pipeline import Episode, network_arrays, restore_size
 

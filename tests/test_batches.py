@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ldis_jax import LDISError
-from ldis_jax.evaluators.batches import map_ahead, predict_batches
+from ldis_jax.batches import map_ahead, predict_batches
 
 
 def load(item):

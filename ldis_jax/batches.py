@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ _THREADS = min(os.cpu_count() or 1, 16)
 def predict_batches(
     predict: Predict,
     items: Iterable[S],
-    load: Callable[[S], Sequence[tuple[T, Mapping[str, np.ndarray]]]],
+    load: Callable[[S], Iterable[tuple[T, Mapping[str, np.ndarray]]]],
     batch_size: int,
 ) -> Iterator[tuple[T, np.ndarray]]:
     """Yields (query, R float32 [S, S, 3]) of all queries of all items, in order.
@@ -35,7 +35,8 @@ def predict_batches(
     Args:
         predict: takes the arrays, batched.
         items: what is loaded, such as the indices of episodes.
-        load: an item -> its queries, (anything, arrays for the network); called in threads.
+        load: an item -> its queries, (anything, arrays for the network); called in threads. What it yields lazily is
+            made when its batch is.
         batch_size: queries at a time.
     """
     queries = itertools.chain.from_iterable(map_ahead(load, items, batch_size, _THREADS))

@@ -1,0 +1,156 @@
+"""The command: one picture, many, several classes, videos; what stops it, and what it leaves."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldis_jax import LDISPipeline, segment
+from ldis_jax.image_io import read_image, read_label_map, write_png
+from ldis_jax.video_io import VideoWriter, read_video
+from tests.helpers import call_command
+
+
+@pytest.fixture(scope="module")
+def model(micro_folder):
+    """Read once for all commands."""
+    pipe = LDISPipeline.from_pretrained(micro_folder)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(LDISPipeline, "from_pretrained", classmethod(lambda cls, folder, dtype: pipe))
+    patch.setattr(LDISPipeline, "to", lambda self, **options: self)
+    yield pipe
+    patch.undo()
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch, model):
+    """A folder with prompts, five queries and a short video."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        write_png(f"photos/{i % 2}/q{i}.png", rng.integers(0, 256, (20 + i, 30, 3), np.uint8))
+    frames = rng.integers(0, 256, (4, 32, 48, 3), np.uint8)
+    with VideoWriter("clip.mp4", 10) as writer:
+        for i, frame in enumerate(frames):
+            writer.write(frame)
+            write_png(f"frames/{i}.png", frame)
+    labels = np.zeros((32, 48), np.uint8)
+    labels[4:20, 4:20], labels[22:30, 30:44] = 3, 9
+    write_png("first.png", labels)
+    for name in ("cat", "dog"):
+        write_png(f"{name}.png", rng.integers(0, 256, (24, 24, 3), np.uint8))
+        write_png(f"{name}_mask.png", rng.integers(0, 2, (24, 24), np.uint8) * 255)
+    return tmp_path
+
+
+@pytest.fixture
+def run(work, monkeypatch, capsys):
+    return lambda *arguments: call_command(segment.main, monkeypatch, capsys, "--model=m", *arguments)
+
+
+CAT, DOG = "cat.png:cat_mask.png", "dog.png:dog_mask.png"
+
+
+def test_many_pictures_and_going_on(run, work, model):
+    status, out, err = run("--query", "photos/**/*.png", f"--prompt={CAT}", "--out=masks", "--overlay=over", "--quiet")
+    assert (status, out, err) == (0, "", "")
+    for i in range(5):
+        query = f"photos/{i % 2}/q{i}.png"
+        expected = model(query, [tuple(CAT.split(":"))])
+        np.testing.assert_array_equal(read_label_map(work / f"masks/{i % 2}/q{i}.png"), 255 * expected.mask)
+        np.testing.assert_array_equal(read_image(work / f"over/{i % 2}/q{i}.png"), expected.overlay(query))
+    (work / "masks/0/q2.png").unlink()
+    kept = (work / "masks/0/q0.png").stat().st_mtime_ns
+    status, out, _ = run("--query", "photos/0", "photos/1", f"--prompt={CAT}", "--out=masks", "--overlay=over")
+    assert status == 0 and "1 masks, and 4 that were there" in out
+    assert (work / "masks/0/q0.png").stat().st_mtime_ns == kept and (work / "masks/0/q2.png").exists()
+    status, _, err = run("--query", "photos/0", "photos/1", f"--prompt={DOG}", "--out=masks", "--overlay=over")
+    assert status == 2 and "masks: holds masks made with other prompts" in err
+
+
+def test_a_damaged_picture_does_not_stop_the_others(run, work):
+    (work / "photos/0/broken.png").write_bytes((work / "photos/0/q0.png").read_bytes()[:99])
+    status, _, err = run("--query=photos/0", f"--prompt={CAT}", "--out=masks", "--quiet", "--json=found.json")
+    assert status == 2 and "1 of 4 pictures failed; the first: photos/0/broken.png: damaged" in err
+    found = json.loads((work / "found.json").read_text())
+    assert [record["mask"] for record in found["masks"]] == [f"masks/q{i}.png" for i in (0, 2, 4)]
+    assert len(found["failed"]) == 1
+
+
+def test_several_classes(run, work, model):
+    flags = [f"--prompt=cat={CAT}", f"--prompt=dog={DOG}", f"--prompt=cat={DOG}", "--probability=p.png"]
+    status, out, err = run("--query=photos/0/q0.png", *flags, "--out=labels.png", "--json=found.json")
+    assert status == 0, err
+    pairs = {"cat": [tuple(CAT.split(":")), tuple(DOG.split(":"))], "dog": [tuple(DOG.split(":"))]}
+    expected = model.segment_classes("photos/0/q0.png", pairs)
+    np.testing.assert_array_equal(read_label_map(work / "labels.png"), expected.label_map)
+    assert Image.open(work / "labels.png").mode == "P"
+    dog = np.asarray(Image.open(work / "p.dog.png")) / 255
+    np.testing.assert_allclose(dog, expected.probabilities[2], atol=0.5 / 255 + 1e-6)
+    (record,) = json.loads((work / "found.json").read_text())["masks"]
+    assert record["covers"]["cat"] == pytest.approx((expected.label_map == 1).mean())
+    assert "cat covers" in out and "dog covers" in out
+
+
+def test_a_video_from_its_first_mask(run, work, model):
+    status, out, err = run("--query=clip.mp4", "--first_mask=first.png", "--out=masks", "--overlay=over.mp4")
+    assert status == 0 and "4 masks" in out, err
+    labels = read_label_map(work / "first.png")
+    expected = list(model.segment_video(read_video("clip.mp4"), labels))
+    for i in range(4):
+        np.testing.assert_array_equal(read_label_map(work / f"masks/{i:06}.png"), expected[i])
+    over = read_video("over.mp4")
+    assert (over.num_frames, over.fps) == (4, 10.0) and next(iter(over)).shape == (32, 48, 3)
+
+
+def test_frames_of_a_folder(run, work, model):
+    status, _, err = run("--query=frames", "--first_mask=first.png", "--out=masks", "--overlay=over", "--quiet")
+    assert status == 0, err
+    expected = list(model.segment_video(read_video("frames"), read_label_map("first.png")))
+    np.testing.assert_array_equal(read_label_map(work / "masks/000003.png"), expected[3])
+    assert len(list((work / "over").iterdir())) == 4
+    write_png("painted.png", (read_label_map("first.png") == 3))
+    status, _, err = run("--query=frames", "--first_mask=painted.png", "--out=masks1", "--quiet")
+    assert status == 0 and set(np.unique(read_label_map("masks1/000000.png"))) == {0, 1}, err
+
+
+def test_a_video_by_prompts(run, work, model):
+    status, _, err = run("--query=clip.mp4", f"--prompt={CAT}", "--out=masks", "--quiet")
+    assert status == 0, err
+    (*_, last) = read_video("clip.mp4")
+    np.testing.assert_array_equal(read_label_map("masks/000003.png"), model(last, [tuple(CAT.split(":"))]).mask)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--query=nothing*.png", f"--prompt={CAT}", "--out=m"], "nothing*.png: no such file"),
+        (["--query=photos", f"--prompt={CAT}", "--out=m"], "no pictures in this folder"),
+        (["--query", "clip.mp4", "cat.png", f"--prompt={CAT}", "--out=m"], "is a video; segment one at a time"),
+        (["--query=photos/0", f"--prompt={CAT}", "--out=m.png"], "need a folder"),
+        (["--query=photos/0", f"--prompt={CAT}", "--out=photos/0"], "this command did not make it"),
+        (["--query=cat.png", f"--prompt={CAT}", "--out=cat.png"], "is the query itself"),
+        (["--query=cat.png", "--out=m.png"], "--prompt: missing"),
+        (["--query=cat.png", f"--prompt={CAT}", f"--prompt=dog={DOG}", "--out=m.png"], "either all or none"),
+        (["--query=cat.png", f"--prompt=a/b={CAT}", "--out=m.png"], "class 'a/b'"),
+        (["--query=clip.mp4", "--out=m"], "either --prompt or --first_mask"),
+        (["--query=clip.mp4", "--first_mask=first.png", f"--prompt={CAT}", "--out=m"], "one of them"),
+        (["--query=clip.mp4", "--first_mask=cat.png", "--out=m"], "label map has one 8-bit channel"),
+        (["--query=clip.mp4", "--first_mask=first.png", "--out=m.png"], "need a folder"),
+        (["--query=clip.mp4", "--first_mask=first.png", "--out=m", "--overlay=o.gif"], ".mp4 file or a folder"),
+        (["--query=clip.mp4", "--first_mask=cat_mask.png", "--out=m"], "is 24x24, the first frame 48x32"),
+        (["--query", "cat.png", "photos/../cat.jpg", f"--prompt={CAT}", "--out=m"], "no such file"),
+    ],
+)
+def test_bad_input_leaves_nothing(run, work, flags, message):
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()}
+    status, _, err = run(*flags)
+    assert status == 2 and message in err and err.count("\n") == 1
+    assert {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()} == before
+
+
+def test_two_queries_of_one_name(run, work):
+    (work / "photos/0/q0.jpg").write_bytes((work / "photos/0/q0.png").read_bytes())
+    status, _, err = run("--query=photos/0", f"--prompt={CAT}", "--out=m")
+    assert status == 2 and "its mask would have the name of" in err
