@@ -121,12 +121,12 @@ class FolderWork:
 
     def run(self, pipe: LDISPipeline, quiet: bool, **options: Any) -> dict[str, Any]:
         """Does it; a picture that cannot be read is left out, and listed in the report."""
-        write_json(self.settings, self.made_by)
         left = [query for query, place in self.places.items() if not place.out.exists()]
         failed: list[str] = []
         read: deque[tuple[Path, np.ndarray]] = deque()
 
         def images() -> Iterator[np.ndarray]:
+            write_json(self.settings, self.made_by)  # drawn from once the prompts are read
             for query, image in zip(left, map_ahead(_try_to_read, left, _AHEAD), strict=True):
                 if isinstance(image, LDISError):
                     failed.append(str(image))

@@ -129,6 +129,7 @@ def test_a_video_by_prompts(run, work, model):
         (["--query=photos", f"--prompt={CAT}", "--out=m"], "no pictures in this folder"),
         (["--query", "clip.mp4", "cat.png", f"--prompt={CAT}", "--out=m"], "is a video; segment one at a time"),
         (["--query=photos/0", f"--prompt={CAT}", "--out=m.png"], "need a folder"),
+        (["--query=photos/0", "--prompt=cat.png:first.png", "--out=m", "--quiet"], "make them agree"),
         (["--query=photos/0", f"--prompt={CAT}", "--out=photos/0"], "this command did not make it"),
         (["--query=cat.png", f"--prompt={CAT}", "--out=cat.png"], "is the query itself"),
         (["--query=cat.png", "--out=m.png"], "--prompt: missing"),
