@@ -35,7 +35,18 @@ def overlay(image: np.ndarray, mask: np.ndarray, colour: Sequence[int] = tuple(P
     """
     tinted = image.astype(np.float32)
     tinted[mask] = 0.5 * tinted[mask] + 0.5 * np.asarray(colour, np.float32)
-    result = np.ascontiguousarray(tinted.astype(np.uint8))
+    return _outlined(tinted, mask)
+
+
+def spotlight(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The object in its own colours, outlined, and all else faded; arguments and result as :func:`overlay`'s."""
+    faded = image.astype(np.float32)
+    faded[~mask] = 0.25 * faded[~mask] + 0.75 * 225
+    return _outlined(faded, mask)
+
+
+def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    result = np.ascontiguousarray(image.astype(np.uint8))
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     width = max(1, round(min(image.shape[:2]) / 200))
     cv2.drawContours(result, contours, -1, (0, 0, 0), 2 * width)
@@ -60,6 +71,27 @@ def magnify(picture: np.ndarray) -> np.ndarray:
     """Repeats the pixels of a small picture or mask [H, W, ...] until outlines drawn on it are fine beside them."""
     times = max(1, -(-_SIDE // max(picture.shape[:2])))
     return picture.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def heat_map(picture: np.ndarray, values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """A picture in pale grey under values in viridis, which colour-blind eyes and grey print keep in order.
+
+    Args:
+        picture: uint8 [H, W, 3].
+        values: float [h, w], spread over the picture, each in a block of its own.
+        low: the value that is darkest.
+        high: the value that is brightest.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    from matplotlib import colormaps
+
+    share = np.clip((values - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
+    blocks = cv2.resize(share, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    colours = colormaps["viridis"](blocks)[..., :3] * 255
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None]
+    return np.round(0.65 * colours + 0.35 * grey).astype(np.uint8)
 
 
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], labels: Sequence[str]) -> np.ndarray:

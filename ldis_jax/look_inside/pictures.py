@@ -1,0 +1,130 @@
+"""What :mod:`ldis_jax.look_inside` finds, as sheets of pictures: uint8 [H, W, 3], for a notebook or a PNG.
+
+Maps are coloured by viridis, dark for little and bright for much; the line under a row gives its range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+
+from ldis_jax.errors import LDISError
+from ldis_jax.image_io import ImageSource, read_image
+from ldis_jax.look_inside.cross_attention import CrossAttention, Place
+from ldis_jax.look_inside.token_grid import TokenGrid
+from ldis_jax.results import Segmentation
+from ldis_jax.visualize import contact_sheet, heat_map, magnify, overlay, spotlight
+
+
+def tokens_sheet(prompts: TokenGrid) -> np.ndarray:
+    """A row a prompt: the picture, the tokens that post-masking keeps, their cosine to the object's mean, their PCA."""
+    similarity, components = prompts.similarity(), prompts.principal_components()
+    low, high = float(similarity.min()), float(similarity.max())
+    rows, labels = [], []
+    for k, picture in enumerate(prompts.pictures):
+        kept, large = prompts.on_object[k], magnify(picture)
+        cosine = heat_map(large, similarity[k], low, high)
+        rows.append([picture, _mark(picture, kept), cosine, (255 * components[k]).round().astype(np.uint8)])
+        labels.append(f"prompt {k + 1}: {kept.sum()} of {kept.size} tokens are kept; cosine {low:.2f} to {high:.2f}")
+    titles = ("prompt", "tokens on the object", "cosine to their mean", "first components")
+    return contact_sheet(rows, titles, labels)
+
+
+def attended_sheet(found: CrossAttention, places: Mapping[str, Place], layers: Sequence[str] = ()) -> np.ndarray:
+    """A row a place of the query: the place, then how much the tokens of each prompt are attended to from there.
+
+    Args:
+        found: of :meth:`LookInside.cross_attention`.
+        places: label -> place.
+        layers: whose mean is shown; all where none is given.
+
+    Raises:
+        LDISError: as :meth:`CrossAttention.prompt_map`.
+    """
+    pictures = [magnify(picture) for picture in found.prompts.pictures]
+    rows, labels = [], []
+    for label, place in places.items():
+        maps = found.prompt_map(place, layers)
+        heat = [heat_map(picture, values, 0, maps.max()) for picture, values in zip(pictures, maps, strict=True)]
+        rows.append([_mark(found.query, found.pixels(place)), *heat])
+        labels.append(f"{label}: 0 to {maps.max():.2f}")
+    return contact_sheet(rows, ("from here", *(f"to prompt {k + 1}" for k in range(len(pictures)))), labels)
+
+
+def attending_sheet(
+    found: CrossAttention, tokens: Mapping[str, tuple[int, int, int]], layers: Sequence[str] = ()
+) -> np.ndarray:
+    """A row a token: where it lies in its prompt, then how much each place of the query attends to it.
+
+    Args:
+        found: of :meth:`LookInside.cross_attention`.
+        tokens: label -> (prompt, row, column).
+        layers: whose mean is shown; all where none is given.
+
+    Raises:
+        LDISError: as :meth:`CrossAttention.query_map`.
+    """
+    query = magnify(found.query)
+    rows, labels = [], []
+    for label, token in tokens.items():
+        values = found.query_map(token, layers)
+        prompt, row, column = token
+        meant = np.zeros(found.prompts.on_object.shape[1:], bool)
+        meant[row, column] = True
+        heat = heat_map(query, values, values.min(), values.max())
+        rows.append([_mark(found.prompts.pictures[prompt], meant), heat])
+        labels.append(f"{label}: {values.min():.2f} to {values.max():.2f}")
+    return contact_sheet(rows, ("to this token", "from the query"), labels)
+
+
+def layers_sheet(found: CrossAttention, place: Place) -> np.ndarray:
+    """A row a layer: how much the tokens of each prompt are attended to from a place of the query.
+
+    Raises:
+        LDISError: as :meth:`CrossAttention.prompt_map`.
+    """
+    pictures = [magnify(picture) for picture in found.prompts.pictures]
+    rows, labels = [], []
+    for name, weights in found.weights.items():
+        maps = found.prompt_map(place, [name])
+        rows.append([heat_map(picture, values, 0, maps.max()) for picture, values in zip(pictures, maps, strict=True)])
+        labels.append(f"{name} at {len(weights)} x {len(weights)}: 0 to {maps.max():.2f}")
+    return contact_sheet(rows, [f"to prompt {k + 1}" for k in range(len(pictures))], labels)
+
+
+def steps_sheet(query: ImageSource, steps: Sequence[Segmentation], most: int = 6) -> np.ndarray:
+    """A column a denoising step: the pseudo mask that the step would end at, its probability, the mask on the query.
+
+    Args:
+        query: the picture that was segmented.
+        steps: of :meth:`LDISPipeline.segment_steps`, all of them.
+        most: columns at most; first and last step are always among them.
+
+    Raises:
+        LDISError: no step, or the query of another size.
+    """
+    if not steps:
+        raise LDISError("steps: none; pass what segment_steps yields, as a list")
+    image = read_image(query)
+    shown = np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))
+    chosen = [steps[i] for i in shown]
+    rows = [
+        [step.pseudo_mask for step in chosen],
+        [heat_map(magnify(image), step.probability, 0, 1) for step in chosen],
+        [overlay(magnify(image), _spread(step.mask, magnify(image))) for step in chosen],
+    ]
+    labels = ["pseudo mask", "probability: 0 to 1", "mask"]
+    return contact_sheet(rows, [f"step {i + 1}" for i in shown], labels)
+
+
+def _spread(mask: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """A bool mask at a picture's size, each cell a block."""
+    return cv2.resize(mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+
+
+def _mark(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The picture, large, with all faded that is not meant."""
+    large = magnify(picture)
+    return spotlight(large, _spread(mask, large))
