@@ -44,10 +44,8 @@ PROMPTS = [(picture(i, SIZE, SIZE, 3), half(SIZE, SIZE)) for i in (1, 2, 3)]
 
 @pytest.fixture(scope="module")
 def pipes(micro_folder, micro_folder_ldisn):
-    return {
-        "ldis1": LDISPipeline.from_pretrained(micro_folder),
-        "ldisn": LDISPipeline.from_pretrained(micro_folder_ldisn),
-    }
+    folders = {"ldis1": micro_folder, "ldisn": micro_folder_ldisn}
+    return {name: LDISPipeline.from_pretrained(folder) for name, folder in folders.items()}
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +59,21 @@ def found(looks):
     return found
 
 
+def fitted():
+    """The query and the prompts as the network takes them."""
+    images = np.stack([eval_image(image, SIZE) for image, _ in PROMPTS])[None]
+    masks = np.stack([eval_mask(mask // 255, SIZE) for _, mask in PROMPTS])[None]
+    return eval_image(QUERY, SIZE)[None], images, masks
+
+
 def program(pipe, query, images, masks):
     """The jaxpr of a prediction."""
-    prompts = PromptInputs(jnp.asarray(images), jnp.asarray(masks), jnp.ones(1, jnp.int32))
-    predict = lambda query: pipe.task.predict(pipe.model, query, prompts, jax.random.split(jax.random.key(0), 1))  # noqa: E731
-    return str(jax.make_jaxpr(predict)(query))
+    prompts = PromptInputs(jnp.asarray(images), jnp.asarray(masks), jnp.full(1, len(PROMPTS)))
+    keys = jax.random.split(jax.random.key(0), 1)
+    return str(jax.make_jaxpr(lambda query: pipe.task.predict(pipe.model, query, prompts, keys))(query))
 
 
-def inputs_of_attention(monkeypatch, pipe, images, masks, noise):
+def inputs_of_attention(monkeypatch, pipe, query, images, masks, noise):
     """Of every cross-attention layer of the ordinary networks: its input, keys and bias of the prompted branch."""
     seen = []
     read = unet.Attention.read
@@ -79,7 +84,6 @@ def inputs_of_attention(monkeypatch, pipe, images, masks, noise):
         return read(layer, x, instructions)
 
     monkeypatch.setattr(unet.Attention, "read", spy)
-    query = jnp.asarray(eval_image(QUERY, SIZE)[None])
     prompts = PromptInputs(jnp.asarray(images), jnp.asarray(masks), jnp.full(1, len(PROMPTS)))
 
     def run():
@@ -98,16 +102,14 @@ def inputs_of_attention(monkeypatch, pipe, images, masks, noise):
 @pytest.mark.parametrize("task", ["ldis1", "ldisn"])
 def test_maps_are_the_networks_own_probabilities(monkeypatch, pipes, looks, task):
     """Against attention's definition in numpy, on what the layers of an ordinary prediction are fed."""
-    images = np.stack([eval_image(image, SIZE) for image, _ in PROMPTS])[None]
-    masks = np.stack([eval_mask(mask // 255, SIZE) for _, mask in PROMPTS])[None]
     noise = np.random.default_rng(0).standard_normal((1, SIZE // 4, SIZE // 4, 4)).astype(np.float32)
     options = {} if task == "ldis1" else {"noise": noise}
     shown = next(looks[task].cross_attention(QUERY, PROMPTS, **options)).weights
-    layers = inputs_of_attention(monkeypatch, pipes[task], images, masks, noise)
+    layers = inputs_of_attention(monkeypatch, pipes[task], *fitted(), noise)
     assert len(shown) == len(layers) == 4
     for weights, (kernel, x, k, bias, heads) in zip(shown.values(), layers, strict=True):
-        q, k = ((a[0]).reshape(len(a[0]), heads, -1).swapaxes(0, 1) for a in (x @ kernel, k))
-        logits = q @ k.swapaxes(1, 2) / np.sqrt(q.shape[-1]) + bias[0]
+        queries, keys = (each[0].reshape(len(each[0]), heads, -1).swapaxes(0, 1) for each in (x @ kernel, k))
+        logits = queries @ keys.swapaxes(1, 2) / np.sqrt(queries.shape[-1]) + bias[0]
         share = np.exp(logits - logits.max(-1, keepdims=True))
         share = (share / share.sum(-1, keepdims=True)).mean(0)
         side = weights.shape[0]
@@ -132,9 +134,7 @@ def test_weights_sum_to_one_over_the_tokens_that_masking_keeps(found):
 @pytest.mark.parametrize("task", ["ldis1", "ldisn"])
 def test_looking_changes_nothing(pipes, looks, task):
     pipe, look = pipes[task], looks[task]
-    images = np.stack([eval_image(PROMPTS[0][0], SIZE)])[None]
-    masks = np.stack([eval_mask(PROMPTS[0][1] // 255, SIZE)])[None]
-    query = eval_image(QUERY, SIZE)[None]
+    query, images, masks = fitted()
     before = program(pipe, query, images, masks)
     plain = list(pipe._predictor.steps(query, images, masks, None, 0, {}))
     watched = [r for r, _ in look._predictor.steps(query, images, masks, None, 0, {})]
@@ -143,8 +143,8 @@ def test_looking_changes_nothing(pipes, looks, task):
 
 
 def test_a_step_of_ldisn_is_one_look(pipes, looks):
-    steps = list(pipes["ldisn"].segment_steps(QUERY, PROMPTS[:1], num_steps=2, seed=3))
-    seen = list(looks["ldisn"].cross_attention(QUERY, PROMPTS[:1], num_steps=2, seed=3))
+    steps = list(pipes["ldisn"].segment_steps(QUERY, PROMPTS, num_steps=2, seed=3))
+    seen = list(looks["ldisn"].cross_attention(QUERY, PROMPTS, num_steps=2, seed=3))
     for step, look in zip(steps, seen, strict=True):
         np.testing.assert_array_equal(step.mask, look.mask)
     first, last = (next(iter(look.weights.values())) for look in seen)
@@ -165,9 +165,8 @@ def test_maps_of_places_and_tokens(found):
     assert found.prompt_map((0, 0))[token] == found.prompt_map((0, 0)).max()
     seen = found.query_map(token, [name])
     assert seen.shape == (SIZE, SIZE)
-    np.testing.assert_allclose(
-        seen[[0, 0, -1, -1], [0, -1, 0, -1]], weights[[0, 0, -1, -1], [0, -1, 0, -1]][(..., *token)]
-    )
+    corners = [0, 0, -1, -1], [0, -1, 0, -1]
+    np.testing.assert_allclose(seen[corners], weights[corners][(..., *token)])
     assert found.layers_of(side) == tuple(found.weights) and found.layers_of(side + 1) == ()
 
 
@@ -220,7 +219,7 @@ def test_principal_components_are_in_the_order_of_their_spread():
     components = grid(tokens).principal_components()
     assert components.shape == (2, 8, 8, 3) and components.min() == 0 and components.max() == 1
     np.testing.assert_allclose(components[..., 0], (factors + 1) / 2, atol=0.02)
-    assert abs(np.corrcoef(components[..., 1].ravel(), other.ravel())[0, 1]) > 0.99
+    assert abs(np.corrcoef(components[..., 1].ravel(), other.ravel())[0, 1]) > 0.95
     assert (components[..., 2] == 0.5).all()
 
 
@@ -241,7 +240,7 @@ def test_sheets(pipes, found):
     for sheet in sheets:
         assert sheet.dtype == np.uint8 and sheet.ndim == 3 and len(np.unique(sheet)) > 50
     assert tall[0].shape[0] > 2 * sheets[2].shape[0]  # three prompts, one place
-    steps = list(pipes["ldisn"].segment_steps(picture(9, 20, 30, 3), PROMPTS[:1]))
+    steps = list(pipes["ldisn"].segment_steps(picture(9, 20, 30, 3), PROMPTS))
     every, two = (steps_sheet(picture(9, 20, 30, 3), steps, most) for most in (6, 2))
     assert len(steps) == 3 and two.shape[1] < every.shape[1]
     width = (every.shape[1] - two.shape[1]) * 2
