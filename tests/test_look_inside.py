@@ -42,6 +42,14 @@ QUERY = picture(0, SIZE, SIZE, 3)
 PROMPTS = [(picture(i, SIZE, SIZE, 3), half(SIZE, SIZE)) for i in (1, 2, 3)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _fast_compilation():
+    """Halves the time of this file, which is compilation."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def pipes(micro_folder, micro_folder_ldisn):
     folders = {"ldis1": micro_folder, "ldisn": micro_folder_ldisn}
