@@ -1,0 +1,90 @@
+"""The pictures of docs/how_ldis_works.md, of painted scenes and a small trained LDIS-1.
+
+python -m ldis_jax.main --config=configs/tiny.py
+python tools/explain_pictures.py --model=runs/tiny/model --out=docs/pictures
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from ldis_jax import LDISPipeline, cli, pseudo_mask
+from ldis_jax.diffusion import NoiseSchedule
+from ldis_jax.files import atomic_write
+from ldis_jax.input_pipeline import Episode, ProceduralScenes, episode_rng, eval_image
+from ldis_jax.look_inside import LookInside, attended_sheet, tokens_sheet
+from ldis_jax.visualize import contact_sheet, magnify, spotlight, to_picture
+
+_EPISODE = (1, 47)  # seed and number, chosen for a scene that is easily read
+_COLOURS = 128  # of a file, so that a page of them loads fast
+_TIMESTEPS = (0, 100, 250, 500, 750, 999)
+
+
+def prediction(pipe: LDISPipeline, episode: Episode) -> np.ndarray:
+    """Query, prompt, what is painted, and the mask that is read off it."""
+    prompt, mask = episode.prompt_images[0], episode.prompt_masks[0]
+    out = pipe(episode.query_image, [(prompt, mask)])
+    query = magnify(episode.query_image)
+    row = [
+        spotlight(magnify(prompt), magnify(mask > 0)),
+        query,
+        out.pseudo_mask,
+        spotlight(query, magnify(out.mask)),
+        spotlight(query, magnify(episode.query_mask > 0)),
+    ]
+    return contact_sheet([row], ("prompt", "query", "painted pseudo mask", "mask", "true mask"), [""])
+
+
+def pseudo_masks(pipe: LDISPipeline, episode: Episode, alpha: float = 0.4) -> np.ndarray:
+    """Targets, and the latents of the augmented one under more and more noise, as the autoencoder decodes them."""
+    image = jnp.asarray(eval_image(episode.query_image, pipe.task.image_size))[None]
+    mask = jnp.asarray(episode.query_mask)[None]
+    vanilla, augmented = (pseudo_mask.encode(mask, image, share) for share in (0.0, alpha))
+    vae = pipe.model.vae
+    latents = vae.encode(augmented)[0] * vae.scaling_factor
+    noise = jax.random.normal(jax.random.key(0), latents.shape)
+    noisy = [NoiseSchedule().add_noise(latents, noise, jnp.array([t])) for t in _TIMESTEPS]
+    decoded = vae.decode(jnp.concatenate(noisy) / vae.scaling_factor)
+    targets = [magnify(episode.query_image), to_picture(np.asarray(vanilla[0])), to_picture(np.asarray(augmented[0]))]
+    blank = [np.full_like(targets[0], 255)] * (len(_TIMESTEPS) - len(targets))
+    labels = [
+        f"the query, its vanilla pseudo mask (eq. 2), its augmented one with g = {alpha} (eq. 4)",
+        "what LDIS-n learns to denoise: its latent under the noise of timestep " + ", ".join(map(str, _TIMESTEPS)),
+    ]
+    rows = [targets + blank, [to_picture(np.asarray(x)) for x in decoded]]
+    return contact_sheet(rows, ("",) * len(_TIMESTEPS), labels)
+
+
+def main() -> None:
+    """Writes the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of an LDIS-1 trained on painted scenes")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    args = parser.parse_args()
+    pipe = LDISPipeline.from_pretrained(args.model)
+    episode = ProceduralScenes("unseen", pipe.task.image_size).draw(episode_rng(*_EPISODE), num_shots=2)
+    prompts = list(zip(episode.prompt_images, episode.prompt_masks, strict=True))
+    look = LookInside(pipe)
+    *_, found = look.cross_attention(episode.query_image, prompts)
+    sheets = {
+        "prediction": prediction(pipe, episode),
+        "pseudo_masks": pseudo_masks(pipe, episode),
+        "tokens": tokens_sheet(look.tokens(prompts[:1])),
+        "attention": attended_sheet(found, {"object": found.mask, "all else": ~found.mask}),
+    }
+    for name, sheet in sheets.items():
+        with atomic_write(args.out / f"{name}.png") as temporary:
+            Image.fromarray(sheet).quantize(_COLOURS).save(temporary, optimize=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)
