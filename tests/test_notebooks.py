@@ -63,3 +63,16 @@ def test_finetune(tmp_path):
     cells = run("finetune", tmp_path, DATA=str(tmp_path / "mine"), METHOD="small", STEPS=4, BATCH_SIZE=2)
     assert len(outputs(cells, "image/png")) == 2
     assert (tmp_path / "runs" / "finetuned" / "model").is_dir() and (tmp_path / "mask.png").is_file()
+
+
+def test_quick_start(tmp_path, micro_folder):
+    cells = run("quick_start", tmp_path, MODEL=str(micro_folder))
+    assert len(outputs(cells, "image/png")) == 4
+    with Image.open(tmp_path / "mask.png") as mask:
+        assert mask.mode == "L" and mask.size == (64, 64)
+
+
+def test_look_inside(tmp_path, micro_folder_ldisn, pictures):
+    prompts = [(str(pictures["prompt"]), str(pictures["mask"]))] * 2
+    cells = run("look_inside", tmp_path, MODEL=str(micro_folder_ldisn), QUERY=str(pictures["query"]), PROMPTS=prompts)
+    assert len(outputs(cells, "image/png")) == 5
