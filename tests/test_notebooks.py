@@ -65,6 +65,13 @@ def test_finetune(tmp_path):
     assert (tmp_path / "runs" / "finetuned" / "model").is_dir() and (tmp_path / "mask.png").is_file()
 
 
+@pytest.fixture
+def fast_compilation(monkeypatch):
+    """Halves what a kernel spends on it."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
+@pytest.mark.usefixtures("fast_compilation")
 def test_quick_start(tmp_path, micro_folder):
     cells = run("quick_start", tmp_path, MODEL=str(micro_folder))
     assert len(outputs(cells, "image/png")) == 4
@@ -72,6 +79,7 @@ def test_quick_start(tmp_path, micro_folder):
         assert mask.mode == "L" and mask.size == (64, 64)
 
 
+@pytest.mark.usefixtures("fast_compilation")
 def test_look_inside(tmp_path, micro_folder_ldisn, pictures):
     prompts = [(str(pictures["prompt"]), str(pictures["mask"]))] * 2
     cells = run("look_inside", tmp_path, MODEL=str(micro_folder_ldisn), QUERY=str(pictures["query"]), PROMPTS=prompts)
