@@ -18,7 +18,8 @@ FORBIDDEN = {
     "evaluators": ("models", "tasks", "diffusion", "convert", "pipeline", "train"),
     "benchmark": ("models", "tasks", "diffusion", "convert", "pipeline", "train"),
     "convert": ("input_pipeline", "evaluators", "pipeline", "train"),
-    "pipeline.py": ("train", "evaluators", "config", "evaluation"),
+    "look_inside": ("train", "evaluators", "config", "evaluation"),
+    "pipeline.py": ("train", "evaluators", "config", "evaluation", "look_inside"),
 }
 
 # The doors to torch, which is optional.

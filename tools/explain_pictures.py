@@ -77,7 +77,7 @@ def main() -> None:
     sheets = {
         "prediction": prediction(pipe, episode),
         "pseudo_masks": pseudo_masks(pipe, episode),
-        "tokens": tokens_sheet(look.tokens(prompts[:1])),
+        "tokens": tokens_sheet(look.tokens(prompts)),
         "attention": attended_sheet(found, {"object": found.mask, "all else": ~found.mask}),
     }
     for name, sheet in sheets.items():

@@ -15,7 +15,7 @@ from ldis_jax.image_io import ImageSource, read_image
 from ldis_jax.look_inside.cross_attention import CrossAttention, Place
 from ldis_jax.look_inside.token_grid import TokenGrid
 from ldis_jax.results import Segmentation
-from ldis_jax.visualize import contact_sheet, heat_map, magnify, overlay, spotlight
+from ldis_jax.visualize import contact_sheet, heat_map, magnify, spotlight
 
 
 def tokens_sheet(prompts: TokenGrid) -> np.ndarray:
@@ -113,7 +113,7 @@ def steps_sheet(query: ImageSource, steps: Sequence[Segmentation], most: int = 6
     rows = [
         [step.pseudo_mask for step in chosen],
         [heat_map(magnify(image), step.probability, 0, 1) for step in chosen],
-        [overlay(magnify(image), _spread(step.mask, magnify(image))) for step in chosen],
+        [_mark(image, step.mask) for step in chosen],
     ]
     labels = ["pseudo mask", "probability: 0 to 1", "mask"]
     return contact_sheet(rows, [f"step {i + 1}" for i in shown], labels)
@@ -125,6 +125,8 @@ def _spread(mask: np.ndarray, picture: np.ndarray) -> np.ndarray:
 
 
 def _mark(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The picture, large, with all faded that is not meant."""
+    """The picture, large, with all faded that is not meant; a single pixel is shown with what surrounds it."""
     large = magnify(picture)
+    if mask.sum() == 1:
+        mask = cv2.dilate(mask.astype(np.uint8), np.ones((2 * (len(mask) // 32) + 1,) * 2, np.uint8)) > 0
     return spotlight(large, _spread(mask, large))
