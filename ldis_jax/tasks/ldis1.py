@@ -51,6 +51,10 @@ class LDIS1(Task):
     def needs_schedule(self) -> bool:
         return self.noised
 
+    @property
+    def draws_noise(self) -> bool:
+        return self.noised or self.query_latents == "sample"
+
     def loss(
         self, model: LDISModel, batch: Mapping[str, jax.Array], key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
