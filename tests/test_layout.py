@@ -18,6 +18,7 @@ FORBIDDEN = {
     "evaluators": ("models", "tasks", "diffusion", "convert", "pipeline", "train"),
     "benchmark": ("models", "tasks", "diffusion", "convert", "pipeline", "train"),
     "convert": ("input_pipeline", "evaluators", "pipeline", "train"),
+    "export": ("input_pipeline", "evaluators", "train", "config"),
     "pipeline.py": ("train", "evaluators", "config", "evaluation"),
 }
 

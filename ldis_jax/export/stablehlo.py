@@ -54,7 +54,7 @@ def write_stablehlo(
         raise LDISError(f"{path}: the program is written as safetensors; end the name in .safetensors")
     if num_prompts < 1 or (batch_size is not None and batch_size < 1):
         raise LDISError(f"num_prompts={num_prompts}, batch_size={batch_size}: must be positive")
-    if not platforms or (unknown := set(platforms) - set(PLATFORMS)):
+    if not platforms or not set(platforms) <= set(PLATFORMS):
         raise LDISError(f"platforms={','.join(platforms)!r}: must be of {', '.join(PLATFORMS)}")
     if importlib.util.find_spec("flatbuffers") is None:
         raise LDISError("export needs the package flatbuffers: pip install -c constraints.txt -e '.[export]'")
