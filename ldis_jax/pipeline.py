@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from ldis_jax.batches import predict_batches
 from ldis_jax.convert.folder import load_model, save_model
 from ldis_jax.convert.hub import resolve
 from ldis_jax.errors import LDISError
+from ldis_jax.export.stablehlo import write_stablehlo
 from ldis_jax.files import StrPath
 from ldis_jax.image_io import ImageSource, read_image
 from ldis_jax.models.ldis import LDISModel
@@ -69,6 +71,31 @@ class LDISPipeline:
     def save_pretrained(self, folder: StrPath) -> None:
         """Writes a model folder, whole or not at all; its card is the one the model came with."""
         save_model(Path(folder), self.task, self.model, self._card)
+
+    def export(
+        self,
+        path: StrPath,
+        *,
+        num_prompts: int = 1,
+        batch_size: int | None = None,
+        platforms: Sequence[str] = ("cpu", "tpu", "cuda"),
+        **options: Any,
+    ) -> None:
+        """Writes :meth:`predict` and the weights to a file that JAX runs without this package; see docs/export.md.
+
+        Args:
+            path: of the file, ``.safetensors``.
+            num_prompts: the most prompts that a query may have.
+            batch_size: of all calls; None leaves it open.
+            platforms: of "cpu", "tpu", "cuda" and "rocm".
+            **options: as in a call; the file holds them as constants.
+
+        Raises:
+            LDISError: a wrong argument or option, or a place that cannot be written.
+        """
+        self._predictor.check_options(options)
+        task = dataclasses.replace(self.task, **options)
+        write_stablehlo(path, task, self.model, num_prompts=num_prompts, batch_size=batch_size, platforms=platforms)
 
     def to(self, dtype: str | None = None, *, devices: int | None = None) -> Self:
         """The model in another type, or on more devices, as a new pipeline.

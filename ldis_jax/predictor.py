@@ -16,7 +16,7 @@ from ldis_jax import sharding
 from ldis_jax.diffusion import StepState, step_table, take_step
 from ldis_jax.errors import LDISError
 from ldis_jax.models.ldis import LDISModel
-from ldis_jax.tasks import LDISN, PromptInputs, Prompts, PromptTokens, Task
+from ldis_jax.tasks import LDISN, PromptInputs, Prompts, PromptTokens, Task, query_keys
 from ldis_jax.tasks.ldisn import Conditions, ddpm_noise, initial_noise
 from ldis_jax.tasks.task import decode_residual
 
@@ -102,11 +102,11 @@ class Predictor:
         A query's noise depends on its class alone, so that a result does not depend on what else is in the batch.
         """
         own = jax.tree.map(lambda x: x[classes], prompts)
-        return self._run((jnp.asarray(query), own, _keys(seed, classes)), options)
+        return self._run((jnp.asarray(query), own, query_keys(seed, classes)), options)
 
     def _run(self, inputs: tuple[jax.Array, Prompts, jax.Array], options: dict[str, Any]) -> jax.Array:
         batch = inputs[0].shape[0]
-        options = self._check_options(options, batch)
+        options = self.check_options(options, batch)
         if self._mesh is not None:
             return self._spread(inputs, options, batch, self._mesh)
         if jax.default_backend() != "cpu" or batch == 1:
@@ -127,7 +127,7 @@ class Predictor:
     ) -> Iterator[jax.Array]:
         """R after every step of LDIS-n, of x_0 as that step sees it; last what :meth:`predict` returns, to rounding."""
         inputs = self._inputs(query, images, masks, num_prompts, seed)
-        options = self._check_options(options, inputs[0].shape[0])
+        options = self.check_options(options, inputs[0].shape[0])
         if not isinstance(self.task, LDISN):
             yield self._predict(self.params, *inputs)
             return
@@ -153,7 +153,7 @@ class Predictor:
         if query.shape != (batch, size, size, 3):
             raise LDISError(f"query {query.shape}: expected {(batch, size, size, 3)}")
         real = np.full(batch, count) if num_prompts is None else num_prompts
-        return query, self._pad_prompts(images, masks, real), _keys(seed, np.arange(batch))
+        return query, self._pad_prompts(images, masks, real), query_keys(seed, np.arange(batch))
 
     def _pad_prompts(self, images: jax.Array, masks: jax.Array, num_prompts: ArrayLike) -> PromptInputs:
         padding = ((0, 0), (0, bucket(images.shape[1]) - images.shape[1]), (0, 0), (0, 0))
@@ -229,7 +229,7 @@ class Predictor:
             )
         return images, masks
 
-    def _check_options(self, options: dict[str, Any], batch: int) -> dict[str, Any]:
+    def check_options(self, options: dict[str, Any], batch: int = 1) -> dict[str, Any]:
         """Fills in LDIS-n's defaults and rejects what LDIS-1 would ignore."""
         options = {name: value for name, value in options.items() if value is not None}
         if not isinstance(self.task, LDISN):
@@ -256,10 +256,6 @@ class Predictor:
 
 
 _NOISE_AXES = {"noise": 0, "step_noise": 1}  # where the batch lies
-
-
-def _keys(seed: int, indices: np.ndarray) -> jax.Array:
-    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.asarray(indices))
 
 
 def _rows(inputs: Any, rows: Any) -> Any:

@@ -92,7 +92,7 @@ def test_mains_bad_usage_exits_with_2_and_one_line(tmp_path, arguments, message)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["main", "segment"])
+@pytest.mark.parametrize("name", ["main", "segment", "export"])
 def test_help_shows_an_example_and_does_not_wait_for_jax(name):
     code = (
         f"import sys; sys.argv = ['{name}', '--help']\n"

@@ -18,6 +18,7 @@ FORBIDDEN = {
     "evaluators": ("models", "tasks", "diffusion", "convert", "pipeline", "train"),
     "benchmark": ("models", "tasks", "diffusion", "convert", "pipeline", "train"),
     "convert": ("input_pipeline", "evaluators", "pipeline", "train"),
+    "export": ("input_pipeline", "evaluators", "train", "config"),
     "look_inside": ("train", "evaluators", "config", "evaluation"),
     "pipeline.py": ("train", "evaluators", "config", "evaluation", "look_inside"),
 }

@@ -25,7 +25,7 @@ FLOATS = ("float32", "float16", "bfloat16")
 # The format's type names where they differ from NumPy's in more than spelling.
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"}
 _DTYPES |= {f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
-_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "uint8": "U8"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,13 +152,13 @@ def write_safetensors(
     progress: Callable[[int], Any] = lambda _: None,
     metadata: Mapping[str, str] = types.MappingProxyType({}),
 ) -> None:
-    """Writes float tensors one at a time; the library's own writer wants all of them in memory.
+    """Writes tensors of floats or bytes one at a time; the library's own writer wants all of them in memory.
 
     Args:
         path: written whole or not at all.
-        tensors: torch names -> tensors.
+        tensors: names -> tensors.
         progress: called with the bytes of every tensor written.
-        metadata: free text for the header.
+        metadata: free text for the header; "format" is "pt" (torch) unless given.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     end = 0

@@ -2,6 +2,6 @@
 
 from ldis_jax.tasks.ldis1 import LDIS1
 from ldis_jax.tasks.ldisn import LDISN
-from ldis_jax.tasks.task import PromptInputs, Prompts, PromptTokens, Task, task_from_dict
+from ldis_jax.tasks.task import PromptInputs, Prompts, PromptTokens, Task, query_keys, task_from_dict
 
-__all__ = ["LDIS1", "LDISN", "PromptInputs", "PromptTokens", "Prompts", "Task", "task_from_dict"]
+__all__ = ["LDIS1", "LDISN", "PromptInputs", "PromptTokens", "Prompts", "Task", "query_keys", "task_from_dict"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -51,6 +51,10 @@ class LDIS1(Task):
     def needs_schedule(self) -> bool:
         return self.noised
 
+    @property
+    def draws_noise(self) -> bool:
+        return self.noised or self.query_latents == "sample"
+
     def loss(
         self, model: LDISModel, batch: Mapping[str, jax.Array], key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -68,7 +72,7 @@ class LDIS1(Task):
             (mean, std), target_latents = encode_query_and_target(model.vae, batch["query_image"], target, target_key)
         if self.query_latents == "sample":
             mean += std * jax.random.normal(query_key, mean.shape)
-        latents = self._noised(mean * scale, jax.random.normal(noise_key, mean.shape))
+        latents = self._noised(mean * scale, lambda: jax.random.normal(noise_key, mean.shape))
         prompts = PromptInputs(batch["prompt_images"], batch["prompt_masks"])
         prediction = self._paint(model, latents, prompts)
         if self.loss_space == "pixel":
@@ -86,16 +90,19 @@ class LDIS1(Task):
         shape = std.shape[1:]
         if self.query_latents == "sample":
             latents += std * jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-        noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1), shape))(keys)
+
+        def noise() -> jax.Array:
+            return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1), shape))(keys)
+
         latents = self._noised(latents * model.vae.scaling_factor, noise)
         latents = self._paint(model, latents, prompts)
         return decode_residual(model.vae, latents, query_image, self.picture_share)
 
-    def _noised(self, latents: jax.Array, noise: jax.Array) -> jax.Array:
+    def _noised(self, latents: jax.Array, noise: Callable[[], jax.Array]) -> jax.Array:
         """z_t = sqrt(abar_t) z + sqrt(1 - abar_t) noise of scaled latents [B, s, s, 4], where the task says so."""
         if not self.noised:
             return latents
-        return self.schedule.add_noise(latents, noise, jnp.full(latents.shape[:1], self.timestep))
+        return self.schedule.add_noise(latents, noise(), jnp.full(latents.shape[:1], self.timestep))
 
     def _paint(self, model: LDISModel, query_latents: jax.Array, prompts: Prompts) -> jax.Array:
         """Scaled query latents -> scaled pseudo-mask latents, [B, s, s, 4]."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from ldis_jax import prompting, pseudo_mask
 from ldis_jax.checks import check_fields
@@ -128,6 +129,11 @@ class Task(abc.ABC):
         return True
 
     @property
+    def draws_noise(self) -> bool:
+        """Whether a prediction depends on its random keys."""
+        return True
+
+    @property
     def picture_share(self) -> float:
         """g, how much of the query the target holds: decoded = R + g I_q."""
         return pseudo_mask.picture_share(self.mask_alpha, self.target)
@@ -179,6 +185,11 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises ``ValueError`` where a field is none of its values."""
     if value not in choices:
         raise ValueError(f"{name}={value!r}; must be one of {choices}")
+
+
+def query_keys(seed: jax.Array | int, indices: ArrayLike) -> jax.Array:
+    """A random key for each index, int [B]: a function of (seed, index) alone."""
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.asarray(indices))
 
 
 def interleave(*arrays: jax.Array) -> jax.Array:
