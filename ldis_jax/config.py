@@ -25,7 +25,7 @@ def base_config(task: str) -> ConfigDict:
     config = ConfigDict()
     config.seed = 123
 
-    # What ldis_config.json holds: fields of tasks.LDIS1 or tasks.LDISN.
+    # What ldis_config.json holds: fields of tasks.LDIS1 or tasks.LDISN. Empty takes those of the init folder.
     config.task = ConfigDict((LDIS1() if task == "ldis1" else LDISN()).to_dict())
 
     config.init = ConfigDict()
@@ -74,7 +74,7 @@ def base_config(task: str) -> ConfigDict:
     config.data = ConfigDict()
     config.data.augment = True
     config.data.num_workers = 8  # processes that make batches; 0 uses threads
-    config.data.sources = ConfigDict()  # name -> voc_source(...), record_source(...) or procedural_source(...)
+    config.data.sources = ConfigDict()  # name -> voc_source(...), or another of the functions below
 
     config.eval = ConfigDict()
     config.eval.batch_size = 32
@@ -82,6 +82,7 @@ def base_config(task: str) -> ConfigDict:
     config.eval.main_set = ""  # the one that report.json is about; may be empty where there is one set
     config.eval.prompt_swap = 0  # pairs of procedural episodes for the prompt-swap figure
     config.eval.pictures = 8  # episodes on the picture sheet, of the main set
+    config.eval.before = False  # also before the first step, for what training changes
 
     config.log_every = 50
     config.eval_every = 10_000
@@ -146,6 +147,34 @@ def record_source(root: str, split: str, weight: float = 1.0, classes: tuple[int
         classes: labels to use; empty is all.
     """
     return ConfigDict({"kind": "records", "root": root, "split": split, "weight": weight, "classes": classes})
+
+
+def folder_source(root: str, split: str, weight: float = 1.0, skip_bad: bool = False) -> ConfigDict:
+    """Episodes from a folder of pictures and masks in either layout, see docs/finetune.md.
+
+    Args:
+        root: the folder.
+        split: "train", or "val" for queries among the held-out pictures.
+        weight: per **sample**, not per data set.
+        skip_bad: leave out files that cannot be used, instead of stopping.
+    """
+    entry = {"kind": "folder", "root": root, "split": split, "weight": weight, "classes": (), "skip_bad": skip_bad}
+    return ConfigDict(entry)
+
+
+def folder_data(config: ConfigDict, episodes: int) -> None:
+    """Your own pictures, of the folder ``config.data.folder``, and evaluation on those of them held out; in place.
+
+    Args:
+        config: of :func:`base_config`.
+        episodes: to evaluate, at most: of few pictures there are fewer.
+    """
+    config.data.folder = ""
+    config.data.skip_bad = False  # leave out files that cannot be used, instead of stopping
+    folder, skip_bad = config.data.get_ref("folder"), config.data.get_ref("skip_bad")  # they follow the command line
+    config.data.sources.pictures = folder_source(folder, "train", skip_bad=skip_bad)
+    config.eval.sets.held_out = eval_set(folder_source(folder, "val", skip_bad=skip_bad), episodes=episodes)
+    config.eval.before = True
 
 
 def paper_data(config: ConfigDict, records: str = "data/records") -> None:

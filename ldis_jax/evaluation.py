@@ -58,14 +58,21 @@ class Evaluation:
                 pass
         return results
 
-    def report(self, results: dict[str, float]) -> dict[str, Any]:
-        """The figures of the main set beside the baselines' on the same episodes, as ``report.json`` has them."""
+    def report(self, results: dict[str, float], before: dict[str, float]) -> dict[str, Any]:
+        """The figures of the main set beside the baselines' on the same episodes, as ``report.json`` has them.
+
+        Args:
+            results: of :meth:`run`.
+            before: the same before the first step; may be empty.
+        """
         evaluator = self._sets[self._main]
         others = {key: value for key, value in results.items() if not key.startswith(f"{self._main}/")}
+        first = {key: before[name] for key in ("miou", "fb_iou") if (name := f"{self._main}/{key}") in before}
         return {
             "evaluation_set": self._main,
             "miou": results[f"{self._main}/miou"],
             "fb_iou": results[f"{self._main}/fb_iou"],
+            **({"before": first} if first else {}),
             "baselines": evaluator.baselines(),
             "prompt_swap": others.pop("prompt_swap", None),
             "other_sets": others,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
@@ -111,6 +113,36 @@ def read_label_map(source: StrPath | bytes, name: str = "") -> np.ndarray:
     return np.array(image, dtype=np.uint8)
 
 
+def read_stored_mask(source: StrPath) -> Image.Image:
+    """A mask file as it is, upright and decoded, with its ``format``: for judging what its values mean.
+
+    Raises:
+        LDISError: missing, damaged or not a picture.
+    """
+    return _decode(source, "")[0]
+
+
+def checked_size(source: StrPath) -> tuple[int, int]:
+    """(H, W) of a picture that :func:`read_image` can read, upright; its pixels are decoded, but not kept.
+
+    JPEGs are decoded at an eighth of their size, which finds a file cut off in a fraction of the time.
+
+    Raises:
+        LDISError: as :func:`read_image`.
+    """
+    with _decode_errors(str(source)), open(source, "rb") as file:
+        jpeg = file.read(2) == _JPEG_START
+    if not jpeg:
+        height, width, _ = read_image(source).shape
+        return height, width
+    with _decode_errors(str(source)), Image.open(source) as image:
+        width, height = image.size
+        lies = _turn(image) in [_TURNS[tag] for tag in (5, 6, 7, 8)]
+        image.draft(image.mode, (1, 1))
+        image.load()
+    return (width, height) if lies else (height, width)
+
+
 def write_png(path: StrPath, array: np.ndarray, palette: np.ndarray | None = None) -> None:
     """Writes a PNG, whole or not at all.
 
@@ -162,7 +194,11 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 def _upright(image: Image.Image) -> Image.Image:
     turn = _turn(image)
-    return image if turn is None else image.transpose(turn)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.format = image.format
+    return turned
 
 
 def _decode(source: StrPath | bytes | Image.Image, name: str) -> tuple[Image.Image, str]:
@@ -177,13 +213,20 @@ def _decode(source: StrPath | bytes | Image.Image, name: str) -> tuple[Image.Ima
             raise LDISError(f"{where}: {'is a folder' if os.path.isdir(source) else 'no such file'}; name a picture")
     else:
         raise LDISError(f"{type(source).__name__} is not a picture; pass a path, a PIL image or a numpy array")
-    try:
+    with _decode_errors(where):
         if isinstance(source, Image.Image):
             source.load()
             return _upright(source), where
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             image.load()
             return _upright(image), where
+
+
+@contextlib.contextmanager
+def _decode_errors(where: str) -> Iterator[None]:
+    """Says in one line what PIL raises on a bad file."""
+    try:
+        yield
     except Image.DecompressionBombError as error:
         raise LDISError(f"{where}: too large ({error}); scale it down first") from None
     except Image.UnidentifiedImageError:

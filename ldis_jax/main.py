@@ -4,8 +4,8 @@ Example:
     python -m ldis_jax.main --config=configs/tiny.py --workdir=runs/tiny [--config.train_steps=100]
 
 Run the same command again to continue where it stopped; SIGTERM stops it after a checkpoint. Results lie in the work
-folder: report.json, metrics.jsonl, curves.png, pictures/, tensorboard/, checkpoints/ and model/, which ``python -m
-ldis_jax.segment`` takes.
+folder: report.md with all that people look at, report.json, metrics.jsonl, curves.png, pictures/, tensorboard/,
+checkpoints/ and model/, which ``python -m ldis_jax.segment`` takes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from ldis_jax import cli
 from ldis_jax.config_flag import config_name, read_config
+from ldis_jax.errors import LDISError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for results; default runs/<name of the config>")
 _MULTIHOST = flags.DEFINE_bool("multihost", False, "join the other hosts of a TPU slice, GKE or SLURM job first")
@@ -36,7 +38,8 @@ def _print_report(report: dict[str, Any], workdir: Path) -> None:
     name = report["evaluation_set"]
     print(f"\n{name}: {report['episodes']} episodes, hash {report['episodes_hash']}")
     print(f"{'':<16} {'mIoU':>7} {'FB-IoU':>7}")
-    rows = {"LDIS": report, **report["baselines"]}
+    before = {"before training": report["before"]} if "before" in report else {}
+    rows = {"LDIS": report, **before, **report["baselines"]}
     for row, values in rows.items():
         print(f"{row:<16} {values['miou']:7.2f} {values['fb_iou']:7.2f}")
     for key, value in report["other_sets"].items():
@@ -46,9 +49,23 @@ def _print_report(report: dict[str, Any], workdir: Path) -> None:
     print(f"{report['steps']} steps in {report['seconds']:.0f} s; model in {workdir / 'model'}")
 
 
+def _check_folder(config: ConfigDict) -> None:
+    """Says what is in a folder of pictures, before any weight is read."""
+    from ldis_jax.check_data import lines
+    from ldis_jax.datasets.folder_check import check_folder
+
+    if not config.data.folder:
+        raise LDISError("--config.data.folder: missing; name the folder of your pictures and masks")
+    checked = check_folder(config.data.folder)
+    print("\n".join(lines(checked)), flush=True)
+    checked.require_usable(config.data.skip_bad)
+
+
 def main() -> None:
     """Entry point."""
     config = read_config(_HELP)
+    if "folder" in config.data:
+        _check_folder(config)
     workdir = Path(_WORKDIR.value or Path("runs") / config_name())
 
     import jax

@@ -44,6 +44,11 @@ class MetricWriter:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
+    def at(self, step: int) -> dict[str, float]:
+        """All that was written of a step, also by runs before."""
+        lines = read_metrics(self._path) if self._enabled else []
+        return {name: value for line in lines if line["step"] == step for name, value in line.items()}
+
     def plot(self, path: Path) -> None:
         """Draws the curve of every metric but the rates."""
         if not self._enabled:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from ldis_jax import sharding
 from ldis_jax.config import init_folder
-from ldis_jax.convert.folder import read_schedule, with_schedule
+from ldis_jax.convert.folder import TASK_FILE, read_schedule, read_task, with_schedule
 from ldis_jax.convert.training_init import networks_of_folder
 from ldis_jax.errors import LDISError
 from ldis_jax.flops import count_flops
@@ -29,9 +29,19 @@ from ldis_jax.train_step import StepMetrics, StepOptions, abstract_state, make_t
 
 
 def run_task(config: ConfigDict) -> Task:
-    """The task of a run, with the noise schedule that its UNet was trained with, if the init folder tells."""
-    task = task_from_dict(config.task.to_dict(), "config.task")
+    """The task of a run, with the noise schedule that its UNet was trained with, if the init folder tells.
+
+    Where ``config.task`` is empty, it is the init folder's.
+    """
     folder = init_folder(config.init.folder)
+    if not config.task:
+        if not (folder / TASK_FILE).is_file():
+            raise LDISError(
+                f"config.init.folder={config.init.folder}: no LDIS model folder, it has no {TASK_FILE}; "
+                f"python -m ldis_jax.convert makes one, and so does training (docs/weights.md)"
+            )
+        return read_task(folder)
+    task = task_from_dict(config.task.to_dict(), "config.task")
     return with_schedule(task, read_schedule(folder)) if (folder / "scheduler").is_dir() else task
 
 

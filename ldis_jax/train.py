@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ldis_jax import sharding
+from ldis_jax.benchmark.report import write_training_page
 from ldis_jax.checkpoint import Checkpoints
 from ldis_jax.config import init_folder, to_json
 from ldis_jax.convert import load_training_init, to_torch
@@ -56,8 +57,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     Args:
         config: see :mod:`ldis_jax.config`.
         workdir: gets ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``pictures/``,
-            ``curves.png``, ``model/``, ``report.json``; with LoRA ``lora/``, with ``config.profile`` ``profile/``, and
-            ``stalled/`` where nothing moved.
+            ``curves.png``, ``model/``, ``report.json``, ``report.md``; with LoRA ``lora/``, with ``config.profile``
+            ``profile/``, and ``stalled/`` where nothing moved.
 
     Returns:
         The content of ``report.json``; None where SIGTERM stopped the run, after a checkpoint.
@@ -68,6 +69,11 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     """
     started = time.time()
     lead = jax.process_index() == 0
+
+    # --- Data: whatever is wrong with them shows before any weight is read ---
+    task = run_task(config)
+    loader = make_loader(config, task)
+    evaluation = Evaluation(config, task, workdir)
 
     # --- Model: frozen towers apart from what is trained ---
     task, model, frozen_files = initial_model(config)
@@ -97,9 +103,6 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     peak = peak_flops(mesh.devices.flat[0].device_kind)
     flops = mathematical_flops(config, "train", mesh, config.batch_size) if peak else 0.0
 
-    # --- Data ---
-    loader = make_loader(config, task)
-    evaluation = Evaluation(config, task, workdir)
     predict = make_predict(task, graphdef, frozen, mesh)
 
     # --- Resume ---
@@ -147,8 +150,9 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
 
         try:
             evaluated = bool(multihost_utils.broadcast_one_to_all(np.array(writer.evaluated)))
-            if first % config.eval_every == 0 and 0 < first < config.train_steps and not evaluated:
-                evaluate()  # which was cut short after its checkpoint
+            due = first % config.eval_every == 0 if first else config.eval.before
+            if due and first < config.train_steps and not evaluated:
+                evaluate()  # of a run that goes on: what was cut short after its checkpoint
             steps = range(first, config.train_steps)
             bar = tqdm(steps, "train", config.train_steps, False, initial=first, disable=not lead)
             batches = prefetch(loader, mesh)
@@ -199,7 +203,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
 
         # --- Export, report ---
         writer.close()
-        report = evaluation.report(results) | {"steps": config.train_steps, "seconds": round(time.time() - started, 1)}
+        report = evaluation.report(results, writer.at(0) if config.eval.before else {})
+        report |= {"steps": config.train_steps, "seconds": round(time.time() - started, 1)}
         trained = sharding.gather(state.best, mesh)
         if lead:
             unet = to_torch(unflatten(graphdef, trained, frozen).unet)
@@ -216,6 +221,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
             write_folder(workdir / "model", task, networks, tensors, model_card(task, networks, facts))
             writer.plot(workdir / "curves.png")
             write_json(workdir / "report.json", report)
+            write_training_page(workdir, report)
     return report
 
 

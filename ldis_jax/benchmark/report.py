@@ -75,6 +75,30 @@ def write_page(
     _write(path, report["benchmark"], [*parts, f"## Classes\n\n![IoU by class]({pictures.name}/classes.png)", *sheets])
 
 
+def write_training_page(workdir: Path, report: Mapping[str, Any]) -> None:
+    """Writes ``report.md`` of a training run: figures, curves, and the pictures before and after.
+
+    Args:
+        workdir: has ``curves.png`` and ``pictures/``, one sheet an evaluation.
+        report: the content of its ``report.json``.
+    """
+    facts = {
+        "evaluated on": f"{report['evaluation_set']}: {report['episodes']} episodes, hash `{report['episodes_hash']}`",
+        "training": f"{report['steps']} steps, {report['seconds']:.0f} s in the last start",
+        "model": "`model/`, for `python -m ldis_jax.segment --model=`; this page and `report.json` describe it",
+    }
+    parts = [_table(report, {"miou": "mIoU", "fb_iou": "FB-IoU"}), _list(facts)]
+    parts.append("## Curves\n\n![curves](curves.png)")
+    sheets = sorted((workdir / "pictures").glob("*.png"))
+    shown = {
+        f"At the end, step {report['steps']}": sheets[-1:],
+        "Before training": sheets[:1] if "before" in report else [],
+    }
+    for title, paths in shown.items():
+        parts += [f"## {title}\n\n![{title}](pictures/{path.name})" for path in paths]
+    _write(workdir / "report.md", f"Training: {workdir.name}", parts)
+
+
 def write_curve_page(path: Path, report: Mapping[str, Any]) -> None:
     """Writes the page of a K-shot curve: table and plot.
 
@@ -172,14 +196,19 @@ def _coloured(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def _everyone(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """The model's figures and the baselines', by name."""
-    return [("this model", report), *((name.replace("_", " "), v) for name, v in report["baselines"].items())]
+    before = [("before training", report["before"])] if "before" in report else []
+    return [("this model", report), *before, *((name.replace("_", " "), v) for name, v in report["baselines"].items())]
 
 
 def _figures(report: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """The table of everyone's figures, by name and heading."""
+    """The table of everyone's figures with their caption, by name and heading."""
+    return f"{_table(report, names)}\n\n{_CAPTION}"
+
+
+def _table(report: Mapping[str, Any], names: Mapping[str, str]) -> str:
     rows = [("", *names.values()), ("---",) * (len(names) + 1)]
     rows += [(who, *(with_interval(values, name) for name in names)) for who, values in _everyone(report)]
-    return f"{_markdown(rows)}\n\n{_CAPTION}"
+    return _markdown(rows)
 
 
 def _episodes_of(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,6 +224,10 @@ def _facts(report: Mapping[str, Any], about: Mapping[str, Any]) -> str:
         "test classes in training": report["domain"],
         "software": report["software"],
     }
+    return _list(facts)
+
+
+def _list(facts: Mapping[str, str]) -> str:
     return "\n".join(f"- {key}: {value}" for key, value in facts.items())
 
 

@@ -51,6 +51,15 @@ class ImageIndex:
         """int32 [M]: the image that each entry of ``labels`` belongs to."""
         return np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.offsets))
 
+    def subset(self, keep: np.ndarray) -> ImageIndex:
+        """The images where ``keep``, bool [N], is true."""
+        counts, entries = np.diff(self.offsets)[keep], keep[self.rows()]
+        columns = {name: getattr(self, name)[keep] for name in ("names", "videos", "frames", "heights", "widths")} | {
+            name: getattr(self, name)[entries] for name in ("labels", "pixels")
+        }
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return ImageIndex(offsets=offsets, video_names=self.video_names, **columns)
+
     def save(self, path: StrPath) -> None:
         """Writes an .npz without pickles."""
         with atomic_write(path) as temporary:

@@ -15,6 +15,7 @@ from ldis_jax.input_pipeline.frozen import FrozenEpisodes, swap_pairs
 from ldis_jax.input_pipeline.indexed_source import IndexedSource
 from ldis_jax.input_pipeline.loader import TrainLoader, make_train_loader
 from ldis_jax.input_pipeline.mixture import MixtureSource
+from ldis_jax.input_pipeline.picture_folder import PictureFolder
 from ldis_jax.input_pipeline.procedural import ProceduralScenes
 from ldis_jax.input_pipeline.record_source import RecordSource
 from ldis_jax.input_pipeline.sources import make_source
@@ -36,6 +37,7 @@ __all__ = [
     "FrozenEpisodes",
     "IndexedSource",
     "MixtureSource",
+    "PictureFolder",
     "ProceduralScenes",
     "RecordSource",
     "TrainEpisodes",

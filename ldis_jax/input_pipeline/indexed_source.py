@@ -19,7 +19,14 @@ class IndexedSource(abc.ABC):
     Prompts are other images of the query's class; where the images are frames, of the query's video, too.
     """
 
-    def __init__(self, index: ImageIndex, class_names: Sequence[str], classes: Sequence[int] | None, where: str):
+    def __init__(
+        self,
+        index: ImageIndex,
+        class_names: Sequence[str],
+        classes: Sequence[int] | None,
+        where: str,
+        queries: np.ndarray | None = None,
+    ):
         """Prepares draws; no picture is read.
 
         Args:
@@ -27,6 +34,7 @@ class IndexedSource(abc.ABC):
             class_names: by label value; may be short or empty.
             classes: labels to draw episodes of; None is all but 0 and 255.
             where: what error messages call the split.
+            queries: bool [N], the images that are queries; the others are prompts. None: each image is both.
 
         Raises:
             LDISError: no image shows any of the classes.
@@ -42,10 +50,14 @@ class IndexedSource(abc.ABC):
             asked = "1 to 254" if classes is None else f"{list(classes)}"
             raise LDISError(f"{where}: none of its {len(index)} masks shows a class of {asked}; choose others")
         key = index.videos[self._rows].astype(np.int64) * (self._labels.max() + 1) + self._labels
-        _, groups, self._sizes = np.unique(key, return_inverse=True, return_counts=True)
+        _, groups = np.unique(key, return_inverse=True)
         self._groups = groups.astype(np.int32)  # half the memory: Grain's workers each have a copy
-        self._members = self._rows[np.argsort(self._groups, kind="stable")]
+        self._is_query = np.ones(len(self._rows), bool) if queries is None else queries[self._rows]
+        prompts = np.ones(len(self._rows), bool) if queries is None else ~self._is_query
+        self._members = self._rows[prompts][np.argsort(self._groups[prompts], kind="stable")]
+        self._sizes = np.bincount(self._groups[prompts], minlength=groups.max() + 1)
         self._ends = np.cumsum(self._sizes)
+        self._num_prompts = self._sizes[self._groups] - (queries is None)  # that an entry can have: not itself
         self._queries: dict[int, np.ndarray] = {}
         self._frames: dict[str, np.ndarray] = {}
 
@@ -129,7 +141,7 @@ class IndexedSource(abc.ABC):
         queries = self._usable_queries(num_shots)
         query = queries[rng.integers(len(queries))] if query is None else query
         first, last = np.searchsorted(self._rows, (query, query + 1))
-        entries = [i for i in range(first, last) if self._sizes[self._groups[i]] > num_shots]
+        entries = [i for i in range(first, last) if self._num_prompts[i] >= num_shots]
         entry = entries[rng.integers(len(entries))]
         end = self._ends[self._groups[entry]]
         members = self._members[end - self._sizes[self._groups[entry]] : end]
@@ -167,14 +179,14 @@ class IndexedSource(abc.ABC):
 
     def _usable_queries(self, num_shots: int) -> np.ndarray:
         if num_shots not in self._queries:
-            usable = self._sizes[self._groups] > num_shots
+            usable = self._is_query & (self._num_prompts >= num_shots)
             if not usable.any():
-                best = np.argmax(self._sizes)
-                name = self._class_name(int(self._labels[self._groups == best][0]))
+                best = np.argmax(np.where(self._is_query, self._num_prompts, -1))
+                name = self._class_name(int(self._labels[best]))
                 images = "frames of a class in one video" if self.index.has_videos else "images of a class"
                 raise LDISError(
                     f"{self._where}: {num_shots}-shot episodes need {num_shots + 1} {images}, the most frequent "
-                    f"({name}) has {self._sizes[best]}; add images or lower num_shots"
+                    f"({name}) has {self._num_prompts[best] + 1}; add images or lower num_shots"
                 )
             self._queries[num_shots] = np.unique(self._rows[usable])
         return self._queries[num_shots]

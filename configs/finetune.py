@@ -1,0 +1,49 @@
+r"""Fine-tuning on a folder of your own pictures and masks: see docs/finetune.md.
+
+Paper:     not an experiment of the paper. The task and its picture size are those of the model folder.
+Command:   python -m ldis_jax.main --config=configs/finetune.py:lora --config.data.folder=my_pictures \
+               --config.init.folder=pretrained/ldis1 --workdir=runs/mine
+           ":lora" trains low-rank pairs of rank 16 (--config.lora.rank=...), ":full" or nothing all of the UNet;
+           ":small" is for the small models of configs/tiny.py, on a CPU.
+Needs:     pictures with masks (python -m ldis_jax.check_data --data=my_pictures says whether they will do), and a model
+           folder: of python -m ldis_jax.convert, or of a training run.
+Hardware:  :lora and :full: not run at full size by this project. :small: 2 CPU cores.
+Time:      :small: TIME
+Expected:  :small: EXPECTED
+"""
+
+from ml_collections import ConfigDict
+
+from ldis_jax.config import base_config, folder_data
+from ldis_jax.errors import LDISError
+
+
+def get_config(method: str = "full") -> ConfigDict:
+    """Trains "full", "lora" or "small" on ``data.folder``; a share of its pictures is held out to evaluate."""
+    if method not in ("full", "lora", "small"):
+        raise LDISError(f"configs/finetune.py:{method}: must be :full, :lora or :small")
+    config = base_config("ldis1")
+    config.task = ConfigDict()
+    folder_data(config, episodes=100)
+    config.data.num_workers = 0
+    config.train_steps = 1000
+    config.batch_size = config.eval.batch_size = 8
+    config.optim.schedule = "cosine"
+    config.optim.warmup_steps = 50
+    config.remat = "blocks"
+    config.step.grad_dtype = config.optim.moment_dtype = "bfloat16"
+    config.log_every = 20
+    config.eval_every = config.checkpoint_every = 250
+    if method == "lora":
+        config.lora.rank = 16
+        config.optim.learning_rate = 1e-4
+    if method == "small":
+        config.cpu_devices = 2
+        config.train_steps = 400
+        config.batch_size = config.eval.batch_size = 16
+        config.optim.learning_rate = 5e-4
+        config.optim.b2 = 0.99
+        config.remat = "none"
+        config.step.grad_dtype = config.optim.moment_dtype = "float32"
+        config.eval_every = config.checkpoint_every = 100
+    return config

@@ -1,0 +1,221 @@
+"""Is a user's folder fit to train on? Every file is opened once, before anything else is; the answer is an index."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ldis_jax.datasets.folder_layout import FolderLayout, Pair, Problem, find_layout
+from ldis_jax.datasets.index import ImageIndex, IndexWriter
+from ldis_jax.datasets.lists import read_class_names
+from ldis_jax.datasets.mask_files import label_pixels, look_at, mask_rule
+from ldis_jax.errors import LDISError
+from ldis_jax.files import StrPath
+from ldis_jax.image_io import IGNORE_LABEL
+
+_SHARE = 5  # one picture of so many is held out
+_LEFT = 2  # and a class keeps so many for training: a query and a prompt
+_BAR = 500  # pictures from which on a progress bar is shown
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedFolder:
+    """What is in a folder and what of it is usable.
+
+    Attributes:
+        layout: where things lie.
+        rule: how masks are read, a key of ``mask_files.RULES``.
+        class_names: by label value, "background" first.
+        pairs: the usable ones, by name.
+        object_labels: what the object of a pair is labelled, by name, where the rule is not "labels".
+        index: of the usable pairs, in the order of their names.
+        held_out: bool [N], which of them are for evaluation.
+        problems: files that cannot be used.
+        notes: what is used, or passed over, in a way that may not be meant.
+        fatal: why nothing can be trained; empty otherwise.
+    """
+
+    layout: FolderLayout
+    rule: str
+    class_names: tuple[str, ...]
+    pairs: dict[str, Pair]
+    object_labels: dict[str, int]
+    index: ImageIndex
+    held_out: np.ndarray
+    problems: tuple[Problem, ...]
+    notes: tuple[Problem, ...]
+    fatal: str
+
+    @property
+    def has_split(self) -> bool:
+        """Whether the folder itself says what is held out."""
+        return self.layout.val is not None
+
+    def require_usable(self, skip_bad: bool) -> None:
+        """Raises :class:`LDISError` where it cannot be trained on, or, without ``skip_bad``, has any problem."""
+        if self.problems and not skip_bad:
+            raise LDISError(
+                f"{self.layout.root}: {len(self.problems)} files cannot be used, such as {self.problems[0]}. Mend "
+                f"them; to leave them out, check_data takes --skip_bad, and training --config.data.skip_bad=True"
+            )
+        if self.fatal:
+            raise LDISError(self.fatal)
+
+    def classes(self) -> dict[str, dict[str, int]]:
+        """Name of each class -> its "label", how many "pictures" show it, and how many of them are "held_out"."""
+        rows = self.index.rows()
+        found = {}
+        for label in _objects(self.index):
+            shown = rows[self.index.labels == label]
+            counts = {"label": int(label), "pictures": len(shown), "held_out": int(self.held_out[shown].sum())}
+            found[self.class_name(int(label))] = counts
+        return found
+
+    def class_name(self, label: int) -> str:
+        """Of ``classes.json`` or of a sub-folder, else "class 7"."""
+        return self.class_names[label] if label < len(self.class_names) else f"class {label}"
+
+
+def check_folder(root: StrPath) -> CheckedFolder:
+    """Opens every picture and mask of a folder, in threads; remembered for as long as its files stay as they are.
+
+    How masks are read follows from all of them together: VOC's are label maps; others too, unless they have one value
+    beside 0, or 255 with few greys between it and 0. Then the object is a class of its own, or, where pictures lie in
+    sub-folders, each of these is a class.
+
+    Raises:
+        LDISError: there is no such folder, or it has no known layout.
+    """
+    layout = find_layout(root)
+    files = [path for pair in layout.pairs for path in (pair.image, pair.mask)]
+    names = layout.root / "classes.json"
+    stamps = [os.stat(path) for path in [*files, *([str(names)] if names.exists() else [])]]
+    return _check(layout, tuple((stamp.st_size, stamp.st_mtime_ns) for stamp in stamps))
+
+
+@functools.lru_cache(maxsize=4)
+def _check(layout: FolderLayout, stamps: tuple[tuple[int, int], ...]) -> CheckedFolder:
+    with ThreadPoolExecutor() as pool:
+        title, count = f"check {layout.root.name}", len(layout.pairs)
+        looks = list(tqdm(pool.map(look_at, layout.pairs), title, count, unit=" pictures", disable=count < _BAR))
+    rule = "labels" if layout.label_maps else mask_rule(looks)
+    problems, notes = list(layout.problems), list(layout.notes)
+    names, object_labels = _class_labels(layout, rule)
+
+    writer, pairs = IndexWriter(), {}
+    for pair, look in zip(layout.pairs, looks, strict=True):
+        if problem := look.problem or (rule == "labels" and look.not_labels and Problem(pair.mask, look.not_labels)):
+            problems.append(problem)
+            continue
+        labels = label_pixels(look, rule, object_labels.get(pair.name, 0))
+        objects = sum(count for label, count in labels.items() if label not in (0, IGNORE_LABEL))
+        if not objects:
+            ignored = f": its values are 0 and {IGNORE_LABEL}, and {IGNORE_LABEL} is ignored" if len(labels) > 1 else ""
+            notes.append(Problem(pair.mask, f"no object{ignored}; the picture is passed over"))
+        elif rule != "labels" and 0 not in labels:
+            notes.append(Problem(pair.mask, "all of it is object; background has the value 0"))
+        pairs[pair.name] = pair
+        writer.add(pair.name, look.size, labels, labels.values())
+    index = writer.finish()
+    if layout.val is None:
+        held_out = hold_out(index)
+    else:
+        held_out = np.isin(index.names, np.array([name.encode() for name in layout.val], np.bytes_))
+    checked = CheckedFolder(
+        layout, rule, names, pairs, object_labels, index, held_out, tuple(problems), tuple(notes), ""
+    )
+    rare = [name for name, counts in checked.classes().items() if counts["pictures"] == 1]
+    notes += [Problem(f"class {name!r}", "in one picture only, which no other can prompt") for name in rare]
+    return dataclasses.replace(checked, notes=tuple(notes), fatal=_fatal(checked))
+
+
+def _class_labels(layout: FolderLayout, rule: str) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Names by label, and the label of each pair's object, which the masks do not tell unless they are label maps."""
+    names = tuple(read_class_names(layout.root / "classes.json"))
+    if rule == "labels":
+        return names, {}
+    folder_of = {}
+    for pair in layout.pairs:
+        folders = pair.name.split("/")[layout.class_depth : -1]
+        folder_of[pair.name] = folders[0] if folders else ""
+    labels = {folder: i + (i >= IGNORE_LABEL) for i, folder in enumerate(sorted(set(folder_of.values())), 1)}
+    if set(labels) != {""}:
+        by_label = {label: folder or "object" for folder, label in labels.items()}
+        names = tuple(by_label.get(label, "background") for label in range(max(by_label) + 1))
+    return names or ("background", "object"), {name: labels[folder] for name, folder in folder_of.items()}
+
+
+def _objects(index: ImageIndex) -> np.ndarray:
+    labels = np.unique(index.labels)
+    return labels[(labels != 0) & (labels != IGNORE_LABEL)]
+
+
+def hold_out(index: ImageIndex) -> np.ndarray:
+    """Which images to evaluate on, bool [N]: one in five, chosen by a hash of their names.
+
+    A class keeps two images for training where it has them, so rare classes may lose none; an image without an object
+    is never held out.
+    """
+    objects, rows = _objects(index), index.rows()
+    left = {int(label): int(np.count_nonzero(index.labels == label)) for label in objects}
+    labels_of: dict[int, list[int]] = {}
+    for row, label in zip(rows.tolist(), index.labels.tolist(), strict=True):
+        if label in left:
+            labels_of.setdefault(row, []).append(label)
+    held_out = np.zeros(len(index), bool)
+    for row in sorted(labels_of, key=lambda row: hashlib.sha256(bytes(index.names[row])).digest()):
+        if held_out.sum() >= max(1, round(len(labels_of) / _SHARE)):
+            break
+        labels = [label for label in labels_of[row] if left[label] > 1]
+        if labels and all(left[label] > _LEFT for label in labels):
+            held_out[row] = True
+            for label in labels_of[row]:
+                left[label] -= 1
+    return held_out
+
+
+def _fatal(checked: CheckedFolder) -> str:
+    root, classes = checked.layout.root, checked.classes()
+    if not classes:
+        return f"{root}: no picture with a mask that shows an object"
+    most = max(classes, key=lambda name: classes[name]["pictures"])
+    if not any(c["pictures"] - c["held_out"] >= _LEFT for c in classes.values()):
+        return f"{root}: a class needs {_LEFT} pictures to train on, the most frequent ({most}) has too few; add some"
+    if not any(c["held_out"] and c["pictures"] > c["held_out"] for c in classes.values()):
+        return (
+            f"{root}: no picture is left to measure with: a class needs {_LEFT} to train on and one more, the most "
+            f"frequent ({most}) has {classes[most]['pictures']}; add some"
+        )
+    return ""
+
+
+def summary(checked: CheckedFolder) -> dict[str, Any]:
+    """What was found, as JSON types."""
+    names = [name.decode() for name in checked.index.names[checked.held_out]]
+    sizes = np.stack([checked.index.widths, checked.index.heights], -1)
+    return {
+        "folder": str(checked.layout.root),
+        "layout": "voc" if checked.layout.label_maps else "images and masks",
+        "pictures": len(checked.index),
+        "widths": _range(sizes[:, 0]),
+        "heights": _range(sizes[:, 1]),
+        "masks": checked.rule,
+        "classes": checked.classes(),
+        "held_out_by": "the folder's own split" if checked.has_split else "a hash of their names",
+        "held_out": names,
+        "problems": [problem._asdict() for problem in checked.problems],
+        "notes": [note._asdict() for note in checked.notes],
+        "fatal": checked.fatal or None,
+    }
+
+
+def _range(values: np.ndarray) -> list[int] | None:
+    """[least, median, most]."""
+    return [int(values.min()), int(np.median(values)), int(values.max())] if len(values) else None

@@ -1,0 +1,95 @@
+"""What mask files of unknown making hold, and how all of a folder are to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ldis_jax.datasets.folder_layout import Pair, Problem
+from ldis_jax.errors import LDISError
+from ldis_jax.image_io import IGNORE_LABEL, checked_size, read_stored_mask
+
+# Of datasets.pairs.MASK_RULES, in words.
+RULES = {
+    "labels": f"a pixel's value is its class: 0 background, {IGNORE_LABEL} ignored",
+    "nonzero": "any value but 0 is the object",
+    "half": "values from 128 on are the object: the edges are soft",
+}
+
+
+class Look(NamedTuple):
+    """What a pair holds: height and width; values in the mask with their pixels; or ``problem`` alone."""
+
+    size: tuple[int, int] = (0, 0)
+    values: tuple[int, ...] = ()
+    pixels: tuple[int, ...] = ()
+    not_labels: str = ""  # why the mask cannot be a label map
+    problem: Problem | None = None
+
+
+def look_at(pair: Pair) -> Look:
+    """Decodes both files of a pair."""
+    path = pair.image
+    try:
+        size = checked_size(path)
+        path = pair.mask
+        mask = read_stored_mask(path)
+    except LDISError as error:
+        return Look(problem=Problem(path, str(error).removeprefix(f"{path}: ")))
+    if mask.format in ("JPEG", "MPO"):
+        text = "a JPEG, which invents values around objects; paint and save masks as PNG"
+        return Look(problem=Problem(path, text))
+    if (mask.height, mask.width) != size:
+        text = f"{mask.width}x{mask.height}, but {pair.image} is {size[1]}x{size[0]} (turned upright); make them agree"
+        return Look(problem=Problem(path, text))
+    array = np.asarray(mask)
+    if mask.mode in ("1", "L", "P"):
+        counts = np.bincount(array.ravel())
+        values = np.flatnonzero(counts)
+        return Look(size, tuple(values.tolist()), tuple(counts[values].tolist()))
+    if mask.mode in ("RGB", "RGBA"):
+        array = array[..., :3]
+        if (array == array[..., :1]).all():
+            array = array[..., 0]
+        else:
+            colours, codes = np.unique(array.reshape(-1, 3) @ np.array([1 << 16, 1 << 8, 1]), return_inverse=True)
+            if (shown := np.count_nonzero(colours)) > 1:
+                text = f"{shown} colours beside black; paint the object in one colour on black, or save label values"
+                return Look(problem=Problem(path, text))
+            array = np.where(colours[codes] > 0, 255, 0)
+    elif mask.mode in ("LA", "PA"):
+        array = array[..., 0]
+    elif not mask.mode.startswith("I"):
+        return Look(problem=Problem(path, f"a {mask.mode} file is not a mask; save it as an 8-bit grey PNG"))
+    values, counts = np.unique(array, return_counts=True)
+    text = f"a label map has one 8-bit channel, this file is {mask.mode}; save label values"
+    return Look(size, tuple(values.tolist()), tuple(counts.tolist()), text)
+
+
+def mask_rule(looks: Sequence[Look]) -> str:
+    """The key of ``RULES`` that fits all masks together."""
+    totals: dict[int, int] = {}
+    for look in looks:
+        for value, count in zip(look.values, look.pixels, strict=True):
+            totals[value] = totals.get(value, 0) + count
+    shown = {value: count for value, count in totals.items() if value}
+    between = {value: count for value, count in shown.items() if value != IGNORE_LABEL}
+    # Some of 0 and 1, others of 0 and 255: who has an ignored border has it beside the object.
+    mixed = len(shown) == 2 and IGNORE_LABEL in shown and not any(shown.keys() <= set(look.values) for look in looks)
+    if len(shown) <= 1 or mixed:
+        return "nonzero"
+    # Smoothed or scaled masks of 255 have all greys at their edges; label maps with much ignored have low labels.
+    soft = sum(between.values()) < shown.get(IGNORE_LABEL, 0) / 4 and max(between) >= 128
+    return "half" if soft and max(between) < IGNORE_LABEL else "labels"
+
+
+def label_pixels(look: Look, rule: str, object_label: int) -> dict[int, int]:
+    """Pixels by label of a mask read by a rule; its object, where the rule is not "labels", has ``object_label``."""
+    if rule == "labels":
+        return dict(zip(look.values, look.pixels, strict=True))
+    least, found = 128 if rule == "half" else 1, {0: 0, object_label: 0}
+    for value, count in zip(look.values, look.pixels, strict=True):
+        found[object_label if value >= least else 0] += count
+    return {label: count for label, count in found.items() if count}

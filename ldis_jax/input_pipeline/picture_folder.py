@@ -1,0 +1,50 @@
+"""Episodes from a user's own pictures, in either layout and as they are; see docs/finetune.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ldis_jax.datasets.folder_check import check_folder
+from ldis_jax.datasets.pairs import read_pair
+from ldis_jax.errors import LDISError
+from ldis_jax.files import StrPath
+from ldis_jax.input_pipeline.indexed_source import IndexedSource
+
+
+class PictureFolder(IndexedSource):
+    """``images`` with ``masks``, or VOC's layout, checked file by file before anything is drawn.
+
+    "train" are the pictures that are not held out. Of "val" queries are those that are, and their prompts are training
+    pictures, as in use: so one held-out picture is enough to measure with.
+    """
+
+    def __init__(self, root: StrPath, split: str, classes: Sequence[int] | None = None, skip_bad: bool = False):
+        """Opens every file, unless this process has done so already.
+
+        Args:
+            root: the folder.
+            split: "train" or "val".
+            classes: labels to draw episodes of; None is all but 0 and 255.
+            skip_bad: leave out files that cannot be used, instead of stopping.
+
+        Raises:
+            LDISError: files that cannot be used, too few pictures, or another split.
+        """
+        if split not in ("train", "val"):
+            raise LDISError(f"{root}: split {split!r} must be 'train' or 'val'")
+        checked = check_folder(root)
+        checked.require_usable(skip_bad)
+        self._pairs, self._rule, self._object_labels = checked.pairs, checked.rule, checked.object_labels
+        held_out = checked.held_out
+        index = checked.index.subset(~held_out) if split == "train" else checked.index
+        queries = None if split == "train" else held_out
+        super().__init__(index, checked.class_names, classes, f"{root}, {split}", queries)
+
+    def _read(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        pair = self._pairs[name]
+        return read_pair(pair.image, pair.mask, self._rule, self._object_labels.get(name, 0))
+
+    def _mask_name(self, name: str) -> str:
+        return self._pairs[name].mask
