@@ -1,5 +1,6 @@
 """Commands as a user calls them: exit status, messages, files."""
 
+import copy
 import importlib.util
 import os
 import subprocess
@@ -11,7 +12,10 @@ import pytest
 from PIL import Image
 
 from ldis_jax import segment
+from ldis_jax.convert import load_model
 from ldis_jax.image_io import read_image
+from ldis_jax.programs import run_task
+from tests.data.test_folder_check import boxes, picture_folder
 from tests.helpers import call_command
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +86,9 @@ def command(*arguments, cwd=ROOT):
         (["--workdir=x"], "--config"),
         (["--config=configs/tiny.py", "surplus"], "surplus"),
         (["--config=configs/tiny.py", "--no_such_flag"], "no_such_flag"),
+        (["--config=configs/finetune.py:all"], "must be :full, :lora or :small"),
+        (["--config=configs/finetune.py"], "--config.data.folder: missing"),
+        (["--config=configs/finetune.py", "--config.data.folder=tests"], "needs images/ and masks/"),
     ],
 )
 def test_mains_bad_usage_exits_with_2_and_one_line(tmp_path, arguments, message):
@@ -92,7 +99,7 @@ def test_mains_bad_usage_exits_with_2_and_one_line(tmp_path, arguments, message)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["main", "segment", "export"])
+@pytest.mark.parametrize("name", ["main", "segment", "export", "check_data"])
 def test_help_shows_an_example_and_does_not_wait_for_jax(name):
     code = (
         f"import sys; sys.argv = ['{name}', '--help']\n"
@@ -103,6 +110,34 @@ def test_help_shows_an_example_and_does_not_wait_for_jax(name):
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert f"python -m ldis_jax.{name}" in result.stdout
+
+
+def test_bad_pictures_are_named_before_any_weight_is_read(tmp_path):
+    root = picture_folder(tmp_path / "mine", boxes(255))
+    (root / "masks/p3.png").unlink()
+    arguments = ["--config=configs/finetune.py", f"--config.data.folder={root}", "--config.init.folder=none"]
+    result = command("ldis_jax.main", *arguments, f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert f"problem: {root / 'images/p3.png'}: no mask masks/p3.*\n" in result.stdout
+    assert "1 file cannot be used" in result.stderr
+    result = command("ldis_jax.main", *arguments, "--config.data.skip_bad=True", f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 2 and "config.init.folder=none: no LDIS model folder" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_fine_tuning_takes_its_task_from_the_model_folder(micro_folder, micro_folder_ldisn):
+    spec = importlib.util.spec_from_file_location("finetune", ROOT / "configs" / "finetune.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for method in ("full", "lora", "small"):
+        config = module.get_config(method)
+        for folder, task in ((micro_folder, "ldis1"), (micro_folder_ldisn, "ldisn")):
+            config.init.folder = str(folder)
+            assert run_task(config) == load_model(folder).task == run_task(copy.deepcopy(config))
+            assert run_task(config).name == task
+        config.data.folder, config.data.skip_bad = "mine", True
+        entries = (config.data.sources.pictures, config.eval.sets.held_out.source)
+        assert [(e.root, e.split, e.skip_bad) for e in entries] == [("mine", "train", True), ("mine", "val", True)]
 
 
 def test_every_config_loads():

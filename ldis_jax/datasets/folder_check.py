@@ -61,8 +61,9 @@ class CheckedFolder:
     def require_usable(self, skip_bad: bool) -> None:
         """Raises :class:`LDISError` where it cannot be trained on, or, without ``skip_bad``, has any problem."""
         if self.problems and not skip_bad:
+            count = f"{len(self.problems)} file{'s' if len(self.problems) > 1 else ''}"
             raise LDISError(
-                f"{self.layout.root}: {len(self.problems)} files cannot be used, such as {self.problems[0]}. Mend "
+                f"{self.layout.root}: {count} cannot be used, such as {self.problems[0]}. Mend "
                 f"them; to leave them out, check_data takes --skip_bad, and training --config.data.skip_bad=True"
             )
         if self.fatal:
@@ -146,7 +147,7 @@ def _class_labels(layout: FolderLayout, rule: str) -> tuple[tuple[str, ...], dic
         folders = pair.name.split("/")[layout.class_depth : -1]
         folder_of[pair.name] = folders[0] if folders else ""
     labels = {folder: i + (i >= IGNORE_LABEL) for i, folder in enumerate(sorted(set(folder_of.values())), 1)}
-    if set(labels) != {""}:
+    if labels.keys() - {""}:
         by_label = {label: folder or "object" for folder, label in labels.items()}
         names = tuple(by_label.get(label, "background") for label in range(max(by_label) + 1))
     return names or ("background", "object"), {name: labels[folder] for name, folder in folder_of.items()}

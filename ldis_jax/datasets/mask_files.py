@@ -46,9 +46,7 @@ def look_at(pair: Pair) -> Look:
         return Look(problem=Problem(path, text))
     array = np.asarray(mask)
     if mask.mode in ("1", "L", "P"):
-        counts = np.bincount(array.ravel())
-        values = np.flatnonzero(counts)
-        return Look(size, tuple(values.tolist()), tuple(counts[values].tolist()))
+        return Look(size, *_counted(array))
     if mask.mode in ("RGB", "RGBA"):
         array = array[..., :3]
         if (array == array[..., :1]).all():
@@ -58,14 +56,24 @@ def look_at(pair: Pair) -> Look:
             if (shown := np.count_nonzero(colours)) > 1:
                 text = f"{shown} colours beside black; paint the object in one colour on black, or save label values"
                 return Look(problem=Problem(path, text))
-            array = np.where(colours[codes] > 0, 255, 0)
+            array = np.where(colours > 0, 255, 0)[codes]
     elif mask.mode in ("LA", "PA"):
         array = array[..., 0]
     elif not mask.mode.startswith("I"):
         return Look(problem=Problem(path, f"a {mask.mode} file is not a mask; save it as an 8-bit grey PNG"))
-    values, counts = np.unique(array, return_counts=True)
     text = f"a label map has one 8-bit channel, this file is {mask.mode}; save label values"
-    return Look(size, tuple(values.tolist()), tuple(counts.tolist()), text)
+    return Look(size, *_counted(array), text)
+
+
+def _counted(array: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The values of an array, ascending, and how often each is there."""
+    if array.dtype.itemsize == 1:
+        counts = np.bincount(array.ravel())
+        values = np.flatnonzero(counts)
+        counts = counts[values]
+    else:
+        values, counts = np.unique(array, return_counts=True)
+    return tuple(values.tolist()), tuple(counts.tolist())
 
 
 def mask_rule(looks: Sequence[Look]) -> str:
@@ -81,7 +89,7 @@ def mask_rule(looks: Sequence[Look]) -> str:
     if len(shown) <= 1 or mixed:
         return "nonzero"
     # Smoothed or scaled masks of 255 have all greys at their edges; label maps with much ignored have low labels.
-    soft = sum(between.values()) < shown.get(IGNORE_LABEL, 0) / 4 and max(between) >= 128
+    soft = sum(between.values()) < shown.get(IGNORE_LABEL, 0) / 2 and max(between) >= 128
     return "half" if soft and max(between) < IGNORE_LABEL else "labels"
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldis_jax.datasets.folder_check import check_folder
 from ldis_jax.datasets.index import ImageIndex
 from ldis_jax.input_pipeline import RecordSource, TrainEpisodes, VOCFolder, episode_rng
 
@@ -23,6 +24,13 @@ def test_coco_mini(shared, build, split):
         np.testing.assert_array_equal(a.query_image, b.query_image)
         np.testing.assert_array_equal(a.prompt_masks[1], b.prompt_masks[1])
     assert summary["images"] == {"train": 195, "val": 134}[split] and summary["class_names"] == plain.class_names
+
+
+def test_coco_mini_as_a_folder_of_ones_own(shared):
+    checked, plain = check_folder(shared("coco_mini")), VOCFolder(shared("coco_mini"), "val")
+    assert len(checked.index) == 329 and checked.held_out.sum() == 134 and checked.problems == ()
+    held_out = {name: counts["held_out"] for name, counts in checked.classes().items() if counts["held_out"]}
+    assert held_out == {plain.class_names[label]: len(names) for label, names in plain.images_of.items()}
 
 
 def test_davis(shared, build):

@@ -1,0 +1,62 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from ldis_jax.datasets.folder_check import check_folder
+from ldis_jax.errors import LDISError
+from ldis_jax.input_pipeline import FrozenEpisodes, PictureFolder, TrainEpisodes, episode_rng
+from tests.data import trees
+from tests.data.test_folder_check import box, boxes, picture_folder
+
+
+def records(source, n, num_shots=1):
+    return [source.draw_record(episode_rng(0, i), num_shots) for i in range(n)]
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three cats and four dogs in sub-folders; one of the seven is held out."""
+    return picture_folder(tmp_path, {f"{kind}/{i}": box(255) for kind, n in (("cat", 3), ("dog", 4)) for i in range(n)})
+
+
+def test_held_out_pictures_are_queries_and_training_pictures_their_prompts(root):
+    checked = check_folder(root)
+    held_out = {name.decode() for name in checked.index.names[checked.held_out]}
+    drawn = records(PictureFolder(root, "train"), 300)
+    assert not held_out & {name for r in drawn for name in (r.query, *r.prompts)}
+    assert len({r.query for r in drawn}) == 7 - len(held_out)
+    drawn = records(PictureFolder(root, "val"), 100, num_shots=2)
+    assert {r.query for r in drawn} == held_out
+    assert all(not held_out & set(r.prompts) and len(set(r.prompts)) == 2 for r in drawn)
+    assert all({name.partition("/")[0] for name in (r.query, *r.prompts)} == {r.class_name} for r in drawn)
+    with pytest.raises(LDISError, match=r"val: 4-shot episodes need 5 images of a class"):
+        records(PictureFolder(root, "val"), 1, num_shots=4)
+
+
+def test_one_held_out_picture_is_enough_and_no_episode_comes_twice(tmp_path):
+    source = PictureFolder(picture_folder(tmp_path, boxes(1)), "val")
+    episodes = FrozenEpisodes.of_draws(source, 100, 1)
+    assert len(episodes) == 4 and len({episode.name for episode in episodes}) == 1
+
+
+def test_episodes_are_the_files_as_their_rule_reads_them(root):
+    for split in ("train", "val"):
+        source = pickle.loads(pickle.dumps(PictureFolder(root, split)))
+        record = records(source, 1)[0]
+        episode = source.episode(record)
+        np.testing.assert_array_equal(episode.query_mask, box(1))
+        assert (episode.class_id, episode.class_name) == {"cat": (1, "cat"), "dog": (2, "dog")}[record.class_name]
+    arrays = TrainEpisodes(PictureFolder(root, "train"), 1, 16, seed=0, length=2)[1]
+    assert arrays["prompt_images"].shape == (1, 16, 16, 3)
+
+
+def test_bad_files_stop_or_are_left_out(root):
+    trees.save(root / "masks/dog/0.png", box(255, (9, 9)))
+    with pytest.raises(LDISError, match=r"1 file cannot be used, such as .*dog/0\.png: 9x9"):
+        PictureFolder(root, "train")
+    assert "dog/0" not in PictureFolder(root, "train", skip_bad=True).classes_of
+    trees.save(root / "masks/dog/0.png", box(255))  # a mended file is looked at again
+    assert PictureFolder(root, "train").num_images == 6
+    with pytest.raises(LDISError, match="must be 'train' or 'val'"):
+        PictureFolder(root, "test")

@@ -1,0 +1,44 @@
+"""The command that looks at a folder before anybody trains on it."""
+
+import json
+
+from ldis_jax import check_data
+from tests.data import trees
+from tests.data.test_folder_check import box, boxes, picture_folder
+from tests.helpers import call_command
+
+
+def test_a_good_folder(tmp_path, monkeypatch, capsys):
+    root = picture_folder(tmp_path / "mine", boxes(255))
+    file = tmp_path / "facts.json"
+    status, out, err = call_command(check_data.main, monkeypatch, capsys, f"--data={root}", f"--json={file}")
+    facts = json.loads(file.read_text())
+    (held_out,) = facts["held_out"]
+    assert status == 0 and err == ""
+    assert f"{root}: images and masks, 5 pictures, 32 to 32 wide, 24 to 24 high\n" in out
+    assert "masks: any value but 0 is the object\n" in out and "object                          5        1\n" in out
+    assert f"held out to evaluate, by a hash of their names: 1: {held_out}\n" in out
+    assert out.endswith("ready to train on\n")
+    assert (facts["pictures"], facts["widths"], facts["problems"], facts["fatal"]) == (5, [32, 32, 32], [], None)
+
+
+def test_every_bad_file_has_its_line(tmp_path, monkeypatch, capsys):
+    root = picture_folder(tmp_path / "mine", boxes(255, 30))
+    for i in range(25):
+        trees.save(root / f"masks/p{i}.png", box(255, (9, 9)))
+    status, out, err = call_command(check_data.main, monkeypatch, capsys, f"--data={root}", "--limit=3")
+    assert status == 2 and "Traceback" not in err and err.count("\n") == 1
+    lines = [line for line in out.splitlines() if line.startswith("problem: ")]
+    assert len(lines) == 3 and all(f"{root}/masks/p" in line and "make them agree" in line for line in lines)
+    assert "and 22 more problems\n" in out and "25 files cannot be used" in err
+    status, out, _ = call_command(check_data.main, monkeypatch, capsys, f"--data={root}", "--skip_bad")
+    assert status == 0 and "5 pictures" in out
+
+
+def test_bad_usage(tmp_path, monkeypatch, capsys):
+    for arguments, message in (
+        ([f"--data={tmp_path / 'none'}"], "none: no such folder"),
+        ([f"--data={tmp_path}", "--json=facts.txt"], "end the name in .json"),
+    ):
+        status, _, err = call_command(check_data.main, monkeypatch, capsys, *arguments)
+        assert status == 2 and message in err and err.count("\n") == 1
