@@ -71,11 +71,11 @@ def commands(path):
 
 
 IN_PROCESS = {"ldis_jax.check_data": check_data, "ldis_jax.segment": segment, "ldis_jax.convert": convert}
-SHORT = "--config.train_steps=2 --config.batch_size=2 --config.eval.batch_size=2 --config.eval.pictures=2".split()
+SHORT = ["--config.train_steps=2", "--config.batch_size=2", "--config.eval.batch_size=2", "--config.eval.pictures=2"]
 
 
 def test_the_commands_of_the_fine_tuning_page(tmp_path, micro_folder, monkeypatch, capsys):
-    """All of them, in order and as they stand, where a user would be; training is cut short, of the smallest network."""
+    """All of them, in order and as they stand, where a user would be; training is short, of the smallest network."""
     masks = {f"cat{i}": mask for i, mask in enumerate(boxes(255).values())}
     picture_folder(tmp_path / "my_pictures", masks, ending="jpg")
     trees.save(tmp_path / "new.jpg", np.zeros((20, 50, 3), np.uint8))
