@@ -35,6 +35,7 @@ def read_config(help_text: str) -> ConfigDict:
         raise
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         message = str(error).replace("\\n", " ").replace("\\'", "'").strip("'")  # as the text of a KeyError needs
+        message = message.rpartition(f"{LDISError.__name__}: ")[2]  # what a config file says, without its traceback
         raise LDISError(f"bad command line or config: {message}; see --help") from error
     return _CONFIG.value
 
