@@ -9,8 +9,8 @@ Needs:     pictures with masks (python -m ldis_jax.check_data --data=my_pictures
            folder: of python -m ldis_jax.convert, or of a training run.
 Hardware:  :lora and :full: not run at full size by this project. :small: 2 CPU cores.
 Time:      :small: 18 minutes beside much other work on the same cores, 4.4 minutes of CPU time.
-Expected:  :small: on 12 photographs of cats, two of them held out, it learns the other ten by heart: mIoU 14.4, before
-           training 3.9 (copy the prompt's mask: 16.8, all foreground: 25.9).
+Expected:  :small: of 12 photographs of cats, two of them held out: loss from 1.06 to 0.14, mIoU from 3.9 to 14.4 (copy
+           the prompt's mask: 16.8, all foreground: 25.9).
 """
 
 from ml_collections import ConfigDict
