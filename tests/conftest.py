@@ -45,6 +45,14 @@ def micro_folder_ldisn(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Two thirds of the time of files that mostly compile; for comparisons of programs with each other."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def pictures(tmp_path):
     """A query and a prompt of different sizes, with the prompt's mask: {"query", "prompt", "mask"} -> path."""

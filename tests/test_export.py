@@ -23,6 +23,8 @@ from tests.helpers import SIZE, call_command
 
 pytest.importorskip("flatbuffers")
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ROOT = Path(__file__).parent.parent
 K = 2
 

@@ -38,16 +38,10 @@ def half(*shape):
     return mask
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 QUERY = picture(0, SIZE, SIZE, 3)
 PROMPTS = [(picture(i, SIZE, SIZE, 3), half(SIZE, SIZE)) for i in (1, 2, 3)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fast_compilation():
-    """Halves the time of this file, which is compilation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,8 @@ from ldis_jax import LDISError, LDISPipeline
 from ldis_jax.tiles import Canvas, make_tiles
 from tests.helpers import SIZE
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def pipe(micro_folder):
@@ -115,12 +117,12 @@ def test_another_type(pipe):
     assert 0 < np.abs(found - pipe(QUERIES[0], [prompt(1)]).probability).max() < 0.1
 
 
-def test_what_is_compiled_in_advance_is_not_compiled_again(micro_folder_ldisn):
-    pipe = LDISPipeline.from_pretrained(micro_folder_ldisn).compile(num_prompts=(1, 3), num_steps=2)
+def test_what_is_compiled_in_advance_is_not_compiled_again(micro_folder):
+    pipe = LDISPipeline.from_pretrained(micro_folder).compile(num_prompts=(1, 3))
     sizes = [f._cache_size() for f in (pipe._predictor._predict, pipe._predictor._read)]
     assert sizes == [2, 2]
-    pipe(QUERIES[0], [prompt(1)], num_steps=2)
-    pipe(QUERIES[1], [prompt(1)] * 4, num_steps=2, seed=9, prompt_guidance_scale=2.0)
+    pipe(QUERIES[0], [prompt(1)])
+    pipe(QUERIES[1], [prompt(1)] * 4, seed=9)
     assert sizes == [f._cache_size() for f in (pipe._predictor._predict, pipe._predictor._read)]
 
 

@@ -11,6 +11,8 @@ from ldis_jax.image_io import read_image, read_label_map, write_png
 from ldis_jax.video_io import VideoWriter, read_video
 from tests.helpers import call_command
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def model(micro_folder):

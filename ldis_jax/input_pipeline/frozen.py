@@ -27,12 +27,12 @@ class FrozenEpisodes(Sequence[Episode]):
     def of_draws(cls, source: EpisodeSource, length: int, num_shots: int, seed: int = 0) -> FrozenEpisodes:
         """Episode i is the draw of (seed, i).
 
-        Draws of files are frozen by name, as a manifest, and one that comes again, as in a small folder, is left out;
-        painted ones are hashed by their pixels.
+        Draws of files are frozen by name, as a manifest; painted ones are hashed by their pixels. Of a user's folder,
+        an episode that comes again is left out: a few pictures make few of them.
         """
         if isinstance(source, IndexedSource):
-            records = (source.draw_record(episode_rng(seed, i), num_shots) for i in range(length))
-            return cls.of_records(source, list(dict.fromkeys(records)))
+            records = [source.draw_record(episode_rng(seed, i), num_shots) for i in range(length)]
+            return cls.of_records(source, list(dict.fromkeys(records)) if source.few_images else records)
 
         def make(index: int) -> Episode:
             return source.draw(episode_rng(seed, index), num_shots)

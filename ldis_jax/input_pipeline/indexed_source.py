@@ -19,6 +19,8 @@ class IndexedSource(abc.ABC):
     Prompts are other images of the query's class; where the images are frames, of the query's video, too.
     """
 
+    few_images = False  # may be, so that random episodes of them would often be the same
+
     def __init__(
         self,
         index: ImageIndex,

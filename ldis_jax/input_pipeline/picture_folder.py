@@ -20,6 +20,8 @@ class PictureFolder(IndexedSource):
     pictures, as in use: so one held-out picture is enough to measure with.
     """
 
+    few_images = True
+
     def __init__(self, root: StrPath, split: str, classes: Sequence[int] | None = None, skip_bad: bool = False):
         """Opens every file, unless this process has done so already.
 
