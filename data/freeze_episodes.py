@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.benchmark:
             protocol = get_protocol(args.benchmark)
             if protocol.kind != "images":
-                raise LDISError(f"--benchmark={args.benchmark}: is about whole videos and has no episodes")
+                raise LDISError(f"--benchmark={args.benchmark}: is about whole videos; evaluate it without a manifest")
         records = draw_episodes(open_source(Path(args.root), protocol), protocol)
         write_json(args.out, [dataclasses.asdict(record) for record in records])
     except LDISError as error:

@@ -46,7 +46,7 @@ class Checkpoints:
         try:
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
         except OSError as error:
-            raise LDISError(f"{folder}: cannot hold checkpoints ({_line(error)})") from error
+            raise LDISError(f"{folder}: cannot hold checkpoints ({_line(error)}); choose another --workdir") from error
 
     def __enter__(self) -> Checkpoints:
         return self

@@ -67,7 +67,7 @@ def main() -> None:
     if shots and (shots[0] < 1 or protocol.kind != "images"):
         raise LDISError(f"--num_shots: numbers from 1 on, for a benchmark of pictures; {protocol.name} has {shots}")
     if args.manifest is not None and protocol.kind != "images":
-        raise LDISError(f"--manifest: {protocol.name} is about whole videos")
+        raise LDISError(f"--manifest: {protocol.name} is about whole videos; leave it out")
 
     import jax
 

@@ -17,7 +17,7 @@ from mkdocs.structure.pages import Page
 
 _FIRST = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")
-_ROLE = re.compile(r":(?:class|func|meth|mod):(?=<code>)")
+_ROLE = re.compile(r":[a-z]+:(?=<code>)")
 _LANGUAGES = {".py": "python", ".sh": "bash", ".sbatch": "bash", ".yaml": "yaml", ".json": "json"}
 
 _origins: dict[str, str] = {}  # page of the site -> path in the repository

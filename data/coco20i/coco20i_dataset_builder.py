@@ -59,7 +59,9 @@ class Builder(RecordBuilder):
         try:
             return sorted(self._coco["categories"], key=lambda category: category["id"])
         except (KeyError, TypeError) as error:
-            raise LDISError(f"{_annotations(self.source, self.split)}: no categories ({error!r})") from None
+            raise LDISError(
+                f"{_annotations(self.source, self.split)}: no categories ({error!r}); fetch it again"
+            ) from None
 
     @functools.cached_property
     def _coco(self) -> Any:

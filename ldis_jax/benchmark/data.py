@@ -37,7 +37,7 @@ def open_source(root: Path, protocol: Protocol) -> IndexedSource:
         )
     source = kind(root, protocol.split, protocol.classes or None)
     if protocol.kind != "images" and not source.videos:
-        raise LDISError(f"{root}: holds pictures, and {protocol.name} is about videos")
+        raise LDISError(f"{root}: holds pictures, and {protocol.name} is about videos; give the records of a video set")
     return source
 
 
@@ -99,9 +99,12 @@ def _records(source: IndexedSource, protocol: Protocol, manifest: Path | None) -
     for i, record in enumerate(records):
         if len(record.prompts) != protocol.num_shots:
             raise LDISError(
-                f"{manifest}: episode {i} has {len(record.prompts)} prompts, {protocol.name} has others, "
-                f"{protocol.num_shots}"
+                f"{manifest}: episode {i} has {len(record.prompts)} prompts, {protocol.name} needs "
+                f"{protocol.num_shots}; freeze a manifest for it"
             )
         if protocol.classes and record.class_id not in protocol.classes:
-            raise LDISError(f"{manifest}: episode {i} is of class {record.class_id}, which {protocol.name} leaves out")
+            raise LDISError(
+                f"{manifest}: episode {i} is of class {record.class_id}, which {protocol.name} leaves out; freeze a "
+                f"manifest for it"
+            )
     return records

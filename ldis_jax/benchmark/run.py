@@ -154,7 +154,10 @@ def evaluate_videos(
     def finish() -> dict[str, Any]:
         measured = [record for record in records if "model" in record]
         if not measured:
-            raise LDISError(f"{protocol.name}: no video of {MIN_FRAMES} frames shows an object in its first frame")
+            raise LDISError(
+                f"{protocol.name}: no video of {MIN_FRAMES} frames shows an object in its first frame; is --data the "
+                "data set of that name?"
+            )
         figures = {who: measure.figures([record[who] for record in measured]) for who in ("model", "repeat_first")}
         for values in figures.values():
             if "iou_per_class" in values:

@@ -11,7 +11,6 @@ from ldis_jax.errors import LDISError
 
 _CONFIGS = ("README.md", "model_index.json", "*config.json")
 _SHARD = "-?????-of-?????"
-_NO_ID = "{!r}: no such folder, nor a hub id of the form owner/name"
 
 
 def resolve(folder_or_hub_id: str, revision: str | None = None, variant: str | None = None) -> Path:
@@ -39,8 +38,12 @@ def resolve(folder_or_hub_id: str, revision: str | None = None, variant: str | N
             raise LDISError(f"{path}: a local path has no revision {revision!r}")
         return path
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", folder_or_hub_id):
-        raise LDISError(_NO_ID.format(folder_or_hub_id))
+        raise _no_id(folder_or_hub_id)
     return _download(folder_or_hub_id, revision, variant)
+
+
+def _no_id(text: str) -> LDISError:
+    return LDISError(f"{text!r}: no such folder, nor a hub id of the form owner/name")
 
 
 def _download(hub_id: str, revision: str | None, variant: str | None) -> Path:
@@ -62,7 +65,7 @@ def _download(hub_id: str, revision: str | None, variant: str | None) -> Path:
     except LDISError:
         raise
     except HFValidationError:
-        raise LDISError(_NO_ID.format(hub_id)) from None
+        raise _no_id(hub_id) from None
     except GatedRepoError:
         raise LDISError(f"{where}: access refused; accept its terms on the hub, then log in: hf auth login") from None
     except RevisionNotFoundError:

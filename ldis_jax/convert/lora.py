@@ -117,7 +117,7 @@ def merge(base: Weights, lora: Weights) -> Weights:
             raise LDISError(f"{where}: {layer} has A {shapes[0]}, B {shapes[1]}, weight {shapes[2]}; do they belong?")
         merged[f"{layer}.weight"] = _sum(kernel, a, b)
     if unknown := [f"{name} {list(added[name].shape)}" for name in added if name not in merged]:
-        raise LDISError(f"{where}: unused tensor {list_names(unknown)}")
+        raise LDISError(f"{where}: unused tensor {list_names(unknown)}; is the base what it was trained from?")
     return Weights({**merged, **{name: cast(tensor, "float32") for name, tensor in added.items()}}, where)
 
 

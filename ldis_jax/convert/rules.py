@@ -88,7 +88,7 @@ def match(module: nnx.Module, weights: Weights) -> dict[str, LazyTensor]:
         elif found.dtype not in FLOATS:
             wrong.append(f"{name} of type {found.dtype} (expected one of {', '.join(FLOATS)})")
     if wrong:
-        raise LDISError(f"{where}: wrong tensor {list_names(wrong)}")
+        raise LDISError(f"{where}: wrong tensor {list_names(wrong)}; does config.json belong to these weights?")
     return {name: _require_finite(tensors[name], f"{where}: {name}") for name in entries}
 
 

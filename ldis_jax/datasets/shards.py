@@ -58,7 +58,9 @@ class ShardWriter:
                 self._lengths.append(0)
             self._writer.write(record)
         except RuntimeError as error:
-            raise LDISError(f"{self._path}: cannot be written ({error})") from None
+            raise LDISError(
+                f"{self._path}: cannot be written ({error}); free the disk, or choose another --out"
+            ) from None
         self._lengths[-1] += 1
         self._bytes += len(record)
         self._left -= len(record)
@@ -75,7 +77,9 @@ class ShardWriter:
         try:
             self._close_file()
         except RuntimeError as error:
-            raise LDISError(f"{self._path}: cannot be written ({error})") from None
+            raise LDISError(
+                f"{self._path}: cannot be written ({error}); free the disk, or choose another --out"
+            ) from None
         return tfds.core.SplitInfo(
             name=self._split, shard_lengths=self._lengths, num_bytes=self._bytes, filename_template=self._template
         )

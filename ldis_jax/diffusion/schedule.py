@@ -47,10 +47,12 @@ class NoiseSchedule:
             if key not in fields and key not in _IGNORED and value not in _FIXED.get(key, ())
         ]
         if bad:
-            raise LDISError(f"{where}: unsupported scheduler option {list_names(bad)}")
+            raise LDISError(
+                f"{where}: unsupported scheduler option {list_names(bad)}; LDIS takes noise schedules like SD 1.5's"
+            )
         # diffusers' defaults for these are not SD 1.5's, so a file that leaves them out means something else.
         if missing := {"beta_start", "beta_end", "beta_schedule"} - values.keys():
-            raise LDISError(f"{where}: missing {list_names(missing)}")
+            raise LDISError(f"{where}: no {list_names(missing)}, which a noise schedule needs; fetch the file again")
         check_fields(cls, values, where)
         schedule = cls(**{key: value for key, value in values.items() if key in fields})
         if not 0 < schedule.beta_start <= schedule.beta_end < 1 or not schedule.num_train_timesteps:

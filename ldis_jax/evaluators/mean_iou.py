@@ -66,7 +66,9 @@ def episode_areas(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
         LDISError: they differ in size.
     """
     if prediction.shape != truth.shape:
-        raise LDISError(f"prediction {prediction.shape} and truth {truth.shape} differ in size")
+        raise LDISError(
+            f"prediction {prediction.shape} and truth {truth.shape} differ in size; restore the picture's size first"
+        )
     prediction, truth, valid = prediction.astype(bool), truth == 1, truth != 255
     areas = [
         [np.count_nonzero(valid & p & t), np.count_nonzero(valid & (p | t))]

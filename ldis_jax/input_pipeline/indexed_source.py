@@ -120,7 +120,7 @@ class IndexedSource(abc.ABC):
         if video not in self._frames:
             found = np.flatnonzero(self.index.video_names == video.encode())
             if not len(found):
-                raise LDISError(f"{self._where}: holds no video {video!r}")
+                raise LDISError(f"{self._where}: holds no video {video!r}; name one of its own")
             rows = np.flatnonzero(self.index.videos == found[0])
             self._frames[video] = rows[np.argsort(self.index.frames[rows], kind="stable")]
         return self._frames[video]

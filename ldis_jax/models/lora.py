@@ -43,7 +43,7 @@ class LoRA:
     def from_dict(cls, values: Mapping[str, Any], where: str) -> LoRA | None:
         """Of ``config.lora`` or a checkpoint; None where the rank is 0. Raises :class:`LDISError` on wrong values."""
         if unknown := values.keys() - {field.name for field in dataclasses.fields(cls)}:
-            raise LDISError(f"{where}: unknown key {list_names(unknown)}")
+            raise LDISError(f"{where}: unknown key {list_names(unknown)}; LoRA has rank, alpha and also")
         check_fields(cls, values, where)
         if not values.get("rank", 0):
             return None

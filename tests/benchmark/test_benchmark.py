@@ -191,7 +191,7 @@ def test_manifests(voc, tmp_path):
     assert open_episodes(source, Protocol("p", "voc"), path)[0].class_name == "dog"
     with pytest.raises(LDISError, match="is of class 2, which p leaves out"):
         open_episodes(source, protocol, path)
-    with pytest.raises(LDISError, match="episode 0 has 1 prompts, five has others"):
+    with pytest.raises(LDISError, match="episode 0 has 1 prompts, five needs 5"):
         open_episodes(source, Protocol("five", "voc", num_shots=5), path)
 
 
