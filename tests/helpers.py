@@ -1,6 +1,7 @@
 """The smallest networks that have every part, and a run that uses them."""
 
 import dataclasses
+import importlib.util
 import sys
 
 from ldis_jax import cli
@@ -60,3 +61,12 @@ def call_command(main, monkeypatch, capsys, *arguments):
     except SystemExit as error:
         status = error.code
     return status, *capsys.readouterr()
+
+
+def load_script(path):
+    """A file outside the package, such as ``tools/speed_tables.py``, as a module."""
+    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module

@@ -26,7 +26,7 @@ def messages_in_code() -> dict[str, str]:
     found: dict[str, str] = {}
     for folder in ("ldis_jax", "data"):
         for path in sorted((ROOT / folder).rglob("*.py")):
-            for line, template in _in_python(path.read_text(encoding="utf-8")):
+            for line, template in messages_of_python(path.read_text(encoding="utf-8")):
                 found.setdefault(template, f"{path.relative_to(ROOT)}:{line}")
     for path in sorted((ROOT / "launch").iterdir()):
         if path.suffix in (".sh", ".sbatch"):
@@ -43,7 +43,7 @@ def messages_on_page(text: str) -> list[str]:
     return [template for row in rows for template in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
 
 
-def _in_python(source: str) -> Iterator[tuple[int, str]]:
+def messages_of_python(source: str) -> Iterator[tuple[int, str]]:
     """Arguments of ``LDISError(...)``, and of ``raise ValueError(...)``, which a caller turns into one."""
     raised = set()
     for node in ast.walk(ast.parse(source)):

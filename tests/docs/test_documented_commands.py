@@ -1,0 +1,169 @@
+"""Every command that a document gives is good: it parses up to where work would start, and a test runs its like.
+
+``RUN_BY`` says which test runs a command with these flags on small stand-ins. A command in the documents without an
+entry fails, as does an entry that no document has any more.
+"""
+
+import ast
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import load_script
+from tests.launch.conftest import repository, world  # noqa: F401
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [path for pattern in ("*.md", "docs/*.md", "data/**/*.md", "launch/*.md") for path in ROOT.glob(pattern)]
+
+_COMMAND = re.compile(r"^(?:\S*python3?(?: -m (?=ldis_jax)| (?=(?:tools|data|benchmarks)/))|(?=launch/\w+\.sh))(\S.*)$")
+_TRAINS = "tests/test_notebooks.py::test_finetune"
+_CONVERTS = "tests/convert/test_commands.py::test_stable_diffusion_becomes_a_model_folder"
+_COMPILES = "tests/costs/test_compile.py::test_both_programs_on_a_slice"
+_BUILDS = "tests/data/test_build_command.py::test_build_and_build_again"
+_FREEZES = "tests/input_pipeline/test_freeze_episodes.py::test_manifest"
+_EVALUATES = "tests/benchmark/test_benchmark.py::test_a_report"
+_LAUNCHES = "tests/docs/test_documented_commands.py::test_a_launch_command_is_good"
+_PARSED_ALONE = "networks of full size: minutes to hours"
+
+# Program and its flags, without values -> the test that runs it, or why none does.
+RUN_BY = {
+    "ldis_jax.main --config": _TRAINS,
+    "ldis_jax.main --config --config.init.folder": _TRAINS,
+    "ldis_jax.main --config --config.init.folder --workdir": _TRAINS,
+    "ldis_jax.main --config --config.executable --config.mesh.fsdp": (
+        "tests/test_executable.py::test_a_second_run_loads_it_and_ends_the_same"
+    ),
+    "ldis_jax.segment --model --out --overlay --prompt --query": (
+        "tests/test_commands.py::test_segment_writes_mask_and_overlay"
+    ),
+    "ldis_jax.convert --alpha_clip --clip --out --sd15 --task": _CONVERTS,
+    "ldis_jax.evaluate --benchmark --data --model --out": _EVALUATES,
+    "ldis_jax.compile --config --config.mesh.fsdp --topology": _COMPILES,
+    "ldis_jax.compile --config --config.executable --config.mesh.fsdp --program --topology": _COMPILES,
+    "data/build.py --num_workers --out --source --split": _BUILDS,
+    "data/build.py --out --source": _BUILDS,
+    "data/build.py --out --source --split": _BUILDS,
+    "data/freeze_episodes.py --episodes --num_shots --out --root --seed --split": _FREEZES,
+    "tools/tpu_table.py --minutes": _PARSED_ALONE,
+    "tools/speed_tables.py": "tests/test_docs.py::test_tables_of_the_speed_page_are_those_of_the_figures",
+    "tools/error_messages.py": "tests/docs/test_error_messages.py::test_page_and_code_have_the_same_messages",
+    "benchmarks/variants.py": _PARSED_ALONE,
+    "benchmarks/convert.py": _PARSED_ALONE,
+    "launch/tpu_vm.sh": _LAUNCHES,
+    "launch/gke_jobset.sh": _LAUNCHES,
+    "launch/gke_xpk.sh": _LAUNCHES,
+    "launch/slurm.sh": _LAUNCHES,
+}
+
+# Where work would start: arguments are read and checked by then.
+STARTS = {
+    "ldis_jax.segment": ["ldis_jax.pipeline.LDISPipeline.from_pretrained"],
+    "ldis_jax.evaluate": ["ldis_jax.evaluate.prepare"],
+    "ldis_jax.convert": [
+        f"ldis_jax.convert.commands.from_{origin}" for origin in ("stable_diffusion", "checkpoint", "model")
+    ],
+    "data/build.py": ["ldis_jax.datasets.builder.RecordBuilder.of_splits"],
+    "data/freeze_episodes.py": ["ldis_jax.benchmark.data.open_source"],
+}
+
+
+def documented():
+    """The commands of all documents as lists of words: those in blocks, and of scripts those in running text too."""
+    found = {}
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+        blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S)).replace("\\\n", " ")
+        lines = [*re.split(r"\n| && (?=\.venv)", blocks), *re.findall(r"`(python (?:tools|benchmarks)/[^`]+)`", text)]
+        for match in filter(None, map(_COMMAND.match, lines)):
+            words = shlex.split(match[1], comments=True)
+            found[shlex.join(words)] = words
+    return list(found.values())
+
+
+def kind(words):
+    """The key of a command in ``RUN_BY``."""
+    own = words[1 : words.index("--")] if "--" in words else words[1:]
+    flags = sorted({word.partition("=")[0] for word in own if word.startswith("--")})
+    return words[0] if words[0].startswith("launch/") else " ".join([words[0], *flags])
+
+
+COMMANDS = documented()
+CONFIGURED = [words for words in COMMANDS if words[0] in ("ldis_jax.main", "ldis_jax.compile")]
+LAUNCHED = [words for words in COMMANDS if words[0].startswith("launch/")]
+PARSED = [words for words in COMMANDS if words not in CONFIGURED + LAUNCHED and len(words) > 1]
+
+
+def test_every_command_is_run_by_a_test():
+    assert len(COMMANDS) > 25 and {kind(words) for words in COMMANDS} == RUN_BY.keys()
+    for place in set(RUN_BY.values()) - {_PARSED_ALONE}:
+        file, name = place.split("::")
+        tests = [
+            node.name for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body if hasattr(node, "name")
+        ]
+        assert name in tests, place
+
+
+class _StartedError(Exception):
+    """Work would start here."""
+
+
+def _start(*_, **__):
+    raise _StartedError
+
+
+@pytest.mark.parametrize("words", PARSED, ids=shlex.join)
+def test_arguments_are_good(words, monkeypatch):
+    program = words[0]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT / "data"))
+    monkeypatch.setattr(sys, "argv", words)
+    stops = STARTS.get(program)
+    if stops is None:
+        parse = "argparse.ArgumentParser.parse_args"
+        monkeypatch.setattr(parse, lambda self: self.parse_known_args()[1] == [] and _start())
+    for stop in stops or ():
+        monkeypatch.setattr(stop, _start)
+    name = {"ldis_jax.convert": "ldis_jax.convert.__main__"}.get(program, program)
+    module = load_script(ROOT / program) if program.endswith(".py") else importlib.import_module(name)
+    with pytest.raises(_StartedError):
+        module.main()
+
+
+# One process for all: flags of absl can be defined once, and jax takes a second to import.
+_READ_CONFIGS = """
+import importlib, os, sys
+import ldis_jax.config
+
+for line in sys.stdin.read().splitlines():
+    child = os.fork()
+    if not child:
+        sys.argv = line.split(" ")
+        module = importlib.import_module(sys.argv[0])
+        try:
+            module.read_config("")
+        except BaseException as error:
+            print(f"{line}: {error}", flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def test_configs_and_their_keys_are_good():
+    lines = "\n".join(" ".join(words) for words in CONFIGURED)
+    assert CONFIGURED and "'" not in lines
+    command = [sys.executable, "-W", "ignore", "-c", _READ_CONFIGS]
+    done = subprocess.run(command, cwd=ROOT, input=lines, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize("words", LAUNCHED, ids=lambda words: " ".join(words[:2]))
+def test_a_launch_command_is_good(world, words):  # noqa: F811
+    script, action, *rest = words
+    result = world.run(script.removeprefix("launch/"), action, "--dry_run", *rest)
+    assert result.returncode == 0, result.stderr
+    assert world.calls() == []

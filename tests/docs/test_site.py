@@ -1,0 +1,61 @@
+"""The documentation site builds without a warning, and needs nothing from the network to be read."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytest.importorskip("material", reason="needs the docs extra")
+pytest.importorskip("mkdocstrings", reason="needs the docs extra")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The built site; a broken link or anchor, or a name that the API reference lacks, fails the build."""
+    folder = tmp_path_factory.mktemp("site")
+    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", f"--site-dir={folder}"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return folder
+
+
+def pages(site):
+    return {path.relative_to(site).as_posix(): path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
+
+
+def test_every_document_is_a_page(site):
+    documents = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")}
+    assert documents <= {path.relative_to(site) for path in site.rglob("*.html")}
+    assert {"index.html", "launch/index.html", "data/index.html", "data/pascal/index.html"} <= pages(site).keys()
+
+
+def test_a_page_can_be_read_offline(site):
+    for name, html in pages(site).items():
+        loaded = re.findall(r"<(?:script|img|iframe|source)[^>]*\ssrc=\"([^\"]+)", html)
+        loaded += re.findall(r"<link[^>]*rel=\"(?:stylesheet|preconnect|icon)\"[^>]*", html)
+        assert loaded and not [tag for tag in loaded if "//" in tag], name
+    styles = "".join(path.read_text(encoding="utf-8") for path in site.rglob("*.css"))
+    assert not re.findall(r"url\(\s*['\"]?(?:https?:)?//", styles) and "@import" not in styles
+
+
+def test_links_to_files_of_the_repository_show_them(site):
+    found = pages(site)
+    assert "source/configs/tiny.py.html" in found["index.html"]
+    shown = re.sub(r"<[^>]+>", "", found["source/configs/tiny.py.html"])
+    assert "config.train_steps = 500" in shown
+
+
+def test_the_reference_has_the_public_names(site):
+    import ldis_jax
+    from ldis_jax import evaluators, tasks
+
+    html = pages(site)["api.html"]
+    names = {*evaluators.__all__, *tasks.__all__, *ldis_jax.__all__, "Segmentation", "ClassSegmentation"}
+    ids = set(re.findall(r'id="ldis_jax\.[\w.]*?(\w+)"', html))
+    assert names - ids == {"__version__"}
+    assert not re.search(r":(class|func|meth|mod|attr):", html)
