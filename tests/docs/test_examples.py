@@ -1,0 +1,14 @@
+"""Python in the documents, as far as no trained model is needed, runs."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_config_of_ones_own():
+    example = (ROOT / "docs" / "train.md").read_text(encoding="utf-8").split("<!-- example -->\n```python\n")[1]
+    names = {}
+    exec(example.split("```")[0], names)
+    config = names["get_config"]()
+    assert config.data.sources.mine.split == "train" and config.eval.sets.mine.episodes == 1000
+    assert config.is_locked and config.train_steps == 20_000
