@@ -92,6 +92,10 @@ def base_config(task: str) -> ConfigDict:
     # A file: the training step that ``python -m ldis_jax.compile``, or a run before, compiled; written if not there.
     config.executable = ""
     config.profile = ""  # a step, or "first:last" of a few, to trace into <workdir>/profile
+
+    config.lock()
+    for named_by_files in (config.data.sources, config.eval.sets, config.init.unet):
+        named_by_files.unlock()
     return config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def read_config(help_text: str) -> ConfigDict:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         message = str(error).replace("\\n", " ").replace("\\'", "'").strip("'")  # as the text of a KeyError needs
         message = message.rpartition(f"{LDISError.__name__}: ")[2]  # what a config file says, without its traceback
+        message = re.sub(r' Other fields present: "\{.*\}"', "", message, flags=re.DOTALL)  # the whole config
         raise LDISError(f"bad command line or config: {message}; see --help") from error
     return _CONFIG.value
 
