@@ -18,6 +18,8 @@ from mkdocs.structure.pages import Page
 _FIRST = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")
 _ROLE = re.compile(r":[a-z]+:(?=<code>)")
+_CELL_CODE = re.compile(r"(?<=<code>)[^<]+(?=</code>[^\n]*</td>)")
+_BREAK = re.compile(r"(?<=[/_])(?=\w)|(?<=::)(?=\w)")
 _LANGUAGES = {".py": "python", ".sh": "bash", ".sbatch": "bash", ".yaml": "yaml", ".json": "json"}
 
 _origins: dict[str, str] = {}  # page of the site -> path in the repository
@@ -64,9 +66,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Docstrings name classes and functions as Sphinx does; the page shows the names alone."""
+    """Shows names in docstrings, which stand there as for Sphinx, alone; lets long names in tables break."""
     del page, config, files
-    return _ROLE.sub("", html)
+    return _CELL_CODE.sub(lambda match: _BREAK.sub("<wbr>", match[0]), _ROLE.sub("", html))
 
 
 def _target(page: str, link: str) -> str:
