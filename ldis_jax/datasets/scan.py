@@ -116,7 +116,7 @@ def _read_bytes(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError:
-        raise LDISError(f"{path}: no such file; add it, or take it out of the split's list") from None
+        raise LDISError(f"{path}: no such file") from None
     except OSError as error:
         raise LDISError(f"{path}: cannot be read ({error.strerror or error})") from None
 
