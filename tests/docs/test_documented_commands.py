@@ -62,7 +62,7 @@ RUN_BY = {
 
 # Where work would start: arguments are read and checked by then.
 STARTS = {
-    "ldis_jax.segment": ["ldis_jax.pipeline.LDISPipeline.from_pretrained"],
+    "ldis_jax.segment": ["ldis_jax.segment_files.find_queries"],
     "ldis_jax.evaluate": ["ldis_jax.evaluate.prepare"],
     "ldis_jax.convert": [
         f"ldis_jax.convert.commands.from_{origin}" for origin in ("stable_diffusion", "checkpoint", "model")
