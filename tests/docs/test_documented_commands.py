@@ -128,8 +128,9 @@ def test_arguments_are_good(words, monkeypatch):
         monkeypatch.setattr(parse, lambda self: self.parse_known_args()[1] == [] and _start())
     for stop in stops or ():
         monkeypatch.setattr(stop, _start)
-    name = {"ldis_jax.convert": "ldis_jax.convert.__main__"}.get(program, program)
-    module = load_script(ROOT / program) if program.endswith(".py") else importlib.import_module(name)
+    module = load_script(ROOT / program) if program.endswith(".py") else importlib.import_module(program)
+    if not hasattr(module, "main"):  # a package
+        module = importlib.import_module(f"{program}.__main__")
     with pytest.raises(_StartedError):
         module.main()
 
