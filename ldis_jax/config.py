@@ -94,7 +94,7 @@ def base_config(task: str) -> ConfigDict:
     config.profile = ""  # a step, or "first:last" of a few, to trace into <workdir>/profile
 
     config.lock()
-    for named_by_files in (config.data.sources, config.eval.sets, config.init.unet):
+    for named_by_files in (config.data, config.eval.sets, config.init.unet):
         named_by_files.unlock()
     return config
 
