@@ -42,6 +42,9 @@ RUN_BY = {
         "tests/test_commands.py::test_segment_writes_mask_and_overlay"
     ),
     "ldis_jax.convert --alpha_clip --clip --out --sd15 --task": _CONVERTS,
+    "ldis_jax.export --model --num_prompts --out": (
+        "tests/test_export.py::test_the_documented_program_runs_without_this_package"
+    ),
     "ldis_jax.evaluate --benchmark --data --model --out": _EVALUATES,
     "ldis_jax.compile --config --config.mesh.fsdp --topology": _COMPILES,
     "ldis_jax.compile --config --config.executable --config.mesh.fsdp --program --topology": _COMPILES,
@@ -52,6 +55,7 @@ RUN_BY = {
     "tools/tpu_table.py --minutes": _PARSED_ALONE,
     "tools/speed_tables.py": "tests/test_docs.py::test_tables_of_the_speed_page_are_those_of_the_figures",
     "tools/error_messages.py": "tests/docs/test_error_messages.py::test_page_and_code_have_the_same_messages",
+    "tools/explain_pictures.py --model --out": "tests/test_look_inside.py::test_sheets",
     "benchmarks/variants.py": _PARSED_ALONE,
     "benchmarks/convert.py": _PARSED_ALONE,
     "launch/tpu_vm.sh": _LAUNCHES,
