@@ -59,3 +59,9 @@ def test_the_reference_has_the_public_names(site):
     ids = set(re.findall(r'id="ldis_jax\.[\w.]*?(\w+)"', html))
     assert names - ids == {"__version__"}
     assert not re.search(r":(class|func|meth|mod|attr):", html)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("docs/*.md")), ids=lambda path: path.name)
+def test_lists_in_lists_are_told_by_four_spaces(path):
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    assert not re.findall(r"^ {1,3}(?:[*-]|\d+\.) .*", text, re.M)  # Python-Markdown would take it for the outer list
