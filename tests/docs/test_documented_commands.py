@@ -22,6 +22,7 @@ DOCUMENTS = [path for pattern in ("*.md", "docs/*.md", "data/**/*.md", "launch/*
 
 _COMMAND = re.compile(r"^(?:\S*python3?(?: -m (?=ldis_jax)| (?=(?:tools|data|benchmarks)/))|(?=launch/\w+\.sh))(\S.*)$")
 _TRAINS = "tests/test_notebooks.py::test_finetune"
+_FINETUNES = "tests/test_docs.py::test_the_commands_of_the_fine_tuning_page"
 _CONVERTS = "tests/convert/test_commands.py::test_stable_diffusion_becomes_a_model_folder"
 _COMPILES = "tests/costs/test_compile.py::test_both_programs_on_a_slice"
 _BUILDS = "tests/data/test_build_command.py::test_build_and_build_again"
@@ -38,10 +39,13 @@ RUN_BY = {
     "ldis_jax.main --config --config.executable --config.mesh.fsdp": (
         "tests/test_executable.py::test_a_second_run_loads_it_and_ends_the_same"
     ),
+    "ldis_jax.main --config --config.data.folder --config.init.folder --workdir": _FINETUNES,
+    "ldis_jax.check_data --data": _FINETUNES,
     "ldis_jax.segment --model --out --overlay --prompt --query": (
         "tests/test_commands.py::test_segment_writes_mask_and_overlay"
     ),
     "ldis_jax.convert --alpha_clip --clip --out --sd15 --task": _CONVERTS,
+    "ldis_jax.convert --lora --model --out": _FINETUNES,
     "ldis_jax.export --model --num_prompts --out": (
         "tests/test_export.py::test_the_documented_program_runs_without_this_package"
     ),
