@@ -110,17 +110,6 @@ def test_mains_bad_usage_exits_with_2_and_one_line(tmp_path, arguments, message)
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unknown_key_in_a_config_file_is_one_short_line(tmp_path):
-    file = tmp_path / "typo.py"
-    file.write_text(
-        "from ldis_jax.config import small_config\n\n\ndef get_config():\n    config = small_config('ldis1')\n"
-        "    config.train_stepz = 5\n    return config\n"
-    )
-    result = command("ldis_jax.main", f"--config={file}", f"--workdir={tmp_path / 'run'}")
-    assert result.returncode == 2 and result.stderr.count("\n") == 1 and len(result.stderr) < 250
-    assert 'Did you mean "train_steps"' in result.stderr and not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize("name", ["main", "segment", "export", "check_data"])
 def test_help_shows_an_example_and_does_not_wait_for_jax(name):
     code = (
