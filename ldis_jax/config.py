@@ -13,9 +13,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ldis_jax.errors import LDISError
+from ldis_jax.shipped import shipped_folder
 from ldis_jax.tasks import LDIS1, LDISN
-
-_SHIPPED = Path(__file__).parent / "assets" / "tiny"
 
 
 def base_config(task: str) -> ConfigDict:
@@ -222,4 +221,4 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 def init_folder(name: str) -> Path:
     """Where training starts from: ``config.init.folder``, of which "tiny" is the shipped one."""
-    return _SHIPPED if name == "tiny" else Path(name)
+    return shipped_folder(name) or Path(name)

@@ -56,7 +56,7 @@ class LDISPipeline:
         """Reads a model folder, or downloads one from the Hugging Face hub.
 
         Args:
-            folder_or_hub_id: a local folder, or "owner/name".
+            folder_or_hub_id: a local folder, "owner/name", or "tiny", the small model that comes along.
             dtype: "float32", or "bfloat16" for half the memory on TPU and GPU.
             revision: branch, tag or commit of a hub id.
             lora: low-rank pairs that a run left in its ``lora/``, to merge into the folder they were trained from.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ldis_jax.convert.network_files import DIFFUSERS, STEMS, TRANSFORMERS, find_weights
 from ldis_jax.errors import LDISError
+from ldis_jax.shipped import shipped_folder
 
 _CONFIGS = ("README.md", "model_index.json", "*config.json")
 _SHARD = "-?????-of-?????"
@@ -21,7 +22,7 @@ def resolve(folder_or_hub_id: str, revision: str | None = None, variant: str | N
     ``HF_HUB_OFFLINE=1``, what is there already is taken.
 
     Args:
-        folder_or_hub_id: a path, or "owner/name".
+        folder_or_hub_id: a path, or "owner/name"; or "tiny", the shipped model, where there is no such folder.
         revision: branch, tag or commit.
         variant: of the weight files, such as "fp16".
 
@@ -37,6 +38,8 @@ def resolve(folder_or_hub_id: str, revision: str | None = None, variant: str | N
         if revision is not None:
             raise LDISError(f"{path}: a local path has no revision {revision!r}")
         return path
+    if shipped := shipped_folder(folder_or_hub_id):
+        return shipped
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", folder_or_hub_id):
         raise _no_id(folder_or_hub_id)
     return _download(folder_or_hub_id, revision, variant)
