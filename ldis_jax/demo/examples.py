@@ -29,10 +29,9 @@ class Example:
     prompts: tuple[PaintedPrompt, ...]
 
     def picture(self) -> np.ndarray:
-        """The first prompt of every class and the query, side by side, uint8 [S, S', 3] on white."""
-        first = {prompt.class_name: prompt for prompt in reversed(self.prompts)}
-        colours = dict(zip(dict.fromkeys(p.class_name for p in self.prompts), PALETTE, strict=False))
-        tiles = [overlay(p.image, p.mask > 0, colours[p.class_name]) for p in reversed(first.values())]
+        """The prompts and the query side by side, uint8 [S, S', 3] on white."""
+        colours = dict(zip(dict.fromkeys(prompt.class_name for prompt in self.prompts), PALETTE, strict=False))
+        tiles = [overlay(prompt.image, prompt.mask > 0, colours[prompt.class_name]) for prompt in self.prompts]
         gap = np.full((_SIDE, _GAP, 3), 255, np.uint8)
         return np.concatenate([part for tile in [*tiles, self.query] for part in (tile, gap)][:-1], axis=1)
 

@@ -59,8 +59,8 @@ def build(server: Server) -> None:
                 add = gr.Button("Add another prompt", elem_id="add")
                 clear = gr.Button("Remove all", elem_id="clear")
             gallery = gr.Gallery(
-                label="Prompts", format="png", columns=4,
-                fit_columns=False, height=190, object_fit="contain", interactive=False,
+                label="Prompts", format="png", columns=3,
+                fit_columns=False, height=180, object_fit="contain", interactive=False,
                 buttons=[], visible=False, elem_id="prompts",
             )  # fmt: skip
         with gr.Column():
@@ -109,7 +109,7 @@ def build(server: Server) -> None:
         "fn": on_run,
         "inputs": [query, canvas, mask_file, class_name, prompts, *options.values()],
         "outputs": [summary, *shown, download],
-        "show_progress_on": shown,
+        "show_progress_on": shown[0],
         **MODEL_QUEUE,
     }
     run.click(**work)

@@ -16,7 +16,7 @@ from ldis_jax.pipeline import LDISPipeline
 _MAX_WAITING, _MAX_SESSIONS = 16, 32
 _CHECK_EVERY, _KEEP_FILES = 600, 3600  # seconds
 _CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+.gradio-container { width: 100%; max-width: 1180px !important; margin: 0 auto !important; }
 .legend { display: inline-flex; align-items: center; gap: .4em; margin: .1em 1.2em .1em 0; }
 .legend i { width: .9em; height: .9em; border-radius: .2em; outline: 1px solid rgba(128, 128, 128, .6); }
 .scale { display: flex; align-items: center; gap: .6em; font-size: .85em; opacity: .85; }

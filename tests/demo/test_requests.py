@@ -175,7 +175,7 @@ def test_examples_are_the_same_every_time():
     first, second = paint_examples(), paint_examples()
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a.query, b.query)
-        assert a.picture().shape == (256, 264 * (len(by_class(a.prompts)) + 1) - 8, 3)
+        assert a.picture().shape == (256, 264 * (len(a.prompts) + 1) - 8, 3)
         assert all(prompt.mask.any() for prompt in a.prompts)
     assert [len(by_class(example.prompts)) for example in first] == [1, 1, 2]
 
