@@ -94,9 +94,9 @@ def build(server: Server) -> None:
         path: str | None, painted: Any, mask: str | None, name: str, added: list[PaintedPrompt], *values: Any
     ) -> Iterator[tuple[Any, ...]]:
         with clear_errors():
+            image = read_query(path, server.limits)
             if has_picture(painted):  # one prompt needs no "add"
                 added = pictures.add_prompt(added, read_prompt(painted, mask, name, server.limits))
-            image = read_query(path, server.limits)
             given = dict(zip(options, values, strict=True))
             folder = Path(tempfile.mkdtemp(dir=server.folder))
             for result in pictures.segment(server.pipe, image, added, folder, **given):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import gradio as gr
@@ -45,7 +46,8 @@ def build(server: Server) -> gr.Blocks:
 
 def serve(pipe: LDISPipeline, limits: Limits, host: str, port: int) -> None:
     """Serves the page until it is interrupted; uploads and results lie in GRADIO_TEMP_DIR."""
-    # PIL refuses what has twice this many pixels, whoever opens it.
+    # PIL refuses what has twice this many pixels, whoever opens it; from once on, our own limit does.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     Image.MAX_IMAGE_PIXELS = int(limits.megapixels * 1e6)
     font = ("system-ui", "sans-serif")
     page = build(Server(pipe, limits, Path(os.environ["GRADIO_TEMP_DIR"])))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import cv2
 import numpy as np
@@ -145,7 +145,7 @@ def read_labels(editor: Mapping[str, Any] | None, limits: Limits) -> np.ndarray:
     return labels
 
 
-def has_picture(editor: Mapping[str, Any] | None) -> bool:
+def has_picture(editor: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
     """Whether the editor holds a picture."""
     return editor is not None and editor["background"] is not None
 

@@ -37,12 +37,12 @@ def is_up(url):
 
 @pytest.fixture(scope="module")
 def server(micro_folder_ldisn):
-    """The address of a server of LDIS-n that takes files up to 0.2 MB and pictures up to 0.05 megapixels."""
+    """The address of a server of LDIS-n that takes files up to 0.2 MB and pictures up to 0.07 megapixels."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "ldis_jax.demo", f"--model={micro_folder_ldisn}", f"--port={port}"]
-    limits = ["--max_upload_mb=0.2", "--max_megapixels=0.05"]
+    limits = ["--max_upload_mb=0.2", "--max_megapixels=0.07"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     with subprocess.Popen([*command, *limits], cwd=ROOT, env=environment) as process:
         url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
@@ -135,6 +135,12 @@ def test_examples_work_at_once(page):
 def test_mistakes_are_clear_messages(page, pictures, tmp_path):
     page.click("#segment")
     wait_for_error(page, "No query: drop the picture")
+    (tmp_path / "text.png").write_text("not a picture")
+    drop(page, "#query", tmp_path / "text.png")
+    page.wait_for_selector("#query img", state="attached")
+    page.click("#segment")
+    wait_for_error(page, "text.png: not a picture that can be read")
+    page.reload()
     drop(page, "#query", pictures["query"])
     page.wait_for_selector("#query img")
     page.click("#segment")
@@ -143,23 +149,16 @@ def test_mistakes_are_clear_messages(page, pictures, tmp_path):
     page.wait_for_timeout(500)
     page.click("#add")
     wait_for_error(page, "Empty mask: paint over the object")
-    (tmp_path / "text.png").write_text("not a picture")
-    stroke(page, "#prompt")
-    drop(page, "#query", tmp_path / "text.png")
-    page.wait_for_timeout(500)
-    page.click("#segment")
-    wait_for_error(page, "text.png: not a picture that can be read")
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (300, 300, 3), np.uint8)).save(tmp_path / "large.png")
     drop(page, "#mask-file", tmp_path / "large.png")
     wait_for_error(page, "File size exceeds the maximum allowed size")
     Image.new("RGB", (300, 300)).save(tmp_path / "wide.png")
     page.reload()
-    page.wait_for_selector("#prompt input[type=file]", state="attached")
     drop(page, "#prompt", tmp_path / "wide.png")
     page.wait_for_timeout(500)
     page.click("#add")
-    wait_for_error(page, "300x300 is more than the 0.05 megapixels")
+    wait_for_error(page, "300x300 is more than the 0.07 megapixels")
 
 
 @needs_chromium
