@@ -19,7 +19,8 @@ from ldis_jax.visualize import PALETTE
 COLOURS = ["#" + bytes(colour).hex() for colour in PALETTE]
 # All that runs the model waits in one line.
 MODEL_QUEUE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
-PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+# Quick ones; with progress they would lay a box over the editor at each mistake.
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 @dataclasses.dataclass(frozen=True)
