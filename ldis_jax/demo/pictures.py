@@ -12,7 +12,7 @@ import numpy as np
 from ldis_jax.demo.uploads import PaintedPrompt
 from ldis_jax.errors import LDISError
 from ldis_jax.pipeline import LDISPipeline
-from ldis_jax.visualize import PALETTE, heat_map, magnify, overlay_labels
+from ldis_jax.visualize import PALETTE, magnify, overlay_labels, probability_picture
 
 _MAX_PROMPTS = 16
 
@@ -107,7 +107,7 @@ def _shown(
     return PictureResult(
         overlay=overlay_labels(magnify(query), large),
         mask=np.concatenate([np.zeros((1, 3), np.uint8), colours])[large],
-        probability=heat_map(magnify(probability)),
+        probability=probability_picture(magnify(probability)),
         pseudo_mask=pseudo_mask,
         shares={name: float((labels == label).mean()) for label, name in enumerate(names, 1)},
     )
