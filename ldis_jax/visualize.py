@@ -67,6 +67,12 @@ def to_picture(x: np.ndarray) -> np.ndarray:
     return np.clip(np.round((x + 1.0) * 127.5), 0, 255).astype(np.uint8)
 
 
+def probability_picture(values: np.ndarray) -> np.ndarray:
+    """[H, W] in [0, 1] -> uint8 [H, W, 3] from dark blue to yellow (cividis), even steps to colour-blind eyes too."""
+    grey = np.clip(np.round(255 * values), 0, 255).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_CIVIDIS), cv2.COLOR_BGR2RGB)
+
+
 def magnify(picture: np.ndarray) -> np.ndarray:
     """Repeats the pixels of a small picture or mask [H, W, ...] until outlines drawn on it are fine beside them."""
     times = max(1, -(-_SIDE // max(picture.shape[:2])))

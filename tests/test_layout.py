@@ -18,6 +18,7 @@ FORBIDDEN = {
     "evaluators": ("models", "tasks", "diffusion", "convert", "pipeline", "train"),
     "benchmark": ("models", "tasks", "diffusion", "convert", "pipeline", "train"),
     "convert": ("input_pipeline", "evaluators", "pipeline", "train"),
+    "demo": ("models", "tasks", "diffusion", "convert", "evaluators", "train"),
     "export": ("input_pipeline", "evaluators", "train", "config"),
     "look_inside": ("train", "evaluators", "config", "evaluation"),
     "pipeline.py": ("train", "evaluators", "config", "evaluation", "look_inside"),
@@ -25,6 +26,8 @@ FORBIDDEN = {
 
 # The doors to torch, which is optional.
 NEEDS_TORCH = {"convert/torch_files.py": {"torch"}, "convert/stable_diffusion.py": {"diffusers"}}
+# What lays out the web page knows Gradio, which is optional too; what does its work does not.
+NEEDS_GRADIO = {f"demo/{name}.py" for name in ("page", "image_tab", "video_tab", "widgets")}
 
 
 def imported(path):
@@ -50,6 +53,8 @@ def test_nothing_points_back(path):
         assert not {n for n in names if n.split(".")[0] in ("jax", "flax", "optax")}
     optional = {n.split(".")[0] for n in names} & {"torch", "diffusers", "transformers"}
     assert optional <= NEEDS_TORCH.get(str(path.relative_to(PACKAGE)), set()), "torch is the [torch] extra"
+    if any(n.split(".")[0] == "gradio" for n in names):
+        assert str(path.relative_to(PACKAGE)) in NEEDS_GRADIO, "gradio is the [demo] extra"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

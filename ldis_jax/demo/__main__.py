@@ -1,0 +1,74 @@
+r"""A web page that segments pictures and videos by prompts you upload or paint.
+
+Example:
+    python -m ldis_jax.demo --model=runs/tiny/model
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import tempfile
+
+from ldis_jax import cli
+from ldis_jax.errors import LDISError
+
+
+def _positive(value: str) -> float:
+    number = float(value)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return number
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m ldis_jax.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="model folder or hub id")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve at; others than this machine's own open "
+                        "the page to the network, without a password (default 127.0.0.1)")  # fmt: skip
+    parser.add_argument("--port", type=int, default=7860, help="default 7860")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--max_upload_mb", type=_positive, default=50, help="of one file (default 50)")
+    parser.add_argument("--max_megapixels", type=_positive, default=25, help="of one picture or frame (default 25)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Entry point."""
+    args = _arguments()
+    _check_address(args.host, args.port)
+    from ldis_jax.demo.uploads import Limits
+    from ldis_jax.pipeline import LDISPipeline
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # removes the folder below, as Ctrl-C does
+    pipe = LDISPipeline.from_pretrained(args.model, dtype=args.dtype)
+    with tempfile.TemporaryDirectory(prefix="ldis_jax_demo_") as folder:
+        # Gradio reads these when it is imported: uploads and results vanish with the server, and nothing calls home.
+        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        try:
+            from ldis_jax.demo.page import serve
+        except ImportError as error:
+            if error.name != "gradio":
+                raise
+            raise LDISError("the web page needs Gradio: pip install 'ldis_jax[demo]'") from None
+        serve(pipe, Limits(args.max_upload_mb, args.max_megapixels), args.host, args.port)
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raises :class:`LDISError` where nothing can be served, before a model is loaded."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address[0], port))
+    except (OSError, OverflowError) as error:
+        raise LDISError(f"--host={host} --port={port}: cannot be served ({error}); choose others") from None
+
+
+if __name__ == "__main__":
+    cli.run(main)

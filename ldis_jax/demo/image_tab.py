@@ -1,0 +1,140 @@
+"""The tab for pictures."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from ldis_jax.demo import pictures
+from ldis_jax.demo.examples import Example, paint_examples
+from ldis_jax.demo.uploads import PaintedPrompt, has_picture, read_prompt, read_query
+from ldis_jax.demo.widgets import (
+    COLOURS,
+    MODEL_QUEUE,
+    PRIVATE,
+    Server,
+    clear_errors,
+    editor,
+    ldisn_options,
+    legend,
+    picture_input,
+)
+from ldis_jax.visualize import PALETTE, magnify, overlay
+
+_SCALE = '<span class="scale">Probability 0 <i></i> 1</span>'
+
+
+def build(server: Server) -> None:
+    """Lays the tab out and connects it."""
+    examples = paint_examples()
+    prompts = gr.State([])
+    gr.Markdown("### Examples")
+    choosers = []
+    with gr.Row():
+        for example in examples:
+            with gr.Column(min_width=200):
+                gr.Image(
+                    example.picture(), format="png", show_label=False, interactive=False, height=120, buttons=[],
+                    container=False,
+                )  # fmt: skip
+                choosers.append(gr.Button(example.title, size="sm", elem_classes="example"))
+    with gr.Row():
+        with gr.Column():
+            gr.Markdown("### 1. Prompt\nA picture of the thing. Paint over it, or give its mask as a file.")
+            canvas = editor(
+                COLOURS[:1], sources=["upload", "clipboard"], show_label=False, height=380, elem_id="prompt"
+            )
+            with gr.Row():
+                class_name = gr.Textbox(label="Class name", value="object", max_length=60, elem_id="class")
+                mask_file = gr.File(
+                    label="Mask file, in place of painting", file_types=["image"], height=140, elem_id="mask-file"
+                )
+            with gr.Row():
+                add = gr.Button("Add another prompt", elem_id="add")
+                clear = gr.Button("Remove all", elem_id="clear")
+            gallery = gr.Gallery(
+                label="Prompts", format="png", columns=3,
+                fit_columns=False, height=180, object_fit="contain", interactive=False,
+                buttons=[], visible=False, elem_id="prompts",
+            )  # fmt: skip
+        with gr.Column():
+            gr.Markdown("### 2. Query\nThe picture to segment.")
+            query = picture_input(show_label=False, height=380, elem_id="query")
+            options = ldisn_options(server.pipe)
+            run = gr.Button("Segment", variant="primary", size="lg", elem_id="segment")
+    gr.Markdown("### 3. Result")
+    summary = gr.HTML("Nothing yet.", elem_id="summary")
+    with gr.Row():
+        shown = [
+            gr.Image(label=label, format="png", interactive=False, height=280, buttons=["download", "fullscreen"],
+                     elem_id=f"result-{label.split()[0].lower()}")
+            for label in ("Overlay", "Mask", "Probability", "Pseudo mask")
+        ]  # fmt: skip
+    with gr.Row():
+        gr.HTML(_SCALE)
+        download = gr.DownloadButton("Download mask", visible=False, elem_id="download")
+
+    def on_add(
+        painted: Any, mask: str | None, name: str, before: list[PaintedPrompt]
+    ) -> tuple[list[PaintedPrompt], Any, None, None]:
+        with clear_errors():
+            after = pictures.add_prompt(before, read_prompt(painted, mask, name, server.limits))
+        return after, _gallery(after), None, None
+
+    def on_example(example: Example) -> tuple[Any, ...]:
+        return list(example.prompts), _gallery(example.prompts), None, None, example.query
+
+    def on_run(
+        path: str | None, painted: Any, mask: str | None, name: str, added: list[PaintedPrompt], *values: Any
+    ) -> Iterator[tuple[Any, ...]]:
+        with clear_errors():
+            image = read_query(path, server.limits)
+            if has_picture(painted):  # one prompt needs no "add"
+                added = pictures.add_prompt(added, read_prompt(painted, mask, name, server.limits))
+            given = dict(zip(options, values, strict=True))
+            folder = Path(tempfile.mkdtemp(dir=server.folder))
+            for result in pictures.segment(server.pipe, image, added, folder, **given):
+                yield _outputs(result, given.get("num_steps"))
+
+    state = [prompts, gallery, canvas, mask_file]
+    add.click(on_add, [canvas, mask_file, class_name, prompts], state, **PRIVATE)
+    clear.click(lambda: ([], _gallery(()), None, None), None, state, **PRIVATE)
+    work: dict[str, Any] = {
+        "fn": on_run,
+        "inputs": [query, canvas, mask_file, class_name, prompts, *options.values()],
+        "outputs": [summary, *shown, download],
+        "show_progress_on": shown[0],
+        **MODEL_QUEUE,
+    }
+    run.click(**work)
+    for chooser, example in zip(choosers, examples, strict=True):
+        chooser.click(functools.partial(on_example, example), None, [*state, query], **PRIVATE).then(**work)
+
+
+def _gallery(prompts: Any) -> Any:
+    """The prompts in the colours of their classes; hidden while there are none."""
+    colours = dict(zip(pictures.by_class(prompts), PALETTE, strict=False))
+    items = [(overlay(magnify(p.image), magnify(p.mask) > 0, colours[p.class_name]), p.class_name) for p in prompts]
+    return gr.Gallery(items, visible=bool(items))
+
+
+def _outputs(result: pictures.PictureResult, num_steps: int | None) -> tuple[Any, ...]:
+    text = legend(result.shares)
+    if num_steps is not None and result.file is None:
+        text = f"Step {result.step} of {num_steps} &emsp; {text}"
+    kind = "mask" if result.pseudo_mask is not None else "label map"
+    pseudo_mask: np.ndarray | None = result.pseudo_mask
+    return (
+        text,
+        result.overlay,
+        result.mask,
+        result.probability,
+        gr.Image(pseudo_mask, visible=pseudo_mask is not None),
+        gr.DownloadButton(f"Download {kind}", value=result.file, visible=result.file is not None),
+    )

@@ -1,0 +1,70 @@
+"""The page as a whole, and the server."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import gradio as gr
+from PIL import Image
+
+from ldis_jax.demo import image_tab, video_tab
+from ldis_jax.demo.uploads import Limits
+from ldis_jax.demo.widgets import Server
+from ldis_jax.pipeline import LDISPipeline
+
+_MAX_WAITING, _MAX_SESSIONS = 16, 32
+_CHECK_EVERY, _KEEP_FILES = 600, 3600  # seconds
+_CSS = """
+.gradio-container { width: 100%; max-width: 1180px !important; margin: 0 auto !important; }
+.legend { display: inline-flex; align-items: center; gap: .4em; margin: .1em 1.2em .1em 0; }
+.legend i { width: .9em; height: .9em; border-radius: .2em; outline: 1px solid rgba(128, 128, 128, .6); }
+.scale { display: flex; align-items: center; gap: .6em; font-size: .85em; opacity: .85; }
+.scale i { flex: none; width: 9em; height: .7em; border-radius: .2em;
+  background: linear-gradient(90deg, #00224e, #35456c, #666970, #948e77, #c8b866, #fee838); }
+"""
+
+
+def build(server: Server) -> gr.Blocks:
+    """Lays the page out."""
+    task = server.pipe.task
+    kind = "LDIS-n" if task.name == "ldisn" else "LDIS-1"
+    with gr.Blocks(title="LDIS", analytics_enabled=False, delete_cache=(_CHECK_EVERY, _KEEP_FILES)) as page:
+        gr.Markdown(
+            "# In-context segmentation\nShow a picture with a mask, and get the mask of the same thing in another "
+            f"picture.<br><small>{kind} at {task.image_size} pixels</small>"
+        )
+        with gr.Tab("Image"):
+            image_tab.build(server)
+        with gr.Tab("Video"):
+            video_tab.build(server)
+    # Status updates at a steady pace; requests beyond the queue are turned away.
+    page.queue(max_size=_MAX_WAITING, api_open=False)
+    return page
+
+
+def serve(pipe: LDISPipeline, limits: Limits, host: str, port: int) -> None:
+    """Serves the page until it is interrupted; uploads and results lie in GRADIO_TEMP_DIR."""
+    # PIL refuses what has twice this many pixels, whoever opens it; from once on, our own limit does.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    Image.MAX_IMAGE_PIXELS = int(limits.megapixels * 1e6)
+    font = ("system-ui", "sans-serif")
+    page = build(Server(pipe, limits, Path(os.environ["GRADIO_TEMP_DIR"])))
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        max_file_size=int(limits.upload_mb * 1e6),
+        state_session_capacity=_MAX_SESSIONS,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        theme=gr.themes.Default(primary_hue="blue", font=font, font_mono=("ui-monospace", "monospace")),
+        css=_CSS,
+    )
+    print(f"serving at {page.local_url}; Ctrl-C ends it", flush=True)
+    page.block_thread()

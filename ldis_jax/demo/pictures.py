@@ -1,0 +1,113 @@
+"""From a query and a session's prompts to pictures for the page and a file to keep."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldis_jax.demo.uploads import PaintedPrompt
+from ldis_jax.errors import LDISError
+from ldis_jax.pipeline import LDISPipeline
+from ldis_jax.visualize import PALETTE, magnify, overlay_labels, probability_picture
+
+_MAX_PROMPTS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureResult:
+    """What the page shows of one query.
+
+    Attributes:
+        overlay: uint8 [H', W', 3], the query and the objects.
+        mask: uint8 [H', W', 3], the objects in their colours on black (white where there is one class).
+        probability: uint8 [H', W', 3], of the label that each pixel has been given or, of one class, of the object.
+        pseudo_mask: uint8 [S', S', 3], None of several classes.
+        shares: class name -> share of the picture.
+        step: how many of LDIS-n's steps are done, None of finished results.
+        file: the mask (0 and 255) or label map as a PNG; None of unfinished results.
+    """
+
+    overlay: np.ndarray
+    mask: np.ndarray
+    probability: np.ndarray
+    pseudo_mask: np.ndarray | None
+    shares: Mapping[str, float]
+    step: int | None = None
+    file: Path | None = None
+
+
+def add_prompt(prompts: Sequence[PaintedPrompt], prompt: PaintedPrompt) -> list[PaintedPrompt]:
+    """The session's prompts and one more.
+
+    Raises:
+        LDISError: there are too many, or of more classes than there are colours.
+    """
+    prompts = [*prompts, prompt]
+    if len(prompts) > _MAX_PROMPTS:
+        raise LDISError(f"{_MAX_PROMPTS} prompts are the most; remove some")
+    if len(by_class(prompts)) > len(PALETTE):
+        raise LDISError(f"{len(PALETTE)} classes are the most; name a class that is there")
+    return prompts
+
+
+def by_class(prompts: Sequence[PaintedPrompt]) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """(image, mask) pairs of every class name, in the order they came."""
+    classes: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for prompt in prompts:
+        classes.setdefault(prompt.class_name, []).append((prompt.image, prompt.mask))
+    return classes
+
+
+def segment(
+    pipe: LDISPipeline, query: np.ndarray, prompts: Sequence[PaintedPrompt], folder: Path, **options: Any
+) -> Iterator[PictureResult]:
+    """Segments a query: of one class step by step, of several at once.
+
+    Args:
+        pipe: the model.
+        query: uint8 [H, W, 3].
+        prompts: at least one.
+        folder: gets ``mask.png`` or ``label_map.png``.
+        **options: ``seed``, and LDIS-n's.
+
+    Raises:
+        LDISError: no prompts, or an option that is none.
+    """
+    classes = by_class(prompts)
+    if not classes:
+        raise LDISError("No prompts: drop a picture into the prompt editor and paint over the object")
+    if len(classes) > 1:
+        result = pipe.segment_classes(query, classes, **options)
+        result.save(folder / "label_map.png")
+        shown = _shown(query, result.label_map, tuple(classes), result.probabilities.max(0))
+        yield dataclasses.replace(shown, file=folder / "label_map.png")
+        return
+    [(name, pairs)] = classes.items()
+    for step, one in enumerate(pipe.segment_steps(query, pairs, **options), 1):
+        shown = _shown(query, one.mask.astype(np.uint8), (name,), one.probability, magnify(one.pseudo_mask))
+        yield dataclasses.replace(shown, step=step)
+    one.save(folder / "mask.png")
+    yield dataclasses.replace(shown, file=folder / "mask.png")
+
+
+def _shown(
+    query: np.ndarray,
+    labels: np.ndarray,
+    names: tuple[str, ...],
+    probability: np.ndarray,
+    pseudo_mask: np.ndarray | None = None,
+) -> PictureResult:
+    """Small pictures are magnified, so that a browser does not blur them."""
+    colours = PALETTE if len(names) > 1 else np.full((1, 3), 255, np.uint8)
+    large = magnify(labels)
+    return PictureResult(
+        overlay=overlay_labels(magnify(query), large),
+        mask=np.concatenate([np.zeros((1, 3), np.uint8), colours])[large],
+        probability=probability_picture(magnify(probability)),
+        pseudo_mask=pseudo_mask,
+        shares={name: float((labels == label).mean()) for label, name in enumerate(names, 1)},
+    )

@@ -1,0 +1,179 @@
+"""What a browser sends, read within limits: pictures, masks and strokes of the brush."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ldis_jax.errors import LDISError
+from ldis_jax.image_io import IGNORE_LABEL, read_image, read_mask
+from ldis_jax.visualize import PALETTE
+
+# A prompt is kept at no more pixels than this: the network sees a square of far fewer.
+_PROMPT_PIXELS = 1_000_000
+# Half way between two colours of the palette nothing is sure; the nearest two of them are 90 apart.
+_COLOUR_DISTANCE = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What the server accepts.
+
+    Attributes:
+        upload_mb: of one file, in megabytes.
+        megapixels: of one picture or frame.
+    """
+
+    upload_mb: float = 50
+    megapixels: float = 25
+
+    def check_size(self, width: int, height: int, name: str) -> None:
+        """Raises :class:`LDISError` where a picture has too many pixels."""
+        if width * height > self.megapixels * 1e6:
+            raise LDISError(
+                f"{name}: {width}x{height} is more than the {self.megapixels:g} megapixels allowed here; scale it down"
+            )
+
+    def check_upload(self, path: Path) -> None:
+        """Raises :class:`LDISError` where an uploaded file is too large, or was removed after its time."""
+        if not path.is_file():
+            raise LDISError(f"{path.name}: no longer on the server; drop it again")
+        if path.stat().st_size > self.upload_mb * 1e6:
+            raise LDISError(f"{path.name}: more than the {self.upload_mb:g} MB allowed here")
+
+    def check_file(self, path: Path) -> bytes:
+        """The content of a picture file whose header says that it may be decoded.
+
+        Raises:
+            LDISError: not a picture, too large a file, or too many pixels; named without its folder.
+        """
+        self.check_upload(path)
+        try:
+            with Image.open(path) as image:
+                size = image.size
+        except Image.DecompressionBombError:
+            raise LDISError(f"{path.name}: too many pixels; scale it down") from None
+        except (OSError, SyntaxError, ValueError):
+            raise LDISError(f"{path.name}: not a picture that can be read; convert it to PNG or JPEG") from None
+        self.check_size(*size, path.name)
+        return path.read_bytes()
+
+
+@dataclasses.dataclass(frozen=True)
+class PaintedPrompt:
+    """A prompt of a session.
+
+    Attributes:
+        image: uint8 [H, W, 3].
+        mask: uint8 [H, W] in {0, 1}.
+        class_name: prompts of one name are put together.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    class_name: str
+
+
+def read_query(path: str | None, limits: Limits) -> np.ndarray:
+    """The picture to segment, uint8 [H, W, 3].
+
+    Raises:
+        LDISError: none, or not a picture within the limits.
+    """
+    if path is None:
+        raise LDISError("No query: drop the picture to segment")
+    return read_image(limits.check_file(Path(path)), Path(path).name)
+
+
+def read_prompt(
+    editor: Mapping[str, Any] | None, mask_file: str | None, class_name: str, limits: Limits
+) -> PaintedPrompt:
+    """A prompt of a picture and its mask: the file where one is given, else what was painted.
+
+    Args:
+        editor: "background" and "layers", paths of the picture and of RGBA strokes on it.
+        mask_file: a picture whose pixels are object where they are not zero.
+        class_name: what the object is; "object" where empty.
+        limits: of the server.
+
+    Raises:
+        LDISError: no picture, no mask, an empty one or one of another size.
+    """
+    if not has_picture(editor):
+        raise LDISError("No prompt picture: drop one into the prompt editor")
+    path = Path(editor["background"])
+    image = read_image(limits.check_file(path), "prompt picture")
+    if mask_file is None:
+        mask = (_painted(editor["layers"], image.shape[:2], limits) > 0).astype(np.uint8)
+        if not mask.any():
+            raise LDISError("Empty mask: paint over the object in the prompt picture, or give a mask file")
+    else:
+        name = Path(mask_file).name
+        mask = read_mask(limits.check_file(Path(mask_file)), name=name)
+        if mask.shape != image.shape[:2]:
+            raise LDISError(
+                f"{name}: is {mask.shape[1]}x{mask.shape[0]}, its picture {image.shape[1]}x{image.shape[0]}; "
+                "give the mask of this picture"
+            )
+        if not mask.any():
+            raise LDISError(f"{name}: empty mask; its object pixels must not be zero")
+    return PaintedPrompt(*_reduced(image, mask), class_name.strip() or "object")
+
+
+def read_labels(editor: Mapping[str, Any] | None, limits: Limits) -> np.ndarray:
+    """Strokes as labels, uint8 [H, W]: 1, 2, ... for the colours of the palette, 255 where colours mix.
+
+    Args:
+        editor: as for :func:`read_prompt`.
+        limits: of the server.
+
+    Raises:
+        LDISError: no picture, or nothing painted.
+    """
+    if not has_picture(editor):
+        raise LDISError("No video: drop one, then paint its objects on the first frame")
+    image = read_image(limits.check_file(Path(editor["background"])), "first frame")
+    labels = _painted(editor["layers"], image.shape[:2], limits)
+    if not np.isin(labels, (0, IGNORE_LABEL), invert=True).any():
+        raise LDISError("Empty mask: paint over the object on the first frame, one colour an object")
+    return labels
+
+
+def has_picture(editor: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
+    """Whether the editor holds a picture."""
+    return editor is not None and editor["background"] is not None
+
+
+def _painted(layers: Sequence[str], shape: tuple[int, ...], limits: Limits) -> np.ndarray:
+    """The label of the palette's colour nearest to each opaque pixel, later layers over earlier ones."""
+    labels = np.zeros(shape, np.uint8)
+    palette = PALETTE.astype(np.int32)
+    for layer in layers:
+        limits.check_file(Path(layer))
+        with Image.open(layer) as image:
+            pixels = np.asarray(image.convert("RGBA"))
+        if pixels.shape[:2] != shape:
+            raise LDISError("The strokes do not fit the picture; clear the editor and paint again")
+        opaque = pixels[..., 3] > 127
+        colours, index = np.unique(pixels[opaque][:, :3].astype(np.int32), axis=0, return_inverse=True)
+        distance = np.linalg.norm(colours[:, None] - palette, axis=-1)
+        nearest = np.where(distance.min(1) < _COLOUR_DISTANCE, distance.argmin(1) + 1, IGNORE_LABEL)
+        labels[opaque] = nearest[index.ravel()].astype(np.uint8)
+    return labels
+
+
+def _reduced(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scale = (_PROMPT_PIXELS / mask.size) ** 0.5
+    if scale >= 1:
+        return image, mask
+    size = max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale))
+    return (
+        cv2.resize(image, size, interpolation=cv2.INTER_AREA),
+        cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST),
+    )

@@ -1,0 +1,62 @@
+"""The tab for videos."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ldis_jax.demo import videos
+from ldis_jax.demo.uploads import read_labels
+from ldis_jax.demo.widgets import COLOURS, MODEL_QUEUE, PRIVATE, Server, clear_errors, editor, ldisn_options
+
+
+def build(server: Server) -> None:
+    """Lays the tab out and connects it."""
+    with gr.Row():
+        with gr.Column():
+            gr.Markdown("### 1. Video\nMP4, WebM, MOV, AVI or MKV.")
+            video = gr.Video(sources=["upload"], show_label=False, height=340, buttons=[], elem_id="video")
+        with gr.Column():
+            gr.Markdown("### 2. Objects\nPaint over them on the first frame, one colour an object.")
+            canvas = editor(COLOURS, sources=(), show_label=False, height=340, elem_id="first-frame")
+    options = ldisn_options(server.pipe)
+    with gr.Row():
+        run = gr.Button("Segment the video", variant="primary", size="lg", scale=3, elem_id="segment-video")
+        stop = gr.Button("Stop", size="lg", scale=1, elem_id="stop-video")
+    gr.Markdown("### 3. Result")
+    status = gr.HTML("Nothing yet.", elem_id="video-status")
+    with gr.Row():
+        latest = gr.Image(label="Latest frame", format="jpeg", interactive=False, height=320, buttons=[])
+        overlay = gr.Video(label="Overlay", interactive=False, height=320, buttons=["download"], elem_id="overlay")
+    masks = gr.DownloadButton("Download masks (zip of PNGs)", visible=False, elem_id="masks")
+
+    def on_upload(path: str | None) -> Any:
+        if path is None:
+            return None
+        with clear_errors():
+            return {"background": videos.first_frame(path, server.limits), "layers": [], "composite": None}
+
+    def on_run(path: str | None, painted: Any, *values: Any) -> Iterator[tuple[Any, ...]]:
+        with clear_errors():
+            labels = read_labels(painted if path else None, server.limits)
+            given = dict(zip(options, values, strict=True))
+            folder = Path(tempfile.mkdtemp(dir=server.folder))
+            for now in videos.segment(server.pipe, path or "", labels, server.limits, folder, **given):
+                of = f" of {now.total}" if now.total else ""
+                yield (
+                    f"{now.done}{of} frames",
+                    now.overlay,
+                    now.video,
+                    gr.DownloadButton(value=now.masks, visible=now.masks is not None),
+                )
+
+    video.change(on_upload, video, canvas, **PRIVATE)
+    work = run.click(
+        on_run, [video, canvas, *options.values()], [status, latest, overlay, masks], show_progress_on=latest,
+        **MODEL_QUEUE,
+    )  # fmt: skip
+    stop.click(lambda: "Stopped.", None, status, cancels=work, **PRIVATE)

@@ -1,0 +1,110 @@
+"""From a video and labels of its first frame to an overlay video and a zip of label maps, frame by frame."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import zipfile
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldis_jax.demo.uploads import Limits
+from ldis_jax.errors import LDISError
+from ldis_jax.files import atomic_write
+from ldis_jax.image_io import write_png
+from ldis_jax.pipeline import LDISPipeline
+from ldis_jax.video_io import Video, VideoWriter, read_video
+from ldis_jax.visualize import PALETTE, overlay_labels
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoProgress:
+    """How far a video is.
+
+    Attributes:
+        done: frames that are segmented.
+        total: of how many, where the file tells.
+        overlay: uint8 [H, W, 3], the latest frame with its objects.
+        video: the overlay as an MP4, when all frames are done.
+        masks: a zip of palette PNGs, "00000.png" and on, whose values are the labels; as ``video``.
+    """
+
+    done: int
+    total: int | None
+    overlay: np.ndarray
+    video: Path | None = None
+    masks: Path | None = None
+
+
+def first_frame(path: str, limits: Limits) -> np.ndarray:
+    """The picture to paint on, uint8 [H, W, 3].
+
+    Raises:
+        LDISError: not a video within the limits.
+    """
+    return next(_frames(_open(path, limits), limits))
+
+
+def segment(
+    pipe: LDISPipeline, path: str, labels: np.ndarray, limits: Limits, folder: Path, **options: Any
+) -> Iterator[VideoProgress]:
+    """Carries the first frame's labels through a video; few frames are in memory at a time.
+
+    Args:
+        pipe: the model.
+        path: of a video.
+        labels: uint8 [H, W] of the first frame.
+        limits: of the server.
+        folder: gets ``overlay.mp4`` and ``masks.zip``.
+        **options: ``seed``, and LDIS-n's.
+
+    Yields:
+        one a frame, and one with the files.
+
+    Raises:
+        LDISError: not a video within the limits, or labels that do not fit it.
+    """
+    video = _open(path, limits)
+    frames: deque[np.ndarray] = deque()
+
+    def read() -> Iterator[np.ndarray]:
+        for frame in _frames(video, limits):
+            frames.append(frame)
+            yield frame
+
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(VideoWriter(folder / "overlay.mp4", video.fps))
+        temporary = stack.enter_context(atomic_write(folder / "masks.zip"))
+        archive = stack.enter_context(zipfile.ZipFile(temporary, "w"))  # PNGs do not get smaller
+        for done, label_map in enumerate(pipe.segment_video(read(), labels, **options), 1):
+            overlay = overlay_labels(frames.popleft(), label_map)
+            writer.write(overlay)
+            write_png(folder / "label_map.png", label_map, PALETTE)
+            archive.write(folder / "label_map.png", f"{done - 1:05d}.png")
+            yield VideoProgress(done, video.num_frames, overlay)
+    yield VideoProgress(done, done, overlay, folder / "overlay.mp4", folder / "masks.zip")
+
+
+def _open(path: str, limits: Limits) -> Video:
+    file = Path(path)
+    limits.check_upload(file)
+    try:
+        return read_video(file)
+    except LDISError as error:
+        raise LDISError(str(error).replace(str(file), file.name)) from None
+
+
+def _frames(video: Video, limits: Limits) -> Iterator[np.ndarray]:
+    frame = None
+    try:
+        for frame in video:
+            limits.check_size(frame.shape[1], frame.shape[0], video.path.name)
+            yield frame
+    except LDISError as error:
+        raise LDISError(str(error).replace(str(video.path), video.path.name)) from None
+    if frame is None:
+        raise LDISError(f"{video.path.name}: has no frames; convert it to MP4")

@@ -1,0 +1,105 @@
+"""What the tabs of the page share: editors, LDIS-n's options, legends and clear errors."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import html
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ldis_jax.demo.uploads import Limits
+from ldis_jax.errors import LDISError
+from ldis_jax.pipeline import LDISPipeline
+from ldis_jax.visualize import PALETTE
+
+COLOURS = ["#" + bytes(colour).hex() for colour in PALETTE]
+# All that runs the model waits in one line.
+MODEL_QUEUE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+# Quick ones; with progress they would lay a box over the editor at each mistake.
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """What every request needs.
+
+    Attributes:
+        pipe: the model.
+        limits: of uploads.
+        folder: for results; what is in it may be downloaded.
+    """
+
+    pipe: LDISPipeline
+    limits: Limits
+    folder: Path
+
+
+@contextlib.contextmanager
+def clear_errors() -> Iterator[None]:
+    """Shows a user's mistake in the page as its one line."""
+    try:
+        yield
+    except LDISError as error:
+        raise gr.Error(" ".join(str(error).split()), print_exception=False) from None
+
+
+def picture_input(**keywords: Any) -> Any:
+    """A picture whose path our functions get; Gradio would open the file first, and fail in words of its own."""
+    component: Any = gr.Image(type="filepath", format="png", sources=["upload", "clipboard"], **keywords)
+    component.preprocess = lambda payload: payload and payload.path
+    return component
+
+
+def editor(colours: list[str], **keywords: Any) -> Any:
+    """A picture to paint on; our functions get {"background": path, "layers": paths}, opened by nobody before."""
+    component: Any = gr.ImageEditor(
+        format="png",
+        brush=gr.Brush(colors=colours, color_mode="fixed"),
+        layers=False,
+        transforms=(),
+        buttons=["fullscreen"],
+        **keywords,
+    )
+
+    def paths(payload: Any) -> dict[str, Any] | None:
+        if payload is None:
+            return None
+        layers = [layer.path for layer in payload.layers or () if layer is not None]
+        return {"background": payload.background and payload.background.path, "layers": layers}
+
+    component.preprocess = paths
+    return component
+
+
+def ldisn_options(pipe: LDISPipeline) -> dict[str, Any]:
+    """Name -> component of what LDIS-n takes to predict; none of LDIS-1."""
+    task: Any = pipe.task
+    if task.name != "ldisn":
+        return {}
+    with gr.Accordion("Sampling", open=True), gr.Group():
+        return {
+            "num_steps": gr.Slider(1, 100, task.num_steps, step=1, label="Steps"),
+            "prompt_guidance_scale": gr.Slider(
+                0, 15, task.prompt_guidance_scale, step=0.1, label="Guidance by the prompt"
+            ),
+            "image_guidance_scale": gr.Slider(
+                0, 15, task.image_guidance_scale, step=0.1, label="Guidance by the query"
+            ),
+            "sampler": gr.Radio(
+                [("DDPM", "ddpm"), ("DDIM", "ddim"), ("DPM-Solver++", "dpmpp_2m")], value=task.sampler, label="Sampler"
+            ),
+            "seed": gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1),
+        }
+
+
+def legend(shares: Mapping[str, float]) -> str:
+    """HTML: every class with its colour and its share of the picture."""
+    rows = zip(shares.items(), COLOURS, strict=False)
+    return "".join(
+        f'<span class="legend"><i style="background:{colour}"></i>{html.escape(name)} <b>{100 * share:.1f} %</b></span>'
+        for (name, share), colour in rows
+    )

@@ -1,0 +1,187 @@
+"""The page in a real browser, served by the real command."""
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldis_jax import LDISPipeline
+from ldis_jax.demo.uploads import Limits
+
+gradio = pytest.importorskip("gradio")
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def is_up(url):
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+@pytest.fixture(scope="module")
+def server(micro_folder_ldisn):
+    """The address of a server of LDIS-n that takes files up to 0.2 MB and pictures up to 0.07 megapixels."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "ldis_jax.demo", f"--model={micro_folder_ldisn}", f"--port={port}"]
+    limits = ["--max_upload_mb=0.2", "--max_megapixels=0.07"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    with subprocess.Popen([*command, *limits], cwd=ROOT, env=environment) as process:
+        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
+        try:
+            while not is_up(url):
+                assert process.poll() is None and time.monotonic() < deadline, "the server did not start"
+                time.sleep(0.1)
+            yield url
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(server, browser):
+    """The page; what it asks of other hosts is an error."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1400})
+    page.set_default_timeout(90_000)  # of a busy machine
+    elsewhere = []
+    page.on("request", lambda r: r.url.startswith((server, "data:", "blob:")) or elsewhere.append(r.url))
+    page.goto(server)
+    page.wait_for_selector("#prompt input[type=file]", state="attached")
+    yield page
+    page.close()
+    assert not elsewhere
+
+
+def drop(page, where, *files):
+    page.set_input_files(f"{where} input[type=file]", [str(file) for file in files])
+
+
+def wait_for_error(page, text):
+    page.get_by_text(text).first.wait_for()
+    assert "Traceback" not in page.content()
+
+
+def content(page, button):
+    """What a download button gives."""
+    page.wait_for_selector(f"{button}:visible")
+    with page.expect_download() as download:
+        page.click(button)
+    return download.value.suggested_filename, Path(download.value.path()).read_bytes()
+
+
+def stroke(page, editor):
+    """Paints a line through the middle of an editor's picture."""
+    box = page.locator(f"{editor} canvas").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 20, y)
+    page.mouse.down()
+    page.mouse.move(x + 20, y, steps=5)
+    page.mouse.up()
+
+
+@needs_chromium
+def test_a_picture_is_segmented_and_its_mask_downloaded(page, pictures, micro_folder_ldisn):
+    page.get_by_label("Steps").first.fill("2")
+    drop(page, "#query", pictures["query"])
+    drop(page, "#prompt", pictures["prompt"])
+    drop(page, "#mask-file", pictures["mask"])
+    page.get_by_text("mask.png").first.wait_for()
+    page.wait_for_selector("#query img")
+    page.wait_for_timeout(500)  # the editor says nowhere that its picture is there
+    page.click("#segment")
+    name, mask = content(page, "#download")
+    pipe = LDISPipeline.from_pretrained(micro_folder_ldisn)
+    expected = pipe(pictures["query"], [(pictures["prompt"], pictures["mask"])], num_steps=2).mask
+    assert name == "mask.png"
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(mask))), 255 * expected)
+    assert "object" in page.inner_text("#summary")
+
+
+@needs_chromium
+def test_examples_work_at_once(page):
+    page.get_by_label("Steps").first.fill("2")
+    page.get_by_role("button", name="One prompt").click()
+    name, mask = content(page, "#download")
+    assert name == "mask.png" and np.asarray(Image.open(io.BytesIO(mask))).shape == (256, 256)
+    assert page.locator("#summary .legend").count() == page.locator("#prompts img").count() == 1
+
+
+@needs_chromium
+def test_mistakes_are_clear_messages(page, pictures, tmp_path):
+    page.click("#segment")
+    wait_for_error(page, "No query: drop the picture")
+    (tmp_path / "text.png").write_text("not a picture")
+    drop(page, "#query", tmp_path / "text.png")
+    page.wait_for_selector("#query img", state="attached")
+    page.click("#segment")
+    wait_for_error(page, "text.png: not a picture that can be read")
+    page.reload()
+    drop(page, "#query", pictures["query"])
+    page.wait_for_selector("#query img")
+    page.click("#segment")
+    wait_for_error(page, "No prompts: drop a picture")
+    drop(page, "#prompt", pictures["prompt"])
+    page.wait_for_timeout(500)
+    page.click("#add")
+    wait_for_error(page, "Empty mask: paint over the object")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (300, 300, 3), np.uint8)).save(tmp_path / "large.png")
+    drop(page, "#mask-file", tmp_path / "large.png")
+    wait_for_error(page, "maximum allowed")
+    Image.new("RGB", (300, 300)).save(tmp_path / "wide.png")
+    page.reload()
+    drop(page, "#prompt", tmp_path / "wide.png")
+    page.wait_for_timeout(500)
+    page.click("#add")
+    wait_for_error(page, "300x300 is more than the 0.07 megapixels")
+
+
+@needs_chromium
+def test_a_video_is_segmented_by_a_stroke_on_its_first_frame(page, clip):
+    page.get_by_role("tab", name="Video").click()
+    drop(page, "#video", clip)
+    page.wait_for_selector("#video video")
+    page.wait_for_timeout(1000)
+    stroke(page, "#first-frame")
+    page.click("#segment-video")
+    _, archive = content(page, "#masks")
+    with zipfile.ZipFile(io.BytesIO(archive)) as masks:
+        first = np.asarray(Image.open(io.BytesIO(masks.read("00000.png"))))
+        assert len(masks.namelist()) == 6
+    assert first.shape == (32, 48) and set(np.unique(first)) == {0, 1}
+    assert page.inner_text("#video-status") == "6 of 6 frames"
+    assert page.locator("#overlay video").count() == 1
+
+
+def test_options_of_ldisn_do_not_show_for_ldis1(micro_folder, tmp_path):
+    from ldis_jax.demo.page import build
+    from ldis_jax.demo.widgets import Server
+
+    page = build(Server(LDISPipeline.from_pretrained(micro_folder), Limits(), tmp_path))
+    kinds = [type(block).__name__ for block in page.blocks.values()]
+    assert "ImageEditor" in kinds and not {"Slider", "Radio", "Number"} & set(kinds)

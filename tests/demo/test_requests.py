@@ -1,0 +1,207 @@
+"""What the web page does, without the web page."""
+
+import io
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldis_jax import LDISError, LDISPipeline
+from ldis_jax.demo import __main__ as command
+from ldis_jax.demo import videos
+from ldis_jax.demo.examples import paint_examples
+from ldis_jax.demo.pictures import add_prompt, by_class, segment
+from ldis_jax.demo.uploads import Limits, PaintedPrompt, read_labels, read_prompt, read_query
+from ldis_jax.visualize import PALETTE
+from tests.helpers import call_command
+
+ROOT = Path(__file__).parent.parent.parent
+LIMITS = Limits()
+
+
+@pytest.fixture(scope="module")
+def pipe(micro_folder):
+    return LDISPipeline.from_pretrained(micro_folder)
+
+
+@pytest.fixture
+def painted(pictures, tmp_path):
+    """The editor's value for ``pictures["prompt"]`` with two strokes: one of each of the first two colours."""
+    strokes = np.zeros((40, 30, 4), np.uint8)
+    strokes[10:30, 5:20] = (*PALETTE[0], 255)
+    strokes[32:38, 22:28] = (*PALETTE[1], 255)
+    strokes[0, 0] = (*PALETTE[2], 90)  # the soft rim of a stroke
+    path = tmp_path / "layer_0.png"
+    Image.fromarray(strokes).save(path)
+    return {"background": str(pictures["prompt"]), "layers": [str(path)]}
+
+
+def array(path):
+    return np.asarray(Image.open(path))
+
+
+def test_a_prompt_is_what_was_painted_or_the_mask_file(pictures, painted):
+    prompt = read_prompt(painted, None, "  ", LIMITS)
+    np.testing.assert_array_equal(prompt.image, array(pictures["prompt"]))
+    expected = np.zeros((40, 30), np.uint8)
+    expected[10:30, 5:20] = expected[32:38, 22:28] = 1
+    np.testing.assert_array_equal(prompt.mask, expected)
+    assert prompt.class_name == "object"
+    from_file = read_prompt(painted, str(pictures["mask"]), "cat", LIMITS)
+    np.testing.assert_array_equal(from_file.mask, array(pictures["mask"]) > 0)
+    assert from_file.class_name == "cat"
+
+
+def test_large_prompts_are_kept_small_in_shape(tmp_path):
+    Image.new("RGB", (2000, 1000), "red").save(tmp_path / "large.png")
+    mask = np.zeros((1000, 2000), np.uint8)
+    mask[:, 1000:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    editor = {"background": str(tmp_path / "large.png"), "layers": []}
+    prompt = read_prompt(editor, str(tmp_path / "mask.png"), "", LIMITS)
+    assert prompt.image.shape == (707, 1414, 3) and prompt.mask.shape == (707, 1414)
+    assert prompt.mask[:, 707:].all() and not prompt.mask[:, :707].any()
+
+
+def test_labels_are_the_colours_of_the_strokes(painted):
+    labels = read_labels(painted, LIMITS)
+    assert (labels[10:30, 5:20] == 1).all() and (labels[32:38, 22:28] == 2).all() and labels[0, 0] == 0
+    strokes = array(painted["layers"][0]).copy()
+    strokes[20, 6] = (*((PALETTE[0].astype(int) + PALETTE[1]) // 2), 255)
+    Image.fromarray(strokes).save(painted["layers"][0])
+    assert read_labels(painted, LIMITS)[20, 6] == 255
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p, e, t: read_query(None, LIMITS), "No query"),
+        (lambda p, e, t: read_query(t / "text.png", LIMITS), r"^text.png: not a picture"),
+        (lambda p, e, t: read_query(t / "cut.png", LIMITS), r"^(picture|cut.png): damaged"),
+        (lambda p, e, t: read_query(t / "gone.png", LIMITS), "no longer on the server"),
+        (lambda p, e, t: read_query(p["query"], Limits(upload_mb=0.001)), "more than the 0.001 MB"),
+        (lambda p, e, t: read_query(p["query"], Limits(megapixels=0.001)), "50x24 is more than the 0.001 megapixels"),
+        (lambda p, e, t: read_prompt(None, None, "", LIMITS), "No prompt picture"),
+        (lambda p, e, t: read_prompt({**e, "layers": []}, None, "", LIMITS), "Empty mask: paint"),
+        (lambda p, e, t: read_prompt(e, t / "black.png", "", LIMITS), "black.png: empty mask"),
+        (lambda p, e, t: read_prompt(e, p["query"], "", LIMITS), "is 50x24, its picture 30x40"),
+        (lambda p, e, t: read_prompt(e, t / "text.png", "", LIMITS), "text.png: not a picture"),
+        (lambda p, e, t: read_labels(None, LIMITS), "No video"),
+        (lambda p, e, t: read_labels({**e, "layers": []}, LIMITS), "Empty mask"),
+        (lambda p, e, t: videos.first_frame(t / "text.png", LIMITS), r"^text.png: not a video"),
+        (lambda p, e, t: next(segment(None, None, [], t)), "No prompts"),
+    ],
+)
+def test_mistakes_are_one_clear_line(pictures, painted, tmp_path, call, message):
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "cut.png").write_bytes(pictures["query"].read_bytes()[:300])
+    Image.new("L", (30, 40)).save(tmp_path / "black.png")
+    with pytest.raises(LDISError, match=message) as caught:
+        call(pictures, painted, tmp_path)
+    assert "\n" not in str(caught.value) and str(tmp_path) not in str(caught.value)
+
+
+def test_one_class_gives_the_pipelines_mask(pipe, pictures, painted, tmp_path):
+    query, prompt = read_query(pictures["query"], LIMITS), read_prompt(painted, str(pictures["mask"]), "", LIMITS)
+    *_, result = segment(pipe, query, [prompt], tmp_path / "out", seed=0)
+    expected = pipe(pictures["query"], [(pictures["prompt"], pictures["mask"])])
+    np.testing.assert_array_equal(array(result.file), 255 * expected.mask)
+    np.testing.assert_array_equal(result.mask[::4, ::4, 0], 255 * expected.mask)  # 50 pixels, four times larger
+    assert result.overlay.shape == result.probability.shape == (96, 200, 3)
+    assert result.shares == {"object": pytest.approx(expected.mask.mean())}
+
+
+def test_ldisn_shows_every_step(micro_folder_ldisn, pictures, painted, tmp_path):
+    query = read_query(pictures["query"], LIMITS)
+    prompt = read_prompt(painted, None, "", LIMITS)
+    pipe = LDISPipeline.from_pretrained(micro_folder_ldisn)
+    results = list(segment(pipe, query, [prompt], tmp_path, seed=3, num_steps=2))
+    assert [result.step for result in results] == [1, 2, None]
+    assert [result.file is not None for result in results] == [False, False, True]
+    assert (results[0].pseudo_mask != results[1].pseudo_mask).any()
+    np.testing.assert_array_equal(results[1].pseudo_mask, results[2].pseudo_mask)
+
+
+def test_class_names_put_prompts_together(pipe, tmp_path):
+    rng = np.random.default_rng(0)
+    image, query = rng.integers(0, 256, (2, 20, 20, 3), np.uint8)
+    left = (np.arange(20) < 10).astype(np.uint8)[None].repeat(20, 0)
+    prompts = []
+    for mask, name in ((left, "a"), (1 - left, "b"), (left, "a")):
+        prompts = add_prompt(prompts, PaintedPrompt(image, mask, name))
+    [result] = segment(pipe, query, prompts, tmp_path)
+    expected = pipe.segment_classes(query, {"a": [(image, left)] * 2, "b": [(image, 1 - left)]})
+    np.testing.assert_array_equal(array(result.file), expected.label_map)
+    assert list(result.shares) == ["a", "b"] and result.pseudo_mask is None
+
+
+def test_prompts_and_classes_are_counted():
+    prompt = PaintedPrompt(np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), np.uint8), "a")
+    with pytest.raises(LDISError, match="16 prompts"):
+        add_prompt([prompt] * 16, prompt)
+    names = [PaintedPrompt(prompt.image, prompt.mask, str(i)) for i in range(7)]
+    with pytest.raises(LDISError, match="7 classes"):
+        add_prompt(names, prompt)
+
+
+def test_a_video_becomes_an_overlay_and_a_zip_of_label_maps(pipe, clip, tmp_path):
+    labels = np.zeros((32, 48), np.uint8)
+    labels[8:20, 4:16] = 2
+    np.testing.assert_array_equal(videos.first_frame(clip, LIMITS).shape, (32, 48, 3))
+    results = list(videos.segment(pipe, clip, labels, LIMITS, tmp_path))
+    assert [result.done for result in results] == [1, 2, 3, 4, 5, 6, 6]
+    assert all(result.video is None for result in results[:-1])
+    written = videos.read_video(results[-1].video)
+    assert len(list(written)) == 6 and written.fps == 5
+    expected = list(pipe.segment_video(videos.read_video(clip), labels))
+    with zipfile.ZipFile(results[-1].masks) as archive:
+        assert archive.namelist() == [f"{i:05d}.png" for i in range(6)]
+        for name, label_map in zip(archive.namelist(), expected, strict=True):
+            np.testing.assert_array_equal(array(io.BytesIO(archive.read(name))), label_map)
+
+
+def test_a_video_that_fails_leaves_no_files(pipe, clip, tmp_path):
+    with pytest.raises(LDISError, match=r"clip.mp4: 48x32 is more than"):
+        list(videos.segment(pipe, clip, np.ones((32, 48), np.uint8), Limits(megapixels=0.001), tmp_path))
+    assert not {path.suffix for path in tmp_path.iterdir()} & {".mp4", ".zip"}
+
+
+def test_examples_are_the_same_every_time():
+    first, second = paint_examples(), paint_examples()
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a.query, b.query)
+        assert a.picture().shape == (256, 264 * (len(a.prompts) + 1) - 8, 3)
+        assert all(prompt.mask.any() for prompt in a.prompts)
+    assert [len(by_class(example.prompts)) for example in first] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model=nowhere"], "nowhere"),
+        (["--model=x", "--port=99999"], "--port=99999"),
+        (["--model=x", "--host=not.an.address.invalid"], "cannot be served"),
+    ],
+)
+def test_the_commands_bad_usage_exits_with_2_and_one_line(monkeypatch, capsys, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = call_command(command.main, monkeypatch, capsys, *arguments)
+    assert status == 2 and message in err and err.count("\n") == 1
+
+
+def test_help_waits_for_nothing_and_there_is_no_sharing():
+    code = (
+        "import sys; sys.argv = ['demo', '--help']\n"
+        "import runpy\ntry: runpy.run_module('ldis_jax.demo', run_name='__main__')\n"
+        "except SystemExit as e: assert not e.code\n"
+        "assert not {'jax', 'gradio', 'numpy'} & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "python -m ldis_jax.demo --model=" in result.stdout
+    assert not re.search("--share", result.stdout)
