@@ -58,5 +58,5 @@ def test_a_scheduler_file_must_say_its_betas(tmp_path, micro_folder_ldisn, key):
     values = json.loads((folder / SCHEDULER).read_text())
     del values[key]
     (folder / SCHEDULER).write_text(json.dumps(values))
-    with pytest.raises(LDISError, match=f"missing {key}"):
+    with pytest.raises(LDISError, match=f"no {key}"):
         load_model(folder)

@@ -44,6 +44,7 @@ RUN_BY = {
     "ldis_jax.segment --model --out --overlay --prompt --query": (
         "tests/test_commands.py::test_segment_writes_mask_and_overlay"
     ),
+    "ldis_jax.demo --model": "tests/demo/test_page.py::test_examples_work_at_once",
     "ldis_jax.convert --alpha_clip --clip --out --sd15 --task": _CONVERTS,
     "ldis_jax.convert --lora --model --out": _FINETUNES,
     "ldis_jax.export --model --num_prompts --out": (
@@ -72,6 +73,7 @@ RUN_BY = {
 STARTS = {
     "ldis_jax.segment": ["ldis_jax.segment_files.find_queries"],
     "ldis_jax.evaluate": ["ldis_jax.evaluate.prepare"],
+    "ldis_jax.demo": ["ldis_jax.pipeline.LDISPipeline.from_pretrained"],
     "ldis_jax.convert": [
         f"ldis_jax.convert.commands.from_{origin}" for origin in ("stable_diffusion", "checkpoint", "model")
     ],
