@@ -20,6 +20,8 @@ from ldis_jax.train_state import flatten
 from ldis_jax.train_step import StepMetrics, init_state, make_train_step
 from tests.helpers import micro_config
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def standard_promotion():

@@ -14,6 +14,8 @@ from ldis_jax.train_state import flatten
 from ldis_jax.train_step import StepMetrics, StepOptions, init_state, make_train_step
 from tests.helpers import MICRO, SIZE, micro_task
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 BATCH = 8
 
 
