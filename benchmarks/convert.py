@@ -11,6 +11,7 @@ counted in its memory. Needs 20 GB of disk for a while.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import subprocess
 import sys
@@ -48,25 +49,26 @@ tower = transformers.CLIPVisionModel.from_pretrained({clip!r}, dtype=dtype)
 }
 
 
-def write_sources(work: Path) -> dict[str, Path]:
-    """The files a user owns, at full size."""
+def write_sources(work: Path, micro: bool) -> dict[str, Path]:
+    """The files a user owns, at full size; ``micro``: of the tests' smallest networks."""
     import torch
     import transformers
 
     from ldis_jax.convert.folder import write_network
-    from ldis_jax.models.config import AutoencoderConfig, PromptEncoderConfig, UNetConfig
     from ldis_jax.models.ldis import LDISModel, ModelConfig
+    from tests.helpers import CLIP_TOWER, MICRO
     from tests.reference import foreign
     from tests.reference.weights import module_weights
 
-    model = LDISModel.abstract(ModelConfig(UNetConfig(encoder_hid_dim=None), AutoencoderConfig()))
+    sizes = dataclasses.replace(MICRO["ldis1"], prompt_encoder=CLIP_TOWER) if micro else ModelConfig()
+    model = LDISModel.abstract(dataclasses.replace(sizes, unet=dataclasses.replace(sizes.unet, encoder_hid_dim=None)))
     for name in ("unet", "vae"):
         module = getattr(model, name)
         write_network(work / "sd15", name, module.config, module_weights(name, module).tensors)
     tower = {n: t.read() for n, t in module_weights("prompt_encoder", model.prompt_encoder).tensors.items()}
     torch.save(foreign.tensors(tower), work / "alpha_clip.pth")
     foreign.write_torchscript(work / "ViT-L-14.pt", foreign.openai_names(tower))
-    size = PromptEncoderConfig()
+    size = sizes.prompt_encoder
     config = transformers.CLIPVisionConfig(
         hidden_size=size.width,
         intermediate_size=4 * size.width,
@@ -109,12 +111,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", help="write the figures to this file")
     parser.add_argument("--work", help="where the weights go for a while (default: the system's temporary folder)")
+    parser.add_argument("--micro", action="store_true", help="the tests' smallest networks, to try this script")
     args = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
     rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(dir=args.work) as temporary:
         work = Path(temporary)
-        sources = write_sources(work)
+        sources = write_sources(work, args.micro)
         checkpoint = size_of(*(sources[name] for name in ("sd15", "alpha_clip.pth")))
         for task in ("ldis1", "ldisn"):
             command = ["--task", task, "--sd15", str(sources["sd15"]), "--out", str(work / task)]

@@ -7,8 +7,10 @@ Gradients alone, without an optimizer. LoRA is compiled twice: as low-rank layer
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +20,9 @@ from flax import nnx
 from ldis_jax.models import LDISModel, LoRA
 from ldis_jax.models.ldis import ModelConfig
 from ldis_jax.train_state import Params, flatten, unflatten
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 FAST = {"xla_backend_optimization_level": 0}  # of machine code, not of buffers
 
@@ -64,21 +69,25 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--only", choices=("lora", "pixel"))
+    parser.add_argument("--micro", action="store_true", help="the tests' smallest networks, to try this script")
     args = parser.parse_args()
-    dtype = args.dtype
-    latents = jax.ShapeDtypeStruct((args.batch, 32, 32, 4), jnp.float32)
-    print(
-        f"batch {args.batch}, 256 x 256, {dtype}\n\n| gradient of | temporaries, GiB | results, GiB | compiled in, s |"
-    )
-    print("|---|---|---|---|")
+    dtype, config, size = args.dtype, ModelConfig(), 256
+    if args.micro:
+        from tests.helpers import MICRO, SIZE
+
+        config, size = MICRO["ldis1"], SIZE
+    width, side = config.prompt_encoder.width, size // config.vae.downscale
+    latents = jax.ShapeDtypeStruct((args.batch, side, side, config.vae.latent_channels), jnp.float32)
+    print(f"batch {args.batch}, {size} x {size}, {dtype}\n")
+    print("| gradient of | temporaries, GiB | results, GiB | compiled in, s |\n|---|---|---|---|")
 
     def unet_parameters(lora: LoRA | None) -> tuple[nnx.GraphDef[LDISModel], Params, Params]:
-        model = LDISModel.abstract(ModelConfig(), dtype=dtype, lora=lora)
+        model = LDISModel.abstract(config, dtype=dtype, lora=lora)
         graphdef, trained, frozen = flatten(model)
         return graphdef, trained, {n: jax.ShapeDtypeStruct(x.shape, dtype) for n, x in frozen.items()}  # type: ignore
 
     if args.only != "pixel":
-        tokens = jax.ShapeDtypeStruct((args.batch, 256, 1024), jnp.float32)
+        tokens = jax.ShapeDtypeStruct((args.batch, 256, width), jnp.float32)
         whole, every, towers = unet_parameters(None)
         adapted, trained, frozen = unet_parameters(LoRA(args.rank))
         rows = {
@@ -90,8 +99,8 @@ def main() -> None:
             report(name, jax.value_and_grad(loss), *params, latents, tokens)
 
     if args.only != "lora":
-        vae, state = nnx.split(LDISModel.abstract(ModelConfig(), dtype=dtype).vae)
-        picture = jax.ShapeDtypeStruct((args.batch, 256, 256, 3), jnp.float32)
+        vae, state = nnx.split(LDISModel.abstract(config, dtype=dtype).vae)
+        picture = jax.ShapeDtypeStruct((args.batch, size, size, 3), jnp.float32)
         for remat in ("none", "blocks"):
 
             def pixel(z: jax.Array, state: Any, target: jax.Array, remat: str = remat) -> jax.Array:

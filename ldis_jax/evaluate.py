@@ -106,10 +106,11 @@ def prepare(
 
     from ldis_jax import __version__, sharding
     from ldis_jax.benchmark.data import open_curve, open_episodes, open_source
-    from ldis_jax.benchmark.model_facts import domain, model_hash
+    from ldis_jax.benchmark.model_facts import domain
     from ldis_jax.benchmark.run import evaluate_curve, evaluate_images, evaluate_videos
     from ldis_jax.convert import load_model
     from ldis_jax.convert.card import read_provenance
+    from ldis_jax.convert.folder_hash import model_hash
     from ldis_jax.convert.hub import resolve
     from ldis_jax.predict import make_predict
     from ldis_jax.train_state import flatten

@@ -22,6 +22,7 @@ from ldis_jax.errors import LDISError
 from ldis_jax.export.stablehlo import write_stablehlo
 from ldis_jax.files import StrPath
 from ldis_jax.image_io import ImageSource, read_image
+from ldis_jax.input_pipeline.transforms import eval_image
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.predictor import Predictor, bucket
 from ldis_jax.prompts import Classes, Prompt, read_prompts
@@ -236,9 +237,10 @@ class LDISPipeline:
         The last is what a call returns, to rounding. Of LDIS-1 that is the only one.
         """
         images, masks, count = read_prompts({"object": prompts}, self.task.image_size, ignore_label)
-        canvas = Canvas(read_image(query), 1, None)
-        square = canvas.square(canvas.tiles[0], self.task.image_size)[None]
-        for r in self._predictor.steps(square, images, masks, count, seed, options):
+        picture = read_image(query)
+        square = eval_image(picture, self.task.image_size)[None]
+        for r in self._predictor.steps(self._predictor.inputs(square, images, masks, count, seed), options):
+            canvas = Canvas(picture, 1, None)
             canvas.add(canvas.tiles[0], 0, np.asarray(r[0]))
             yield self._result(canvas)
 
@@ -323,7 +325,8 @@ class LDISPipeline:
             LDISError: a wrong shape or option.
         """
         options |= {"noise": noise, "step_noise": step_noise}
-        return self._predictor.predict(query, prompt_images, prompt_masks, num_prompts, seed, options)
+        inputs = self._predictor.inputs(query, prompt_images, prompt_masks, num_prompts, seed)
+        return self._predictor.predict(inputs, options)
 
     def _canvases(
         self,
@@ -365,8 +368,9 @@ class LDISPipeline:
         return self._predictor.devices * (1 if jax.default_backend() == "cpu" else _ROWS)
 
     def _result(self, canvas: Canvas) -> Segmentation:
-        logits = pseudo_mask.to_logit(canvas.r())
-        painted = canvas.pseudo_mask(self.task.picture_share)
+        r = canvas.r()
+        logits = pseudo_mask.to_logit(r)
+        painted = canvas.pseudo_mask(r[0], self.task.picture_share)
         return Segmentation(mask=logits[0] > 0, probability=class_probabilities(logits)[1], pseudo_mask=painted)
 
 

@@ -25,6 +25,9 @@ _SCALES = ("image_guidance_scale", "prompt_guidance_scale")
 OPTIONS = (*_STATIC_OPTIONS, *_SCALES)  # of LDIS-n
 
 
+Inputs = tuple[jax.Array, Prompts, jax.Array]  # queries [B, S, S, 3], their prompts, their keys [B]
+
+
 class Predictor:
     """One model, and its programs, compiled when they are first needed.
 
@@ -78,17 +81,17 @@ class Predictor:
         """See :meth:`ldis_jax.LDISPipeline.instruction_tokens`."""
         return self._tokens(self.params, *self._check_prompts(images, masks))
 
-    def predict(
-        self,
-        query: ArrayLike,
-        images: ArrayLike,
-        masks: ArrayLike,
-        num_prompts: ArrayLike | None,
-        seed: int,
-        options: dict[str, Any],
-    ) -> jax.Array:
-        """See :meth:`ldis_jax.LDISPipeline.predict`."""
-        return self._run(self._inputs(query, images, masks, num_prompts, seed), options)
+    def inputs(
+        self, query: ArrayLike, images: ArrayLike, masks: ArrayLike, num_prompts: ArrayLike | None, seed: int
+    ) -> Inputs:
+        """Checked, with K padded; shapes as for :meth:`ldis_jax.LDISPipeline.predict`."""
+        images, masks = self._check_prompts(images, masks)
+        query = jnp.asarray(query, jnp.float32)
+        size, (batch, count) = self.task.image_size, masks.shape[:2]
+        if query.shape != (batch, size, size, 3):
+            raise LDISError(f"query {query.shape}: expected {(batch, size, size, 3)}")
+        real = np.full(batch, count) if num_prompts is None else num_prompts
+        return query, self._pad_prompts(images, masks, real), query_keys(seed, np.arange(batch))
 
     def read_prompts(self, images: ArrayLike, masks: ArrayLike, num_prompts: ArrayLike) -> PromptTokens:
         """Prompts for :meth:`predict_classes`; [C, K, S, S, 3], [C, K, S, S] and int [C]."""
@@ -102,9 +105,10 @@ class Predictor:
         A query's noise depends on its class alone, so that a result does not depend on what else is in the batch.
         """
         own = jax.tree.map(lambda x: x[classes], prompts)
-        return self._run((jnp.asarray(query), own, query_keys(seed, classes)), options)
+        return self.predict((jnp.asarray(query), own, query_keys(seed, classes)), options)
 
-    def _run(self, inputs: tuple[jax.Array, Prompts, jax.Array], options: dict[str, Any]) -> jax.Array:
+    def predict(self, inputs: Inputs, options: dict[str, Any]) -> jax.Array:
+        """R, float32 [B, S, S, 3]."""
         batch = inputs[0].shape[0]
         options = self.check_options(options, batch)
         if self._mesh is not None:
@@ -116,17 +120,8 @@ class Predictor:
         one = [self._predict(self.params, *_rows(inputs, [i]), **_option_rows(options, [i])) for i in rows]
         return jnp.concatenate(one)
 
-    def steps(
-        self,
-        query: ArrayLike,
-        images: ArrayLike,
-        masks: ArrayLike,
-        num_prompts: ArrayLike | None,
-        seed: int,
-        options: dict[str, Any],
-    ) -> Iterator[jax.Array]:
+    def steps(self, inputs: Inputs, options: dict[str, Any]) -> Iterator[jax.Array]:
         """R after every step of LDIS-n, of x_0 as that step sees it; last what :meth:`predict` returns, to rounding."""
-        inputs = self._inputs(query, images, masks, num_prompts, seed)
         options = self.check_options(options, inputs[0].shape[0])
         if not isinstance(self.task, LDISN):
             yield self._predict(self.params, *inputs)
@@ -142,18 +137,6 @@ class Predictor:
             carried = (conditions, state, row, query, keys, noise, i + 1 == task.num_steps, scales)
             state, r = self._step(self.params, *carried, guided=task.is_guided(i), sampler=task.sampler)
             yield r
-
-    def _inputs(
-        self, query: ArrayLike, images: ArrayLike, masks: ArrayLike, num_prompts: ArrayLike | None, seed: int
-    ) -> tuple[jax.Array, PromptInputs, jax.Array]:
-        """Checked, and with K padded."""
-        images, masks = self._check_prompts(images, masks)
-        query = jnp.asarray(query, jnp.float32)
-        size, (batch, count) = self.task.image_size, masks.shape[:2]
-        if query.shape != (batch, size, size, 3):
-            raise LDISError(f"query {query.shape}: expected {(batch, size, size, 3)}")
-        real = np.full(batch, count) if num_prompts is None else num_prompts
-        return query, self._pad_prompts(images, masks, real), query_keys(seed, np.arange(batch))
 
     def _pad_prompts(self, images: jax.Array, masks: jax.Array, num_prompts: ArrayLike) -> PromptInputs:
         padding = ((0, 0), (0, bucket(images.shape[1]) - images.shape[1]), (0, 0), (0, 0))

@@ -96,7 +96,10 @@ def main() -> None:
     elif len(queries) == 1 and outputs.out.suffix:
         work = segment_files.picture_work(queries[0], classes, outputs)
     else:
-        made_by = {"model": args.model, "dtype": args.dtype, **options}
+        from ldis_jax.convert.folder_hash import model_hash
+        from ldis_jax.convert.hub import resolve
+
+        made_by = {"model": model_hash(resolve(args.model)), "dtype": args.dtype, **options}
         work = segment_files.folder_work(queries, classes, outputs, made_by)
 
     import jax

@@ -78,14 +78,14 @@ class Canvas:
         if class_index == 0:
             tile.cut(self._weight)[:] += weight
 
-    def pseudo_mask(self, share: float) -> np.ndarray:
+    def pseudo_mask(self, r: np.ndarray, share: float) -> np.ndarray:
         """What the decoder painted for the first class, uint8 [S, S, 3], of several tiles [H, W, 3].
 
-        ``share`` is the part of the query that R lacks, g.
+        ``r`` is that class's of :meth:`r`, ``share`` the part of the query that it lacks, g.
         """
         if self._sum is None:
             return to_picture(self._painted + share * self.square(self.tiles[0], len(self._painted)))
-        return to_picture(self.r()[0] + share * (self.picture / 127.5 - 1))
+        return to_picture(r + share * (self.picture / 127.5 - 1))
 
     def r(self) -> np.ndarray:
         """R of every class, float32 [C, H, W, 3]; where tiles overlap, the mean that trusts their middles most."""

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldis_jax import LDISPipeline
 from ldis_jax.convert import save_model
 from tests.helpers import MICRO, micro_task
 from tests.reference.weights import random_model
@@ -43,6 +44,17 @@ def micro_folder_ldisn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("micro_n") / "model"
     save_model(folder, micro_task("ldisn"), random_model(MICRO["ldisn"]))
     return folder
+
+
+@pytest.fixture(scope="module")
+def pipe(micro_folder):
+    """A pipeline of its own for every file, which may count what it compiles."""
+    return LDISPipeline.from_pretrained(micro_folder)
+
+
+@pytest.fixture(scope="module")
+def pipe_n(micro_folder_ldisn):
+    return LDISPipeline.from_pretrained(micro_folder_ldisn)
 
 
 @pytest.fixture(scope="module")

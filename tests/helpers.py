@@ -22,6 +22,8 @@ _UNET = UNetConfig(
     norm_num_groups=4,
 )
 _VAE = AutoencoderConfig(block_out_channels=(4, 8, 8), layers_per_block=1, norm_num_groups=4)
+# OpenAI's files do not tell the number of heads: width / 64.
+CLIP_TOWER = PromptEncoderConfig(image_size=SIZE, patch_size=8, width=64, layers=1, heads=1)
 _TOWER = PromptEncoderConfig(image_size=SIZE, patch_size=8, width=16, layers=1, heads=2)
 MICRO = {
     "ldis1": ModelConfig(_UNET, _VAE, _TOWER),

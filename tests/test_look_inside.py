@@ -138,8 +138,9 @@ def test_looking_changes_nothing(pipes, looks, task):
     pipe, look = pipes[task], looks[task]
     query, images, masks = fitted()
     before = program(pipe, query, images, masks)
-    plain = list(pipe._predictor.steps(query, images, masks, None, 0, {}))
-    watched = [r for r, _ in look._predictor.steps(query, images, masks, None, 0, {})]
+    inputs = pipe._predictor.inputs(query, images, masks, None, 0)
+    plain = list(pipe._predictor.steps(inputs, {}))
+    watched = [r for r, _ in look._predictor.steps(inputs, {})]
     np.testing.assert_array_equal(plain, watched)
     assert program(pipe, query, images, masks) == before
 

@@ -10,16 +10,6 @@ from ldis_jax import LDISError, LDISPipeline
 from tests.helpers import SIZE
 
 
-@pytest.fixture(scope="module")
-def pipe(micro_folder):
-    return LDISPipeline.from_pretrained(micro_folder)
-
-
-@pytest.fixture(scope="module")
-def pipe_n(micro_folder_ldisn):
-    return LDISPipeline.from_pretrained(micro_folder_ldisn)
-
-
 def arrays(count, batch=1):
     rng = np.random.default_rng(3)
     query = rng.uniform(-1, 1, (batch, SIZE, SIZE, 3)).astype(np.float32)

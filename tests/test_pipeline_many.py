@@ -13,16 +13,6 @@ from tests.helpers import SIZE
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-@pytest.fixture(scope="module")
-def pipe(micro_folder):
-    return LDISPipeline.from_pretrained(micro_folder)
-
-
-@pytest.fixture(scope="module")
-def pipe_n(micro_folder_ldisn):
-    return LDISPipeline.from_pretrained(micro_folder_ldisn)
-
-
 def scene(seed, height=24, width=50):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 

@@ -1,10 +1,12 @@
 """The command: one picture, many, several classes, videos; what stops it, and what it leaves."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from ldis_jax import LDISPipeline, segment
 from ldis_jax.image_io import read_image, read_label_map, write_png
@@ -47,8 +49,8 @@ def work(tmp_path, monkeypatch, model):
 
 
 @pytest.fixture
-def run(work, monkeypatch, capsys):
-    return lambda *arguments: call_command(segment.main, monkeypatch, capsys, "--model=m", *arguments)
+def run(work, monkeypatch, capsys, micro_folder):
+    return lambda *arguments: call_command(segment.main, monkeypatch, capsys, f"--model={micro_folder}", *arguments)
 
 
 CAT, DOG = "cat.png:cat_mask.png", "dog.png:dog_mask.png"
@@ -69,6 +71,17 @@ def test_many_pictures_and_going_on(run, work, model):
     assert (work / "masks/0/q0.png").stat().st_mtime_ns == kept and (work / "masks/0/q2.png").exists()
     status, _, err = run("--query", "photos/0", "photos/1", f"--prompt={DOG}", "--out=masks", "--overlay=over")
     assert status == 2 and "masks: holds masks made with other prompts" in err
+
+
+def test_other_weights_in_the_same_folder_do_not_go_on(run, work, micro_folder):
+    shutil.copytree(micro_folder, work / "model")
+    flags = ["--model=model", "--query=photos/0", f"--prompt={CAT}", "--out=masks"]
+    assert run(*flags)[0] == 0
+    unet = work / "model/unet/diffusion_pytorch_model.safetensors"
+    tensors = {name: -value for name, value in load_file(unet).items()}
+    save_file(tensors, unet)
+    status, _, err = run(*flags)
+    assert status == 2 and "masks: holds masks made with other model" in err
 
 
 def test_a_damaged_picture_does_not_stop_the_others(run, work):

@@ -132,7 +132,7 @@ def test_a_finished_run_runs_again_without_training(finished, micro_folder):
 
 
 def test_sigterm_in_an_evaluation_stops_and_the_next_run_evaluates(finished, micro_folder, tmp_path, monkeypatch):
-    evaluate = Evaluation.run
+    evaluate, handler = Evaluation.run, signal.getsignal(signal.SIGTERM)
 
     def interrupted(self, predict, step):
         if step == 4:
@@ -143,7 +143,7 @@ def test_sigterm_in_an_evaluation_stops_and_the_next_run_evaluates(finished, mic
         patch.setattr(Evaluation, "run", interrupted)
         assert train(micro_config(micro_folder), tmp_path) is None
     assert [line["step"] for line in read_lines(tmp_path)] == [2, 4] and not (tmp_path / "report.json").exists()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == handler
     assert train(micro_config(micro_folder), tmp_path)["miou"] == finished[1]["miou"]
     evaluations = [[x for x in read_lines(w) if "unseen/miou" in x] for w in (finished[0], tmp_path)]
     assert evaluations[0] == evaluations[1] and len(evaluations[0]) == 2

@@ -7,11 +7,13 @@ Example:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 
 from ldis_jax import cli
 from ldis_jax.errors import LDISError
@@ -45,9 +47,8 @@ def main() -> None:
     from ldis_jax.demo.uploads import Limits
     from ldis_jax.pipeline import LDISPipeline
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # removes the folder below, as Ctrl-C does
     pipe = LDISPipeline.from_pretrained(args.model, dtype=args.dtype)
-    with tempfile.TemporaryDirectory(prefix="ldis_jax_demo_") as folder:
+    with _sigterm_exits(), tempfile.TemporaryDirectory(prefix="ldis_jax_demo_") as folder:
         # Gradio reads these when it is imported: uploads and results vanish with the server, and nothing calls home.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
         try:
@@ -57,6 +58,16 @@ def main() -> None:
                 raise
             raise LDISError("the web page needs Gradio: pip install 'ldis_jax[demo]'") from None
         serve(pipe, Limits(args.max_upload_mb, args.max_megapixels), args.host, args.port)
+
+
+@contextlib.contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """SIGTERM unwinds the ``with`` blocks inside, as Ctrl-C does."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _check_address(host: str, port: int) -> None:

@@ -61,7 +61,8 @@ class LookInside:
         images, masks, count = read_prompts({"object": prompts}, size, ignore_label)
         grid = self._token_grid(images, masks)
         square = eval_image(read_image(query), size)
-        for r, recorded in self._predictor.steps(square[None], images, masks, count, seed, options):
+        inputs = self._predictor.inputs(square[None], images, masks, count, seed)
+        for r, recorded in self._predictor.steps(inputs, options):
             weights = {name: _by_place(np.asarray(x[0]), grid) for name, x in recorded.items()}
             yield CrossAttention(to_picture(square), pseudo_mask.to_mask(np.asarray(r[0])), grid, weights)
 

@@ -14,10 +14,11 @@ from ldis_jax import evaluate
 from ldis_jax.benchmark import run as run_module
 from ldis_jax.benchmark.data import draw_episodes, open_episodes, open_source
 from ldis_jax.benchmark.intervals import image_figures
-from ldis_jax.benchmark.model_facts import domain, model_hash
+from ldis_jax.benchmark.model_facts import domain
 from ldis_jax.benchmark.protocols import PROTOCOLS, Protocol, coco_fold, get_protocol, pascal_fold
 from ldis_jax.benchmark.records import Records
 from ldis_jax.benchmark.report import ranked
+from ldis_jax.convert.folder_hash import model_hash
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluators import MeanIoU
 from ldis_jax.evaluators.episodes import baseline_masks

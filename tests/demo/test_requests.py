@@ -24,11 +24,6 @@ ROOT = Path(__file__).parent.parent.parent
 LIMITS = Limits()
 
 
-@pytest.fixture(scope="module")
-def pipe(micro_folder):
-    return LDISPipeline.from_pretrained(micro_folder)
-
-
 @pytest.fixture
 def painted(pictures, tmp_path):
     """The editor's value for ``pictures["prompt"]`` with two strokes: one of each of the first two colours."""
