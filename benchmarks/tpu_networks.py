@@ -64,7 +64,7 @@ def predict(module: Any, function: Any, shapes: tuple[tuple[int, ...], ...]) -> 
     )
     compiled = traced.lower().compile()
     chip, flops = get_chip(TOPOLOGY), count_flops(traced.jaxpr)
-    seconds = estimated_cycles(compiled.as_text()) / chip.clock
+    seconds = sum(estimated_cycles(compiled.as_text()).values()) / chip.clock
     return {
         "ms": 1e3 * seconds,
         "tflop": flops / 1e12,

@@ -150,12 +150,13 @@ def make_train_step(
         else:
             loss, grads = _accumulate(grad_fn, params, batch, key, options.accumulate, mesh, placed.params)
         grads = jax.lax.with_sharding_constraint(grads, placed.params)  # where their moments are, not replicated
-        grad_norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        new_params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if ema is not None:
-            ema = optax.incremental_update(new_params, ema, 1.0 - options.ema_decay)
+        with jax.named_scope("optimizer"):
+            grad_norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
+            new_params = optax.apply_updates(state.params, updates)
+            ema = state.ema
+            if ema is not None:
+                ema = optax.incremental_update(new_params, ema, 1.0 - options.ema_decay)
         new = StepMetrics.single_from_model_output(loss=loss, grad_norm=grad_norm, step=state.step)
         return TrainState(state.step + 1, new_params, opt_state, ema), metrics.merge(new)
 

@@ -16,11 +16,16 @@ _CALLS = re.compile(r"calls=%?([\w.\-]+)")
 _WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _ARRAY = re.compile(r"(pred|[suf]\d+|bf16|f8\w+)\[([\d,]*)\]")
 _COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\(")
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _GROUPS = re.compile(r"replica_groups=(\{\{[\d,]+\}|\[\d+,\d+\]|mesh\[[^\]]*\] \{[^}]*\})")
 
-# No kernels: another view of memory, a promise, the ends of an exchange whose bytes are counted.
-_FREE = ("ConcatBitcast", "AssumeGatherIndicesInBound", "AsyncCollectiveStart", "AsyncCollectiveDone")
+# Name scopes that the networks and the training step set.
+_NETWORKS = ("unet", "vae_encoder", "vae_decoder", "prompt_encoder", "optimizer")
+_LAYERS = ("attention", "resnet", "feed_forward")
+
+# No kernels: another view of memory, memory alone, a promise, the ends of an exchange whose bytes are counted.
+_FREE = ("ConcatBitcast", "AllocateBuffer", "AssumeGatherIndicesInBound", "AsyncCollectiveStart", "AsyncCollectiveDone")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,21 +45,33 @@ class Collective:
     bytes: int
 
 
-def estimated_cycles(text: str) -> int:
-    """Cycles of one execution: the sum over all operations, bodies of loops as often as they run.
+def estimated_cycles(text: str) -> dict[str, int]:
+    """Cycles of one execution by part, largest first: operations' estimates, bodies of loops as often as they run.
 
-    Operations without an estimate, collectives and opaque kernels, count nothing.
+    A part is a network, what it does and where: "unet backward/attention", by the name scopes of the code; what is
+    computed again for a backward pass counts to it. A fusion counts to the part of its last operation. Operations
+    without an estimate, collectives and opaque kernels, count nothing.
     """
     computations = _split(text)
+    parts: collections.Counter[str] = collections.Counter()
 
-    def of(name: str) -> int:
-        total = 0
+    def visit(name: str, times: int) -> None:
         for line in computations.get(name, ()):
-            total += sum(map(int, _CYCLES.findall(line)))
-            total += sum(times * of(called) for called, times in _called(line, computations))
-        return total
+            if cycles := sum(map(int, _CYCLES.findall(line))):
+                parts[_part(line)] += times * cycles
+            for called, n in _called(line, computations):
+                visit(called, times * n)
 
-    return of(_entry(text))
+    visit(_entry(text), 1)
+    return dict(parts.most_common())
+
+
+def _part(line: str) -> str:
+    match = _OP_NAME.search(line)
+    scopes = re.findall(r"\w+", match[1]) if match else []
+    network = next((scope for scope in scopes if scope in _NETWORKS), "other")
+    layer = next((f"/{scope}" for scope in reversed(scopes) if scope in _LAYERS), "")
+    return network + (" backward" if match and "transpose(" in match[1] else "") + layer
 
 
 def unmodelled_custom_calls(text: str) -> int:

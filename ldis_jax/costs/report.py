@@ -16,6 +16,7 @@ from ldis_jax.costs.hlo import collectives, estimated_cycles, unmodelled_custom_
 from ldis_jax.programs import PROGRAMS, mathematical_flops, trained_params
 
 COMPUTE_DTYPE = "bfloat16"  # what "auto" means on TPU
+_PARTS_SHOWN = 6
 _RESERVED = 0.02  # of a chip's memory: the runtime's own, and what a program's buffers lose to alignment
 
 
@@ -34,7 +35,8 @@ def compile_program(
     Returns:
         The program, and its costs, JSON-able, per chip: memory ("argument_bytes", "temp_bytes", "peak_bytes" against
         "chip_bytes", "fits"), "flops" of the mathematics, "bytes_accessed", "collectives", "predicted_ms" and its two
-        parts, "predicted_mfu", "unmodelled_custom_calls", which no prediction knows; and what was compiled.
+        parts (compute also by part of the program), "predicted_mfu", "unmodelled_custom_calls", which no prediction
+        knows; and what was compiled.
     """
     chip = get_chip(topology)
     started = time.perf_counter()
@@ -45,7 +47,8 @@ def compile_program(
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes  # donated ones lie where arguments lay
     peak = arguments + temp + results + memory.generated_code_size_in_bytes
     flops = mathematical_flops(config, program, mesh, batch_size)
-    compute = estimated_cycles(text) / chip.clock
+    parts = {part: cycles / chip.clock for part, cycles in estimated_cycles(text).items()}
+    compute = sum(parts.values())
     exchange = 0.0
     found = collectives(text)
     for collective in found:
@@ -67,6 +70,7 @@ def compile_program(
         "collectives": [dataclasses.asdict(collective) for collective in found],
         "predicted_ms": 1e3 * (compute + exchange),
         "predicted_compute_ms": 1e3 * compute,
+        "predicted_compute_ms_by_part": {part: round(1e3 * seconds, 3) for part, seconds in parts.items()},
         "predicted_exchange_ms": 1e3 * exchange,
         "predicted_mfu": flops / chip.flops / (compute + exchange),
         "unmodelled_custom_calls": unmodelled_custom_calls(text),
@@ -107,6 +111,8 @@ def lines(cost: dict[str, Any]) -> list[str]:
         f"  {cost['flops'] / 1e12:.2f} TFLOP, {cost['bytes_accessed'] / 1e9:.1f} GB accessed; predicted {compute:.1f} "
         f"ms of compute + {exchange:.1f} ms of exchange if none is hidden, MFU {cost['predicted_mfu']:.2f}",
     ]
+    largest = list(cost["predicted_compute_ms_by_part"].items())[:_PARTS_SHOWN]
+    report.append("  most of it: " + ", ".join(f"{part} {ms:.1f}" for part, ms in largest))
     if cost["unmodelled_custom_calls"]:
         report.append(f"  {cost['unmodelled_custom_calls']} custom calls have no estimate and are left out")
     report += [

@@ -91,6 +91,7 @@ class AlphaCLIP(nnx.Module):
         self.ln_pre = layer_norm(width, dtype=dtype, rngs=rngs)
         self.transformer = Transformer(config, dtype=dtype, rngs=rngs)
 
+    @jax.named_scope("prompt_encoder")
     def __call__(self, image: jax.Array, alpha: jax.Array) -> jax.Array:
         """Patch tokens of the last block.
 

@@ -88,6 +88,7 @@ def layer_norm(channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerN
 _MANY_LOGITS = 512 * 1024
 
 
+@jax.named_scope("attention")
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, num_heads: int, bias: jax.Array | None = None) -> jax.Array:
     """Multi-head attention; logits and softmax in float32.
 
@@ -178,6 +179,7 @@ class ResnetBlock2D(nnx.Module):
         if self.has_shortcut:
             self.conv_shortcut = conv(in_channels, out_channels, 1, dtype=dtype, rngs=rngs)
 
+    @jax.named_scope("resnet")
     def __call__(self, x: jax.Array, temb: jax.Array | None = None, skip: jax.Array | None = None) -> jax.Array:
         """[B, H, W, C_in] (and SiLU-activated temb [B, T]) -> [B, H, W, C_out]; C_in is of x and skip together."""
         parts = (x,) if skip is None else (x, skip)

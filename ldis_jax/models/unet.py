@@ -120,6 +120,7 @@ class FeedForward(nnx.Module):
             ]
         )
 
+    @jax.named_scope("feed_forward")
     def __call__(self, x: jax.Array) -> jax.Array:
         for layer in self.net:
             x = layer(x)
@@ -328,6 +329,7 @@ class UNet2DConditionModel(nnx.Module):
         """
         return self.evaluate(sample, timesteps, self.instruct(encoder_hidden_states, encoder_attention_bias))
 
+    @jax.named_scope("unet")
     def instruct(
         self,
         encoder_hidden_states: jax.Array,
@@ -353,6 +355,7 @@ class UNet2DConditionModel(nnx.Module):
             Instruction(layer.to_k(context), layer.to_v(context), encoder_attention_bias, branches) for layer in layers
         ]
 
+    @jax.named_scope("unet")
     def evaluate(self, sample: jax.Array, timesteps: jax.Array, *instructions: list[Instruction]) -> jax.Array:
         """As a call, with instructions that are ready.
 

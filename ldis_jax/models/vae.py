@@ -149,6 +149,7 @@ class AutoencoderKL(nnx.Module):
         """Scaled latents, which the UNet sees, are this times unscaled ones."""
         return self.config.scaling_factor
 
+    @jax.named_scope("vae_encoder")
     def encode(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Posterior of a picture.
 
@@ -162,6 +163,7 @@ class AutoencoderKL(nnx.Module):
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.exp(0.5 * jnp.clip(logvar, -30.0, 20.0))
 
+    @jax.named_scope("vae_decoder")
     def decode(self, latents: jax.Array, remat: str = "none") -> jax.Array:
         """Unscaled latents [B, s, s, 4] -> float32 picture [B, S, S, 3], about [-1, 1], not clipped.
 

@@ -76,6 +76,7 @@ class AutoencoderTiny(nnx.Module):
         """Scaled latents, which the UNet sees, are this times unscaled ones. Not the file's field of that name."""
         return SD_SCALING_FACTOR
 
+    @jax.named_scope("vae_encoder")
     def encode(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Latents of a picture.
 
@@ -90,6 +91,7 @@ class AutoencoderTiny(nnx.Module):
         latents = scaled / self.scaling_factor
         return latents, jnp.zeros_like(latents)
 
+    @jax.named_scope("vae_decoder")
     def decode(self, latents: jax.Array, remat: str = "none") -> jax.Array:
         """Unscaled latents [B, s, s, 4] -> float32 picture [B, S, S, 3], about [-1, 1], not clipped.
 

@@ -46,6 +46,10 @@ def test_both_programs_on_a_slice(micro_folder, tmp_path):
     assert done.stdout.count("fits: ") == 2 and "train, batch 8, v5e:2x2 (fsdp 4)" in done.stdout
     for cost in (train, predict):
         assert cost["fits"] and 0 < cost["argument_bytes"] < cost["peak_bytes"] < cost["chip_bytes"] == 16 * 10**9
+        parts = cost["predicted_compute_ms_by_part"]
+        assert "unet/resnet" in parts and "vae_encoder/resnet" in parts and "prompt_encoder" in parts
+        assert ("unet backward/resnet" in parts) == ("optimizer" in parts) == (cost["program"] == "train")
+        assert sum(parts.values()) == pytest.approx(cost["predicted_compute_ms"], abs=1e-3 * len(parts))
         assert cost["predicted_compute_ms"] > 0 and cost["bytes_accessed"] > 0
         assert cost["predicted_ms"] == pytest.approx(cost["predicted_compute_ms"] + cost["predicted_exchange_ms"])
         assert cost["config"] == "tests/costs/micro.py" and cost["chips"] == 4 and cost["unmodelled_custom_calls"] == 0
@@ -65,6 +69,7 @@ chips.slice_devices = lambda topology, slices: None
 sharding.make_mesh = lambda **kw: real(1, 1, devices=jax.devices()[:1])
 report.compile_program = lambda config, program, topology, mesh, batch_size: (None, {
     "program": program, "topology": topology, "mesh": {"slice": 1, "data": 4, "fsdp": 1}, "batch_size": batch_size,
+    "predicted_compute_ms_by_part": {},
     "argument_bytes": 15e9, "temp_bytes": 9e9, "peak_bytes": 24e9, "chip_bytes": 16e9, "fits": False, "flops": 1e12,
     "bytes_accessed": 1e9, "collectives": [], "predicted_compute_ms": 1.0, "predicted_exchange_ms": 0.0,
     "unmodelled_custom_calls": 0, "predicted_mfu": 0.5, "replicated": ["unet/a (9, 9)"]})

@@ -15,7 +15,7 @@ PROGRAM = """
 }
 
 %body.1 (arg: (s32[], f32[8])) -> (s32[], f32[8]) {
-  %a = f32[8]{0} fusion(%x), kind=kLoop, calls=%fused, backend_config={"estimated_cycles":"10"}
+  %a = f32[8]{0} fusion(%x), kind=kLoop, calls=%fused, m={op_name="OP_A"}, backend_config={"estimated_cycles":"10"}
   %all-gather.1 = f32[32]{0} all-gather(%a), channel_id=1, replica_groups=mesh['a'=2,'b'=2] {'a','b'}, dimensions={0}
 }
 
@@ -25,7 +25,8 @@ PROGRAM = """
 }
 
 ENTRY %main.4 (x: f32[8]) -> f32[8] {
-  %start = f32[8]{0} copy(%x), backend_config={"window_config":{"estimated_cycles":"7"}}
+  %start = f32[8]{0} copy(%x), m={op_name="OP_B"}, backend_config={"w":{"estimated_cycles":"7"}}
+  %sum = f32[8]{0} copy(%x), backend_config={"estimated_cycles":"1"}
   %while.1 = (s32[], f32[8]{0}) while(%tuple.1), condition=%condition.1, body=%body.1
   %all-reduce-start.1 = (f32[4]{0}, f32[2,2]{1,0}) all-reduce-start(%a, %b), channel_id=2, replica_groups={{0,1}}
   %all-reduce-done.1 = f32[8]{0} all-reduce-done(%all-reduce-start.1)
@@ -35,8 +36,10 @@ ENTRY %main.4 (x: f32[8]) -> f32[8] {
 """
 
 
-def test_cycles_count_loops_as_often_as_they_run_and_fusions_once():
-    assert estimated_cycles(PROGRAM) == 7 + 20 * 10
+def test_cycles_by_part_count_loops_as_often_as_they_run_and_fusions_once():
+    names = {"OP_A": "jit(f)/transpose(jvp(unet))/resnet/attention/mul", "OP_B": "jit(f)/jvp(vae_encoder)/conv"}
+    text = PROGRAM.replace("OP_A", names["OP_A"]).replace("OP_B", names["OP_B"])
+    assert estimated_cycles(text) == {"unet backward/attention": 20 * 10, "vae_encoder": 7, "other": 1}
 
 
 def test_kernels_without_an_estimate():
