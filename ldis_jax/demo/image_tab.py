@@ -27,7 +27,7 @@ from ldis_jax.demo.widgets import (
 )
 from ldis_jax.visualize import PALETTE, magnify, overlay
 
-_SCALE = '<span class="scale">Probability 0 <i></i> 1</span>'
+_SCALE = '<span class="scale">Probability {}0 <i></i> 1</span>'
 
 
 def build(server: Server) -> None:
@@ -77,7 +77,7 @@ def build(server: Server) -> None:
             for label in ("Overlay", "Mask", "Probability", "Pseudo mask")
         ]  # fmt: skip
     with gr.Row():
-        gr.HTML(_SCALE)
+        scale = gr.HTML(_SCALE.format(""), elem_id="scale")
         download = gr.DownloadButton("Download mask", visible=False, elem_id="download")
 
     def on_add(
@@ -108,7 +108,7 @@ def build(server: Server) -> None:
     work: dict[str, Any] = {
         "fn": on_run,
         "inputs": [query, canvas, mask_file, class_name, prompts, *options.values()],
-        "outputs": [summary, *shown, download],
+        "outputs": [summary, *shown, scale, download],
         "show_progress_on": shown[0],
         **MODEL_QUEUE,
     }
@@ -128,13 +128,14 @@ def _outputs(result: pictures.PictureResult, num_steps: int | None) -> tuple[Any
     text = legend(result.shares)
     if num_steps is not None and result.file is None:
         text = f"Step {result.step} of {num_steps} &emsp; {text}"
-    kind = "mask" if result.pseudo_mask is not None else "label map"
+    several = result.pseudo_mask is None
     pseudo_mask: np.ndarray | None = result.pseudo_mask
     return (
         text,
         result.overlay,
         result.mask,
         result.probability,
-        gr.Image(pseudo_mask, visible=pseudo_mask is not None),
-        gr.DownloadButton(f"Download {kind}", value=result.file, visible=result.file is not None),
+        gr.Image(pseudo_mask, visible=not several),
+        _SCALE.format("of the label that a pixel has been given: " if several else ""),
+        gr.DownloadButton(f"Download {'label map' if several else 'mask'}", value=result.file, visible=result.file is not None),
     )

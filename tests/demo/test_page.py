@@ -132,6 +132,16 @@ def test_examples_work_at_once(page):
 
 
 @needs_chromium
+def test_two_classes_give_a_label_map(page):
+    page.get_by_label("Steps").first.fill("2")
+    page.get_by_role("button", name="Two classes").click()
+    name, labels = content(page, "#download")
+    assert name == "label_map.png" and set(np.unique(np.asarray(Image.open(io.BytesIO(labels))))) <= {0, 1, 2}
+    assert page.locator("#summary .legend").count() == page.locator("#prompts img").count() == 2
+    assert "of the label that a pixel has been given" in page.inner_text("#scale")
+
+
+@needs_chromium
 def test_mistakes_are_clear_messages(page, pictures, tmp_path):
     page.click("#segment")
     wait_for_error(page, "No query: drop the picture")

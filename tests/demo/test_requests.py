@@ -178,7 +178,7 @@ def test_examples_are_the_same_every_time():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model=nowhere"], "nowhere"),
+        (["--model=nowhere", "--port=0"], "nowhere"),
         (["--model=x", "--port=99999"], "--port=99999"),
         (["--model=x", "--host=not.an.address.invalid"], "cannot be served"),
     ],
