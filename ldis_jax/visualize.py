@@ -161,7 +161,7 @@ def plot_curves(curves: dict[str, tuple[list[int], list[float]]], path: Path) ->
             axes.plot(steps, values, color=rgb, marker="o" if len(steps) < 30 else None, markersize=3, label=group)
         axes.set(title=quantity, xlabel="step")
         axes.ticklabel_format(useOffset=False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         if quantity == "loss" and all(min(values) > 0 for _, values in groups.values()):
             axes.set_yscale("log")
         if len(groups) > 1:

@@ -1,7 +1,9 @@
-"""The pictures of docs/how_ldis_works.md, of painted scenes and a small trained LDIS-1.
+"""The pictures of docs/how_ldis_works.md, of painted scenes and small trained models: LDIS-1's, and LDIS-n's steps.
 
 python -m ldis_jax.main --config=configs/tiny.py
+python -m ldis_jax.main --config=configs/tiny_ldisn.py
 python tools/explain_pictures.py --model=runs/tiny/model --out=docs/pictures
+python tools/explain_pictures.py --model=runs/tiny_ldisn/model --out=docs/pictures
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.files import atomic_write
 from ldis_jax.input_pipeline import Episode, ProceduralScenes, episode_rng, eval_image
 from ldis_jax.look_inside import LookInside, attended_sheet, tokens_sheet
+from ldis_jax.prompts import Prompt
 from ldis_jax.visualize import contact_sheet, magnify, spotlight, to_picture
 
 _EPISODE = (1, 47)  # seed and number, chosen for a scene that is easily read
@@ -63,23 +66,39 @@ def pseudo_masks(pipe: LDISPipeline, episode: Episode, alpha: float = 0.4) -> np
     return contact_sheet(rows, ("",) * len(_TIMESTEPS), labels)
 
 
+def steps(pipe: LDISPipeline, episode: Episode, prompts: list[Prompt], columns: int = 6) -> np.ndarray:
+    """What LDIS-n takes the pseudo mask, and so the mask, to be after some of its steps."""
+    found = list(pipe.segment_steps(episode.query_image, prompts))
+    chosen = np.unique(np.linspace(0, len(found) - 1, columns).round().astype(int))
+    query, true = magnify(episode.query_image), magnify(episode.query_mask > 0)
+    rows = [
+        [query, *(found[i].pseudo_mask for i in chosen)],
+        [spotlight(query, true), *(spotlight(query, magnify(found[i].mask)) for i in chosen)],
+    ]
+    titles = ("query, true mask", *(f"step {i + 1}" for i in chosen))
+    return contact_sheet(rows, titles, ["the painted pseudo mask", "the mask that is read off it"])
+
+
 def main() -> None:
     """Writes the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder of an LDIS-1 trained on painted scenes")
+    parser.add_argument("--model", required=True, help="folder of a model trained on painted scenes")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     args = parser.parse_args()
     pipe = LDISPipeline.from_pretrained(args.model)
     episode = ProceduralScenes("unseen", pipe.task.image_size).draw(episode_rng(*_EPISODE), num_shots=2)
     prompts = list(zip(episode.prompt_images, episode.prompt_masks, strict=True))
-    look = LookInside(pipe)
-    *_, found = look.cross_attention(episode.query_image, prompts)
-    sheets = {
-        "prediction": prediction(pipe, episode),
-        "pseudo_masks": pseudo_masks(pipe, episode),
-        "tokens": tokens_sheet(look.tokens(prompts)),
-        "attention": attended_sheet(found, {"object": found.mask, "all else": ~found.mask}),
-    }
+    if pipe.task.name == "ldisn":
+        sheets = {"steps": steps(pipe, episode, prompts)}
+    else:
+        look = LookInside(pipe)
+        *_, found = look.cross_attention(episode.query_image, prompts)
+        sheets = {
+            "prediction": prediction(pipe, episode),
+            "pseudo_masks": pseudo_masks(pipe, episode),
+            "tokens": tokens_sheet(look.tokens(prompts)),
+            "attention": attended_sheet(found, {"object": found.mask, "all else": ~found.mask}),
+        }
     for name, sheet in sheets.items():
         with atomic_write(args.out / f"{name}.png") as temporary:
             # 256 colours, the far ones among them: a third of the bytes.
