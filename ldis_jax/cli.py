@@ -19,7 +19,9 @@ def run(main: Callable[[], None]) -> None:
     except LDISError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        if str(stop):
+            print(f"\n{stop}", file=sys.stderr)
         sys.exit(130)
 
 

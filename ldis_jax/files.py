@@ -37,6 +37,15 @@ def atomic_write(path: StrPath) -> Iterator[Path]:
         raise LDISError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
 
 
+def check_writable(path: StrPath) -> None:
+    """Raises :class:`LDISError` where :func:`atomic_write` would, as far as can be seen before the work."""
+    path = Path(path)
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "is a folder" if path.is_dir() else f"no right to write in {there}"
+        raise LDISError(f"{path}: cannot be written ({why}); choose another place")
+
+
 def write_json(path: StrPath, obj: Any) -> None:
     """Writes strict JSON: NaN and infinity raise ``ValueError``, because other programs could not read them."""
     text = json.dumps(obj, indent=1, allow_nan=False) + "\n"

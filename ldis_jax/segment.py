@@ -21,6 +21,8 @@ from pathlib import Path
 from ldis_jax import cli
 from ldis_jax.errors import LDISError
 
+_SHOWN = 5  # of what failed
+
 
 def _split_prompt(value: str) -> tuple[str, tuple[str, str]]:
     """``[NAME=]IMAGE:MASK`` as (name or "", (image, mask)); what exists as it stands has no name."""
@@ -84,23 +86,29 @@ def main() -> None:
     args = _arguments()
     classes = _read_classes(args.prompt)
     from ldis_jax import segment_files
-    from ldis_jax.files import write_json
+    from ldis_jax.convert.folder_hash import model_hash
+    from ldis_jax.convert.hub import resolve
+    from ldis_jax.files import check_writable, write_json
+    from ldis_jax.segment_outputs import Outputs, check_apart
 
     queries = segment_files.find_queries(args.query)
-    outputs = segment_files.Outputs(args.out, args.overlay, args.probability)
+    outputs = Outputs(args.out, args.overlay, args.probability)
+    written = outputs.given() | ({"json": args.json} if args.json else {})
+    given = [Path(path) for pairs in classes.values() for pair in pairs for path in pair]
+    check_apart([*queries, *given, *filter(None, [args.first_mask])], written)
+    for flag, path in written.items():
+        check_writable(path / "mask.png" if path.is_dir() and flag != "json" else path)
     options = {"seed": args.seed, "ignore_label": args.ignore_label, "tile_size": args.tile_size}
     options |= cli.ldisn_options(args)
     work: segment_files.Work
-    if segment_files.is_video(queries[0]) or args.first_mask is not None:
-        work = segment_files.clip_work(queries, classes, args.first_mask, outputs)
-    elif len(queries) == 1 and outputs.out.suffix:
+    if len(queries) == 1 and outputs.out.suffix and not segment_files.is_video(queries[0]) and not args.first_mask:
         work = segment_files.picture_work(queries[0], classes, outputs)
     else:
-        from ldis_jax.convert.folder_hash import model_hash
-        from ldis_jax.convert.hub import resolve
-
         made_by = {"model": model_hash(resolve(args.model)), "dtype": args.dtype, **options}
-        work = segment_files.folder_work(queries, classes, outputs, made_by)
+        if segment_files.is_video(queries[0]) or args.first_mask is not None:
+            work = segment_files.clip_work(queries, classes, args.first_mask, outputs, made_by)
+        else:
+            work = segment_files.folder_work(queries, classes, outputs, made_by)
 
     import jax
 
@@ -110,11 +118,13 @@ def main() -> None:
     pipe = pipe.to(devices=args.devices or (jax.local_device_count() if work.many else 1))
     report = work.run(pipe, args.quiet, batch_size=args.batch_size, **options)
     if args.json is not None:
-        write_json(args.json, report)
+        every = {"masks": work.all_masks(report)} if isinstance(work, segment_files.FolderWork) else {}
+        write_json(args.json, {**report, **every})
     if not args.quiet:
         print(f"{args.out}: {segment_files.summary(report)}")
     if failed := report["failed"]:
-        raise LDISError(f"{len(failed)} of {len(queries)} pictures failed; the first: {failed[0]}")
+        rest = f"; and {len(failed) - _SHOWN} more, which --json=FILE lists" if len(failed) > _SHOWN else ""
+        raise LDISError(f"{len(failed)} of {len(queries)} pictures failed: {'; '.join(failed[:_SHOWN])}{rest}")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import glob
-import hashlib
-import json
 import os
+import stat
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,18 +16,15 @@ import numpy as np
 from tqdm import tqdm
 
 from ldis_jax.batches import map_ahead
-from ldis_jax.errors import LDISError, list_names
-from ldis_jax.files import write_json
+from ldis_jax.errors import LDISError
 from ldis_jax.image_io import PICTURE_SUFFIXES, read_image, read_label_map, write_png
 from ldis_jax.pipeline import LDISPipeline
-from ldis_jax.results import ClassSegmentation, Segmentation
+from ldis_jax.segment_outputs import Folders, Outputs, Result, digest, labels_of
 from ldis_jax.video_io import VIDEO_SUFFIXES, Video, VideoWriter, read_video
 from ldis_jax.visualize import PALETTE, overlay_labels
 
 Classes = Mapping[str, Sequence[tuple[str, str]]]  # "" is the name of a class alone
-Result = Segmentation | ClassSegmentation
 _AHEAD = 4  # pictures that are read, or written, beside the device's work
-_SETTINGS = "segment.json"  # beside many masks: what made them
 
 
 def is_video(path: Path) -> bool:
@@ -44,10 +40,10 @@ def find_queries(names: Sequence[str]) -> list[Path]:
     """
     found: list[Path] = []
     for name in names:
-        if os.path.isdir(name):
-            inside = sorted(path for path in Path(name).iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+        if _is_folder(name):
+            inside = sorted(path for path in _children(name) if path.suffix.lower() in PICTURE_SUFFIXES)
             if not inside:
-                raise LDISError(f"--query={name}: no pictures in this folder")
+                raise LDISError(f"--query={name}: no pictures in this folder, whose sub-folders are not looked into")
             found += inside
         else:
             matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
@@ -59,38 +55,24 @@ def find_queries(names: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-@dataclasses.dataclass(frozen=True)
-class Outputs:
-    """Where results of one query go; of many, the folders of them."""
+def _is_folder(name: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name).st_mode)
+    except PermissionError as error:
+        raise _unreadable(name, error) from None
+    except OSError:
+        return False
 
-    out: Path
-    overlay: Path | None
-    probability: Path | None
 
-    def given(self) -> dict[str, Path]:
-        """Those that are asked for."""
-        return {name: path for name, path in vars(self).items() if path is not None}
+def _children(folder: str) -> list[Path]:
+    try:
+        return list(Path(folder).iterdir())
+    except OSError as error:
+        raise _unreadable(folder, error) from None
 
-    def within(self, name: Path) -> Outputs:
-        """One query's, of many."""
-        return Outputs(**{kind: path and path / name for kind, path in vars(self).items()})
 
-    def save(self, query: Path, image: np.ndarray, result: Result) -> dict[str, Any]:
-        """Writes them, the mask last, and says what was found."""
-        if self.overlay is not None:
-            write_png(self.overlay, result.overlay(image))
-        if isinstance(result, Segmentation):
-            probabilities, covers = {"": result.probability}, {"object": float(result.mask.mean())}
-        else:
-            names = result.class_names
-            probabilities = dict(zip(names, result.probabilities[1:], strict=True))
-            covers = {name: float((result.label_map == i + 1).mean()) for i, name in enumerate(names)}
-        if self.probability is not None:
-            for name, probability in probabilities.items():
-                path = self.probability.with_suffix(f".{name}.png" if name else ".png")
-                write_png(path, np.round(255 * probability).astype(np.uint8))
-        result.save(self.out)
-        return {"query": str(query), "mask": str(self.out), "covers": covers}
+def _unreadable(name: str, error: OSError) -> LDISError:
+    return LDISError(f"--query={name}: cannot be read ({error.strerror or error}); look at its permissions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +85,7 @@ class PictureWork:
     many = False
 
     def run(self, pipe: LDISPipeline, quiet: bool, **options: Any) -> dict[str, Any]:
-        """Does it; ``quiet`` says nothing more here."""
+        """Does it, and reports; ``quiet`` says nothing meanwhile."""
         image = read_image(self.query)
         result = next(pipe.segment_images([image], self.prompts, **options))
         return {"masks": [self.outputs.save(self.query, image, result)], "failed": [], "skipped": 0}
@@ -111,22 +93,22 @@ class PictureWork:
 
 @dataclasses.dataclass(frozen=True)
 class FolderWork:
-    """Many pictures; results that are there are left alone."""
+    """Many pictures; those whose results are there are left alone."""
 
     places: Mapping[Path, Outputs]
-    prompts: Any
-    made_by: Mapping[str, Any]
-    settings: Path
+    classes: Classes
+    folders: Folders
     many = True
 
     def run(self, pipe: LDISPipeline, quiet: bool, **options: Any) -> dict[str, Any]:
         """Does it; a picture that cannot be read is left out, and listed in the report."""
-        left = [query for query, place in self.places.items() if not place.out.exists()]
+        names = tuple(self.classes)
+        left = [query for query, place in self.places.items() if not place.are_there(names)]
         failed: list[str] = []
         read: deque[tuple[Path, np.ndarray]] = deque()
 
         def images() -> Iterator[np.ndarray]:
-            write_json(self.settings, self.made_by)  # drawn from once the prompts are read
+            self.folders.write()  # drawn from once the prompts are read
             for query, image in zip(left, map_ahead(_try_to_read, left, _AHEAD), strict=True):
                 if isinstance(image, LDISError):
                     failed.append(str(image))
@@ -138,11 +120,22 @@ class FolderWork:
             (query, image), result = item
             return self.places[query].save(query, image, result)
 
-        results = pipe.segment_images(images(), self.prompts, **options)
+        results = pipe.segment_images(images(), _prompts(self.classes), **options)
         saved = map_ahead(save, ((read.popleft(), result) for result in results), _AHEAD)
-        skipped = len(self.places) - len(left)
-        masks = list(tqdm(saved, "segment", len(self.places), unit="picture", initial=skipped, disable=quiet))
+        skipped, masks = len(self.places) - len(left), []
+        try:
+            for mask in tqdm(saved, "segment", len(self.places), unit="picture", initial=skipped, disable=quiet):
+                masks.append(mask)
+        except KeyboardInterrupt:
+            done = f"{skipped + len(masks)} of {len(self.places)}"
+            raise KeyboardInterrupt(f"stopped after {done} pictures; the same command goes on") from None
         return {"masks": masks, "failed": failed, "skipped": skipped}
+
+    def all_masks(self, report: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Of a report, with those that were there before it, in the queries' order."""
+        new = {mask["query"]: mask for mask in report["masks"]}
+        there = {query: place for query, place in self.places.items() if place.out.exists()}
+        return [new.get(str(query)) or place.record(query, tuple(self.classes)) for query, place in there.items()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,9 +144,10 @@ class ClipWork:
 
     query: Path
     video: Video
-    prompts: Any
+    classes: Classes
     labels: np.ndarray | None
-    outputs: Outputs
+    folders: Folders
+    overlay: Path | None
     many = True
 
     def run(self, pipe: LDISPipeline, quiet: bool, **options: Any) -> dict[str, Any]:
@@ -169,18 +163,21 @@ class ClipWork:
             del options["ignore_label"]
             found = pipe.segment_video(read(), self.labels, **options)
         else:
-            found = map(_labels, pipe.segment_images(read(), self.prompts, **options))
-        shown, masks = self.outputs.overlay, []
+            found = map(labels_of, pipe.segment_images(read(), _prompts(self.classes), **options))
+        shown, out, masks = self.overlay, self.folders.outputs.out, []
         with VideoWriter(shown, self.video.fps) if shown and shown.suffix else contextlib.nullcontext() as writer:
-            for i, labels in enumerate(tqdm(found, "segment", self.video.num_frames, unit="frame", disable=quiet)):
-                frame, name = frames.popleft(), f"{i:06}.png"
+            progress = tqdm(found, "segment", self.video.num_frames, unit="frame", disable=quiet)
+            for i, (labels, name) in enumerate(zip(progress, self.video.frame_names(), strict=False)):
+                if i == 0:
+                    self.folders.write()  # the prompts are read by now
+                frame = frames.popleft()
                 if writer is not None:
                     writer.write(overlay_labels(frame, labels))
                 elif shown is not None:
-                    write_png(shown / name, overlay_labels(frame, labels))
-                write_png(self.outputs.out / name, labels, PALETTE)
+                    write_png(shown / f"{name}.png", overlay_labels(frame, labels))
+                write_png(out / f"{name}.png", labels, PALETTE)
                 covers = {str(value): float((labels == value).mean()) for value in np.unique(labels) if value}
-                masks.append({"query": f"{self.query}#{i}", "mask": str(self.outputs.out / name), "covers": covers})
+                masks.append({"query": f"{self.query}#{i}", "mask": str(out / f"{name}.png"), "covers": covers})
         return {"masks": masks, "failed": [], "skipped": 0}
 
 
@@ -192,8 +189,6 @@ def picture_work(query: Path, classes: Classes, outputs: Outputs) -> PictureWork
     for path in outputs.given().values():
         if path.suffix.lower() != ".png":
             raise LDISError(f"{path}: outputs are PNG files; end the name in .png")
-        if path.exists() and path.samefile(query):
-            raise LDISError(f"{path}: is the query itself; write the result elsewhere")
     return PictureWork(query, _prompts(classes), outputs)
 
 
@@ -211,29 +206,25 @@ def folder_work(queries: Sequence[Path], classes: Classes, outputs: Outputs, mad
     named: dict[Path, Path] = {}
     for query in queries:
         name = query.absolute().relative_to(root).with_suffix(".png")
-        if (other := named.setdefault(name, query)) != query:
-            raise LDISError(f"{query}: its mask would have the name of {other}'s; rename one")
+        _check_name(named.setdefault(name, query), query)
         places[query] = outputs.within(name)
-    prompts = {name: [[_digest(path) for path in pair] for pair in pairs] for name, pairs in classes.items()}
-    facts = json.loads(json.dumps({**made_by, "prompts": prompts, "outputs": sorted(outputs.given())}))
-    settings = outputs.out / _SETTINGS
-    before = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else None
-    if before is not None and before != facts:
-        differ = [name for name in facts if before.get(name) != facts[name]]
-        raise LDISError(f"{outputs.out}: holds masks made with other {list_names(differ)}; choose another folder")
-    for place in places.values():
-        for path in place.given().values():
-            if before is None and path.exists():
-                raise LDISError(f"{path}: is there, and this command did not make it; choose another folder")
-    return FolderWork(places, _prompts(classes), facts, settings)
+    folders = Folders(outputs, {**made_by, "prompts": _digests(classes)})
+    written = [place.files(tuple(classes)) for place in places.values()]
+    folders.check({kind: [path for files in written for path in files[kind]] for kind in outputs.given()})
+    _prompts(classes)  # are there
+    return FolderWork(places, classes, folders)
 
 
-def clip_work(queries: Sequence[Path], classes: Classes, first_mask: Path | None, outputs: Outputs) -> ClipWork:
-    """Of one video file, or of the frames of a folder.
+def clip_work(
+    queries: Sequence[Path], classes: Classes, first_mask: Path | None, outputs: Outputs, made_by: Mapping[str, Any]
+) -> ClipWork:
+    """Of one video file, or of the frames of a folder; ``made_by`` as of many pictures.
 
     Raises:
         LDISError: prompts and labels do not fit together, an output cannot be, or there is no such video.
     """
+    if len(queries) == 1 and not is_video(queries[0]):
+        raise LDISError(f"--first_mask: begins a video, and {queries[0]} is one picture; use --prompt")
     if bool(classes) == (first_mask is not None):
         raise LDISError("a video takes either --prompt or --first_mask, one of them")
     if outputs.probability is not None:
@@ -242,9 +233,12 @@ def clip_work(queries: Sequence[Path], classes: Classes, first_mask: Path | None
         raise LDISError(f"{outputs.out}: the masks of a video need a folder; name one")
     if outputs.overlay is not None and outputs.overlay.suffix.lower() not in ("", ".mp4"):
         raise LDISError(f"{outputs.overlay}: an overlay of a video is an .mp4 file or a folder")
-    query = queries[0] if len(queries) == 1 else queries[0].parent
+    query = queries[0] if is_video(queries[0]) else queries[0].parent
     if any(path.parent != queries[0].parent for path in queries):
         raise LDISError("--query: the frames of a video lie in one folder; name that folder")
+    named: dict[str, Path] = {}
+    for path in queries:
+        _check_name(named.setdefault(path.stem, path), path)
     labels = None if first_mask is None else read_label_map(first_mask)
     if labels is not None and set(np.unique(labels)) <= {0, 255}:
         labels = (labels == 255).astype(np.uint8)  # a mask as people paint it, not "ignore"
@@ -253,7 +247,13 @@ def clip_work(queries: Sequence[Path], classes: Classes, first_mask: Path | None
     if labels is not None and labels.shape != first.shape[:2]:
         size = f"{labels.shape[1]}x{labels.shape[0]}, the first frame {first.shape[1]}x{first.shape[0]}"
         raise LDISError(f"{first_mask}: is {size}; draw it on the first frame")
-    return ClipWork(query, video, _prompts(classes) if classes else None, labels, outputs)
+    in_folders = Outputs(outputs.out, outputs.overlay if outputs.overlay and not outputs.overlay.suffix else None, None)
+    given = {"prompts": _digests(classes)} if first_mask is None else {"first_mask": digest(first_mask)}
+    facts = {**made_by, **given, "video": [[path.name, path.stat().st_size] for path in queries]}
+    folders = Folders(in_folders, facts)
+    # Any picture there would pass for a frame's, also of a longer video.
+    folders.check({kind: folder.glob("*.png") for kind, folder in in_folders.given().items()})
+    return ClipWork(query, video, classes, labels, folders, outputs.overlay)
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -273,8 +273,13 @@ def _prompts(classes: Classes) -> Any:
     return classes.get("", classes)
 
 
-def _labels(result: Result) -> np.ndarray:
-    return result.mask.astype(np.uint8) if isinstance(result, Segmentation) else result.label_map
+def _digests(classes: Classes) -> dict[str, list[list[str]]]:
+    return {name: [[digest(path) for path in pair] for pair in pairs] for name, pairs in classes.items()}
+
+
+def _check_name(first: Path, query: Path) -> None:
+    if first != query:
+        raise LDISError(f"{query}: its mask would have the name of {first}'s; rename one")
 
 
 def _try_to_read(path: Path) -> np.ndarray | LDISError:
@@ -282,12 +287,3 @@ def _try_to_read(path: Path) -> np.ndarray | LDISError:
         return read_image(path)
     except LDISError as error:
         return error
-
-
-def _digest(path: str) -> str:
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
-    except OSError as error:
-        raise LDISError(
-            f"{path}: {(error.strerror or str(error)).lower()}; name a prompt's image and its mask"
-        ) from None

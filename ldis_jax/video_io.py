@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -32,6 +33,12 @@ class Video:
     path: Path
     fps: float
     num_frames: int | None
+
+    def frame_names(self) -> Iterator[str]:
+        """Of its frames: their files' own, without ending, or 000000, 000001, ..."""
+        if self.path.is_dir():
+            return (path.stem for path in _frame_names(self.path))
+        return (f"{i:06}" for i in itertools.count())
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return _folder_frames(self.path) if self.path.is_dir() else _file_frames(self.path)

@@ -1,5 +1,6 @@
 """The command: one picture, many, several classes, videos; what stops it, and what it leaves."""
 
+import itertools
 import json
 import shutil
 
@@ -73,6 +74,64 @@ def test_many_pictures_and_going_on(run, work, model):
     assert status == 2 and "masks: holds masks made with other prompts" in err
 
 
+def test_what_is_missing_is_made_and_the_report_is_whole(run, work):
+    flags = ["--query=photos/0", f"--prompt=cat={CAT}", f"--prompt=dog={DOG}", "--out=masks", "--quiet"]
+    assert run(*flags, "--json=first.json")[0] == 0
+    (work / "masks/q2.png").unlink()
+    # An overlay and a probability elsewhere: every picture again, to the same masks.
+    assert run(*flags, "--json=more.json", "--overlay=over", "--probability=p")[0] == 0
+    assert len(list((work / "over").iterdir())) == 3 and len(list((work / "p").iterdir())) == 6
+    (work / "p/q0.dog.png").unlink()
+    kept = (work / "masks/q2.png").stat().st_mtime_ns
+    assert run(*flags, "--json=again.json", "--overlay=over", "--probability=p")[0] == 0
+    assert (work / "p/q0.dog.png").exists() and (work / "masks/q2.png").stat().st_mtime_ns == kept
+    reports = [json.loads((work / f"{name}.json").read_text()) for name in ("first", "more", "again")]
+    assert reports[0]["masks"] == reports[1]["masks"] == reports[2]["masks"] and reports[2]["skipped"] == 2
+    (work / "elsewhere").mkdir()
+    (work / "elsewhere/q0.png").write_bytes(b"mine")
+    status, _, err = run(*flags, "--overlay=elsewhere")
+    assert status == 2 and "elsewhere/q0.png: is there, and this command did not make it" in err
+    (work / "masks/segment.json").write_text("{")
+    status, _, err = run(*flags)
+    assert status == 2 and "masks/segment.json: does not tell what made this folder" in err
+
+
+def test_an_interruption_says_how_to_go_on(run, work, model, monkeypatch):
+    segment_images = model.segment_images
+
+    def interrupted(*arguments, **options):
+        yield from itertools.islice(segment_images(*arguments, **options), 2)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "segment_images", interrupted)
+        status, _, err = run("--query=photos/0", f"--prompt={CAT}", "--out=masks", "--quiet")
+    assert status == 130 and " of 3 pictures; the same command goes on" in err
+    assert run("--query=photos/0", f"--prompt={CAT}", "--out=masks", "--quiet")[0] == 0
+    assert len(list((work / "masks").glob("*.png"))) == 3
+
+
+def test_a_folder_of_another_video_is_left_alone(run, work):
+    flags = ["--first_mask=first.png", "--out=masks", "--quiet"]
+    assert run("--query=frames", *flags)[0] == 0
+    assert run("--query=frames", *flags)[0] == 0
+    (work / "frames/3.png").unlink()
+    status, _, err = run("--query=frames", *flags)
+    assert status == 2 and "masks: holds masks made with other video" in err
+    status, _, err = run("--query=frames", "--first_mask=first.png", "--out=photos/0")
+    assert status == 2 and "this command did not make it" in err
+
+
+def test_what_may_not_be_read(run, work, monkeypatch):
+    def forbidden(path):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ldis_jax.segment_files.Path.iterdir", forbidden)
+        status, _, err = run("--query=photos/0", f"--prompt={CAT}", "--out=masks")
+    assert status == 2 and "--query=photos/0: cannot be read (Permission denied); look at its permissions" in err
+
+
 def test_other_weights_in_the_same_folder_do_not_go_on(run, work, micro_folder):
     shutil.copytree(micro_folder, work / "model")
     flags = ["--model=model", "--query=photos/0", f"--prompt={CAT}", "--out=masks"]
@@ -87,7 +146,7 @@ def test_other_weights_in_the_same_folder_do_not_go_on(run, work, micro_folder):
 def test_a_damaged_picture_does_not_stop_the_others(run, work):
     (work / "photos/0/broken.png").write_bytes((work / "photos/0/q0.png").read_bytes()[:99])
     status, _, err = run("--query=photos/0", f"--prompt={CAT}", "--out=masks", "--quiet", "--json=found.json")
-    assert status == 2 and "1 of 4 pictures failed; the first: photos/0/broken.png: damaged" in err
+    assert status == 2 and "1 of 4 pictures failed: photos/0/broken.png: damaged" in err
     found = json.loads((work / "found.json").read_text())
     assert [record["mask"] for record in found["masks"]] == [f"masks/q{i}.png" for i in (0, 2, 4)]
     assert len(found["failed"]) == 1
@@ -123,11 +182,11 @@ def test_frames_of_a_folder(run, work, model):
     status, _, err = run("--query=frames", "--first_mask=first.png", "--out=masks", "--overlay=over", "--quiet")
     assert status == 0, err
     expected = list(model.segment_video(read_video("frames"), read_label_map("first.png")))
-    np.testing.assert_array_equal(read_label_map(work / "masks/000003.png"), expected[3])
+    np.testing.assert_array_equal(read_label_map(work / "masks/3.png"), expected[3])
     assert len(list((work / "over").iterdir())) == 4
     write_png("painted.png", (read_label_map("first.png") == 3))
     status, _, err = run("--query=frames", "--first_mask=painted.png", "--out=masks1", "--quiet")
-    assert status == 0 and set(np.unique(read_label_map("masks1/000000.png"))) == {0, 1}, err
+    assert status == 0 and set(np.unique(read_label_map("masks1/0.png"))) == {0, 1}, err
 
 
 def test_a_video_by_prompts(run, work, model):
@@ -141,12 +200,17 @@ def test_a_video_by_prompts(run, work, model):
     ("flags", "message"),
     [
         (["--query=nothing*.png", f"--prompt={CAT}", "--out=m"], "nothing*.png: no such file"),
-        (["--query=photos", f"--prompt={CAT}", "--out=m"], "no pictures in this folder"),
+        (["--query=photos", f"--prompt={CAT}", "--out=m"], "no pictures in this folder, whose sub-folders"),
         (["--query", "clip.mp4", "cat.png", f"--prompt={CAT}", "--out=m"], "is a video; segment one at a time"),
         (["--query=photos/0", f"--prompt={CAT}", "--out=m.png"], "need a folder"),
         (["--query=photos/0", "--prompt=cat.png:first.png", "--out=m", "--quiet"], "make them agree"),
         (["--query=photos/0", f"--prompt={CAT}", "--out=photos/0"], "this command did not make it"),
-        (["--query=cat.png", f"--prompt={CAT}", "--out=cat.png"], "is the query itself"),
+        (["--query=cat.png", f"--prompt={DOG}", "--out=cat.png"], "--out=cat.png: is read by this command"),
+        (["--query=cat.png", f"--prompt={DOG}", "--out=./dog_mask.png"], "--out=dog_mask.png: is read by this command"),
+        (["--query=clip.mp4", "--first_mask=first.png", "--out=m", "--overlay=clip.mp4"], "is read by this command"),
+        (["--query=photos/0", f"--prompt={CAT}", "--out=m", "--overlay=m"], "--overlay=m: is --out, too"),
+        (["--query=cat.png", f"--prompt={DOG}", "--out=m.png", "--json=cat.png/j.json"], "no right to write in"),
+        (["--query=cat.png", "--first_mask=first.png", "--out=m"], "begins a video, and cat.png is one picture"),
         (["--query=cat.png", "--out=m.png"], "--prompt: missing"),
         (["--query=cat.png", f"--prompt={CAT}", f"--prompt=dog={DOG}", "--out=m.png"], "either all or none"),
         (["--query=cat.png", f"--prompt=a/b={CAT}", "--out=m.png"], "class 'a/b'"),

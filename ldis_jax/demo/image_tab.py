@@ -137,5 +137,7 @@ def _outputs(result: pictures.PictureResult, num_steps: int | None) -> tuple[Any
         result.probability,
         gr.Image(pseudo_mask, visible=not several),
         _SCALE.format("of the label that a pixel has been given: " if several else ""),
-        gr.DownloadButton(f"Download {'label map' if several else 'mask'}", value=result.file, visible=result.file is not None),
+        gr.DownloadButton(
+            f"Download {'label map' if several else 'mask'}", value=result.file, visible=result.file is not None
+        ),
     )
