@@ -4,7 +4,7 @@ Paper:     not an experiment of the paper. The task and its picture size are tho
 Command:   python -m ldis_jax.main --config=configs/finetune.py:lora --config.data.folder=my_pictures \
                --config.init.folder=pretrained/ldis1 --workdir=runs/mine
            ":lora" trains low-rank pairs of rank 16 (--config.lora.rank=...), ":full" or nothing all of the UNet;
-           ":small" is for the small models of configs/tiny.py, on a CPU.
+           ":small" is for small models on a CPU, unless told otherwise the one that comes along.
 Needs:     pictures with masks (python -m ldis_jax.check_data --data=my_pictures says whether they will do), and a model
            folder: of python -m ldis_jax.convert, or of a training run.
 Hardware:  :lora: two steps of full size on 2 CPU cores, 7.9 GB; :full: not run at full size by this project.
@@ -26,6 +26,7 @@ def get_config(method: str = "full") -> ConfigDict:
         raise LDISError(f"configs/finetune.py:{method}: must be :full, :lora or :small")
     config = base_config("ldis1")
     config.task = ConfigDict()
+    config.init.folder = "tiny" if method == "small" else "pretrained/ldis1"
     folder_data(config, episodes=100)
     config.data.num_workers = 0
     config.train_steps = 1000

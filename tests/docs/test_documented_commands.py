@@ -39,6 +39,7 @@ RUN_BY = {
         "tests/test_executable.py::test_a_second_run_loads_it_and_ends_the_same"
     ),
     "ldis_jax.main --config --config.data.folder --config.init.folder --workdir": _FINETUNES,
+    "ldis_jax.main --config --config.data.folder --workdir": _FINETUNES,
     "ldis_jax.check_data --data": _FINETUNES,
     "ldis_jax.segment --model --out --overlay --prompt --query": (
         "tests/test_commands.py::test_segment_writes_mask_and_overlay"
