@@ -3,8 +3,9 @@
 Paper:     LDIS-n with augmented pseudo masks (mask_alpha 0.4), conditioning dropout and two-scale guidance.
 Command:   python -m ldis_jax.main --config=configs/tiny_ldisn.py
 Hardware:  2 CPU cores.
-Time:      not measured yet.
-Expected:  not measured yet.
+Time:      21 minutes, beside other work on the same cores.
+Expected:  on 128 episodes of unseen classes mIoU 42.2 and FB-IoU 65.9 (copy the prompt's mask: 8.4 and 47.6; all
+           foreground: 7.5 and 3.7); the prompt decides between two objects in 79 % of 100 cases.
 """
 
 from ml_collections import ConfigDict

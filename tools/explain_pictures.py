@@ -23,8 +23,7 @@ from ldis_jax import LDISPipeline, cli, pseudo_mask
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.files import atomic_write
 from ldis_jax.input_pipeline import Episode, ProceduralScenes, episode_rng, eval_image
-from ldis_jax.look_inside import LookInside, attended_sheet, tokens_sheet
-from ldis_jax.prompts import Prompt
+from ldis_jax.look_inside import LookInside, attended_sheet, steps_sheet, tokens_sheet
 from ldis_jax.visualize import contact_sheet, magnify, spotlight, to_picture
 
 _EPISODE = (1, 47)  # seed and number, chosen for a scene that is easily read
@@ -66,19 +65,6 @@ def pseudo_masks(pipe: LDISPipeline, episode: Episode, alpha: float = 0.4) -> np
     return contact_sheet(rows, ("",) * len(_TIMESTEPS), labels)
 
 
-def steps(pipe: LDISPipeline, episode: Episode, prompts: list[Prompt], columns: int = 6) -> np.ndarray:
-    """What LDIS-n takes the pseudo mask, and so the mask, to be after some of its steps."""
-    found = list(pipe.segment_steps(episode.query_image, prompts))
-    chosen = np.unique(np.linspace(0, len(found) - 1, columns).round().astype(int))
-    query, true = magnify(episode.query_image), magnify(episode.query_mask > 0)
-    rows = [
-        [query, *(found[i].pseudo_mask for i in chosen)],
-        [spotlight(query, true), *(spotlight(query, magnify(found[i].mask)) for i in chosen)],
-    ]
-    titles = ("query, true mask", *(f"step {i + 1}" for i in chosen))
-    return contact_sheet(rows, titles, ["the painted pseudo mask", "the mask that is read off it"])
-
-
 def main() -> None:
     """Writes the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -89,7 +75,8 @@ def main() -> None:
     episode = ProceduralScenes("unseen", pipe.task.image_size).draw(episode_rng(*_EPISODE), num_shots=2)
     prompts = list(zip(episode.prompt_images, episode.prompt_masks, strict=True))
     if pipe.task.name == "ldisn":
-        sheets = {"steps": steps(pipe, episode, prompts)}
+        found_by_step = list(pipe.segment_steps(episode.query_image, prompts))
+        sheets = {"steps": steps_sheet(episode.query_image, found_by_step)}
     else:
         look = LookInside(pipe)
         *_, found = look.cross_attention(episode.query_image, prompts)

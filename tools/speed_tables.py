@@ -2,6 +2,7 @@
 
 python benchmarks/speed.py --json=docs/speed/cpu.json
 python benchmarks/tpu_networks.py --json=docs/speed/tpu_networks.json
+python benchmarks/fewer_steps.py --model=runs/tiny_ldisn/model --json=docs/speed/fewer_steps.json
 python tools/speed_tables.py
 """
 
@@ -61,7 +62,21 @@ def _networks(rows: list[dict[str, Any]]) -> str:
     return _table(("network", "ours, ms", "peer, ms", "ratio", "MFU", "GB accessed"), *map(cells, rows))
 
 
-TABLES: dict[str, Callable[[list[dict[str, Any]]], str]] = {"cpu": _beside_torch, "tpu_networks": _networks}
+def _fewer_steps(figures: dict[str, Any]) -> str:
+    def cells(row: dict[str, Any]) -> tuple[Any, ...]:
+        options = " ".join(f"`{name}={value}`" for name, value in row["options"].items())
+        found = (f"{row[key]:.1f}" for key in ("miou", "fb_iou"))
+        return options, row["evaluations"], *found, f"{row['r']:.3f}", f"{row['masks']:.1f}"
+
+    head = ("options", "UNet evaluations", "mIoU", "FB-IoU", "mean of abs(R - R')", "IoU with the first row's masks")
+    return _table(head, *map(cells, figures["rows"]))
+
+
+TABLES: dict[str, Callable[[Any], str]] = {
+    "cpu": _beside_torch,
+    "tpu_networks": _networks,
+    "fewer_steps": _fewer_steps,
+}
 
 
 def main() -> None:

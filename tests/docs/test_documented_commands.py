@@ -60,7 +60,7 @@ RUN_BY = {
     "tools/tpu_table.py --minutes": "tests/docs/test_scripts.py::test_the_table_of_slices_keeps_what_is_compiled",
     "tools/speed_tables.py": "tests/test_docs.py::test_tables_of_the_speed_page_are_those_of_the_figures",
     "tools/error_messages.py": "tests/docs/test_error_messages.py::test_page_and_code_have_the_same_messages",
-    "tools/explain_pictures.py --model --out": "tests/test_look_inside.py::test_sheets",
+    "tools/explain_pictures.py --model --out": "tests/docs/test_scripts.py::test_pictures_that_explain",
     "benchmarks/variants.py": "tests/docs/test_scripts.py::test_costs_of_the_variants",
     "benchmarks/convert.py": "tests/docs/test_scripts.py::test_seconds_and_memory_of_conversion",
     "launch/tpu_vm.sh": _LAUNCHES,

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.costs.test_compile import needs_libtpu
 from tests.helpers import load_script
@@ -33,6 +34,34 @@ def test_seconds_and_memory_of_conversion(tmp_path):
     ours, torch = (figures["rows"][f"{who} float32"]["seconds"] for who in ("ours", "torch"))
     assert figures["ratios"]["load seconds, ours / torch, float32"] == ours / torch
     assert list(tmp_path.iterdir()) == [out], "the weights are gone"
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_pictures_that_explain(micro_folder, micro_folder_ldisn, tmp_path, monkeypatch):
+    script = load_script(ROOT / "tools" / "explain_pictures.py")
+    for folder in (micro_folder, micro_folder_ldisn):
+        monkeypatch.setattr(sys, "argv", ["explain_pictures.py", f"--model={folder}", f"--out={tmp_path}"])
+        script.main()
+    sheets = {path.stem: Image.open(path).size for path in tmp_path.iterdir()}
+    assert sheets.keys() == {"prediction", "pseudo_masks", "tokens", "attention", "steps"}
+    assert all(min(size) > 100 for size in sheets.values())
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_what_fewer_steps_cost(micro_folder_ldisn, tmp_path, monkeypatch, capsys):
+    script = load_script(ROOT / "benchmarks" / "fewer_steps.py")
+    two = ({"sampler": "ddpm", "num_steps": 2}, {"sampler": "ddim", "num_steps": 1, "guidance_end": 0.0})
+    monkeypatch.setattr(script, "variants", lambda: two)
+    out = tmp_path / "figures.json"
+    arguments = [f"--model={micro_folder_ldisn}", "--episodes=3", "--batch_size=2", f"--json={out}"]
+    monkeypatch.setattr(sys, "argv", ["fewer_steps.py", *arguments])
+    script.main()
+    figures = json.loads(out.read_text())
+    first, second = figures["rows"]
+    assert [row["evaluations"] for row in figures["rows"]] == [6, 1]
+    assert first["r"] == 0 and first["masks"] == 100 and second["r"] > 1e-3
+    assert capsys.readouterr().out.count("\n") == 4
+    assert load_script(ROOT / "tools" / "speed_tables.py").TABLES["fewer_steps"](figures).count("\n") == 3
 
 
 @needs_libtpu
