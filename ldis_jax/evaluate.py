@@ -37,7 +37,7 @@ def _arguments() -> argparse.Namespace:
         epilog=textwrap.fill(f"benchmarks: {', '.join(PROTOCOLS)}", 100),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", required=True, help="model folder or hub id")
+    parser.add_argument("--model", required=True, help='model folder, hub id, or "tiny"')
     parser.add_argument("--benchmark", required=True, metavar="NAME", help="see below")
     parser.add_argument(
         "--data", required=True, type=Path, help="data set: built by data/build.py, or a folder in VOC layout"

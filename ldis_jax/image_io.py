@@ -18,6 +18,7 @@ from ldis_jax.files import StrPath, atomic_write
 ImageSource = StrPath | bytes | Image.Image | np.ndarray
 
 IGNORE_LABEL = 255
+_HALF = 128  # of a lossy mask's range
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # lower case; of files in folders
 
 _JPEG_START = b"\xff\xd8"
@@ -69,7 +70,8 @@ def read_mask(source: ImageSource, ignore_label: int | None = None, name: str = 
     """An object mask, uint8 [H, W] in {0, 1, 255}.
 
     A pixel is object where it is non-zero: the index in a palette file, any colour channel in a colour file (alpha does
-    not count). Give lossless files: JPEG puts non-zero noise around objects.
+    not count). Give lossless files: JPEG invents values around objects, so that its pixels count from 128 on, and none
+    is ignored.
 
     Args:
         source: path, bytes of a file, PIL image, or bool or uint8 array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4].
@@ -79,29 +81,31 @@ def read_mask(source: ImageSource, ignore_label: int | None = None, name: str = 
     Raises:
         LDISError: missing, damaged or not a mask; an array of another shape or type.
     """
+    lossy = False
     if isinstance(source, np.ndarray):
         array = _check_array(source, "mask", (np.bool_, np.uint8))
     else:
         image, where = _decode(source, name)
         if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I") and not image.mode.startswith("I;16"):
             raise LDISError(f"{where}: a {image.mode} file is not a mask; save it as an 8-bit grey PNG")
-        array = np.asarray(image)
+        array, lossy = np.asarray(image), image.format in ("JPEG", "MPO")
         if array.ndim == 2:
             array = array[..., None]
     array = array[..., : 3 if array.shape[-1] > 2 else 1]
-    mask = (array != 0).any(axis=-1).astype(np.uint8)
-    if ignore_label is not None:
+    shown = array >= _HALF if lossy else array != 0
+    mask = np.asarray(shown.any(axis=-1), np.uint8)
+    if ignore_label is not None and not lossy:
         mask[(array == ignore_label).all(axis=-1)] = IGNORE_LABEL
     return mask
 
 
-def read_label_map(source: StrPath | bytes, name: str = "") -> np.ndarray:
+def read_label_map(source: StrPath | bytes | Image.Image, name: str = "") -> np.ndarray:
     """The labels of a grey or palette PNG, uint8 [H, W], values as they stand in the file.
 
     Grey of 2 or 4 bits is the exception: PIL spreads it over 0 to 255. Palettes may have any number of bits.
 
     Args:
-        source: path, or bytes of a file.
+        source: path, bytes of a file, or PIL image.
         name: what error messages call bytes.
 
     Raises:
@@ -111,6 +115,22 @@ def read_label_map(source: StrPath | bytes, name: str = "") -> np.ndarray:
     if image.mode not in ("L", "P", "1"):
         raise LDISError(f"{where}: a label map has one 8-bit channel, this file is {image.mode}; save label values")
     return np.array(image, dtype=np.uint8)
+
+
+def read_first_labels(source: ImageSource) -> np.ndarray:
+    """The labels of a video's first frame, uint8 [H, W]: 0 background, 255 ignored; of a mask of 0 and 255, 0 and 1.
+
+    Args:
+        source: as of :func:`read_label_map`, or an array [H, W] of integers.
+
+    Raises:
+        LDISError: as :func:`read_label_map`; an array of another shape or type, or of values beyond 255.
+    """
+    labels = source if isinstance(source, np.ndarray) else read_label_map(source)
+    if labels.ndim != 2 or labels.dtype.kind not in "uib" or not labels.size or labels.min() < 0 or labels.max() > 255:
+        raise LDISError(f"first_frame_labels {labels.dtype}{list(labels.shape)}: must be integers [H, W], 0 to 255")
+    values = set(np.unique(labels).tolist())
+    return (labels == 255 if values <= {0, 255} else labels).astype(np.uint8)
 
 
 def read_stored_mask(source: StrPath) -> Image.Image:

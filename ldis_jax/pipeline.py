@@ -21,7 +21,7 @@ from ldis_jax.convert.hub import resolve
 from ldis_jax.errors import LDISError
 from ldis_jax.export.stablehlo import write_stablehlo
 from ldis_jax.files import StrPath
-from ldis_jax.image_io import ImageSource, read_image
+from ldis_jax.image_io import ImageSource, read_first_labels, read_image
 from ldis_jax.input_pipeline.transforms import eval_image
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.predictor import Predictor, bucket
@@ -30,6 +30,7 @@ from ldis_jax.results import ClassSegmentation, Segmentation, class_probabilitie
 from ldis_jax.tasks import Task
 from ldis_jax.tiles import Canvas, Tile
 
+Counts = int | Iterable[int]
 _DTYPES = ("float32", "bfloat16")
 _ROWS = 8  # a device takes at once, of many
 
@@ -115,16 +116,22 @@ class LDISPipeline:
         other._card, other._predictor = self._card, self._predictor.to(dtype, devices)
         return other
 
-    def compile(self, num_prompts: Iterable[int] = (1,), num_classes: Iterable[int] = (1,), **options: Any) -> Self:
+    def compile(self, num_prompts: Counts = 1, num_classes: Counts = 1, **options: Any) -> Self:
         """Compiles now what calls with so many prompts and classes would compile when they come; returns itself.
 
         Args:
-            num_prompts: of a class.
-            num_classes: of a call; 1 for ``pipe(...)``.
+            num_prompts: of a class; one number or several.
+            num_classes: of a call; 1 for ``pipe(...)``; one number or several.
             **options: as in a call, where they are not the model's defaults.
+
+        Raises:
+            LDISError: a number below 1, or a wrong option.
         """
         size = self.task.image_size
-        for shots, classes in itertools.product(num_prompts, num_classes):
+        several = [(count,) if isinstance(count, int) else tuple(count) for count in (num_prompts, num_classes)]
+        if min(map(min, several)) < 1:
+            raise LDISError(f"compile: num_prompts={num_prompts}, num_classes={num_classes}: must be at least 1")
+        for shots, classes in itertools.product(*several):
             images = np.zeros((classes, bucket(shots), size, size, 3), np.float32)
             prompts = self._predictor.read_prompts(images, np.ones(images.shape[:-1], np.uint8), np.full(classes, 1))
             query = np.zeros((classes, size, size, 3), np.float32)
@@ -140,6 +147,9 @@ class LDISPipeline:
     def model(self) -> LDISModel:
         """The networks, as Flax NNX modules."""
         return self._predictor.model
+
+    def __getstate__(self) -> None:
+        raise TypeError("LDISPipeline: holds compiled programs; keep it by save_pretrained(), or pickle results")
 
     def __repr__(self) -> str:
         count = sum(x.size for x in jax.tree.leaves(self._predictor.params)) / 1e6
@@ -247,7 +257,7 @@ class LDISPipeline:
     def segment_video(
         self,
         frames: Iterable[ImageSource],
-        first_frame_labels: np.ndarray,
+        first_frame_labels: ImageSource,
         *,
         seed: int = 0,
         batch_size: int | None = None,
@@ -257,7 +267,8 @@ class LDISPipeline:
 
         Args:
             frames: the pictures in order; few are held at a time.
-            first_frame_labels: uint8 [H, W] of the first frame; 0 is background, 255 ignored.
+            first_frame_labels: of the first frame: path, PIL image or uint8 array [H, W]; 0 is background, 255 ignored.
+                A mask of 0 and 255 counts as one object.
             seed: of LDIS-n's noise, the same for every frame.
             batch_size: as for :meth:`segment_images`.
             **options: as in a call.
@@ -267,7 +278,7 @@ class LDISPipeline:
         """
         frames = iter(frames)
         first = read_image(next(frames))
-        labels = np.asarray(first_frame_labels)
+        labels = read_first_labels(first_frame_labels)
         if labels.shape != first.shape[:2]:
             raise LDISError(f"first_frame_labels {labels.shape} differ in size from the first frame {first.shape[:2]}")
         values = [int(v) for v in np.unique(labels) if v not in (0, 255)]
@@ -280,7 +291,7 @@ class LDISPipeline:
             mask[ignore] = 255
             prompts[str(value)] = [(first, mask)]
         lookup = np.array([0, *values], np.uint8)
-        yield labels.astype(np.uint8)
+        yield labels
         shared: dict[str, Any] = {"seed": seed, "ignore_label": 255, "batch_size": batch_size, **options}
         for result in self.segment_images(frames, prompts, **shared):
             yield lookup[np.asarray(result)]

@@ -86,12 +86,12 @@ class Predictor:
     ) -> Inputs:
         """Checked, with K padded; shapes as for :meth:`ldis_jax.LDISPipeline.predict`."""
         images, masks = self._check_prompts(images, masks)
-        query = jnp.asarray(query, jnp.float32)
+        query = _as_array("query", query, jnp.float32)
         size, (batch, count) = self.task.image_size, masks.shape[:2]
         if query.shape != (batch, size, size, 3):
             raise LDISError(f"query {query.shape}: expected {(batch, size, size, 3)}")
         real = np.full(batch, count) if num_prompts is None else num_prompts
-        return query, self._pad_prompts(images, masks, real), query_keys(seed, np.arange(batch))
+        return query, self._pad_prompts(images, masks, real), query_keys(_checked_seed(seed), np.arange(batch))
 
     def read_prompts(self, images: ArrayLike, masks: ArrayLike, num_prompts: ArrayLike) -> PromptTokens:
         """Prompts for :meth:`predict_classes`; [C, K, S, S, 3], [C, K, S, S] and int [C]."""
@@ -105,7 +105,7 @@ class Predictor:
         A query's noise depends on its class alone, so that a result does not depend on what else is in the batch.
         """
         own = jax.tree.map(lambda x: x[classes], prompts)
-        return self.predict((jnp.asarray(query), own, query_keys(seed, classes)), options)
+        return self.predict((jnp.asarray(query), own, query_keys(_checked_seed(seed), classes)), options)
 
     def predict(self, inputs: Inputs, options: dict[str, Any]) -> jax.Array:
         """R, float32 [B, S, S, 3]."""
@@ -203,7 +203,7 @@ class Predictor:
         return state, decode_residual(model.vae, painted, query, task.picture_share)
 
     def _check_prompts(self, images: ArrayLike, masks: ArrayLike) -> tuple[jax.Array, jax.Array]:
-        images, masks = jnp.asarray(images, jnp.float32), jnp.asarray(masks)
+        images, masks = _as_array("prompt_images", images, jnp.float32), _as_array("prompt_masks", masks)
         size = self.task.image_size
         if masks.ndim != 4 or masks.shape[2:] != (size, size) or images.shape != (*masks.shape, 3) or not masks.size:
             raise LDISError(
@@ -214,13 +214,13 @@ class Predictor:
 
     def check_options(self, options: dict[str, Any], batch: int = 1) -> dict[str, Any]:
         """Fills in LDIS-n's defaults and rejects what LDIS-1 would ignore."""
+        if unknown := options.keys() - set(OPTIONS) - _NOISE_AXES.keys():
+            raise LDISError(f"unknown option {', '.join(sorted(unknown))}; one of {', '.join(sorted(OPTIONS))}")
         options = {name: value for name, value in options.items() if value is not None}
         if not isinstance(self.task, LDISN):
             if options:
                 raise LDISError(f"{', '.join(sorted(options))}: an option of LDIS-n, and this model is LDIS-1")
             return {}
-        if unknown := options.keys() - set(OPTIONS) - _NOISE_AXES.keys():
-            raise LDISError(f"unknown option {', '.join(sorted(unknown))}; one of {', '.join(sorted(OPTIONS))}")
         options = {name: getattr(self.task, name) for name in OPTIONS} | options
         try:
             self.task.with_options({name: options[name] for name in _STATIC_OPTIONS})
@@ -250,6 +250,19 @@ def _option_rows(options: dict[str, Any], rows: Any) -> dict[str, Any]:
         name: jnp.take(x, np.asarray(rows), axis=_NOISE_AXES[name]) if name in _NOISE_AXES else x
         for name, x in options.items()
     }
+
+
+def _as_array(name: str, value: ArrayLike, dtype: DTypeLike | None = None) -> jax.Array:
+    try:
+        return jnp.asarray(value, dtype)
+    except (TypeError, ValueError):
+        raise LDISError(f"{name}: {type(value).__name__} is no array of numbers; pictures are for a call") from None
+
+
+def _checked_seed(seed: int) -> int:
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 1 << 32:  # JAX drops the higher bits
+        raise LDISError(f"seed={seed!r}: must be an integer from 0 to 2**32 - 1")
+    return int(seed)
 
 
 def bucket(count: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ldis_jax.image_io import ImageSource, read_image, write_png
 from ldis_jax.visualize import PALETTE, overlay, overlay_labels
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Segmentation:
     """One query segmented by prompts of one class.
 
@@ -35,15 +36,15 @@ class Segmentation:
         return overlay(image, self.mask)
 
     def save(self, path: StrPath) -> None:
-        """Writes the mask as a PNG of 0 and 255."""
-        write_png(path, self.mask)
+        """Writes the mask as a PNG of 0 and 255; raises :class:`LDISError` on another ending."""
+        write_png(_png(path), self.mask)
 
     def __repr__(self) -> str:
         height, width = self.mask.shape
         return f"Segmentation({width}x{height}, object covers {100 * self.mask.mean():.1f} %)"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ClassSegmentation:
     """One query segmented into several classes (paper eq. 7).
 
@@ -62,8 +63,8 @@ class ClassSegmentation:
         return overlay_labels(read_image(query), self.label_map)
 
     def save(self, path: StrPath) -> None:
-        """Writes the label map as a PNG in colours, whose values are the labels."""
-        write_png(path, self.label_map, PALETTE)
+        """Writes the label map as a PNG in colours, whose values are the labels; raises on another ending."""
+        write_png(_png(path), self.label_map, PALETTE)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.label_map, dtype=dtype, copy=copy)
@@ -71,6 +72,12 @@ class ClassSegmentation:
     def __repr__(self) -> str:
         height, width = self.label_map.shape
         return f"ClassSegmentation({width}x{height}, classes {', '.join(self.class_names)})"
+
+
+def _png(path: StrPath) -> StrPath:
+    if not os.fspath(path).lower().endswith(".png"):
+        raise LDISError(f"{path}: masks are PNG files; end the name in .png")
+    return path
 
 
 def class_probabilities(logits: np.ndarray) -> np.ndarray:

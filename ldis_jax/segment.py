@@ -60,7 +60,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m ldis_jax.segment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="model folder or hub id")
+    parser.add_argument("--model", required=True, help='model folder, hub id, or "tiny"')
     parser.add_argument("--query", required=True, nargs="+", help="pictures, folders of them, patterns, or one video")
     parser.add_argument("--prompt", action="append", metavar="[NAME=]IMAGE:MASK", default=[], help="may be repeated")
     parser.add_argument("--first_mask", type=Path, help="of a video: PNG of the first frame's labels, 0 is background")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ldis_jax.batches import map_ahead
 from ldis_jax.errors import LDISError
-from ldis_jax.image_io import PICTURE_SUFFIXES, read_image, read_label_map, write_png
+from ldis_jax.image_io import PICTURE_SUFFIXES, read_first_labels, read_image, write_png
 from ldis_jax.pipeline import LDISPipeline
 from ldis_jax.segment_outputs import Folders, Outputs, Result, digest, labels_of
 from ldis_jax.video_io import VIDEO_SUFFIXES, Video, VideoWriter, read_video
@@ -239,9 +239,7 @@ def clip_work(
     named: dict[str, Path] = {}
     for path in queries:
         _check_name(named.setdefault(path.stem, path), path)
-    labels = None if first_mask is None else read_label_map(first_mask)
-    if labels is not None and set(np.unique(labels)) <= {0, 255}:
-        labels = (labels == 255).astype(np.uint8)  # a mask as people paint it, not "ignore"
+    labels = None if first_mask is None else read_first_labels(first_mask)
     video = read_video(query)
     first = next(iter(video))
     if labels is not None and labels.shape != first.shape[:2]:

@@ -152,6 +152,16 @@ def test_mask_files(tmp_path):
             np.testing.assert_array_equal(read_mask(source), [[0, 1, 1], [1, 1, 0]])
 
 
+def test_a_lossy_mask_is_cut_at_its_half(tmp_path):
+    mask = np.zeros((40, 40), np.uint8)
+    mask[10:30, 7:33] = 255
+    Image.fromarray(mask).save(tmp_path / "m.jpg", quality=60)
+    with Image.open(tmp_path / "m.jpg") as stored:
+        assert (np.asarray(stored)[mask == 0] > 0).any(), "what JPEG invents"
+    for source in (tmp_path / "m.jpg", (tmp_path / "m.jpg").read_bytes()):
+        np.testing.assert_array_equal(read_mask(source, 255), mask // 255)
+
+
 def test_colour_masks_ignore_alpha():
     colour = np.zeros((1, 4, 4), np.uint8)
     colour[0, :, 3] = 255

@@ -161,6 +161,9 @@ def test_save_pretrained_round_trip(pipe, tmp_path):
         (lambda p: {"prompts": [(p["prompt"],)]}, "pair"),
         (lambda p: {"query": p["query"].with_name("none.png")}, "no such file"),
         (lambda p: {"num_steps": 3}, "option of LDIS-n"),
+        (lambda p: {"steps": 3}, "unknown option steps; one of guidance_end"),
+        (lambda p: {"seed": "a"}, "seed='a': must be an integer"),
+        (lambda p: {"seed": 1 << 40}, "must be an integer from 0"),
         (
             lambda p: {
                 "prompts": [
@@ -194,6 +197,41 @@ def test_bad_options_of_ldisn(pipe_n, pictures):
         pipe_n.predict(query[:, :8], images, masks)
     with pytest.raises(LDISError, match="prompt_masks"):
         pipe_n.predict(query, images, masks[:, :, :8])
+
+
+def test_what_is_no_array_of_numbers_is_named(pipe, pictures):
+    query, images, masks = arrays(1)
+    for name, call in (
+        ("query", lambda: pipe.predict(pictures["query"], images, masks)),
+        ("prompt_images", lambda: pipe.predict(query, pictures["prompt"], masks)),
+        ("prompt_masks", lambda: pipe.instruction_tokens(images, [pictures["mask"]])),
+    ):
+        with pytest.raises(LDISError, match=f"{name}: .* is no array of numbers"):
+            call()
+
+
+def test_results_compare_and_pickle_as_objects_do(pipe, pictures, tmp_path):
+    out, again = (pipe(pictures["query"], [(pictures["prompt"], pictures["mask"])]) for _ in range(2))
+    assert out != again and len({out, again}) == 2
+    for name in ("found.jpg", "found"):
+        with pytest.raises(LDISError, match="masks are PNG files"):
+            out.save(tmp_path / name)
+    assert not list(tmp_path.glob("found*"))
+    with pytest.raises(TypeError, match="keep it by save_pretrained"):
+        pickle.dumps(pipe)
+
+
+def test_labels_of_a_first_frame_from_anywhere(pipe, tmp_path):
+    frames = [np.full((20, 30, 3), 40 * i, np.uint8) for i in range(2)]
+    mask = np.zeros((20, 30), np.uint8)
+    mask[4:16, 4:20] = 255
+    Image.fromarray(mask).save(tmp_path / "first.png")
+    expected = list(pipe.segment_video(frames, mask // 255))
+    for labels in (mask, mask > 0, tmp_path / "first.png", Image.fromarray(mask)):
+        np.testing.assert_array_equal(list(pipe.segment_video(frames, labels)), expected)
+    for labels in (mask[None], mask / 255, np.full((20, 30), 300)):
+        with pytest.raises(LDISError, match=r"first_frame_labels .*: must be integers \[H, W\], 0 to 255"):
+            next(pipe.segment_video(frames, labels))
 
 
 def test_unknown_model(tmp_path):

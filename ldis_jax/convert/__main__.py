@@ -28,7 +28,7 @@ def _arguments() -> argparse.Namespace:
     origin = parser.add_argument_group("from (one of these)")
     origin.add_argument("--sd15", help="Stable Diffusion 1.5: diffusers folder, hub id, or original single file")
     origin.add_argument("--checkpoint", type=Path, metavar="WORKDIR", help="work folder of ldis_jax.main")
-    origin.add_argument("--model", help="model folder or hub id")
+    origin.add_argument("--model", help='model folder, hub id, or "tiny"')
     parser.add_argument("--out", required=True, type=Path, help="model folder to write; a file for another --to")
     parser.add_argument(
         "--to",

@@ -22,7 +22,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m ldis_jax.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="model folder or hub id")
+    parser.add_argument("--model", required=True, help='model folder, hub id, or "tiny"')
     parser.add_argument("--out", required=True, type=Path, help="file to write, .safetensors")
     parser.add_argument("--platforms", default="cpu,tpu,cuda", help="of cpu, tpu, cuda, rocm (default %(default)s)")
     parser.add_argument("--num_prompts", type=int, default=1, help="the most prompts that a query may have (default 1)")
