@@ -1,5 +1,7 @@
 """Contact sheets."""
 
+import itertools
+
 import numpy as np
 
 from ldis_jax.visualize import contact_sheet
@@ -11,7 +13,7 @@ def bands(sheet):
     """(kind, first row, last row) of the sheet's rows of pixels from top to bottom: tiles are red, text is black."""
     kinds = np.where((sheet == RED).all(-1).any(1), "tile", np.where((sheet.max(-1) < 128).any(1), "text", ""))
     edges = [0, *np.flatnonzero(kinds[1:] != kinds[:-1]) + 1, len(kinds)]
-    return [(str(kinds[a]), a, b - 1) for a, b in zip(edges[:-1], edges[1:], strict=True) if kinds[a]]
+    return [(str(kinds[a]), a, b - 1) for a, b in itertools.pairwise(edges) if kinds[a]]
 
 
 def test_a_label_stands_above_its_row_and_nearer_to_it_than_to_the_row_before():
