@@ -47,7 +47,7 @@ def build(server: Server) -> None:
     with gr.Row():
         with gr.Column():
             gr.Markdown("### 1. Prompt\nA picture of the thing. Paint over it, or give its mask as a file.")
-            gr.HTML('<div id="prompt-alert" role="alert"></div>')
+            gr.HTML('<div id="prompt-alert" role="alert"></div>', elem_classes="alert", padding=False)
             canvas = editor(
                 COLOURS[:1], sources=["upload", "clipboard"], show_label=False, height=380, elem_id="prompt"
             )

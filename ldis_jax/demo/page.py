@@ -18,7 +18,8 @@ _MAX_WAITING, _MAX_SESSIONS = 16, 32
 _CHECK_EVERY, _KEEP_FILES = 600, 3600  # seconds
 _CSS = """
 .gradio-container { width: 100%; max-width: 1180px !important; margin: 0 auto !important; }
-#prompt-alert { color: var(--error-text-color); }
+.alert:has([role=alert]:empty) { display: none; }
+.alert [role=alert] { border-left: .25em solid #ef4444; padding: .3em .8em; font-weight: 600; }
 .legend { display: inline-flex; align-items: center; gap: .4em; margin: .1em 1.2em .1em 0; }
 .legend i { width: .9em; height: .9em; border-radius: .2em; outline: 1px solid rgba(128, 128, 128, .6); }
 .scale { display: flex; align-items: center; gap: .6em; font-size: .85em; opacity: .85; }
