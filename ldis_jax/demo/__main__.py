@@ -39,7 +39,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=7860, help="default 7860")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument(
-        "--max_upload_mb", type=_positive, default=50, help="of one file, MB of 1024 * 1024 bytes (default 50)"
+        "--max_upload_mb", type=_positive, default=50, help="of one file, 1 MB = 1024 * 1024 bytes (default 50)"
     )
     parser.add_argument("--max_megapixels", type=_positive, default=25, help="of one picture or frame (default 25)")
     return parser.parse_args()

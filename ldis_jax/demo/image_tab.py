@@ -140,7 +140,7 @@ def _gallery(prompts: Any) -> Any:
 
 
 def _overlay(prompt: PaintedPrompt, colour: np.ndarray = PALETTE[0]) -> np.ndarray:
-    return overlay(magnify(prompt.image), magnify(prompt.mask) > 0, colour)
+    return overlay(magnify(prompt.image), magnify(prompt.mask) > 0, colour.tolist())
 
 
 def _outputs(result: pictures.PictureResult, num_steps: int | None) -> tuple[Any, ...]:

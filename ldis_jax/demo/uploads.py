@@ -121,8 +121,8 @@ def read_prompt(
         mask = read_mask_file(mask_file, limits)
         if mask.shape != image.shape[:2]:
             raise LDISError(
-                f"{Path(mask_file).name}: is {mask.shape[1]}x{mask.shape[0]}, its picture {image.shape[1]}x{image.shape[0]}; "
-                "give the mask of this picture"
+                f"{Path(mask_file).name}: is {mask.shape[1]}x{mask.shape[0]}, "
+                f"its picture {image.shape[1]}x{image.shape[0]}; give the mask of this picture"
             )
     return PaintedPrompt(*_reduced(image, mask), class_name.strip() or "object")
 

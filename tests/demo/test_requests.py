@@ -92,7 +92,7 @@ def test_labels_are_the_colours_of_the_strokes(painted):
         (lambda p, e, t: read_prompt(e, t / "text.png", "", LIMITS), "text.png: not a picture"),
         (
             lambda p, e, t: read_prompt({**e, "background": t / "empty"}, None, "", LIMITS),
-            "prompt picture: more than the",
+            "picture: more than the 50",
         ),
         (lambda p, e, t: read_labels({**e, "background": t / "empty"}, LIMITS), "first frame: more than the 50 MB"),
         (lambda p, e, t: read_labels(None, LIMITS), "No video"),
