@@ -101,29 +101,31 @@ def heat_map(picture: np.ndarray, values: np.ndarray, low: float, high: float) -
 
 
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], labels: Sequence[str]) -> np.ndarray:
-    """Tiles of one height in rows, under column titles, each row with a line of text.
+    """Tiles of one height in rows, under column titles, each row under a line of text of its own.
 
     Args:
         rows: uint8 [H, W, 3] pictures of any size.
         titles: one a column.
-        labels: one a row.
+        labels: one a row; an empty one takes no line.
 
     Returns:
         uint8 [H', W', 3].
     """
     font = ImageFont.load_default(13)
     tiles = [[_tile(picture) for picture in row] for row in rows]
-    heights = [max(tile.height for tile in row) + _LINE + _MARGIN for row in tiles]
+    lines = [_LINE if label else 0 for label in labels]
+    # Twice the margin above a label: it belongs to the tiles below it.
+    heights = [line + max(tile.height for tile in row) + 2 * _MARGIN for line, row in zip(lines, tiles, strict=True)]
     width = len(titles) * (_SIDE + _MARGIN) + _MARGIN
     sheet = Image.new("RGB", (width, _LINE + _MARGIN + sum(heights)), "white")
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):
         draw.text((_MARGIN + column * (_SIDE + _MARGIN), 4), title, "black", font)
     top = _LINE + _MARGIN
-    for row, height, label in zip(tiles, heights, labels, strict=True):
+    for row, line, height, label in zip(tiles, lines, heights, labels, strict=True):
+        draw.text((_MARGIN, top), label, "black", font)
         for column, tile in enumerate(row):
-            sheet.paste(tile, (_MARGIN + column * (_SIDE + _MARGIN), top))
-        draw.text((_MARGIN, top + height - _LINE - _MARGIN + 1), label, "black", font)
+            sheet.paste(tile, (_MARGIN + column * (_SIDE + _MARGIN), top + line))
         top += height
     return np.asarray(sheet)
 

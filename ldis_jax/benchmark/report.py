@@ -87,7 +87,7 @@ def write_training_page(workdir: Path, report: Mapping[str, Any]) -> None:
         "training": f"{report['steps']} steps, {report['seconds']:.0f} s in the last start",
         "model": "`model/`, for `python -m ldis_jax.segment --model=`; this page and `report.json` describe it",
     }
-    parts = [_table(report, {"miou": "mIoU", "fb_iou": "FB-IoU"}), _list(facts)]
+    parts = [verdict(report), _table(report, {"miou": "mIoU", "fb_iou": "FB-IoU"}), _list(facts)]
     parts.append("## Curves\n\n![curves](curves.png)")
     sheets = sorted((workdir / "pictures").glob("*.png"))
     shown = {
@@ -97,6 +97,15 @@ def write_training_page(workdir: Path, report: Mapping[str, Any]) -> None:
     for title, paths in shown.items():
         parts += [f"## {title}\n\n![{title}](pictures/{path.name})" for path in paths]
     _write(workdir / "report.md", f"Training: {workdir.name}", parts)
+
+
+def verdict(report: Mapping[str, Any]) -> str:
+    """One line on what a model's mIoU is worth: it has to exceed that of what takes no model."""
+    names = {"copy_prompt": "copying the prompt's mask", "all_foreground": "calling everything foreground"}
+    gains = {names[key]: report["miou"] - baseline["miou"] for key, baseline in report["baselines"].items()}
+    if missed := [name for name, gain in gains.items() if gain <= 0]:
+        return f"**Not above {' and '.join(missed)}: of no use yet.**"
+    return "mIoU is " + " and ".join(f"{gain:.1f} points above {name}" for name, gain in gains.items()) + "."
 
 
 def write_curve_page(path: Path, report: Mapping[str, Any]) -> None:

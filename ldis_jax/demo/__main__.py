@@ -17,6 +17,9 @@ from collections.abc import Iterator
 
 from ldis_jax import cli
 from ldis_jax.errors import LDISError
+from ldis_jax.shipped import shipped_folder
+
+_SHIPPED = "This small model knows painted shapes only, like those of the examples; photographs need another model."
 
 
 def _positive(value: str) -> float:
@@ -35,7 +38,9 @@ def _arguments() -> argparse.Namespace:
                         "the page to the network, without a password (default 127.0.0.1)")  # fmt: skip
     parser.add_argument("--port", type=int, default=7860, help="default 7860")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--max_upload_mb", type=_positive, default=50, help="of one file (default 50)")
+    parser.add_argument(
+        "--max_upload_mb", type=_positive, default=50, help="of one file, 1 MB = 1024 * 1024 bytes (default 50)"
+    )
     parser.add_argument("--max_megapixels", type=_positive, default=25, help="of one picture or frame (default 25)")
     return parser.parse_args()
 
@@ -57,7 +62,8 @@ def main() -> None:
             if error.name != "gradio":
                 raise
             raise LDISError("the web page needs Gradio: pip install 'ldis_jax[demo]'") from None
-        serve(pipe, Limits(args.max_upload_mb, args.max_megapixels), args.host, args.port)
+        about = "" if shipped_folder(args.model) is None else _SHIPPED
+        serve(pipe, Limits(args.max_upload_mb, args.max_megapixels), args.host, args.port, about)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 
 from ldis_jax.demo import pictures
 from ldis_jax.demo.examples import Example, paint_examples
-from ldis_jax.demo.uploads import PaintedPrompt, has_picture, read_prompt, read_query
+from ldis_jax.demo.uploads import PaintedPrompt, has_picture, read_mask_file, read_prompt, read_query
 from ldis_jax.demo.widgets import (
     COLOURS,
     MODEL_QUEUE,
@@ -47,14 +47,19 @@ def build(server: Server) -> None:
     with gr.Row():
         with gr.Column():
             gr.Markdown("### 1. Prompt\nA picture of the thing. Paint over it, or give its mask as a file.")
+            gr.HTML('<div id="prompt-alert" role="alert"></div>', elem_classes="alert", padding=False)
             canvas = editor(
                 COLOURS[:1], sources=["upload", "clipboard"], show_label=False, height=380, elem_id="prompt"
             )
             with gr.Row():
                 class_name = gr.Textbox(label="Class name", value="object", max_length=60, elem_id="class")
                 mask_file = gr.File(
-                    label="Mask file, in place of painting", file_types=["image"], height=140, elem_id="mask-file"
+                    label="Mask file, in place of painting", file_types=["image"], height=180, elem_id="mask-file"
                 )
+            read = gr.Image(
+                label="Mask file as read", format="png", height=180, interactive=False, visible=False, buttons=[],
+                elem_id="mask-read",
+            )  # fmt: skip
             with gr.Row():
                 add = gr.Button("Add another prompt", elem_id="add")
                 clear = gr.Button("Remove all", elem_id="clear")
@@ -80,6 +85,15 @@ def build(server: Server) -> None:
         scale = gr.HTML(_SCALE.format(""), elem_id="scale")
         download = gr.DownloadButton("Download mask", visible=False, elem_id="download")
 
+    def on_mask(painted: Any, mask: str | None) -> Any:
+        """The mask on its picture, or alone where the picture is still to come."""
+        if mask is None:
+            return gr.Image(None, visible=False)
+        with clear_errors():
+            if not has_picture(painted):
+                return gr.Image(255 * magnify(read_mask_file(mask, server.limits)), visible=True)
+            return gr.Image(_overlay(read_prompt(painted, mask, "", server.limits)), visible=True)
+
     def on_add(
         painted: Any, mask: str | None, name: str, before: list[PaintedPrompt]
     ) -> tuple[list[PaintedPrompt], Any, None, None]:
@@ -103,6 +117,7 @@ def build(server: Server) -> None:
                 yield _outputs(result, given.get("num_steps"))
 
     state = [prompts, gallery, canvas, mask_file]
+    mask_file.change(on_mask, [canvas, mask_file], read, **PRIVATE)
     add.click(on_add, [canvas, mask_file, class_name, prompts], state, **PRIVATE)
     clear.click(lambda: ([], _gallery(()), None, None), None, state, **PRIVATE)
     work: dict[str, Any] = {
@@ -120,8 +135,12 @@ def build(server: Server) -> None:
 def _gallery(prompts: Any) -> Any:
     """The prompts in the colours of their classes; hidden while there are none."""
     colours = dict(zip(pictures.by_class(prompts), PALETTE, strict=False))
-    items = [(overlay(magnify(p.image), magnify(p.mask) > 0, colours[p.class_name]), p.class_name) for p in prompts]
+    items = [(_overlay(p, colours[p.class_name]), p.class_name) for p in prompts]
     return gr.Gallery(items, visible=bool(items))
+
+
+def _overlay(prompt: PaintedPrompt, colour: np.ndarray = PALETTE[0]) -> np.ndarray:
+    return overlay(magnify(prompt.image), magnify(prompt.mask) > 0, colour.tolist())
 
 
 def _outputs(result: pictures.PictureResult, num_steps: int | None) -> tuple[Any, ...]:

@@ -26,12 +26,17 @@ class Limits:
     """What the server accepts.
 
     Attributes:
-        upload_mb: of one file, in megabytes.
+        upload_mb: of one file, in megabytes of 1024 * 1024 bytes.
         megapixels: of one picture or frame.
     """
 
     upload_mb: float = 50
     megapixels: float = 25
+
+    @property
+    def upload_bytes(self) -> int:
+        """Of one file."""
+        return int(self.upload_mb * 1024 * 1024)
 
     def check_size(self, width: int, height: int, name: str) -> None:
         """Raises :class:`LDISError` where a picture has too many pixels."""
@@ -44,7 +49,7 @@ class Limits:
         """Raises :class:`LDISError` where an uploaded file is too large, or was removed after its time."""
         if not path.is_file():
             raise LDISError(f"{path.name}: no longer on the server; drop it again")
-        if path.stat().st_size > self.upload_mb * 1e6:
+        if path.stat().st_size > self.upload_bytes:
             raise LDISError(f"{path.name}: more than the {self.upload_mb:g} MB allowed here")
 
     def check_file(self, path: Path) -> bytes:
@@ -107,23 +112,32 @@ def read_prompt(
     """
     if not has_picture(editor):
         raise LDISError("No prompt picture: drop one into the prompt editor")
-    path = Path(editor["background"])
-    image = read_image(limits.check_file(path), "prompt picture")
+    image = read_image(_editors_picture(editor, "prompt picture", limits), "prompt picture")
     if mask_file is None:
         mask = (_painted(editor["layers"], image.shape[:2], limits) > 0).astype(np.uint8)
         if not mask.any():
             raise LDISError("Empty mask: paint over the object in the prompt picture, or give a mask file")
     else:
-        name = Path(mask_file).name
-        mask = read_mask(limits.check_file(Path(mask_file)), name=name)
+        mask = read_mask_file(mask_file, limits)
         if mask.shape != image.shape[:2]:
             raise LDISError(
-                f"{name}: is {mask.shape[1]}x{mask.shape[0]}, its picture {image.shape[1]}x{image.shape[0]}; "
-                "give the mask of this picture"
+                f"{Path(mask_file).name}: is {mask.shape[1]}x{mask.shape[0]}, "
+                f"its picture {image.shape[1]}x{image.shape[0]}; give the mask of this picture"
             )
-        if not mask.any():
-            raise LDISError(f"{name}: empty mask; its object pixels must not be zero")
     return PaintedPrompt(*_reduced(image, mask), class_name.strip() or "object")
+
+
+def read_mask_file(path: str, limits: Limits) -> np.ndarray:
+    """A mask file's object, uint8 [H, W] in {0, 1}.
+
+    Raises:
+        LDISError: not a picture within the limits, or an empty mask.
+    """
+    name = Path(path).name
+    mask = read_mask(limits.check_file(Path(path)), name=name)
+    if not mask.any():
+        raise LDISError(f"{name}: empty mask; its object pixels must not be zero")
+    return mask
 
 
 def read_labels(editor: Mapping[str, Any] | None, limits: Limits) -> np.ndarray:
@@ -138,7 +152,7 @@ def read_labels(editor: Mapping[str, Any] | None, limits: Limits) -> np.ndarray:
     """
     if not has_picture(editor):
         raise LDISError("No video: drop one, then paint its objects on the first frame")
-    image = read_image(limits.check_file(Path(editor["background"])), "first frame")
+    image = read_image(_editors_picture(editor, "first frame", limits), "first frame")
     labels = _painted(editor["layers"], image.shape[:2], limits)
     if not np.isin(labels, (0, IGNORE_LABEL), invert=True).any():
         raise LDISError("Empty mask: paint over the object on the first frame, one colour an object")
@@ -148,6 +162,13 @@ def read_labels(editor: Mapping[str, Any] | None, limits: Limits) -> np.ndarray:
 def has_picture(editor: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
     """Whether the editor holds a picture."""
     return editor is not None and editor["background"] is not None
+
+
+def _editors_picture(editor: Mapping[str, Any], name: str, limits: Limits) -> bytes:
+    path = Path(editor["background"])
+    if path.is_file() and not path.stat().st_size:  # what the page's script sends for a file that is too large
+        raise LDISError(f"{name}: more than the {limits.upload_mb:g} MB allowed here, as a PNG; scale it down")
+    return limits.check_file(path)
 
 
 def _painted(layers: Sequence[str], shape: tuple[int, ...], limits: Limits) -> np.ndarray:

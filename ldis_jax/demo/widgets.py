@@ -31,11 +31,13 @@ class Server:
         pipe: the model.
         limits: of uploads.
         folder: for results; what is in it may be downloaded.
+        about: a line on the model; none where empty.
     """
 
     pipe: LDISPipeline
     limits: Limits
     folder: Path
+    about: str = ""
 
 
 @contextlib.contextmanager

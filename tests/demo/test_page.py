@@ -162,13 +162,37 @@ def test_mistakes_are_clear_messages(page, pictures, tmp_path):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (300, 300, 3), np.uint8)).save(tmp_path / "large.png")
     drop(page, "#mask-file", tmp_path / "large.png")
-    wait_for_error(page, "maximum allowed")
+    wait_for_error(page, "maximum allowed size of 204.8 Kb")  # 0.2 MB, as Gradio counts
     Image.new("RGB", (300, 300)).save(tmp_path / "wide.png")
     page.reload()
     drop(page, "#prompt", tmp_path / "wide.png")
     page.wait_for_timeout(500)
     page.click("#add")
     wait_for_error(page, "300x300 is more than the 0.07 megapixels")
+
+
+@needs_chromium
+def test_what_an_editor_cannot_take_is_said_and_nothing_waits(page, pictures, tmp_path):
+    drop(page, "#query", pictures["query"])
+    page.wait_for_selector("#query img")
+    (tmp_path / "text.png").write_text("not a picture")
+    drop(page, "#prompt", tmp_path / "text.png")
+    page.locator("#prompt-alert").get_by_text("text.png: not a picture that can be read").wait_for()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (260, 260, 3), np.uint8)).save(tmp_path / "photo.jpg", quality=90)
+    drop(page, "#prompt", tmp_path / "photo.jpg")  # within the limit, but the editor sends a PNG that is not
+    page.wait_for_timeout(500)
+    assert not page.locator("#prompt-alert").is_visible()
+    page.click("#segment")
+    wait_for_error(page, "prompt picture: more than the 0.2 MB allowed here, as a PNG")
+
+
+@needs_chromium
+def test_a_mask_file_is_shown_as_it_was_read(page, pictures):
+    drop(page, "#mask-file", pictures["mask"])
+    page.wait_for_selector("#mask-read img")
+    page.locator("#mask-file").get_by_label("Clear").click()
+    page.wait_for_selector("#mask-read", state="hidden")
 
 
 @needs_chromium
@@ -186,6 +210,23 @@ def test_a_video_is_segmented_by_a_stroke_on_its_first_frame(page, clip):
     assert first.shape == (32, 48) and set(np.unique(first)) == {0, 1}
     assert page.inner_text("#video-status") == "6 of 6 frames"
     assert page.locator("#overlay video").count() == 1
+
+
+@pytest.mark.parametrize(("model", "expected"), [("tiny", True), ("mine", False)])
+def test_the_page_says_what_the_shipped_model_knows(monkeypatch, micro_folder, tmp_path, model, expected):
+    from ldis_jax.demo import __main__ as command
+    from ldis_jax.demo import page as page_module
+    from ldis_jax.demo.widgets import Server
+
+    pipe, built = LDISPipeline.from_pretrained(micro_folder), []
+    monkeypatch.setattr(LDISPipeline, "from_pretrained", lambda *_, **__: pipe)
+    monkeypatch.setattr(page_module, "serve", lambda pipe, limits, host, port, about: built.append(
+        page_module.build(Server(pipe, limits, tmp_path, about))))  # fmt: skip
+    monkeypatch.setattr("sys.argv", ["demo", f"--model={model}", "--port=0"])
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    command.main()
+    texts = [block.value for block in built[0].blocks.values() if isinstance(block, gradio.Markdown)]
+    assert any("painted shapes only" in text for text in texts) == expected
 
 
 def test_options_of_ldisn_do_not_show_for_ldis1(micro_folder, tmp_path):

@@ -40,6 +40,10 @@ def array(path):
     return np.asarray(Image.open(path))
 
 
+def test_a_megabyte_is_what_gradio_takes_it_to_be():
+    assert Limits(upload_mb=1).upload_bytes == 1024 * 1024
+
+
 def test_a_prompt_is_what_was_painted_or_the_mask_file(pictures, painted):
     prompt = read_prompt(painted, None, "  ", LIMITS)
     np.testing.assert_array_equal(prompt.image, array(pictures["prompt"]))
@@ -86,6 +90,11 @@ def test_labels_are_the_colours_of_the_strokes(painted):
         (lambda p, e, t: read_prompt(e, t / "black.png", "", LIMITS), "black.png: empty mask"),
         (lambda p, e, t: read_prompt(e, p["query"], "", LIMITS), "is 50x24, its picture 30x40"),
         (lambda p, e, t: read_prompt(e, t / "text.png", "", LIMITS), "text.png: not a picture"),
+        (
+            lambda p, e, t: read_prompt({**e, "background": t / "empty"}, None, "", LIMITS),
+            "picture: more than the 50",
+        ),
+        (lambda p, e, t: read_labels({**e, "background": t / "empty"}, LIMITS), "first frame: more than the 50 MB"),
         (lambda p, e, t: read_labels(None, LIMITS), "No video"),
         (lambda p, e, t: read_labels({**e, "layers": []}, LIMITS), "Empty mask"),
         (lambda p, e, t: videos.first_frame(t / "text.png", LIMITS), r"^text.png: not a video"),
@@ -94,6 +103,7 @@ def test_labels_are_the_colours_of_the_strokes(painted):
 )
 def test_mistakes_are_one_clear_line(pictures, painted, tmp_path, call, message):
     (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "empty").touch()  # what the page's script sends in place of too large a picture
     (tmp_path / "cut.png").write_bytes(pictures["query"].read_bytes()[:300])
     Image.new("L", (30, 40)).save(tmp_path / "black.png")
     with pytest.raises(LDISError, match=message) as caught:
