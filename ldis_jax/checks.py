@@ -1,4 +1,4 @@
-"""Types and ranges of values that come from files."""
+"""Types and ranges of values that come from files and callers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+import numpy as np
 
 from ldis_jax.errors import LDISError
 
 # Larger ones are no network's sizes, and would build modules or arrays without end.
 _MAX_INT, _MAX_LENGTH = 2**20, 64
+
+Counts = int | Iterable[int]
 
 
 def check_fields(cls: type, values: Mapping[str, Any], where: str) -> None:
@@ -29,6 +33,18 @@ def check_fields(cls: type, values: Mapping[str, Any], where: str) -> None:
         if field.name in values and not _fits(values[field.name], hints[field.name]):
             hint = getattr(hints[field.name], "__name__", None) or str(hints[field.name])
             raise LDISError(f"{where}: {field.name}={values[field.name]!r:.80} is not a usable {hint}")
+
+
+def check_counts(name: str, value: Counts) -> list[int]:
+    """One count or several, as a list.
+
+    Raises:
+        LDISError: none, one below 1, or one that is no integer.
+    """
+    counts = list(value) if isinstance(value, Iterable) else [value]
+    if not counts or not all(isinstance(count, (int, np.integer)) and count >= 1 for count in counts):
+        raise LDISError(f"{name}={value!r}: must be an integer of at least 1, or several of them")
+    return [int(count) for count in counts]
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from ldis_jax import pseudo_mask
 from ldis_jax.batches import predict_batches
+from ldis_jax.checks import Counts, check_counts
 from ldis_jax.convert.folder import load_model, save_model
 from ldis_jax.convert.hub import resolve
 from ldis_jax.errors import LDISError
@@ -30,7 +31,6 @@ from ldis_jax.results import ClassSegmentation, Segmentation, class_probabilitie
 from ldis_jax.tasks import Task
 from ldis_jax.tiles import Canvas, Tile
 
-Counts = int | Iterable[int]
 _DTYPES = ("float32", "bfloat16")
 _ROWS = 8  # a device takes at once, of many
 
@@ -125,12 +125,10 @@ class LDISPipeline:
             **options: as in a call, where they are not the model's defaults.
 
         Raises:
-            LDISError: a number below 1, or a wrong option.
+            LDISError: no number, one below 1 or no integer, or a wrong option.
         """
         size = self.task.image_size
-        several = [(count,) if isinstance(count, int) else tuple(count) for count in (num_prompts, num_classes)]
-        if min(map(min, several)) < 1:
-            raise LDISError(f"compile: num_prompts={num_prompts}, num_classes={num_classes}: must be at least 1")
+        several = check_counts("num_prompts", num_prompts), check_counts("num_classes", num_classes)
         for shots, classes in itertools.product(*several):
             images = np.zeros((classes, bucket(shots), size, size, 3), np.float32)
             prompts = self._predictor.read_prompts(images, np.ones(images.shape[:-1], np.uint8), np.full(classes, 1))
@@ -275,20 +273,23 @@ class LDISPipeline:
 
         Yields:
             uint8 [H, W] label map of every frame; the first frame's is the one given.
+
+        Raises:
+            LDISError: no frame, labels that do not fit the first one or show no object, or as a call.
         """
         frames = iter(frames)
-        first = read_image(next(frames))
+        if (start := next(frames, None)) is None:
+            raise LDISError("frames: there are none; a video has at least one")
+        first = read_image(start)
         labels = read_first_labels(first_frame_labels)
         if labels.shape != first.shape[:2]:
             raise LDISError(f"first_frame_labels {labels.shape} differ in size from the first frame {first.shape[:2]}")
         values = [int(v) for v in np.unique(labels) if v not in (0, 255)]
         if not values:
             raise LDISError("first_frame_labels: no object; label its pixels with 1 to 254")
-        ignore = labels == 255
         prompts = {}
         for value in values:
-            mask = (labels == value).astype(np.uint8)
-            mask[ignore] = 255
+            mask = np.where(labels == 255, 255, labels == value).astype(np.uint8)
             prompts[str(value)] = [(first, mask)]
         lookup = np.array([0, *values], np.uint8)
         yield labels

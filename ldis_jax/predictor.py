@@ -86,8 +86,8 @@ class Predictor:
     ) -> Inputs:
         """Checked, with K padded; shapes as for :meth:`ldis_jax.LDISPipeline.predict`."""
         images, masks = self._check_prompts(images, masks)
-        query = _as_array("query", query, jnp.float32)
         size, (batch, count) = self.task.image_size, masks.shape[:2]
+        query = _as_array("query", query, f"[B, {size}, {size}, 3]", jnp.float32)
         if query.shape != (batch, size, size, 3):
             raise LDISError(f"query {query.shape}: expected {(batch, size, size, 3)}")
         real = np.full(batch, count) if num_prompts is None else num_prompts
@@ -141,7 +141,7 @@ class Predictor:
     def _pad_prompts(self, images: jax.Array, masks: jax.Array, num_prompts: ArrayLike) -> PromptInputs:
         padding = ((0, 0), (0, bucket(images.shape[1]) - images.shape[1]), (0, 0), (0, 0))
         images, masks = jnp.pad(images, (*padding, (0, 0))), jnp.pad(masks, padding)
-        return PromptInputs(images, masks, jnp.asarray(num_prompts, jnp.int32))
+        return PromptInputs(images, masks, _as_array("num_prompts", num_prompts, "[B]", jnp.int32))
 
     def _spread(self, inputs: Any, options: dict[str, Any], batch: int, mesh: Mesh) -> jax.Array:
         """Over all devices; a batch that they do not divide is filled up with its last picture."""
@@ -203,8 +203,9 @@ class Predictor:
         return state, decode_residual(model.vae, painted, query, task.picture_share)
 
     def _check_prompts(self, images: ArrayLike, masks: ArrayLike) -> tuple[jax.Array, jax.Array]:
-        images, masks = _as_array("prompt_images", images, jnp.float32), _as_array("prompt_masks", masks)
         size = self.task.image_size
+        images = _as_array("prompt_images", images, f"[B, K, {size}, {size}, 3]", jnp.float32)
+        masks = _as_array("prompt_masks", masks, f"[B, K, {size}, {size}]")
         if masks.ndim != 4 or masks.shape[2:] != (size, size) or images.shape != (*masks.shape, 3) or not masks.size:
             raise LDISError(
                 f"prompt_images {images.shape}, prompt_masks {masks.shape}: expected [B, K, {size}, {size}, 3] "
@@ -232,7 +233,7 @@ class Predictor:
         shape = (batch, side, side, self.config.vae.latent_channels)
         for name, expected in {"noise": shape, "step_noise": (options["num_steps"], *shape)}.items():
             if name in options:
-                options[name] = jnp.asarray(options[name], jnp.float32)
+                options[name] = _as_array(name, options[name], str(list(expected)), jnp.float32)
                 if options[name].shape != expected:
                     raise LDISError(f"{name} {options[name].shape}: expected {expected}")
         return options
@@ -252,11 +253,12 @@ def _option_rows(options: dict[str, Any], rows: Any) -> dict[str, Any]:
     }
 
 
-def _as_array(name: str, value: ArrayLike, dtype: DTypeLike | None = None) -> jax.Array:
+def _as_array(name: str, value: ArrayLike, shape: str, dtype: DTypeLike | None = None) -> jax.Array:
     try:
         return jnp.asarray(value, dtype)
     except (TypeError, ValueError):
-        raise LDISError(f"{name}: {type(value).__name__} is no array of numbers; pictures are for a call") from None
+        kind = type(value).__name__
+        raise LDISError(f"{name}: {kind} is no array {shape} of numbers; pipe(query, prompts) takes pictures") from None
 
 
 def _checked_seed(seed: int) -> int:

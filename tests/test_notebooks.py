@@ -38,6 +38,17 @@ def test_it_is_committed_without_results(path):
     assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook["cells"])
 
 
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_it_installs_tested_versions_and_asks_whose_repository_first(path):
+    cells = nbformat.read(path, as_version=4).cells
+    install = next(cell.source for cell in cells if "install" in cell.metadata.get("tags", ()))
+    name_it, _, rest = install.partition("!git clone")
+    with pytest.raises(AssertionError, match="REPO: write whose repository it is in place of OWNER"):
+        exec(name_it, {})
+    exec(name_it.replace("/OWNER/", "/someone/", 1), {})
+    assert "%pip install -q -c constraints.txt -e ." in rest
+
+
 def test_segment(tmp_path, micro_folder, pictures):
     prompts = [(str(pictures["prompt"]), str(pictures["mask"]))]
     cells = run("segment", tmp_path, MODEL=str(micro_folder), QUERY=str(pictures["query"]), PROMPTS=prompts)

@@ -1,4 +1,5 @@
 import pickle
+import re
 
 import jax
 import jax.numpy as jnp
@@ -201,13 +202,27 @@ def test_bad_options_of_ldisn(pipe_n, pictures):
 
 def test_what_is_no_array_of_numbers_is_named(pipe, pictures):
     query, images, masks = arrays(1)
-    for name, call in (
-        ("query", lambda: pipe.predict(pictures["query"], images, masks)),
-        ("prompt_images", lambda: pipe.predict(query, pictures["prompt"], masks)),
-        ("prompt_masks", lambda: pipe.instruction_tokens(images, [pictures["mask"]])),
+    size = pipe.task.image_size
+    for name, shape, call in (
+        ("query", f"[B, {size}, {size}, 3]", lambda: pipe.predict(pictures["query"], images, masks)),
+        ("prompt_images", f"[B, K, {size}, {size}, 3]", lambda: pipe.predict(query, pictures["prompt"], masks)),
+        ("prompt_masks", f"[B, K, {size}, {size}]", lambda: pipe.instruction_tokens(images, [pictures["mask"]])),
+        ("num_prompts", "[B]", lambda: pipe.predict(query, images, masks, num_prompts="all")),
     ):
-        with pytest.raises(LDISError, match=f"{name}: .* is no array of numbers"):
+        with pytest.raises(LDISError, match=rf"{name}: \w+ is no array {re.escape(shape)} of numbers"):
             call()
+
+
+@pytest.mark.parametrize("count", [0, -1, [], [1, 0], "a", ["a"], 1.5, None], ids=repr)
+def test_what_compile_takes_for_no_number(pipe, count):
+    for name in ("num_prompts", "num_classes"):
+        with pytest.raises(LDISError, match=re.escape(f"{name}={count!r}: must be an integer of at least 1")):
+            pipe.compile(**{name: count})
+
+
+def test_a_video_without_frames(pipe):
+    with pytest.raises(LDISError, match="frames: there are none"):
+        next(pipe.segment_video([], np.ones((4, 4), np.uint8)))
 
 
 def test_results_compare_and_pickle_as_objects_do(pipe, pictures, tmp_path):

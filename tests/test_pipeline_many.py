@@ -108,7 +108,7 @@ def test_another_type(pipe):
 
 
 def test_what_is_compiled_in_advance_is_not_compiled_again(micro_folder):
-    pipe = LDISPipeline.from_pretrained(micro_folder).compile(num_prompts=(1, 3), num_classes=1)
+    pipe = LDISPipeline.from_pretrained(micro_folder).compile(num_prompts=(1, 3), num_classes=np.int64(1))
     sizes = [f._cache_size() for f in (pipe._predictor._predict, pipe._predictor._read)]
     assert sizes == [2, 2]
     pipe(QUERIES[0], [prompt(1)])

@@ -46,7 +46,9 @@ def resolve(folder_or_hub_id: str, revision: str | None = None, variant: str | N
 
 
 def _no_id(text: str) -> LDISError:
-    return LDISError(f"{text!r}: no such folder, nor 'tiny' or a hub id of the form owner/name")
+    return LDISError(
+        f"{text!r}: no such folder (a run writes its model/ at its end), nor 'tiny' or a hub id of the form owner/name"
+    )
 
 
 def _download(hub_id: str, revision: str | None, variant: str | None) -> Path:

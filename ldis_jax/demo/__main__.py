@@ -33,7 +33,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m ldis_jax.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="model folder or hub id")
+    parser.add_argument("--model", required=True, help='model folder, hub id, or "tiny"')
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at; others than this machine's own open "
                         "the page to the network, without a password (default 127.0.0.1)")  # fmt: skip
     parser.add_argument("--port", type=int, default=7860, help="default 7860")

@@ -163,7 +163,7 @@ def test_clip_without_alpha(convert_to):
         (["--sd15=sd15", "--model=sd15", "--out=x"], "give one of"),
         (["--sd15=sd15", "--clip=ViT.pt", "--out=x"], "--task: missing; ldis1 or ldisn"),
         (["--sd15=sd15", "--task=ldis1", "--out=x"], "--alpha_clip=FILE"),
-        (["--sd15=nowhere", *CLIP, "--task=ldis1", "--out=x"], "'nowhere': no such folder, nor 'tiny' or a hub id"),
+        (["--sd15=nowhere", *CLIP, "--task=ldis1", "--out=x"], "'nowhere': no such folder (a run writes its model/ at"),
         (["--sd15=sd15", "--alpha_clip=none.pth", "--task=ldis1", "--out=x"], "none.pth: no such file"),
         (["--sd15=sd15", *CLIP, "--ldis=ldis1.pt", "--task=ldisn", "--out=x"], "weights of ldis1, and --task=ldisn"),
         (["--sd15=sd15", *CLIP, "--ldis=alpha.pth", "--out=x"], "no tensor conv_in.weight, so no LDIS checkpoint"),
