@@ -20,6 +20,7 @@ _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")
 _ROLE = re.compile(r":[a-z]+:(?=<code>)")
 _CELL_CODE = re.compile(r"(?<=<code>)[^<]+(?=</code>[^\n]*</td>)")
 _BREAK = re.compile(r"(?<=[/_])(?=\w)|(?<=::)(?=\w)")
+_FLAG = re.compile(r"(?<=\s)--?\w+(?=[^<]*</code></pre>)")  # of a command, which is not highlighted
 _LANGUAGES = {".py": "python", ".sh": "bash", ".sbatch": "bash", ".yaml": "yaml", ".json": "json"}
 
 _origins: dict[str, str] = {}  # page of the site -> path in the repository
@@ -66,8 +67,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Shows names in docstrings, which stand there as for Sphinx, alone; lets long names in tables break."""
+    """Shows names in docstrings, which stand there as for Sphinx, alone; lets long names in tables break, flags not."""
     del page, config, files
+    html = _FLAG.sub(r'<span class="flag">\g<0></span>', html)
     return _CELL_CODE.sub(lambda match: _BREAK.sub("<wbr>", match[0]), _ROLE.sub("", html))
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -43,11 +44,27 @@ def test_a_page_can_be_read_offline(site):
     assert not re.findall(r"url\(\s*['\"]?(?:https?:)?//", styles) and "@import" not in styles
 
 
+def test_commands_break_between_flags_and_stay_as_they_are(site):
+    start = pages(site)["index.html"]
+    assert '<span class="flag">--overlay</span>=overlay.png' in start
+    main = re.search(r"<!-- main command -->\n```\n(.+)\n", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert main and main[1] in unescape(re.sub(r"<[^>]+>", "", start))
+    styles = (ROOT / "docs/stylesheets/extra.css").read_text(encoding="utf-8")
+    assert re.search(r"pre > code \{[^}]*white-space: pre-wrap", styles)
+
+
 def test_links_to_files_of_the_repository_show_them(site):
     found = pages(site)
     assert "source/configs/tiny.py.html" in found["index.html"]
     shown = re.sub(r"<[^>]+>", "", found["source/configs/tiny.py.html"])
     assert "config.train_steps = 500" in shown
+
+
+def test_notebooks_are_reached_from_the_start_page(site):
+    found = pages(site)
+    assert 'href="notebooks.html"' in found["index.html"]
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        assert f'href="source/notebooks/{path.name}.html"' in found["notebooks.html"], path.name
 
 
 def test_the_reference_has_the_public_names(site):
