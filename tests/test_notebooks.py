@@ -39,14 +39,15 @@ def test_it_is_committed_without_results(path):
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
-def test_it_installs_tested_versions_and_asks_whose_repository_first(path):
+def test_it_asks_whose_repository_first(path):
     cells = nbformat.read(path, as_version=4).cells
     install = next(cell.source for cell in cells if "install" in cell.metadata.get("tags", ()))
-    name_it, _, rest = install.partition("!git clone")
+    name_it = install.partition("!git clone")[0]
     with pytest.raises(AssertionError, match="REPO: write whose repository it is in place of OWNER"):
         exec(name_it, {})
     exec(name_it.replace("/OWNER/", "/someone/", 1), {})
-    assert "%pip install -q -c constraints.txt -e ." in rest
+    # Not by constraints.txt: a TPU runtime brings the jax that fits its libtpu along.
+    assert "constraints.txt" not in install
 
 
 def test_segment(tmp_path, micro_folder, pictures):
