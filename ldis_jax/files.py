@@ -40,7 +40,7 @@ def atomic_write(path: StrPath) -> Iterator[Path]:
 def check_writable(path: StrPath) -> None:
     """Raises :class:`LDISError` where :func:`atomic_write` would, as far as can be seen before the work."""
     path = Path(path)
-    there = next(folder for folder in path.absolute().parents if folder.exists())
+    there = next(folder for folder in path.absolute().parents if os.path.exists(folder))
     if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "is a folder" if path.is_dir() else f"no right to write in {there}"
         raise LDISError(f"{path}: cannot be written ({why}); choose another place")

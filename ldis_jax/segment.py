@@ -95,7 +95,7 @@ def main() -> None:
     outputs = Outputs(args.out, args.overlay, args.probability)
     written = outputs.given() | ({"json": args.json} if args.json else {})
     given = [Path(path) for pairs in classes.values() for pair in pairs for path in pair]
-    check_apart([*queries, *given, *filter(None, [args.first_mask])], written)
+    check_apart([*queries, *given, *filter(None, [args.first_mask])], written.items())
     for flag, path in written.items():
         check_writable(path / "mask.png" if path.is_dir() and flag != "json" else path)
     options = {"seed": args.seed, "ignore_label": args.ignore_label, "tile_size": args.tile_size}

@@ -19,7 +19,7 @@ from ldis_jax.batches import map_ahead
 from ldis_jax.errors import LDISError
 from ldis_jax.image_io import PICTURE_SUFFIXES, read_first_labels, read_image, write_png
 from ldis_jax.pipeline import LDISPipeline
-from ldis_jax.segment_outputs import Folders, Outputs, Result, digest, labels_of
+from ldis_jax.segment_outputs import Folders, Outputs, Result, check_apart, digest, labels_of
 from ldis_jax.video_io import VIDEO_SUFFIXES, Video, VideoWriter, read_video
 from ldis_jax.visualize import PALETTE, overlay_labels
 
@@ -211,6 +211,9 @@ def folder_work(queries: Sequence[Path], classes: Classes, outputs: Outputs, mad
     folders = Folders(outputs, {**made_by, "prompts": _digests(classes)})
     written = [place.files(tuple(classes)) for place in places.values()]
     folders.check({kind: [path for files in written for path in files[kind]] for kind in outputs.given()})
+    given = [Path(path) for pairs in classes.values() for pair in pairs for path in pair]
+    flagged = ((kind, path) for files in written for kind, paths in files.items() for path in paths)
+    check_apart([*queries, *given], flagged)  # also those of an earlier command's results that this one reads
     _prompts(classes)  # are there
     return FolderWork(places, classes, folders)
 

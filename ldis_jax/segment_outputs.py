@@ -77,10 +77,10 @@ def labels_of(result: Result) -> np.ndarray:
     return result.mask.astype(np.uint8) if isinstance(result, Segmentation) else result.label_map
 
 
-def check_apart(inputs: Iterable[Path], outputs: Mapping[str, Path]) -> None:
-    """Raises :class:`LDISError` where an output, by flag, would replace an input or another output."""
+def check_apart(inputs: Iterable[Path], outputs: Iterable[tuple[str, Path]]) -> None:
+    """Raises :class:`LDISError` where an output, after its flag, would replace an input or another flag's output."""
     read, written = {path.resolve() for path in inputs}, dict[Path, str]()
-    for flag, path in outputs.items():
+    for flag, path in outputs:
         where = path.resolve()
         if where in read:
             raise LDISError(f"--{flag}={path}: is read by this command; write the result elsewhere")

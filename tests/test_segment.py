@@ -91,6 +91,8 @@ def test_what_is_missing_is_made_and_the_report_is_whole(run, work):
     (work / "elsewhere/q0.png").write_bytes(b"mine")
     status, _, err = run(*flags, "--overlay=elsewhere")
     assert status == 2 and "elsewhere/q0.png: is there, and this command did not make it" in err
+    status, _, err = run("--query=masks", *flags[1:], "--overlay=new")  # results as queries of their own folder
+    assert status == 2 and "masks/q0.png: is read by this command" in err
     (work / "masks/segment.json").write_text("{")
     status, _, err = run(*flags)
     assert status == 2 and "masks/segment.json: does not tell what made this folder" in err
