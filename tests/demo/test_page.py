@@ -18,6 +18,8 @@ from PIL import Image
 
 from ldis_jax import LDISPipeline
 from ldis_jax.demo.uploads import Limits
+from ldis_jax.image_io import read_mask
+from ldis_jax.visualize import magnify
 
 gradio = pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
@@ -191,6 +193,9 @@ def test_what_an_editor_cannot_take_is_said_and_nothing_waits(page, pictures, tm
 def test_a_mask_file_is_shown_as_it_was_read(page, pictures):
     drop(page, "#mask-file", pictures["mask"])
     page.wait_for_selector("#mask-read img")
+    shown = page.request.get(page.locator("#mask-read img").get_attribute("src")).body()
+    expected = 255 * magnify(read_mask(pictures["mask"]))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(shown)).convert("L")), expected)
     page.locator("#mask-file").get_by_label("Clear").click()
     page.wait_for_selector("#mask-read", state="hidden")
 
