@@ -27,6 +27,7 @@ _CELLS = ROOT / "docs" / "tpu"
 _PAGE = ROOT / "docs" / "tpu.md"
 _START, _END = "<!-- table: tools/tpu_table.py -->", "<!-- end of table -->"
 _FEWEST = {"v5e": "v5e:1x1", "v6e": "v6e:1x1", "v5p": "v5p:2x2x1"}
+_LDIS1_VARIANTS = "configs/ablations/ldis1_"
 _MEMORY = ("--config.remat=blocks", "--config.step.grad_dtype=bfloat16", "--config.optim.moment_dtype=bfloat16")
 
 
@@ -47,13 +48,15 @@ class Cell:
 
     @property
     def smallest(self) -> Cell:
-        """As many pictures a chip on the fewest chips.
+        """What stands for this cell's prediction: as many pictures a chip on the fewest chips.
 
         A prediction's chips work alone, on whole networks: its program is the same on any number of them but for the
-        exchange of the results, 0.8 MB a picture.
+        exchange of the results, 0.8 MB a picture. A model trained with another loss, or with LoRA and merged, predicts
+        by LDIS-1's program.
         """
         kind = self.topology.partition(":")[0]
-        fewest = Cell(self.config, _FEWEST[kind], 0)
+        config = "configs/ldis1.py" if self.config.startswith(_LDIS1_VARIANTS) else self.config
+        fewest = Cell(config, _FEWEST[kind], 0)
         return dataclasses.replace(fewest, batch_size=self.batch_size * fewest.chips // self.chips)
 
     def path(self, program: str) -> Path:
