@@ -25,6 +25,7 @@ from ldis_jax.errors import LDISError
 from ldis_jax.evaluators import MeanIoU
 from ldis_jax.evaluators.episodes import predict_episodes
 from ldis_jax.input_pipeline import FrozenEpisodes, ProceduralScenes
+from ldis_jax.models.ldis import LDISModel
 from ldis_jax.predict import make_predict
 from ldis_jax.tasks import LDISN
 from ldis_jax.train_state import flatten
@@ -68,6 +69,19 @@ def measure(
     return {"miou": result["miou"], "fb_iou": result["fb_iou"], "r": float(difference), "masks": float(np.mean(same))}
 
 
+def rows(task: LDISN, model: LDISModel, episodes: FrozenEpisodes, batch_size: int) -> Iterator[dict[str, Any]]:
+    """Figures of each of :func:`variants`, one after the other."""
+    mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
+    graphdef, trained, frozen = flatten(model)
+    reference: list[np.ndarray] = []
+    for options in variants():
+        own = dataclasses.replace(task, **options)
+        predict = functools.partial(make_predict(own, graphdef, frozen, mesh), trained)
+        outputs = [r for _, r in predict_episodes(predict, episodes, task.image_size, batch_size)]
+        reference = reference or outputs
+        yield {"options": options, "evaluations": evaluations(own), **measure(outputs, reference, episodes)}
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -80,18 +94,11 @@ def main() -> None:
     if not isinstance(task, LDISN):
         raise LDISError(f"{args.model}: is an LDIS-1, which has one step")
     episodes = FrozenEpisodes.of_draws(ProceduralScenes("unseen", task.image_size), args.episodes, num_shots=1)
-    mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
-    graphdef, trained, frozen = flatten(model)
-    rows, reference = [], []
+    found = []
     print("| options | evaluations | mIoU | FB-IoU | R | masks |\n|---|---|---|---|---|---|")
-    for options in variants():
-        own = dataclasses.replace(task, **options)
-        predict = functools.partial(make_predict(own, graphdef, frozen, mesh), trained)
-        outputs = [r for _, r in predict_episodes(predict, episodes, task.image_size, args.batch_size)]
-        reference = reference or outputs
-        row = {"options": options, "evaluations": evaluations(own), **measure(outputs, reference, episodes)}
-        rows.append(row)
-        text = ", ".join(f"{key}={value}" for key, value in options.items())
+    for row in rows(task, model, episodes, args.batch_size):
+        found.append(row)
+        text = ", ".join(f"{key}={value}" for key, value in row["options"].items())
         figures = " | ".join(f"{row[key]:.2f}" for key in ("miou", "fb_iou", "r", "masks"))
         print(f"| {text} | {row['evaluations']} | {figures} |", flush=True)
     if args.json:
@@ -99,7 +106,7 @@ def main() -> None:
 
         guidance = {key: getattr(task, key) for key in ("image_guidance_scale", "prompt_guidance_scale")}
         facts = {"episodes": len(episodes), "episodes_hash": episodes.hash, "model_defaults": guidance}
-        write_json(args.json, {**facts, "rows": rows})
+        write_json(args.json, {**facts, "rows": found})
 
 
 if __name__ == "__main__":

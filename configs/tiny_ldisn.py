@@ -10,19 +10,16 @@ Expected:  on 128 episodes of unseen classes mIoU 42.2 and FB-IoU 65.9 (copy the
 
 from ml_collections import ConfigDict
 
-from ldis_jax.config import eval_set, procedural_source, small_config
+from ldis_jax.config import scenes_config
 
 
 def get_config() -> ConfigDict:
     """As configs/tiny.py, with DDIM in 10 steps and a milder prompt guidance, as suits a model this small."""
-    config = small_config("ldisn")
+    config = scenes_config("ldisn", episodes=128)
     config.task.num_steps = 10
     config.task.sampler = "ddim"
     config.task.prompt_guidance_scale = 3.0
     config.train_steps = 2000
-    config.data.augment = False
-    config.data.sources.scenes = procedural_source("train")
-    config.eval.sets.unseen = eval_set(procedural_source("unseen"), episodes=128)
     config.eval.prompt_swap = 50
     config.eval_every = 1000
     config.checkpoint_every = 500

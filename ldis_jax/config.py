@@ -128,6 +128,16 @@ def small_config(task: str) -> ConfigDict:
     return config
 
 
+def scenes_config(task: str, episodes: int = 256) -> ConfigDict:
+    """:func:`small_config` on painted scenes, judged on ``episodes`` of classes that training does not show."""
+    config = small_config(task)
+    config.data.augment = False  # hue and brightness shifts would change the class of a painted object
+    config.data.sources.scenes = procedural_source("train")
+    config.eval.sets.unseen = eval_set(procedural_source("unseen"), episodes=episodes)
+    config.eval.main_set = "unseen"
+    return config
+
+
 def voc_source(root: str, split: str, weight: float = 1.0, classes: tuple[int, ...] = ()) -> ConfigDict:
     """Episodes from a VOC-layout folder.
 
@@ -188,7 +198,8 @@ def paper_data(config: ConfigDict, records: str = "data/records") -> None:
         records: ``--out`` of ``data/build.py``.
     """
     for name, weight in {"pascal": 0.4, "coco20i": 0.1, "davis16": 0.5, "vspw": 0.2}.items():
-        config.data.sources[name] = record_source(f"{records}/{name}", "train", weight)
+        split = "train_aug" if name == "pascal" else "train"  # VOC 2012 with SBD's masks: 10,582 images, not 1,464
+        config.data.sources[name] = record_source(f"{records}/{name}", split, weight)
     for name in ("pascal", "coco20i"):
         config.eval.sets[name] = eval_set(record_source(f"{records}/{name}", "val"), episodes=1000)
     config.eval.main_set = "coco20i"

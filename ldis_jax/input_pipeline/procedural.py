@@ -119,6 +119,13 @@ class ProceduralScenes:
         query = self.scene(rng, [first, second])
         return self._prompted(rng, query, first, num_shots), self._prompted(rng, query, second, num_shots)
 
+    def draw_absent(self, rng: np.random.Generator, num_shots: int) -> Episode:
+        """An episode whose query shows other classes only: its mask is empty."""
+        low, high = self.num_objects
+        class_id, *others = self._classes(rng, high + 1)
+        query = self.scene(rng, others[: rng.integers(low, high + 1)])
+        return self._prompted(rng, query, class_id, num_shots)
+
     def _prompted(
         self, rng: np.random.Generator, query: tuple[np.ndarray, np.ndarray], class_id: int, num_shots: int
     ) -> Episode:

@@ -1,0 +1,270 @@
+"""The paper's claims that docs/evidence.md tests: which figures of which variants speak for or against each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from benchmarks.evidence.figures import Estimate, Figure, Results, miou
+
+Row = tuple[str, list[Estimate]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One sentence that a claim makes, and the gain that it says is positive."""
+
+    says: str
+    gain: Estimate
+
+    @property
+    def verdict(self) -> str:
+        """By the interval of the gain."""
+        if self.gain.half is None:
+            return "one seed"
+        return {1: "holds", 0: "not decided", -1: "does not hold"}[self.gain.sign]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """A table of figures, and what it says about a claim.
+
+    Attributes:
+        key: names its place in the page and its plot.
+        columns: heads of the table, the first of the names of rows.
+        rows: name and a figure a column; the plot shows the first column's.
+        comparisons: all must hold for the claim to hold.
+        paper: the paper's figures by name of row, of another scale.
+        curve: rows are points along an axis of this name, for each column; "" where they are variants.
+    """
+
+    key: str
+    columns: tuple[str, ...]
+    rows: Sequence[Row]
+    comparisons: Sequence[Comparison]
+    paper: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    curve: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Of the claim: "holds", "does not hold", "not decided", or how many of its sentences do what."""
+        found = [comparison.verdict for comparison in self.comparisons]
+        if len(set(found)) == 1:
+            return found[0]
+        return ", ".join(f"{found.count(verdict)} {verdict}" for verdict in dict.fromkeys(found))
+
+
+def prompt_swap(result: Mapping[str, Any]) -> float:
+    """Percent of prompts that decide between two objects."""
+    return 100 * float(result["report"]["prompt_swap"])
+
+
+def _of_variants(results: Results, names: Mapping[str, str], figures: Sequence[Figure]) -> list[Row]:
+    return [
+        (label, [results.of(variant, figure) for figure in figures])
+        for label, variant in names.items()
+        if results.has(variant)
+    ]
+
+
+def _beats(results: Results, sentences: Sequence[tuple[str, str, str]], figure: Figure = miou) -> list[Comparison]:
+    """(what it says, the lesser variant, the better one)."""
+    return [Comparison(says, results.gain(a, b, figure)) for says, a, b in sentences if results.has(a, b)]
+
+
+_SCENES = ("variant", "mIoU, unseen classes", "mIoU, seen classes", "prompt swap, %")
+_SCENES_FIGURES = (miou, partial(miou, name="seen"), prompt_swap)
+
+
+def masking(results: Results) -> Evidence:
+    """Claim 1."""
+    names = {"both stages": "ldis1", "pre-masking alone": "ldis1_pre_mask", "post-masking alone": "ldis1_post_mask"}
+    names["no masking"] = "ldis1_no_mask"
+    sentences = (
+        ("both beat pre-masking alone", "ldis1_pre_mask", "ldis1"),
+        ("both beat post-masking alone", "ldis1_post_mask", "ldis1"),
+        ("pre-masking alone beats none", "ldis1_no_mask", "ldis1_pre_mask"),
+        ("post-masking alone beats none", "ldis1_no_mask", "ldis1_post_mask"),
+    )
+    paper = {"both stages": "52.6", "pre-masking alone": "43.8", "post-masking alone": "49.7"}
+    rows = _of_variants(results, names, _SCENES_FIGURES)
+    return Evidence("masking", _SCENES, rows, _beats(results, sentences), paper)
+
+
+def targets(results: Results) -> Evidence:
+    """Claim 2."""
+    names = {
+        "augmented, g = 0.4": "ldisn",
+        "augmented, g = 0.2": "ldisn_alpha20",
+        "augmented, g = 0.6": "ldisn_alpha60",
+        "vanilla, g = 0": "ldisn_vanilla",
+        "perturbed": "ldisn_perturbed",
+    }
+    sentences = (
+        ("augmented beats vanilla", "ldisn_vanilla", "ldisn"),
+        ("augmented beats perturbed", "ldisn_perturbed", "ldisn"),
+        ("perturbed beats vanilla", "ldisn_vanilla", "ldisn_perturbed"),
+        ("g = 0.4 beats 0.2", "ldisn_alpha20", "ldisn"),
+        ("g = 0.4 beats 0.6", "ldisn_alpha60", "ldisn"),
+    )
+    paper = {"augmented, g = 0.4": "49.7", "vanilla, g = 0": "39.4", "perturbed": "48.7"}
+    rows = _of_variants(results, names, _SCENES_FIGURES)
+    return Evidence("targets", _SCENES, rows, _beats(results, sentences), paper)
+
+
+def architectures(results: Results) -> Evidence:
+    """Claim 3, on painted scenes."""
+    names = {"LDIS-1, latent loss": "ldis1", "LDIS-1, pixel loss": "ldis1_pixel", "LDIS-n": "ldisn"}
+    sentences = (
+        ("LDIS-1 beats LDIS-n", "ldisn", "ldis1"),
+        ("latent loss beats pixel loss", "ldis1_pixel", "ldis1"),
+    )
+    paper = {"LDIS-1, latent loss": "62.6", "LDIS-1, pixel loss": "55.6", "LDIS-n": "52.6"}
+    rows = _of_variants(results, names, _SCENES_FIGURES)
+    return Evidence("architectures", _SCENES, rows, _beats(results, sentences), paper)
+
+
+_SETS = ("images", "objects", "semantic")
+_MIXTURE = ("variant", "mean of the three", "images", "video objects", "video semantic")
+
+
+def _mean_of_sets(result: Mapping[str, Any]) -> float:
+    return sum(miou(result, name) for name in _SETS) / len(_SETS)
+
+
+_MIXTURE_FIGURES: tuple[Figure, ...] = (_mean_of_sets, *(partial(miou, name=name) for name in _SETS))
+
+
+def lora(results: Results) -> Evidence:
+    """Claim 3, LoRA, on real pictures."""
+    names = {"everything trained": "joint"} | {f"LoRA, rank {r}": f"joint_lora{r}" for r in (16, 4, 1)}
+    sentences = [(f"everything beats rank {r}", f"joint_lora{r}", "joint") for r in (1, 4, 16)]
+    sentences += [("rank 4 beats rank 1", "joint_lora1", "joint_lora4")]
+    paper = {"everything trained": "61.3", "LoRA, rank 1": "53.0"}
+    rows = _of_variants(results, names, _MIXTURE_FIGURES)
+    return Evidence("lora", _MIXTURE, rows, _beats(results, sentences, _mean_of_sets), paper)
+
+
+def joint_training(results: Results) -> Evidence:
+    """Claim 6."""
+    names = {"all three": "joint", "images alone": "only_images", "video objects alone": "only_objects"}
+    names["video semantic alone"] = "only_semantic"
+    rows = _of_variants(results, names, _MIXTURE_FIGURES)
+    comparisons = []
+    for name in _SETS:
+        alone = f"only_{name}"
+        if results.has(alone, "joint"):
+            gain = results.gain(alone, "joint", partial(miou, name=name))
+            comparisons.append(Comparison(f"joint beats {name} alone, on {name}", gain))
+            comparisons.append(
+                Comparison(f"joint beats {name} alone, over all sets", results.gain(alone, "joint", _mean_of_sets))
+            )
+    return Evidence("joint_training", _MIXTURE, rows, comparisons)
+
+
+def _shots(result: Mapping[str, Any], k: int) -> float:
+    return float(result["shots"][str(k)]["miou"])
+
+
+def prompts(results: Results) -> Evidence:
+    """Claim 4."""
+    names = {label: v for label, v in (("LDIS-1", "ldis1"), ("LDIS-n", "ldisn")) if results.has(v)}
+    shots = (1, 3, 5, 10, 20)
+    rows = [(str(k), [results.of(v, partial(_shots, k=k)) for v in names.values()]) for k in shots if names]
+    comparisons = [
+        Comparison(f"{label}: {b} prompts beat {a}", results.within(v, partial(_shots, k=a), partial(_shots, k=b)))
+        for label, v in names.items()
+        for a, b in ((1, 5), (5, 20))
+    ]
+    paper = dict(zip(map(str, shots), ("49.7", "55.3", "56.2", "56.7", "55.7"), strict=True))
+    return Evidence("prompts", ("prompts", *names), rows, comparisons, paper, curve="number of prompts")
+
+
+def _sampled(result: Mapping[str, Any], options: Mapping[str, Any], figure: str = "miou") -> float:
+    (row,) = [row for row in result["sampling"] if row["options"] == options]
+    return float(row[figure])
+
+
+def sampling(results: Results) -> Evidence:
+    """Claim 5."""
+    if not results.has("ldisn"):
+        return Evidence("sampling", (), [], [])
+    every = [row["options"] for row in next(iter(results.by_variant["ldisn"].values()))["sampling"]]
+    figures = ("miou", "fb_iou", "masks")
+    rows = [
+        (
+            ", ".join(map(_option, options.items())),
+            [results.of("ldisn", partial(_sampled, options=options, figure=f)) for f in ("evaluations", *figures)],
+        )
+        for options in every
+    ]
+    short = {"sampler": "ddim", "num_steps": 10}
+    trailing = {"sampler": "ddim", "num_steps": 5, "timestep_spacing": "trailing"}
+    pairs = (
+        ("ddim with 20 steps beats 5", {**short, "num_steps": 5}, {**short, "num_steps": 20}),
+        ("5 trailing steps beat 5 leading ones", {**short, "num_steps": 5}, trailing),
+        ("ddpm beats ddim at 20 steps", {**short, "num_steps": 20}, {"sampler": "ddpm", "num_steps": 20}),
+        ("guidance beats none", {**short, "guidance_start": 0.0, "guidance_end": 0.0}, short),
+        ("scale 7 beats 1", {**short, "prompt_guidance_scale": 1.0}, {**short, "prompt_guidance_scale": 7.0}),
+    )
+    comparisons = [
+        Comparison(says, results.within("ldisn", partial(_sampled, options=a), partial(_sampled, options=b)))
+        for says, a, b in pairs
+    ]
+    return Evidence("sampling", ("options", "UNet evaluations", "mIoU", "FB-IoU", "same masks"), rows, comparisons)
+
+
+def _option(item: tuple[str, Any]) -> str:
+    name, value = item
+    return str(value) if name in ("sampler", "timestep_spacing") else f"{name} {value}"
+
+
+def _painted(result: Mapping[str, Any], where: str, figure: str) -> float:
+    return float(result["wrong_prompts"][where][figure])
+
+
+def unseen(results: Results) -> Evidence:
+    """Claim 7."""
+    names = {label: v for label, v in (("LDIS-1", "ldis1"), ("LDIS-n", "ldisn")) if results.has(v)}
+    figures = (
+        miou,
+        partial(miou, name="seen"),
+        *(partial(_painted, where=where, figure=f) for where in ("present", "absent") for f in ("area", "empty")),
+    )
+    columns = (
+        *("model", "mIoU, unseen classes", "mIoU, seen classes", "painted, %, right prompt", "empty, %, right prompt"),
+        *("painted, %, wrong prompt", "empty, %, wrong prompt"),
+    )
+    rows = _of_variants(results, names, figures)
+    comparisons = []
+    for label, variant in names.items():
+        empty = results.of(variant, lambda result: _painted(result, "absent", "empty") - 50.0)
+        comparisons.append(Comparison(f"{label}: most masks of wrong prompts are empty", empty))
+        comparisons.append(
+            Comparison(f"{label}: at most 2 points are lost on unseen classes", results.of(variant, _kept))
+        )
+    return Evidence("unseen", columns, rows, comparisons)
+
+
+def _kept(result: Mapping[str, Any]) -> float:
+    return miou(result) - (miou(result, "seen") - 2.0)
+
+
+CLAIMS: Mapping[str, Callable[[Results], Evidence]] = {
+    "1. Two-stage masking beats one stage, and one beats none": masking,
+    "2. Augmented pseudo masks beat vanilla ones for LDIS-n": targets,
+    "3a. LDIS-1 beats LDIS-n at equal budget; the latent loss beats the pixel loss": architectures,
+    "3b. Training everything beats LoRA, and a larger rank a smaller one": lora,
+    "4. More prompts help a model trained with one": prompts,
+    "5. Steps, samplers and guidance": sampling,
+    "6. Joint training on images and videos beats each alone": joint_training,
+    "7. Unseen classes are no harder; a wrong prompt paints nothing": unseen,
+}
+
+
+def evidence(results: Results) -> Iterator[tuple[str, Evidence]]:
+    """All claims with what there is about them."""
+    for claim, collect in CLAIMS.items():
+        yield claim, collect(results)

@@ -1,0 +1,20 @@
+"""LDIS-1 on images and videos together, by LoRA of rank 16.
+
+Paper:     the ablation of LoRA against full training.
+Command:   python benchmarks/evidence/sweep.py --only joint_lora16
+Hardware:  2 CPU cores.
+Time, and what came out: docs/evidence.md.
+"""
+
+from ml_collections import ConfigDict
+
+from ldis_jax.evidence_config import evidence_mixture
+
+
+def get_config() -> ConfigDict:
+    """Pairs of rank 16 alone are trained."""
+    config = evidence_mixture("images", "objects", "semantic")
+    config.lora.rank = 16
+    config.lora.also = ()  # the adapter is trained already
+    config.optim.learning_rate = 2e-3
+    return config

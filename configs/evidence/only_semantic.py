@@ -1,0 +1,16 @@
+"""LDIS-1 on a video with labels of all pixels alone.
+
+Paper:     the ablation of joint training.
+Command:   python benchmarks/evidence/sweep.py --only only_semantic
+Hardware:  2 CPU cores.
+Time, and what came out: docs/evidence.md.
+"""
+
+from ml_collections import ConfigDict
+
+from ldis_jax.evidence_config import evidence_mixture
+
+
+def get_config() -> ConfigDict:
+    """One set: a video with labels of all pixels alone."""
+    return evidence_mixture("semantic")

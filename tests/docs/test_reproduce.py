@@ -1,0 +1,106 @@
+"""The commands of docs/reproduce.md, all of them, in order and as they stand, on small stand-ins of weights and data."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from ldis_jax import evaluate
+from ldis_jax.convert import __main__ as convert
+from tests.convert.test_commands import made  # noqa: F401
+from tests.data import trees
+from tests.helpers import call_command, load_script
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "reproduce.md"
+WEIGHTS = {"sd15": "sd15", "clip_l14_grit20m_fultune_2xe.pth": "alpha.pth", "ViT-L-14.pt": "ViT.pt"}
+DOWNLOADS = {"VOC2012": trees.pascal, "coco": trees.coco20i, "DAVIS": trees.davis16, "VSPW_480p": trees.vspw}
+# What makes a run short; no name of the page is touched.
+SHORT = [
+    *("--config.task.image_size=32", "--config.train_steps=2", "--config.batch_size=2", "--config.data.num_workers=0"),
+    *("--config.eval.sets.pascal.episodes=2", "--config.eval.sets.coco20i.episodes=2", "--config.eval.batch_size=2"),
+    *("--config.eval.pictures=2", "--config.watchdog_minutes=0"),
+]
+IN_PROCESS = {"ldis_jax.convert": convert, "ldis_jax.evaluate": evaluate}
+ELSEWHERE = ("python3 -m venv", "hf download", "launch/", "python -m ldis_jax.compile")  # tests of their own
+
+
+def commands():
+    """Of the page's blocks, as words."""
+    blocks = re.findall(r"^```\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+
+
+@pytest.fixture
+def folder(tmp_path, made, monkeypatch):  # noqa: F811
+    """Where a user would be, with small weights and data of the names that the page uses."""
+    (tmp_path / "weights").mkdir()
+    for name, source in WEIGHTS.items():
+        (tmp_path / "weights" / name).symlink_to(made / source)
+    monkeypatch.setattr(trees, "SIZES", 4 * trees.SIZES[:1])  # frames of a video are of one size
+    for name, paint in DOWNLOADS.items():
+        (tmp_path / "downloads" / name).mkdir(parents=True)
+        paint(tmp_path / "downloads" / name)
+    for name in ("configs", "data", "tools"):
+        (tmp_path / name).mkdir()
+        for path in (ROOT / name).iterdir():
+            (tmp_path / name / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("quick_compilation")
+def test_every_command(folder, monkeypatch, capsys):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    run, printed = [], ""
+    for line in commands():
+        if line.startswith(ELSEWHERE):
+            continue
+        python, *words = shlex.split(line)
+        assert python == "python", line
+        if words[0] == "-m" and words[1] in IN_PROCESS:
+            arguments = words[2:]
+            if "--num_shots" in arguments:  # the stand-in has two pictures of a class
+                first = arguments.index("--num_shots") + 1
+                assert arguments[first : first + 5] == ["1", "3", "5", "10", "20"]
+                arguments[first : first + 5] = ["1"]
+            status, out, err = call_command(IN_PROCESS[words[1]].main, monkeypatch, capsys, *arguments)
+            assert status == 0, f"{line}\n{err}"
+        else:
+            short = SHORT if words[0] == "-m" else []
+            done = subprocess.run(
+                [sys.executable, *words, *short], env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
+            printed = done.stdout
+        run.append(words[1] if words[0] == "-m" else words[0])
+    assert list(dict.fromkeys(run)) == [
+        *("ldis_jax.convert", "data/build.py", "ldis_jax.main", "ldis_jax.evaluate", "tools/paper_table.py")
+    ]
+
+    # The table has a row for every report, with its figure and the paper's.
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in printed.splitlines()[2:]]
+    reports = sorted(Path("reports").glob("*/*.json"))
+    assert len(rows) == len(reports) == 8
+    for row, path in zip(rows, reports, strict=True):
+        report = json.loads(path.read_text())
+        values = report.get("k_shot_curve", [report])[0]
+        assert row[0] == path.parent.name and row[1].startswith(path.stem)
+        name = "j_and_f" if "j_and_f" in values else "miou"
+        assert row[2] == {"miou": "mIoU", "j_and_f": "J&F"}[name] and row[3].startswith(f"{values[name]:.2f}")
+    published = {(row[0], row[1]): row[4] for row in rows}
+    assert published["ldis1", "ldis-coco"] == "62.6" and published["ldisn-prompts", "ldis-coco, K = 1"] == "49.7"
+
+
+def test_the_hours_on_the_page_are_those_of_the_cells():
+    script = load_script(ROOT / "tools" / "paper_table.py")
+    written = PAGE.read_text(encoding="utf-8")
+    assert script.hours_table() == written.split(script._START)[1].split(script._END)[0].strip()
