@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -71,7 +70,6 @@ class Checkpoints:
         step = int(state.step)
         if self._manager.latest_step() == step:
             return
-        state = state.saved
         summary = _summary(state)
         if not summary.finite:
             raise LDISError(
@@ -80,7 +78,7 @@ class Checkpoints:
             )
         data = data_state | {_CHECKSUM: summary.checksum}
         arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(_tree(state)),
+            state=ocp.args.StandardSave(state),
             data=ocp.args.JsonSave(data),
             fingerprint=ocp.args.JsonSave(self._fingerprint),
         )
@@ -151,18 +149,12 @@ class Checkpoints:
             where = self._folder / str(step)
             raise LDISError(f"{where}: checkpoint of another model ({changes}); choose another --workdir")
         data = _on_all(lambda: json_handler.restore(folder / "data"))
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _tree(state.saved)
-        )
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         arguments = ocp.args.StandardRestore(abstract)
-        restored = TrainState(**_on_all(lambda: state_handler.restore(folder / "state", args=arguments)))
+        restored = _on_all(lambda: state_handler.restore(folder / "state", args=arguments))
         # Compression does not notice every flipped bit. Runs of older versions have no checksum.
         if data.pop(_CHECKSUM, None) not in (None, _summary(restored).checksum):
             raise _UnusableError("its arrays are not those that were saved")
-        if state.rounded is not None:
-            types = {name: value.dtype for name, value in state.rounded.items()}
-            rounded = {name: value.astype(types[name]) for name, value in restored.params.items()}
-            restored = dataclasses.replace(restored, rounded=rounded)
         return restored, data
 
     def _unwritable(self, error: Exception) -> LDISError:
@@ -217,11 +209,6 @@ def _on_all(read: Callable[[], T]) -> T:
 class _Summary(NamedTuple):
     checksum: int  # CRC-32 over one sum an array, of its bits as integers: the same however arrays are sharded
     finite: bool
-
-
-def _tree(state: TrainState) -> dict[str, Any]:
-    """The layout on disk."""
-    return {"step": state.step, "params": state.params, "opt_state": state.opt_state, "ema": state.ema}
 
 
 def _summary(state: TrainState) -> _Summary:

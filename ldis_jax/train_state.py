@@ -19,25 +19,17 @@ Params = dict[str, jax.Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What steps hand on, besides the data iterator; the frozen towers are not part of it."""
+    """Everything a checkpoint holds besides the data iterator; the frozen towers are not part of it."""
 
     step: jax.Array  # int32 [], steps taken
     params: Params
     opt_state: optax.OptState
     ema: Params | None = None  # their moving average, where one is kept
-    # The parameters in the type that gradients are taken in, where that is another: the update that makes parameters
-    # writes them on the way, instead of a pass over all parameters at the next step's start.
-    rounded: Params | None = None
 
     @property
     def best(self) -> Params:
         """The parameters to evaluate and export: the average, where one is kept."""
         return self.params if self.ema is None else self.ema
-
-    @property
-    def saved(self) -> TrainState:
-        """What a checkpoint holds: all that does not follow from the rest."""
-        return dataclasses.replace(self, rounded=None)
 
 
 def flatten(model: LDISModel) -> tuple[nnx.GraphDef[LDISModel], Params, Params]:

@@ -111,20 +111,13 @@ def abstract_state(
 
     def fresh(params: Params) -> TrainState:
         ema = jax.tree.map(jnp.copy, params) if options.ema_decay else None
-        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), ema, _rounded(params, options))
+        return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params), ema=ema)
 
     def place(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.sharding.NamedSharding:
         name = next((entry.key for entry in reversed(path) if isinstance(entry, jax.tree_util.DictKey)), "")
         return sharding.param_sharding(name, leaf.shape, mesh)
 
     return fresh, jax.tree_util.tree_map_with_path(place, jax.eval_shape(fresh, dict(params)))
-
-
-def _rounded(params: Params, options: StepOptions) -> Params | None:
-    """:attr:`TrainState.rounded`."""
-    if options.grad_dtype == "float32":
-        return None
-    return {name: value.astype(options.grad_dtype) for name, value in params.items()}
 
 
 def make_train_step(
@@ -150,7 +143,7 @@ def make_train_step(
             params = {name: sharding.gathered(value, placed.params[name]) for name, value in params.items()}
             return task.loss(unflatten(graphdef, params, frozen), part, key)[0]
 
-        params = state.params if state.rounded is None else state.rounded
+        params = jax.tree.map(lambda p: p.astype(options.grad_dtype), state.params)
         grad_fn = jax.value_and_grad(loss_fn)
         if options.accumulate == 1:
             loss, grads = grad_fn(params, batch, key)
@@ -164,9 +157,8 @@ def make_train_step(
             ema = state.ema
             if ema is not None:
                 ema = optax.incremental_update(new_params, ema, 1.0 - options.ema_decay)
-            rounded = _rounded(new_params, options)
         new = StepMetrics.single_from_model_output(loss=loss, grad_norm=grad_norm, step=state.step)
-        return TrainState(state.step + 1, new_params, opt_state, ema, rounded), metrics.merge(new)
+        return TrainState(state.step + 1, new_params, opt_state, ema), metrics.merge(new)
 
     whole = sharding.replicated(mesh)
     return jax.jit(

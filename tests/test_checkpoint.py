@@ -14,7 +14,7 @@ import pytest
 from ldis_jax import LDISError, sharding
 from ldis_jax.checkpoint import Checkpoints, saved_steps
 from ldis_jax.train_state import TrainState
-from ldis_jax.train_step import StepOptions, init_state
+from ldis_jax.train_step import init_state
 
 FINGERPRINT = {"task": "ldis1"}
 
@@ -36,20 +36,6 @@ def make_state(step=0, devices=8):
     state, placed = init_state(params, optax.adamw(1e-3), mesh)
     whole = jax.device_put(jnp.array(step, jnp.int32), placed.step)
     return TrainState(step=whole, params=state.params, opt_state=state.opt_state)
-
-
-def test_rounded_parameters_are_made_again(tmp_path):
-    params = {"unet/a/kernel": jnp.asarray(np.random.default_rng(0).standard_normal((64, 128), np.float32))}
-    mesh, options = sharding.make_mesh(1, 8), StepOptions(grad_dtype="bfloat16")
-    state, _ = init_state(params, optax.adamw(1e-3), mesh, options)
-    with open_folder(tmp_path) as checkpoints:
-        checkpoints.save(state, {"step": 0})
-    with open_folder(tmp_path) as checkpoints:
-        restored, _ = checkpoints.restore(state)
-    assert not list(tmp_path.rglob("*rounded*"))
-    kernel = restored.rounded["unet/a/kernel"]
-    assert kernel.dtype == jnp.bfloat16 and kernel.sharding == state.rounded["unet/a/kernel"].sharding
-    np.testing.assert_array_equal(kernel, restored.params["unet/a/kernel"].astype(jnp.bfloat16))
 
 
 def open_folder(tmp_path, fingerprint=FINGERPRINT):

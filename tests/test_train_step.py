@@ -94,10 +94,6 @@ def test_bfloat16_gradients_stay_close_and_masters_float32(plain):
     state, losses = run(grad_dtype="bfloat16")
     np.testing.assert_allclose(losses, plain[1], rtol=0.02)
     assert {x.dtype for x in jax.tree.leaves((state.params, state.opt_state))} <= {np.dtype("f4"), np.dtype("i4")}
-    assert plain[0].rounded is None
-    for name, value in state.rounded.items():
-        assert value.dtype == jnp.bfloat16
-        np.testing.assert_array_equal(value, state.params[name].astype(jnp.bfloat16), err_msg=name)
     moved = sum(bool((state.params[n] != plain[0].params[n]).any()) for n in state.params)
     assert moved > len(state.params) / 2  # it is another computation
 

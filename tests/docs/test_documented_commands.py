@@ -63,7 +63,7 @@ RUN_BY = {
     "tools/explain_pictures.py --model --out": "tests/docs/test_scripts.py::test_pictures_that_explain",
     "tools/paper_table.py --reports": "tests/docs/test_reproduce.py::test_every_command",
     "benchmarks/evidence/small_data.py --source": "tests/docs/test_evidence.py::test_small_data",
-    "benchmarks/evidence/sweep.py --minutes": "tests/docs/test_evidence.py::test_a_variant_is_trained_and_measured_once",
+    "benchmarks/evidence/sweep.py --minutes": "tests/docs/test_evidence.py::test_a_variant_is_run_once",
     "benchmarks/evidence/report.py": "tests/docs/test_evidence.py::test_the_page_is_that_of_the_results",
     "benchmarks/variants.py": "tests/docs/test_scripts.py::test_costs_of_the_variants",
     "benchmarks/convert.py": "tests/docs/test_scripts.py::test_seconds_and_memory_of_conversion",

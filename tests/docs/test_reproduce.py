@@ -1,4 +1,4 @@
-"""The commands of docs/reproduce.md, all of them, in order and as they stand, on small stand-ins of weights and data."""
+"""The commands of docs/reproduce.md, all, in order and as they stand, on small stand-ins of weights and data."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_every_command(folder, monkeypatch, capsys):
                 first = arguments.index("--num_shots") + 1
                 assert arguments[first : first + 5] == ["1", "3", "5", "10", "20"]
                 arguments[first : first + 5] = ["1"]
-            status, out, err = call_command(IN_PROCESS[words[1]].main, monkeypatch, capsys, *arguments)
+            status, _, err = call_command(IN_PROCESS[words[1]].main, monkeypatch, capsys, *arguments)
             assert status == 0, f"{line}\n{err}"
         else:
             short = SHORT if words[0] == "-m" else []

@@ -1,0 +1,179 @@
+"""The experiments of docs/evidence.md: their data, a run of each kind, the statistics, and the page."""
+
+import ast
+import dataclasses
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.evidence import probes, report, small_data, sweep
+from benchmarks.evidence.claims import Comparison, evidence
+from benchmarks.evidence.figures import Estimate, Results
+from ldis_jax.convert.folder_hash import model_hash
+from ldis_jax.input_pipeline import make_source
+from tests.helpers import call_command
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "configs" / "evidence"
+SHORT = ["--config.train_steps=2", "--config.eval_every=2", "--config.eval.prompt_swap=2", "--config.eval.pictures=0"]
+
+
+def get_config(variant):
+    spec = importlib.util.spec_from_file_location(variant, FOLDER / f"{variant}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def test_every_variant_has_a_file_and_the_same_budget():
+    files = {path.stem for path in FOLDER.glob("*.py")}
+    assert files == {sweep.BASE, *sweep.VARIANTS} and sweep.PROBES.keys() <= files
+    configs = {name: get_config(name) for name in sorted(files)}
+    assert {(c.train_steps, c.batch_size, c.num_shots) for c in configs.values()} == {(1000, 16, 1)}
+    assert len({c.to_json() for c in configs.values()}) == len(files)
+    for name, config in configs.items():
+        text = (FOLDER / f"{name}.py").read_text()
+        assert f"sweep.py --only {name}\n" in text and ast.get_docstring(ast.parse(text))
+        assert config.task.task == ("ldisn" if name.startswith("ldisn") else "ldis1")
+
+
+def paint(path, labels, size=(40, 30)):
+    """A picture and its label map, by their paths."""
+    for file in path:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    mask = np.zeros(size[::-1], np.uint8)
+    mask[5:20, 5:25] = labels
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)).save(path[0])
+    Image.fromarray(mask).save(path[1])
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """The three small sets and TAESD's folder, in the layouts that they come in."""
+    coco, davis, camvid = (tmp_path / "source" / name for name in ("coco_mini", "davis", "camvid_vspw"))
+    for i in range(4):
+        size = (600, 400) if i == 0 else (40, 30)
+        paint((coco / f"JPEGImages/{i}.jpg", coco / f"SegmentationClass/{i}.png"), 7, size)
+    (coco / "ImageSets/Segmentation").mkdir(parents=True)
+    for split, names in (("train", "0\n1\n"), ("val", "2\n3\n")):
+        (coco / f"ImageSets/Segmentation/{split}.txt").write_text(names)
+    (coco / "classes.json").write_text(json.dumps({"names": ["background"]}))
+    for sequence in ("bear", *small_data.HELD_OUT):
+        for i in range(3):
+            name = f"480p/{sequence}/{i:05}"
+            paint((davis / f"JPEGImages/{name}.jpg", davis / f"Annotations/{name}.png"), 1)
+    for i in range(75):
+        video = camvid / "data/0006R0"
+        paint((video / f"origin/{i:08}.jpg", video / f"mask/{i:08}.png"), 3)
+    (camvid / "classes.json").write_text(json.dumps({"names": ["background"]}))
+    taesd = tmp_path / "source/taesd/taesd_diffusers_fp32"
+    taesd.mkdir(parents=True)
+    (taesd / "config.json").write_text("{}")
+    return tmp_path / "source"
+
+
+def test_small_data(sources, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert call_command(small_data.main, monkeypatch, capsys, f"--source={sources}")[0] == 0
+    for name in ("joint", "only_semantic"):
+        config = get_config(name)
+        for entries in (config.data.sources, {key: entry.source for key, entry in config.eval.sets.items()}):
+            episodes = make_source(entries, 128)
+            assert episodes.draw(np.random.default_rng(0), 1).query_mask.any()
+    train = make_source({"x": get_config("joint").data.sources.images}, 128)
+    assert max(max(train.draw(np.random.default_rng(i), 1).query_mask.shape) for i in range(8)) == small_data.LONG_SIDE
+    held_out = make_source({"x": get_config("joint").eval.sets.objects.source}, 128)
+    assert {name.decode().split("/")[0] for name in held_out.index.names} == set(small_data.HELD_OUT)
+    frames = {split: make_source({"x": entry}, 128).num_images for split, entry in (
+        ("train", get_config("joint").data.sources.semantic), ("val", get_config("joint").eval.sets.semantic.source)
+    )}  # fmt: skip
+    assert frames == {"train": 60, "val": 5}
+    assert sorted(path.name for path in Path("runs/evidence/towers").iterdir()) == ["prompt_encoder", "vae"]
+    status, _, err = call_command(small_data.main, monkeypatch, capsys, "--source=nowhere")
+    assert status == 2 and err == "error: --source=nowhere: has no folder coco_mini\n"
+
+
+@pytest.fixture
+def quick_sweep(tmp_path, monkeypatch):
+    """The sweep in a folder of its own, with runs of two steps."""
+    real = sweep.subprocess.run
+
+    def run(command, **options):
+        few = [f"--config.eval.sets.{name}.episodes=2" for name in ("unseen", "seen")]
+        return real([*command, *SHORT, *few], **options)
+
+    monkeypatch.setattr(sweep.subprocess, "run", run)
+    monkeypatch.setattr(sweep, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(sweep, "PROBE_EPISODES", 2)
+    monkeypatch.setattr(probes, "SHOTS", (1, 2))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.setitem(os.environ, "XLA_FLAGS", "")
+    two = ({"sampler": "ddpm", "num_steps": 2}, {"sampler": "ddim", "num_steps": 1})
+    monkeypatch.setattr(probes.fewer_steps, "variants", lambda: two)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("quick_sweep", "quick_compilation")
+def test_a_variant_is_run_once(monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "SEEDS", (5,))
+    arguments = ("--minutes=30", "--only", "ldisn")
+    status, out, err = call_command(sweep.main, monkeypatch, capsys, *arguments)
+    assert status == 0 and out.startswith("ldisn-5: mIoU "), err
+    path = sweep.RESULTS / "ldisn-5.json"
+    result = json.loads(path.read_text())
+    assert result["model_hash"] == model_hash(Path("runs/evidence/ldisn-5/model"))
+    assert result["report"]["steps"] == 2 and result["shots"].keys() == {"1", "2"} and len(result["sampling"]) == 2
+    assert all(0 <= value <= 100 for where in result["wrong_prompts"].values() for value in where.values())
+    kept = path.stat().st_mtime_ns
+    assert call_command(sweep.main, monkeypatch, capsys, *arguments) == (0, "", "")
+    assert path.stat().st_mtime_ns == kept
+    found = dict(evidence(Results(sweep.RESULTS)))
+    assert [e.key for e in found.values() if e.rows and e.key != "sampling"] == ["targets", "architectures", "unseen"]
+
+
+def test_intervals_and_verdicts():
+    # Of 1, 2, 3: mean 2, standard error 1 / sqrt(3), Student's quantile of two degrees of freedom 4.303.
+    estimate = Estimate((1.0, 2.0, 3.0))
+    assert estimate.mean == 2 and estimate.half == pytest.approx(4.3027 / 3**0.5, abs=1e-3)
+    assert estimate.text() == "2.0 ± 2.5" and estimate.text(signed=True) == "+2.0 ± 2.5"
+    verdicts = {values: Comparison("", Estimate(values)).verdict for values in (
+        (1.0, 2.0, 3.0), (5.0, 5.5, 6.0), (-5.0, -5.5, -6.0), (5.0,)
+    )}  # fmt: skip
+    assert list(verdicts.values()) == ["not decided", "holds", "does not hold", "one seed"]
+
+
+def test_gains_are_of_equal_seeds(tmp_path):
+    for variant, seeds in {"a": {1: 10.0, 2: 40.0, 3: 70.0}, "b": {2: 45.0, 3: 74.0, 4: 0.0}}.items():
+        for seed, value in seeds.items():
+            result = {"variant": variant, "seed": seed, "value": value}
+            (tmp_path / f"{variant}-{seed}.json").write_text(json.dumps(result))
+    results = Results(tmp_path)
+    gain = results.gain("a", "b", lambda result: result["value"])
+    assert gain.values == (5.0, 4.0) and results.of("a", lambda result: result["value"]).mean == 40
+    assert results.has("a", "b") and not results.has("a", "c")
+
+
+def test_the_page_is_that_of_the_results():
+    text = report.PAGE.read_text(encoding="utf-8")
+    results = Results(report.PLOTS / "results")
+    assert report.page(text, results) == text, "run benchmarks/evidence/report.py"
+    keys = [found.key for _, found in evidence(results)]
+    assert all(f"<!-- evidence: {key} -->" in text for key in [*keys, "summary", "facts"])
+    for _, found in evidence(results):
+        assert not found.rows or (report.PLOTS / f"{found.key}.png").is_file()
+
+
+def test_plots(tmp_path):
+    rows = [(str(k), [Estimate((1.0 * k, 2.0 * k)), Estimate((3.0,))]) for k in (1, 5)]
+    found = dataclasses.replace(next(evidence(Results(tmp_path)))[1], rows=rows, columns=("variant", "mIoU", "other"))
+    for name, curve in (("dots", ""), ("lines", "number of prompts")):
+        report.plot(dataclasses.replace(found, curve=curve), tmp_path / f"{name}.png")
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert len(picture.convert("RGB").getcolors(1 << 20)) > 20
