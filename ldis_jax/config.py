@@ -32,6 +32,8 @@ def base_config(task: str) -> ConfigDict:
     config.init.folder = "pretrained/sd15_alpha_clip"
     # Sizes of a UNet to train from scratch (keys of models.UNetConfig); empty takes the folder's weights.
     config.init.unet = ConfigDict()
+    # What such a UNet regresses in LDIS-n: "epsilon" or "v_prediction"; empty takes the folder's schedule.
+    config.init.prediction_type = ""
 
     # Trains low-rank pairs on q, k, v and o of the UNet's attention in place of the UNet.
     config.lora = ConfigDict()

@@ -16,6 +16,7 @@ from ldis_jax import sharding
 from ldis_jax.config import init_folder
 from ldis_jax.convert.folder import TASK_FILE, read_schedule, read_task, with_schedule
 from ldis_jax.convert.training_init import networks_of_folder
+from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
 from ldis_jax.flops import count_flops
 from ldis_jax.models.config import UNetConfig
@@ -42,7 +43,15 @@ def run_task(config: ConfigDict) -> Task:
             )
         return read_task(folder)
     task = task_from_dict(config.task.to_dict(), "config.task")
-    return with_schedule(task, read_schedule(folder)) if (folder / "scheduler").is_dir() else task
+    schedule = read_schedule(folder) if (folder / "scheduler").is_dir() else task.schedule
+    if kind := config.init.prediction_type:
+        if not config.init.unet:
+            raise LDISError(
+                f"config.init.prediction_type={kind!r}: the UNet of {config.init.folder} was trained with its own; "
+                f"leave it empty, or give config.init.unet, which draws a UNet"
+            )
+        schedule = NoiseSchedule.from_dict(schedule.to_dict() | {"prediction_type": kind}, "config.init")
+    return with_schedule(task, schedule)
 
 
 def abstract_model(config: ConfigDict, dtype: str = "bfloat16") -> tuple[Task, LDISModel]:

@@ -4,6 +4,9 @@ import dataclasses
 import importlib.util
 import sys
 
+import numpy as np
+from PIL import Image
+
 from ldis_jax import cli
 from ldis_jax.config import base_config, eval_set, procedural_source
 from ldis_jax.models.config import AutoencoderConfig, PromptEncoderConfig, UNetConfig
@@ -63,6 +66,16 @@ def call_command(main, monkeypatch, capsys, *arguments):
     except SystemExit as error:
         status = error.code
     return status, *capsys.readouterr()
+
+
+def paint_pair(image, mask, label, size=(40, 30)):
+    """Writes a picture of noise, (width, height), and its label map with one rectangle."""
+    labels = np.zeros(size[::-1], np.uint8)
+    labels[5:20, 5:25] = label
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    for path, array in ((image, noise), (mask, labels)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(path)
 
 
 def load_script(path):

@@ -2,6 +2,8 @@
 
 python benchmarks/speed.py --json=docs/speed/cpu.json
 python benchmarks/tpu_networks.py --json=docs/speed/tpu_networks.json
+python benchmarks/startup.py --model=random --json=docs/speed/startup.json
+python benchmarks/autoencoders.py --vae=taesd --data=coco_mini --json=docs/speed/autoencoders.json
 python benchmarks/fewer_steps.py --model=runs/tiny_ldisn/model --json=docs/speed/fewer_steps.json
 python tools/speed_tables.py
 """
@@ -72,10 +74,27 @@ def _fewer_steps(figures: dict[str, Any]) -> str:
     return _table(head, *map(cells, figures["rows"]))
 
 
+def _autoencoders(figures: dict[str, Any]) -> str:
+    def cells(row: dict[str, Any]) -> tuple[str, ...]:
+        masks = ("weights not at hand",) * 2 if row["miou"] is None else (f"{row[k]:.1f}" for k in ("miou", "fb_iou"))
+        return row["network"], *masks, *(f"{row[f'{part}_seconds']:.2f}" for part in ("encode", "decode"))
+
+    head = ("autoencoder", "mIoU of its masks", "FB-IoU", "encode, s", "decode, s")
+    return _table(head, *map(cells, figures["rows"]))
+
+
+def _startup(figures: dict[str, Any]) -> str:
+    masks = [(f"first mask, {state}", f"{value:.1f}") for state, value in figures["first_mask"].items()]
+    helps = [(f"`python -m ldis_jax.{name} --help`", f"{value:.2f}") for name, value in figures["help"].items()]
+    return _table(("process", "seconds"), *masks, *helps)
+
+
 TABLES: dict[str, Callable[[Any], str]] = {
     "cpu": _beside_torch,
     "tpu_networks": _networks,
     "fewer_steps": _fewer_steps,
+    "autoencoders": _autoencoders,
+    "startup": _startup,
 }
 
 

@@ -36,7 +36,7 @@ PROBE_EPISODES = 128
 # In this order: the next seed starts when all variants have one before it.
 VARIANTS = (
     *("ldis1", "ldis1_pre_mask", "ldis1_post_mask", "ldis1_no_mask", "ldis1_pixel"),
-    *("ldisn", "ldisn_vanilla", "ldisn_alpha20", "ldisn_alpha60", "ldisn_perturbed"),
+    *("ldisn", "ldisn_vanilla", "ldisn_alpha20", "ldisn_alpha60", "ldisn_perturbed", "ldisn_epsilon"),
     *("joint", "only_images", "only_objects", "only_semantic", "joint_lora1", "joint_lora4", "joint_lora16"),
 )
 

@@ -28,6 +28,7 @@ _COMPILES = "tests/costs/test_compile.py::test_both_programs_on_a_slice"
 _BUILDS = "tests/data/test_build_command.py::test_build_and_build_again"
 _FREEZES = "tests/input_pipeline/test_freeze_episodes.py::test_manifest"
 _EVALUATES = "tests/benchmark/test_benchmark.py::test_a_report"
+_REPRODUCES = "tests/docs/test_reproduce.py::test_every_command"
 _LAUNCHES = "tests/docs/test_documented_commands.py::test_a_launch_command_is_good"
 
 # Program and its flags, without values -> the test that runs it.
@@ -52,6 +53,8 @@ RUN_BY = {
     ),
     "ldis_jax.evaluate --benchmark --data --model --out": _EVALUATES,
     "ldis_jax.compile --config --config.mesh.fsdp --topology": _COMPILES,
+    "ldis_jax.compile --config --config.mesh.fsdp --config.step.grad_dtype --program --topology": _COMPILES,
+    "ldis_jax.evaluate --benchmark --data --model --num_shots --out": _REPRODUCES,
     "ldis_jax.compile --config --config.executable --config.mesh.fsdp --program --topology": _COMPILES,
     "data/build.py --num_workers --out --source --split": _BUILDS,
     "data/build.py --out --source": _BUILDS,
@@ -61,7 +64,7 @@ RUN_BY = {
     "tools/speed_tables.py": "tests/test_docs.py::test_tables_of_the_speed_page_are_those_of_the_figures",
     "tools/error_messages.py": "tests/docs/test_error_messages.py::test_page_and_code_have_the_same_messages",
     "tools/explain_pictures.py --model --out": "tests/docs/test_scripts.py::test_pictures_that_explain",
-    "tools/paper_table.py --reports": "tests/docs/test_reproduce.py::test_every_command",
+    "tools/paper_table.py --reports": _REPRODUCES,
     "benchmarks/evidence/small_data.py --source": "tests/docs/test_evidence.py::test_small_data",
     "benchmarks/evidence/sweep.py --minutes": "tests/docs/test_evidence.py::test_a_variant_is_run_once",
     "benchmarks/evidence/report.py": "tests/docs/test_evidence.py::test_the_page_is_that_of_the_results",

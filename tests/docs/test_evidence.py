@@ -16,7 +16,7 @@ from benchmarks.evidence.claims import Comparison, evidence
 from benchmarks.evidence.figures import Estimate, Results
 from ldis_jax.convert.folder_hash import model_hash
 from ldis_jax.input_pipeline import make_source
-from tests.helpers import call_command
+from tests.helpers import call_command, paint_pair
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs" / "evidence"
@@ -34,22 +34,12 @@ def test_every_variant_has_a_file_and_the_same_budget():
     files = {path.stem for path in FOLDER.glob("*.py")}
     assert files == {sweep.BASE, *sweep.VARIANTS} and sweep.PROBES.keys() <= files
     configs = {name: get_config(name) for name in sorted(files)}
-    assert {(c.train_steps, c.batch_size, c.num_shots) for c in configs.values()} == {(1000, 16, 1)}
+    assert {(c.train_steps, c.batch_size, c.num_shots) for c in configs.values()} == {(500, 16, 1)}
     assert len({c.to_json() for c in configs.values()}) == len(files)
     for name, config in configs.items():
         text = (FOLDER / f"{name}.py").read_text()
         assert f"sweep.py --only {name}\n" in text and ast.get_docstring(ast.parse(text))
         assert config.task.task == ("ldisn" if name.startswith("ldisn") else "ldis1")
-
-
-def paint(path, labels, size=(40, 30)):
-    """A picture and its label map, by their paths."""
-    for file in path:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    mask = np.zeros(size[::-1], np.uint8)
-    mask[5:20, 5:25] = labels
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)).save(path[0])
-    Image.fromarray(mask).save(path[1])
 
 
 @pytest.fixture
@@ -58,7 +48,7 @@ def sources(tmp_path):
     coco, davis, camvid = (tmp_path / "source" / name for name in ("coco_mini", "davis", "camvid_vspw"))
     for i in range(4):
         size = (600, 400) if i == 0 else (40, 30)
-        paint((coco / f"JPEGImages/{i}.jpg", coco / f"SegmentationClass/{i}.png"), 7, size)
+        paint_pair(coco / f"JPEGImages/{i}.jpg", coco / f"SegmentationClass/{i}.png", 7, size)
     (coco / "ImageSets/Segmentation").mkdir(parents=True)
     for split, names in (("train", "0\n1\n"), ("val", "2\n3\n")):
         (coco / f"ImageSets/Segmentation/{split}.txt").write_text(names)
@@ -66,10 +56,10 @@ def sources(tmp_path):
     for sequence in ("bear", *small_data.HELD_OUT):
         for i in range(3):
             name = f"480p/{sequence}/{i:05}"
-            paint((davis / f"JPEGImages/{name}.jpg", davis / f"Annotations/{name}.png"), 1)
+            paint_pair(davis / f"JPEGImages/{name}.jpg", davis / f"Annotations/{name}.png", 1)
     for i in range(75):
         video = camvid / "data/0006R0"
-        paint((video / f"origin/{i:08}.jpg", video / f"mask/{i:08}.png"), 3)
+        paint_pair(video / f"origin/{i:08}.jpg", video / f"mask/{i:08}.png", 3)
     (camvid / "classes.json").write_text(json.dumps({"names": ["background"]}))
     taesd = tmp_path / "source/taesd/taesd_diffusers_fp32"
     taesd.mkdir(parents=True)

@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+from ldis_jax.convert.folder import read_vae_config
 from tests.costs.test_compile import needs_libtpu
-from tests.helpers import load_script
+from tests.helpers import load_script, paint_pair
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,6 +64,41 @@ def test_what_fewer_steps_cost(micro_folder_ldisn, tmp_path, monkeypatch, capsys
     assert first["r"] == 0 and first["masks"] == 100 and second["r"] > 1e-3
     assert capsys.readouterr().out.count("\n") == 4
     assert load_script(ROOT / "tools" / "speed_tables.py").TABLES["fewer_steps"](figures).count("\n") == 3
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_masks_through_an_autoencoder(micro_folder, tmp_path, monkeypatch, capsys):
+    script = load_script(ROOT / "benchmarks" / "autoencoders.py")
+    vae = read_vae_config(micro_folder / "vae")
+    monkeypatch.setattr(script, "AutoencoderConfig", lambda: vae)
+    for i in range(2):
+        paint_pair(tmp_path / f"JPEGImages/{i}.jpg", tmp_path / f"SegmentationClass/{i}.png", 7)
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("0\n1\n")
+    out = tmp_path / "figures.json"
+    arguments = [f"--vae={micro_folder / 'vae'}", f"--data={tmp_path}", "--episodes=2", "--repeats=1", f"--json={out}"]
+    monkeypatch.setattr(sys, "argv", ["autoencoders.py", *arguments])
+    script.main()
+    figures = json.loads(out.read_text())
+    ours, peer = figures["rows"]
+    assert 0 <= ours["miou"] <= 100 and peer["miou"] is None and min(peer["encode_seconds"], ours["decode_seconds"]) > 0
+    assert load_script(ROOT / "tools" / "speed_tables.py").TABLES["autoencoders"](figures).count("\n") == 3
+    # An autoencoder that changes nothing loses nothing.
+    same = SimpleNamespace(encode=lambda x: (x, 0 * x), decode=lambda z: z)
+    monkeypatch.setattr(script.nnx, "split", lambda vae: (vae, None))
+    monkeypatch.setattr(script.nnx, "merge", lambda graphdef, state: graphdef)
+    assert script.surviving(same, tmp_path, "val", 2) == {"miou": 100.0, "fb_iou": 100.0}
+
+
+def test_the_wait_for_a_first_mask(micro_folder, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "figures.json"
+    script = load_script(ROOT / "benchmarks" / "startup.py")
+    monkeypatch.setattr(script, "COMMANDS", ("segment", "convert"))
+    monkeypatch.setattr(sys, "argv", ["startup.py", f"--model={micro_folder}", "--repeats=1", f"--json={out}"])
+    script.main()
+    figures = json.loads(out.read_text())
+    assert figures["help"].keys() == {"segment", "convert"} and min(figures["first_mask"].values()) > 0
+    assert load_script(ROOT / "tools" / "speed_tables.py").TABLES["startup"](figures).count("\n") == 5
 
 
 @needs_libtpu
