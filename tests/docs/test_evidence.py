@@ -125,7 +125,8 @@ def test_a_variant_is_run_once(monkeypatch, capsys):
     assert call_command(sweep.main, monkeypatch, capsys, *arguments) == (0, "", "")
     assert path.stat().st_mtime_ns == kept
     found = dict(evidence(Results(sweep.RESULTS)))
-    assert [e.key for e in found.values() if e.rows and e.key != "sampling"] == ["targets", "architectures", "unseen"]
+    there = [e.key for e in found.values() if e.rows]
+    assert there == ["targets", "architectures", "prompts", "sampling", "unseen"]
 
 
 def test_intervals_and_verdicts():
