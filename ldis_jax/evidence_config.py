@@ -12,7 +12,8 @@ from ldis_jax.config import eval_set, procedural_source, record_source, scenes_c
 _ROOT = "runs/evidence"
 _RECORDS = {"objects": "davis16", "semantic": "vspw"}
 _WEIGHTS = {"images": 0.4, "objects": 0.5, "semantic": 0.2}
-_BUDGET = 500  # steps of 16 episodes
+_SCENES_STEPS, _MIXTURE_STEPS = 500, 250
+_MIXTURE_BATCH = 8  # TAESD's encoder takes most of a step
 
 
 def evidence_scenes(task: str) -> ConfigDict:
@@ -29,7 +30,7 @@ def evidence_scenes(task: str) -> ConfigDict:
         config.init.prediction_type = "v_prediction"
     config.eval.sets.seen = eval_set(procedural_source("train"), episodes=256)
     config.eval.prompt_swap = 100
-    return _budget(config)
+    return _with_steps(config, _SCENES_STEPS)
 
 
 def evidence_base() -> ConfigDict:
@@ -66,9 +67,10 @@ def evidence_mixture(*sources: str) -> ConfigDict:
     for name in _WEIGHTS:
         config.eval.sets[name] = eval_set(source(name, "val"), episodes=200)
     config.eval.main_set = "objects"
-    return _budget(config)
+    config.batch_size = _MIXTURE_BATCH
+    return _with_steps(config, _MIXTURE_STEPS)
 
 
-def _budget(config: ConfigDict) -> ConfigDict:
-    config.train_steps = config.eval_every = config.checkpoint_every = _BUDGET
+def _with_steps(config: ConfigDict, steps: int) -> ConfigDict:
+    config.train_steps = config.eval_every = config.checkpoint_every = steps
     return config

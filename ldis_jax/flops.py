@@ -28,9 +28,12 @@ def _count(jaxpr: core.Jaxpr) -> int:
         elif name == "conv_general_dilated":
             total += _convolution(eqn)
         elif name == "cond":
-            # Branches of platforms are ways to one result; the cheapest is what the mathematics needs.
-            of = min if eqn.params.get("branches_platforms") else max
-            total += of(_count(branch.jaxpr) for branch in eqn.params["branches"])
+            branches = eqn.params["branches"]
+            if platforms := eqn.params.get(
+                "branches_platforms"
+            ):  # ways to one result; the plain one is for any platform
+                branches = [branches[platforms.index(None)]]
+            total += max(_count(branch.jaxpr) for branch in branches)
         else:
             times = eqn.params["length"] if name == "scan" else 1
             total += times * sum(_count(inner) for inner in _inner(eqn.params))

@@ -5,41 +5,50 @@ Attribute names are diffusers'.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from ldis_jax.models import winograd
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 PAD_BOTH: Padding = ((1, 1), (1, 1))
 PAD_RIGHT_BELOW: Padding = ((0, 1), (0, 1))
 
-# Where a CPU multiplies patches by the kernel faster than it convolves; there are few pixels and large kernels in
-# SD 1.5's UNet. Measured by benchmarks/convolution.py.
-_SMALL_PICTURE, _MANY_CHANNELS = 16 * 16, 512
-# From how many pixels on an upsampled picture is better not made. Below, the sums of the kernel cost more.
-_LARGE_PICTURE = 16 * 16
+# Where a CPU has better ways than XLA's convolution, and from how many pixels of a batch on Winograd's is the best.
+# Fewer are multiplied as patches: there SD 1.5's kernels outweigh its pictures. Measured by benchmarks/convolution.py.
+_MANY_CHANNELS, _MANY_PIXELS = 256, 512
 
 
 class Conv(nnx.Conv):
-    """A convolution, on a CPU as one matrix product where the picture is small and the kernel large."""
+    """A convolution, on a CPU in the way that suits its shape."""
 
     def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
         """[B, H, W, C_in] -> [B, H', W', C_out]."""
-        height, width, channels = x.shape[1:]
-        plain = tuple(self.kernel_size) == (3, 3) and self.padding == PAD_BOTH and self.strides == 1
-        if not plain or height * width > _SMALL_PICTURE or channels < _MANY_CHANNELS:
+        batch, height, width, _ = x.shape
+        if winograd.known_size(batch) * height * width < _MANY_PIXELS:
+            way = multiply_patches
+        elif height % 2 == width % 2 == 0:
+            way = winograd.convolve
+        else:
             return super().__call__(x)
-        return jax.lax.platform_dependent(x, cpu=self._multiply_patches, default=super().__call__)
+        return self.on_cpu(way, super().__call__, x)
 
-    def _multiply_patches(self, x: jax.Array) -> jax.Array:
-        batch, height, width, channels = x.shape
-        kernel = self.kernel[...].astype(self.dtype).reshape(9 * channels, -1)
-        padded = jnp.pad(x.astype(self.dtype), ((0, 0), *PAD_BOTH, (0, 0)))
-        taps = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-        patches = jnp.concatenate(taps, axis=-1).reshape(-1, 9 * channels)
-        product = (patches @ kernel).reshape(batch, height, width, -1)
-        return _add_bias(self, product)
+    def on_cpu(self, way: Callable[..., jax.Array], otherwise: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
+        """``way(x, kernel)``, with the bias, where that suits the layer and the program is for a CPU."""
+        plain = tuple(self.kernel_size) == (3, 3) and self.padding == PAD_BOTH and self.strides == 1
+        many = min(self.in_features, self.out_features) >= _MANY_CHANNELS
+        if not (plain and many and self.dtype == jnp.float32):
+            return otherwise(x)
+
+        def run(x: jax.Array) -> jax.Array:
+            found = way(x.astype(jnp.float32), self.kernel[...].astype(jnp.float32))
+            return found if self.bias is None else found + self.bias[...].astype(jnp.float32)[None, None, None]
+
+        return jax.lax.platform_dependent(x, cpu=run, default=otherwise)
 
 
 def conv(
@@ -80,9 +89,13 @@ class Upsample2D(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, 2H, 2W, C]."""
-        if x.shape[1] * x.shape[2] < _LARGE_PICTURE:
+
+        def plain(x: jax.Array) -> jax.Array:
             return self.conv(upsample_nearest(x))
-        return upsample_and_convolve(self.conv, x)
+
+        if 4 * winograd.known_size(x.shape[0]) * x.shape[1] * x.shape[2] < _MANY_PIXELS:
+            return plain(x)
+        return self.conv.on_cpu(winograd.upsample_and_convolve, plain, x)
 
 
 def upsample_nearest(x: jax.Array) -> jax.Array:
@@ -92,33 +105,10 @@ def upsample_nearest(x: jax.Array) -> jax.Array:
     return x.reshape(b, 2 * h, 2 * w, c)
 
 
-def upsample_and_convolve(layer: nnx.Conv, x: jax.Array) -> jax.Array:
-    """``layer(upsample_nearest(x))`` of a 3x3 convolution, in four ninths of the work.
-
-    Of the three rows that a tap reaches in the upsampled picture two are the same, so their weights are added first:
-    every second row and column is a 2x2 convolution of the picture itself.
-    """
-    b, h, w, _ = x.shape
-    kernel = layer.kernel[...].astype(jnp.float32)
-    x = x.astype(layer.dtype)
-
-    def halves(kernel: jax.Array, axis: int) -> list[jax.Array]:
-        """Weights of the even and of the odd results along an axis, two taps each."""
-        first, middle, last = jnp.split(kernel, 3, axis)
-        pairs = ((first, middle + last), (first + middle, last))
-        return [jnp.concatenate(pair, axis) for pair in pairs]
-
-    quarters = [
-        jax.lax.conv_general_dilated(
-            x, taps.astype(layer.dtype), (1, 1), ((1 - i, i), (1 - j, j)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        for i, by_row in enumerate(halves(kernel, 0))
-        for j, taps in enumerate(halves(by_row, 1))
-    ]
-    found = jnp.stack(quarters, axis=3).reshape(b, h, w, 2, 2, -1)
-    found = jnp.swapaxes(found, 2, 3).reshape(b, 2 * h, 2 * w, -1)
-    return _add_bias(layer, found)
-
-
-def _add_bias(layer: nnx.Conv, x: jax.Array) -> jax.Array:
-    return x if layer.bias is None else x + layer.bias[...].astype(layer.dtype)[None, None, None]
+def multiply_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """3x3, one pixel of padding, as one product: [B, H, W, C] and [3, 3, C, C'] -> [B, H, W, C']."""
+    _, height, width, channels = x.shape
+    padded = jnp.pad(x, ((0, 0), *PAD_BOTH, (0, 0)))
+    taps = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    patches = jnp.concatenate(taps, axis=-1).reshape(-1, 9 * channels)
+    return (patches @ kernel.reshape(9 * channels, -1)).reshape(*x.shape[:3], -1)
