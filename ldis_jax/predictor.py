@@ -24,8 +24,8 @@ from ldis_jax.tasks.task import decode_residual
 _STATIC_OPTIONS = ("num_steps", "sampler", "timestep_spacing", "guidance_start", "guidance_end")
 _SCALES = ("image_guidance_scale", "prompt_guidance_scale")
 OPTIONS = (*_STATIC_OPTIONS, *_SCALES)  # of LDIS-n
-# XLA's CPU scheduler makes what it can as early as it can: a tenth more memory, and no faster.
-_CPU_OPTIONS = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+# XLA's default on a CPU makes what it can as early as it can: a tenth more memory, and no faster.
+_CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 Inputs = tuple[jax.Array, Prompts, jax.Array]  # queries [B, S, S, 3], their prompts, their keys [B]
 

@@ -34,7 +34,9 @@ def test_every_variant_has_a_file_and_the_same_budget():
     files = {path.stem for path in FOLDER.glob("*.py")}
     assert files == {sweep.BASE, *sweep.VARIANTS} and sweep.PROBES.keys() <= files
     configs = {name: get_config(name) for name in sorted(files)}
-    assert {(c.train_steps, c.batch_size, c.num_shots) for c in configs.values()} == {(500, 16, 1)}
+    of_mixture = [name for name in configs if name.startswith(("joint", "only"))]
+    for names, budget in ((of_mixture, (250, 8, 1)), (configs.keys() - of_mixture, (500, 16, 1))):
+        assert {(configs[n].train_steps, configs[n].batch_size, configs[n].num_shots) for n in names} == {budget}
     assert len({c.to_json() for c in configs.values()}) == len(files)
     for name, config in configs.items():
         text = (FOLDER / f"{name}.py").read_text()
