@@ -3,8 +3,8 @@
     python benchmarks/convolution.py
 
 Rows are layers of SD 1.5 at 256 x 256: 3x3 kernels as XLA's convolution, as a product of patches and as Winograd's
-products; and the same of upsampled pictures, made as they are written and not made at all. ``--gradients`` takes forward
-and backward pass together. The median of --repeats, the ways in turn.
+products; and the same of upsampled pictures, made as they are written and not made at all. ``--gradients`` takes
+forward and backward pass together. The median of --repeats, the ways in turn.
 """
 
 from __future__ import annotations
