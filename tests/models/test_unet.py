@@ -70,13 +70,19 @@ def test_branches_read_what_they_would_alone(num_prompts):
     bias = prompting.attention_bias(jnp.asarray(mask), real, mask.shape[1] // num_prompts)
     null = jnp.asarray(cases.normal("null", 1, length, tokens.shape[-1]))
     repeated = jnp.broadcast_to(jnp.tile(null, (1, num_prompts, 1)), tokens.shape)
-    branches = [jnp.asarray(latents) * scale for scale in (1.0, 0.5, -1.0)]
 
-    prompted = unet.instruct(tokens, bias)
-    unprompted = unet.instruct(null, prompting.repeated_tokens_bias(bias, bias.shape[1] // num_prompts), branches=2)
-    rows = jnp.stack(branches, axis=1).reshape(-1, *latents.shape[1:])
-    together = unet.evaluate(rows, jnp.repeat(jnp.asarray(timesteps), 3), prompted, unprompted)
-    alone = [unet(x, timesteps, t, bias) for x, t in zip(branches, (tokens, repeated, repeated), strict=True)]
+    @jax.jit
+    def evaluate(latents, timesteps, tokens, repeated, null, bias):
+        branches = [latents * scale for scale in (1.0, 0.5, -1.0)]
+        prompted = unet.instruct(tokens, bias)
+        unprompted = unet.instruct(null, prompting.repeated_tokens_bias(bias, bias.shape[1] // num_prompts), branches=2)
+        rows = jnp.stack(branches, axis=1).reshape(-1, *latents.shape[1:])
+        together = unet.evaluate(rows, jnp.repeat(timesteps, 3), prompted, unprompted)
+        return together, [
+            unet(x, timesteps, t, bias) for x, t in zip(branches, (tokens, repeated, repeated), strict=True)
+        ]
+
+    together, alone = evaluate(jnp.asarray(latents), jnp.asarray(timesteps), tokens, repeated, null, bias)
     found, expected = together.reshape(batch, 3, *together.shape[1:]), jnp.stack(alone, axis=1)
     np.testing.assert_allclose(found[:-1], expected[:-1], atol=2e-5)
     np.testing.assert_allclose(found[-1], expected[-1], atol=2e-4)  # float32 is 1e-3 apart at logits of -10000
