@@ -56,11 +56,11 @@ def test_the_gradient_of_a_strided_convolution_costs_what_it_costs():
     assert both == 3 * forward
 
 
-@pytest.mark.parametrize("others", [1, 3])
-def test_of_two_ways_to_one_result_the_one_for_any_platform_counts(others):
+@pytest.mark.parametrize("products", [1, 3])
+def test_of_two_ways_to_one_result_the_one_for_any_platform_counts(products):
     def either(x):
         return jax.lax.platform_dependent(
-            x, cpu=lambda x: jnp.linalg.matrix_power(x, others + 1), default=lambda x: x @ x @ x
+            x, cpu=lambda x: jnp.linalg.matrix_power(x, products + 1), default=lambda x: x @ x @ x
         )
 
     assert flops(either, (4, 4)) == 4 * 64

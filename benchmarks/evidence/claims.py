@@ -50,6 +50,8 @@ class Evidence:
     @property
     def verdict(self) -> str:
         """Of the claim: "holds", "does not hold", "not decided", or how many of its sentences do what."""
+        if not self.comparisons:
+            return "no result yet"
         found = [comparison.verdict for comparison in self.comparisons]
         if len(set(found)) == 1:
             return found[0]

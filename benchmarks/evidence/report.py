@@ -38,7 +38,7 @@ def _percent(found: Estimate) -> str:
 
 def block(found: Evidence) -> str:
     """Table, plot and comparisons of one claim."""
-    if not found.rows:
+    if not found.comparisons:  # one variant alone says nothing
         return "No result yet.\n"
     head = [*found.columns, "paper, COCO mIoU"] if found.paper else list(found.columns)
     rows = [[label, *map(_percent, figures)] for label, figures in found.rows]
@@ -55,7 +55,7 @@ def block(found: Evidence) -> str:
 
 def summary(all_found: Sequence[tuple[str, Evidence]]) -> str:
     """A line a claim."""
-    rows = [[claim, found.verdict if found.rows else "no result yet"] for claim, found in all_found]
+    rows = [[claim, found.verdict] for claim, found in all_found]
     return _table([["claim", "verdict at this scale"], *rows]) + "\n"
 
 
@@ -72,7 +72,7 @@ def facts(results: Results) -> str:
     rows = [
         ("runs", f"{len(every)}, of {len(results.by_variant)} configs"),
         ("seeds", ", ".join(map(str, seeds))),
-        ("time, training and measuring", f"{hours:.1f} hours"),
+        ("wall time, other work beside it included", f"{hours:.1f} hours"),
         ("machine", "; ".join(machines)),
         ("versions", "; ".join(versions)),
         ("episodes", "; ".join(f"{name} {digest}" for name, digest in hashes)),
@@ -103,7 +103,7 @@ def plot(found: Evidence, path: Path) -> None:
             axes.plot([figures[column].mean] * 2, [y - 0.3, y + 0.3], color=_COLOURS[1], linewidth=2)
         axes.set_yticks(range(len(found.rows)), [label for label, _ in found.rows])
         axes.invert_yaxis()
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.04 * max(value for _, figures in found.rows for value in figures[column].values))
         axes.set_xlabel(found.columns[1 + column] + ", %")
     axes.grid(axis="y" if found.curve else "x", color=_GREY, alpha=0.3)
     for side in ("top", "right"):
@@ -125,7 +125,7 @@ def main() -> None:
     results = Results(PLOTS / "results")
     text = page(PAGE.read_text(encoding="utf-8"), results)
     for _, found in evidence(results):
-        if found.rows:
+        if found.comparisons:
             plot(found, PLOTS / f"{found.key}.png")
     with atomic_write(PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -160,7 +160,12 @@ def test_the_page_is_that_of_the_results():
     keys = [found.key for _, found in evidence(results)]
     assert all(f"<!-- evidence: {key} -->" in text for key in [*keys, "summary", "facts"])
     for _, found in evidence(results):
-        assert not found.rows or (report.PLOTS / f"{found.key}.png").is_file()
+        assert not found.comparisons or (report.PLOTS / f"{found.key}.png").is_file()
+
+
+def test_a_variant_without_its_rival_says_nothing(tmp_path):
+    found = dataclasses.replace(next(evidence(Results(tmp_path)))[1], rows=[("alone", [Estimate((1.0,))])])
+    assert found.verdict == "no result yet" and report.block(found) == "No result yet.\n"
 
 
 def test_plots(tmp_path):
