@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import itertools
 import os
@@ -17,7 +18,7 @@ from jax.typing import ArrayLike
 from ldis_jax import pseudo_mask
 from ldis_jax.batches import predict_batches
 from ldis_jax.checks import Counts, check_counts
-from ldis_jax.convert.folder import load_model, save_model
+from ldis_jax.convert.folder import fill_model, open_model, read_card, save_model
 from ldis_jax.convert.hub import resolve
 from ldis_jax.errors import LDISError
 from ldis_jax.export.stablehlo import write_stablehlo
@@ -25,7 +26,7 @@ from ldis_jax.files import StrPath
 from ldis_jax.image_io import ImageSource, read_first_labels, read_image
 from ldis_jax.input_pipeline.transforms import eval_image
 from ldis_jax.models.ldis import LDISModel
-from ldis_jax.predictor import Predictor, bucket
+from ldis_jax.predictor import Predictor
 from ldis_jax.prompts import Classes, Prompt, read_prompts
 from ldis_jax.results import ClassSegmentation, Segmentation, class_probabilities
 from ldis_jax.tasks import Task
@@ -39,7 +40,7 @@ class LDISPipeline:
     """In-context segmentation with one model.
 
     Every call is a function of its arguments and ``seed`` alone. Another number of prompts rarely compiles anything:
-    it is padded to 1, 2, 4, 8, ... with tokens that nothing attends to.
+    it is padded to 1, 2, 3, 4, 6, 8, 12, ... with tokens that nothing attends to.
     """
 
     def __init__(self, task: Task, model: LDISModel, card: str | None = None):
@@ -54,6 +55,8 @@ class LDISPipeline:
         dtype: str = "float32",
         revision: str | None = None,
         lora: StrPath | None = None,
+        *,
+        compile_for: Mapping[str, Any] | None = None,
     ) -> Self:
         """Reads a model folder, or downloads one from the Hugging Face hub.
 
@@ -62,13 +65,25 @@ class LDISPipeline:
             dtype: "float32", or "bfloat16" for half the memory on TPU and GPU.
             revision: branch, tag or commit of a hub id.
             lora: low-rank pairs that a run left in its ``lora/``, to merge into the folder they were trained from.
+            compile_for: arguments of :meth:`compile`, which then happens while the weights are read; {} for its
+                defaults.
 
         Raises:
-            LDISError: no such folder or hub id, or files that do not make a model.
+            LDISError: no such folder or hub id, files that do not make a model, or as :meth:`compile`.
         """
         _check_dtype(dtype)
         folder = resolve(os.fspath(folder_or_hub_id), revision)
-        return cls(*load_model(folder, jnp.dtype(dtype), None if lora is None else os.fspath(lora)))
+        task, config, weights = open_model(folder, lora=None if lora is None else os.fspath(lora))
+        model = LDISModel.abstract(config, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
+        pipe = cls(task, model, read_card(folder) if lora is None else None)
+        programs = [] if compile_for is None else pipe._lower(**compile_for)
+        # Side by side: both leave Python alone, which tracing does not.
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            filled = pool.submit(fill_model, model, weights, jnp.dtype(dtype))
+            for program in programs:
+                program.compile()
+            pipe._predictor.load(filled.result())
+        return pipe
 
     def save_pretrained(self, folder: StrPath) -> None:
         """Writes a model folder, whole or not at all; its card is the one the model came with."""
@@ -127,14 +142,15 @@ class LDISPipeline:
         Raises:
             LDISError: no number, one below 1 or no integer, or a wrong option.
         """
-        size = self.task.image_size
-        several = check_counts("num_prompts", num_prompts), check_counts("num_classes", num_classes)
-        for shots, classes in itertools.product(*several):
-            images = np.zeros((classes, bucket(shots), size, size, 3), np.float32)
-            prompts = self._predictor.read_prompts(images, np.ones(images.shape[:-1], np.uint8), np.full(classes, 1))
-            query = np.zeros((classes, size, size, 3), np.float32)
-            self._predictor.predict_classes(query, np.arange(classes), prompts, 0, options).block_until_ready()
+        for program in self._lower(num_prompts, num_classes, **options):
+            program.compile()
         return self
+
+    def _lower(self, num_prompts: Counts = 1, num_classes: Counts = 1, **options: Any) -> list[jax.stages.Lowered]:
+        several = check_counts("num_prompts", num_prompts), check_counts("num_classes", num_classes)
+        self._predictor.check_options(options)
+        pairs = itertools.product(*several)
+        return [program for shots, classes in pairs for program in self._predictor.lower(shots, classes, options)]
 
     @property
     def task(self) -> Task:

@@ -33,8 +33,8 @@ Inputs = tuple[jax.Array, Prompts, jax.Array]  # queries [B, S, S, 3], their pro
 class Predictor:
     """One model, and its programs, compiled when they are first needed.
 
-    The number of prompts is padded to 1, 2, 4, 8, ... with tokens that nothing attends to, so that another K rarely
-    compiles another program. With several devices a batch is spread over them.
+    The number of prompts is padded to 1, 2, 3, 4, 6, 8, 12, ... with tokens that nothing attends to, so that another K
+    rarely compiles another program. With several devices a batch is spread over them.
     """
 
     def __init__(self, task: Task, model: LDISModel, devices: int = 1):
@@ -42,7 +42,7 @@ class Predictor:
 
         Args:
             task: with the defaults of prediction.
-            model: the networks.
+            model: the networks; abstract ones, on one device, are enough to compile; :meth:`load` has to follow.
             devices: how many of this process's devices share a batch.
 
         Raises:
@@ -52,10 +52,9 @@ class Predictor:
         if not 1 <= devices <= len(local):
             raise LDISError(f"devices={devices}: this process has {len(local)}; choose from 1 to {len(local)}")
         self.task, self.config, self.devices = task, model.config, devices
-        self._graphdef, self.params = nnx.split(model)
+        self._graphdef = nnx.graphdef(model)
         self._mesh = sharding.make_mesh(devices=local[:devices]) if devices > 1 else None
-        if self._mesh is not None:
-            self.params = jax.device_put(self.params, sharding.replicated(self._mesh))
+        self.load(model)
         jit = functools.partial(jax.jit, compiler_options=_CPU_OPTIONS if jax.default_backend() == "cpu" else None)
         # One program a (K, batch) and choice of these; guidance scales are arrays and compile nothing.
         self._predict = jit(self._predict_fn, static_argnames=_STATIC_OPTIONS)
@@ -73,6 +72,12 @@ class Predictor:
     def dtype(self) -> jnp.dtype:
         """In which the networks compute."""
         return jax.tree.leaves(self.params)[0].dtype
+
+    def load(self, model: LDISModel) -> None:
+        """Other parameters of the same networks; what is compiled stays."""
+        self.params = nnx.state(model)
+        if self._mesh is not None:
+            self.params = jax.device_put(self.params, sharding.replicated(self._mesh))
 
     def to(self, dtype: DTypeLike | None = None, devices: int | None = None) -> Predictor:
         """The same networks in another type, or on another number of devices."""
@@ -112,16 +117,37 @@ class Predictor:
 
     def predict(self, inputs: Inputs, options: dict[str, Any]) -> jax.Array:
         """R, float32 [B, S, S, 3]."""
+        found = [self._predict(self.params, *own, **chosen) for own, chosen in self._calls(inputs, options)]
+        return found[0][: inputs[0].shape[0]] if len(found) == 1 else jnp.concatenate(found)
+
+    def lower(
+        self, num_prompts: int, num_classes: int, options: dict[str, Any]
+    ) -> tuple[jax.stages.Lowered, jax.stages.Lowered]:
+        """The programs of :meth:`read_prompts` and then :meth:`predict_classes` for one query.
+
+        Those calls compile nothing more where these were compiled; parameters may be abstract.
+        """
+        size = self.task.image_size
+        images = np.zeros((num_classes, num_prompts, size, size, 3), np.float32)
+        masks = np.zeros(images.shape[:-1], np.uint8)
+        prompts = self._pad_prompts(*self._check_prompts(images, masks), np.ones(num_classes))
+        read = self._read.lower(self.params, prompts)
+        tokens = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), read.out_info)
+        inputs = (jnp.asarray(images[:, 0]), tokens, query_keys(0, np.arange(num_classes)))
+        own, chosen = next(self._calls(inputs, options))
+        return read, self._predict.lower(self.params, *own, **chosen)
+
+    def _calls(self, inputs: Inputs, options: dict[str, Any]) -> Iterator[tuple[Inputs, dict[str, Any]]]:
+        """The arguments of the calls that make up a prediction."""
         batch = inputs[0].shape[0]
         options = self.check_options(options, batch)
         if self._mesh is not None:
-            return self._spread(inputs, options, batch, self._mesh)
-        if jax.default_backend() != "cpu" or batch == 1:
-            return self._predict(self.params, *inputs, **options)
-        # What one picture needs fits a CPU's caches, what four need does not: one at a time is about a tenth faster.
-        rows = range(batch)
-        one = [self._predict(self.params, *_rows(inputs, [i]), **_option_rows(options, [i])) for i in rows]
-        return jnp.concatenate(one)
+            yield self._spread(inputs, options, batch, self._mesh)
+        elif jax.default_backend() == "cpu" and batch > 1:
+            # What one picture needs fits a CPU's caches, what four need does not: one at a time is a tenth faster.
+            yield from ((_rows(inputs, [i]), _option_rows(options, [i])) for i in range(batch))
+        else:
+            yield inputs, options
 
     def steps(self, inputs: Inputs, options: dict[str, Any]) -> Iterator[jax.Array]:
         """R after every step of LDIS-n, of x_0 as that step sees it; last what :meth:`predict` returns, to rounding."""
@@ -146,7 +172,7 @@ class Predictor:
         images, masks = jnp.pad(images, (*padding, (0, 0))), jnp.pad(masks, padding)
         return PromptInputs(images, masks, _as_array("num_prompts", num_prompts, "[B]", jnp.int32))
 
-    def _spread(self, inputs: Any, options: dict[str, Any], batch: int, mesh: Mesh) -> jax.Array:
+    def _spread(self, inputs: Inputs, options: dict[str, Any], batch: int, mesh: Mesh) -> tuple[Inputs, dict[str, Any]]:
         """Over all devices; a batch that they do not divide is filled up with its last picture."""
         filled = np.minimum(np.arange(-(-batch // self.devices) * self.devices), batch - 1)
         inputs, options = _rows(inputs, filled), _option_rows(options, filled)
@@ -154,7 +180,7 @@ class Predictor:
         for name, axis in _NOISE_AXES.items():
             if name in options:
                 options[name] = jax.device_put(options[name], sharding.batch_sharding(mesh, axis))
-        return self._predict(self.params, *inputs, **options)[:batch]
+        return inputs, options
 
     def _predict_fn(
         self, params: Any, query: jax.Array, prompts: Prompts, keys: jax.Array, **options: Any
@@ -271,5 +297,6 @@ def _checked_seed(seed: int) -> int:
 
 
 def bucket(count: int) -> int:
-    """The next power of two."""
-    return 1 << (count - 1).bit_length()
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, ...: at most a third is padding."""
+    power = 1 << (count - 1).bit_length()
+    return 3 * power // 4 if 4 * count <= 3 * power else power

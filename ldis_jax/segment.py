@@ -114,8 +114,14 @@ def main() -> None:
 
     from ldis_jax.pipeline import LDISPipeline
 
-    pipe = LDISPipeline.from_pretrained(args.model, dtype=args.dtype)
-    pipe = pipe.to(devices=args.devices or (jax.local_device_count() if work.many else 1))
+    devices = args.devices or (jax.local_device_count() if work.many else 1)
+    # Only of one picture, on one device, does the command line say which program it takes.
+    compile_for = None
+    if not work.many and devices == 1 and args.tile_size is None:
+        shots = max(len(pairs) for pairs in classes.values())
+        compile_for = {"num_prompts": shots, "num_classes": len(classes), **cli.ldisn_options(args)}
+    pipe = LDISPipeline.from_pretrained(args.model, dtype=args.dtype, compile_for=compile_for)
+    pipe = pipe if devices == 1 else pipe.to(devices=devices)
     report = work.run(pipe, args.quiet, batch_size=args.batch_size, **options)
     if args.json is not None:
         every = {"masks": work.all_masks(report)} if isinstance(work, segment_files.FolderWork) else {}

@@ -51,20 +51,20 @@ def test_the_prompt_matters(pipe, pictures):
 
 def test_second_call_does_not_compile(pipe_n, pictures):
     prompts = [(pictures["prompt"], pictures["mask"])]
-    pipe_n(pictures["query"], prompts * 3)
+    pipe_n(pictures["query"], prompts * 5)
     before = pipe_n._predictor._predict._cache_size()
-    pipe_n(pictures["prompt"], prompts * 4, seed=5, image_guidance_scale=1.0, prompt_guidance_scale=3.0)
+    pipe_n(pictures["prompt"], prompts * 6, seed=5, image_guidance_scale=1.0, prompt_guidance_scale=3.0)
     assert pipe_n._predictor._predict._cache_size() == before
-    pipe_n(pictures["query"], prompts * 3, num_steps=2)
+    pipe_n(pictures["query"], prompts * 5, num_steps=2)
     assert pipe_n._predictor._predict._cache_size() == before + 1
 
 
 @pytest.mark.parametrize("empty", [False, True])
 def test_padding_prompts_changes_nothing(pipe, empty):
-    query, images, masks = arrays(3)
+    query, images, masks = arrays(5)
     if empty:
         masks[:] = 0
-    padded = pipe.predict(query, images, masks)  # a bucket of 4
+    padded = pipe.predict(query, images, masks)  # a bucket of 6
     exact = pipe._predictor._predict(
         pipe._predictor.params, jnp.asarray(query), _inputs(images, masks), jax.random.split(jax.random.key(0), 1)
     )

@@ -107,13 +107,33 @@ def test_another_type(pipe):
     assert 0 < np.abs(found - pipe(QUERIES[0], [prompt(1)]).probability).max() < 0.1
 
 
-def test_what_is_compiled_in_advance_is_not_compiled_again(micro_folder):
-    pipe = LDISPipeline.from_pretrained(micro_folder).compile(num_prompts=(1, 3), num_classes=np.int64(1))
-    sizes = [f._cache_size() for f in (pipe._predictor._predict, pipe._predictor._read)]
-    assert sizes == [2, 2]
-    pipe(QUERIES[0], [prompt(1)])
-    pipe(QUERIES[1], [prompt(1)] * 4, seed=9)
-    assert sizes == [f._cache_size() for f in (pipe._predictor._predict, pipe._predictor._read)]
+_COUNTS = {"num_prompts": (1, 5), "num_classes": np.int64(1)}
+
+
+@pytest.mark.parametrize("how", ["later", "while reading", "of bfloat16", "for two devices"])
+@jax.numpy_dtype_promotion("standard")  # Flax's norms mix their float32 statistics with bfloat16
+def test_what_is_compiled_in_advance_is_not_compiled_again(micro_folder, caplog, how):
+    if how in ("later", "for two devices"):
+        pipe = LDISPipeline.from_pretrained(micro_folder).to(devices=1 + (how == "for two devices"))
+        pipe.compile(**_COUNTS)
+    else:
+        dtype = "bfloat16" if how == "of bfloat16" else "float32"
+        pipe = LDISPipeline.from_pretrained(micro_folder, dtype, compile_for=_COUNTS)
+
+    def compiled(shots: int) -> set[str]:
+        caplog.clear()
+        with jax.log_compiles():
+            pipe(QUERIES[0], [prompt(1)] * shots, seed=shots)
+        return {name for name in ("_read_fn", "_predict_fn") if f"Compiling jit({name})" in caplog.text}
+
+    assert [compiled(1), compiled(6), compiled(7)] == [set(), set(), {"_read_fn", "_predict_fn"}]
+
+
+def test_what_is_compiled_while_reading_is_checked_first(micro_folder):
+    with pytest.raises(LDISError, match="num_prompts=0"):
+        LDISPipeline.from_pretrained(micro_folder, compile_for={"num_prompts": 0})
+    with pytest.raises(LDISError, match="num_steps: an option of LDIS-n"):
+        LDISPipeline.from_pretrained(micro_folder, compile_for={"num_steps": 3})
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(100, 260, 64), (64, 64, 64), (30, 200, 64), (65, 64, 64)])

@@ -189,10 +189,15 @@ def load_model(folder: str | Path, dtype: DTypeLike = jnp.float32, lora: str | P
     """
     folder = Path(folder)
     task, config, weights = open_model(folder, lora=lora)
-    model = LDISModel.abstract(config, dtype=dtype)
+    model = fill_model(LDISModel.abstract(config, dtype=dtype), weights, dtype)
+    return LoadedModel(task, model, read_card(folder) if lora is None else None)
+
+
+def fill_model(model: LDISModel, weights: Mapping[str, Weights], dtype: DTypeLike = jnp.float32) -> LDISModel:
+    """The abstract networks of :func:`open_model`'s sizes, now with its tensors; raises as :func:`load_model`."""
     for name in NETWORKS:
         setattr(model, name, fill(getattr(model, name), weights[name], dtype=dtype))
-    return LoadedModel(task, model, read_card(folder) if lora is None else None)
+    return model
 
 
 # --- Writing ---

@@ -6,12 +6,14 @@ The mapping is total both ways: a missing, unused or wrongly shaped tensor is an
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import math
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -35,6 +37,8 @@ class Entry(NamedTuple):
 # Our axes in torch's order: convolutions HWIO -> OIHW, linear layers [in, out] -> [out, in].
 _KERNEL_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 _LEAF_NAMES = {"kernel": "weight", "scale": "weight"}
+# Tensors that are read at once: four take half the time of one, also on two cores.
+_READERS = 4
 
 
 def table(module: nnx.Module) -> dict[str, Entry]:
@@ -106,9 +110,15 @@ def fill(
     tensors = match(module, weights)
     graphdef, state = nnx.split(module)
     flat = dict(nnx.to_flat_state(state))
-    for name, entry in table(module).items():
+
+    def read(item: tuple[str, Entry]) -> tuple[Path, jax.Array]:
+        name, entry = item
         array = np.transpose(tensors[name].read(), np.argsort(entry.to_torch))
-        flat[entry.path] = flat[entry.path].replace(jnp.asarray(array, jnp.float32 if float32(name) else dtype))
+        return entry.path, jnp.asarray(array, jnp.float32 if float32(name) else dtype)
+
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        for path, array in pool.map(read, table(module).items()):
+            flat[path] = flat[path].replace(array)
     return nnx.merge(graphdef, nnx.from_flat_state(list(flat.items())))
 
 

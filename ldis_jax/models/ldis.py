@@ -52,9 +52,18 @@ class LDISModel(nnx.Module):
             add_lora(self.unet, lora, dtype=dtype, rngs=rngs)
 
     @classmethod
-    def abstract(cls, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, lora: LoRA | None = None) -> LDISModel:
+    def abstract(
+        cls,
+        config: ModelConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        lora: LoRA | None = None,
+    ) -> LDISModel:
         """The model with shapes in place of arrays, to be filled from files; costs no memory."""
-        return nnx.eval_shape(lambda: cls(config, jax.random.key(0), dtype=dtype, lora=lora))
+        model = nnx.eval_shape(lambda: cls(config, jax.random.key(0), dtype=dtype, lora=lora))
+        graphdef, state = nnx.split(model)
+        return nnx.merge(graphdef, jax.tree.map(lambda x: x.update(dtype=param_dtype), state))
 
     @property
     def trainable(self) -> nnx.filterlib.Filter:

@@ -97,9 +97,14 @@ _UPSAMPLED = _Filtering(
 )
 
 
-@jax.custom_vjp
+@jax.jit  # traced once for all layers of one shape
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """3x3, one pixel of padding: [B, H, W, C] with even H and W, and [3, 3, C, C'] -> [B, H, W, C']."""
+    return _convolve(x, kernel)
+
+
+@jax.custom_vjp
+def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _PLAIN.convolve(x, _PLAIN.factors(kernel))
 
 
@@ -115,9 +120,10 @@ def _gradients(kept: tuple[jax.Array, jax.Array], result: jax.Array) -> tuple[ja
     return _PLAIN.convolve(result, factors), of_kernel
 
 
-convolve.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), _gradients)
+_convolve.defvjp(lambda x, kernel: (_convolve(x, kernel), (x, kernel)), _gradients)
 
 
+@jax.jit
 def upsample_and_convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """``convolve`` of ``x`` with every pixel repeated: [B, H, W, C] and [3, 3, C, C'] -> [B, 2H, 2W, C']."""
     return _UPSAMPLED.convolve(x, _UPSAMPLED.factors(kernel))
