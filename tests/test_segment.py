@@ -22,7 +22,7 @@ def model(micro_folder):
     """Read once for all commands."""
     pipe = LDISPipeline.from_pretrained(micro_folder)
     patch = pytest.MonkeyPatch()
-    patch.setattr(LDISPipeline, "from_pretrained", classmethod(lambda cls, folder, dtype: pipe))
+    patch.setattr(LDISPipeline, "from_pretrained", classmethod(lambda cls, folder, **_: pipe))
     patch.setattr(LDISPipeline, "to", lambda self, **options: self)
     yield pipe
     patch.undo()
@@ -55,6 +55,16 @@ def run(work, monkeypatch, capsys, micro_folder):
 
 
 CAT, DOG = "cat.png:cat_mask.png", "dog.png:dog_mask.png"
+
+
+def test_what_is_compiled_while_weights_are_read(run, model, monkeypatch):
+    asked = []
+    read = classmethod(lambda cls, folder, dtype, compile_for: asked.append(compile_for) or model)
+    monkeypatch.setattr(LDISPipeline, "from_pretrained", read)
+    one = ["--query=photos/0/q0.png", f"--prompt=cat={CAT}", f"--prompt=cat={CAT}", f"--prompt=dog={DOG}"]
+    for arguments in ([*one, "--out=mask.png"], [*one, "--out=mask.png", "--tile_size=16"], [*one, "--out=masks"]):
+        assert run(*arguments, "--devices=1")[0] == 0
+    assert asked == [{"num_prompts": 2, "num_classes": 2}, None, None]
 
 
 def test_many_pictures_and_going_on(run, work, model):

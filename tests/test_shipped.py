@@ -31,7 +31,7 @@ def test_unseen_classes(pipe):
 
 
 def test_the_readmes_first_mask(pipe, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(LDISPipeline, "from_pretrained", classmethod(lambda cls, name, dtype: pipe))
+    monkeypatch.setattr(LDISPipeline, "from_pretrained", classmethod(lambda cls, name, **_: pipe))
     arguments = [
         f"--query={EXAMPLES / 'query.png'}",
         f"--prompt={EXAMPLES / 'prompt.png'}:{EXAMPLES / 'prompt_mask.png'}",
