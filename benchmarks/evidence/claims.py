@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from benchmarks.evidence.figures import Estimate, Figure, Results, miou
+from benchmarks.evidence.figures import Count, Estimate, Figure, Results, miou
 
 Row = tuple[str, list[Estimate]]
 
@@ -202,7 +202,10 @@ def sampling(results: Results) -> Evidence:
     rows = [
         (
             ", ".join(map(_option, options.items())),
-            [results.of("ldisn", partial(_sampled, options=options, figure=f)) for f in ("evaluations", *figures)],
+            [
+                Count(results.of("ldisn", partial(_sampled, options=options, figure="evaluations")).values),
+                *(results.of("ldisn", partial(_sampled, options=options, figure=f)) for f in figures),
+            ],
         )
         for options in every
     ]

@@ -45,6 +45,14 @@ class Estimate:
         return f"{self.mean:{form}}" + ("" if self.half is None else f" ± {self.half:.1f}")
 
 
+class Count(Estimate):
+    """What is the same for every seed, and nothing to plot."""
+
+    def text(self, signed: bool = False) -> str:
+        """Such as "60"."""
+        return f"{self.mean:.0f}"
+
+
 class Results:
     """The stored results by variant and seed."""
 

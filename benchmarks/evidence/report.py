@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from matplotlib.figure import Figure
 
 from benchmarks.evidence.claims import Evidence, evidence
-from benchmarks.evidence.figures import Estimate, Results
+from benchmarks.evidence.figures import Count, Estimate, Results
 from ldis_jax.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,7 +96,7 @@ def plot(found: Evidence, path: Path) -> None:
         axes.set(xlabel=found.curve, ylabel="mIoU, %", xticks=x)
         axes.legend(frameon=False)
     else:
-        column = next(i for i, name in enumerate(found.columns[1:]) if name != "UNet evaluations")
+        column = next(i for i, figure in enumerate(found.rows[0][1]) if not isinstance(figure, Count))
         for y, (_, figures) in enumerate(found.rows):
             values = figures[column].values
             axes.plot(values, [y] * len(values), "o", color=_COLOURS[0], alpha=0.6, markeredgewidth=0)
