@@ -79,10 +79,10 @@ class LDISPipeline:
         programs = [] if compile_for is None else pipe._lower(**compile_for)
         # Side by side: both leave Python alone, which tracing does not.
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            filled = pool.submit(fill_model, model, weights, jnp.dtype(dtype))
-            for program in programs:
-                program.compile()
-            pipe._predictor.load(filled.result())
+            compiled = [pool.submit(program.compile) for program in programs]
+            pipe._predictor.load(fill_model(model, weights, jnp.dtype(dtype)))
+            for future in compiled:
+                future.result()
         return pipe
 
     def save_pretrained(self, folder: StrPath) -> None:

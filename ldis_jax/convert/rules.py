@@ -110,11 +110,13 @@ def fill(
     tensors = match(module, weights)
     graphdef, state = nnx.split(module)
     flat = dict(nnx.to_flat_state(state))
+    device = jax.config.jax_default_device  # which other threads would not know of
 
     def read(item: tuple[str, Entry]) -> tuple[Path, jax.Array]:
         name, entry = item
         array = np.transpose(tensors[name].read(), np.argsort(entry.to_torch))
-        return entry.path, jnp.asarray(array, jnp.float32 if float32(name) else dtype)
+        with jax.default_device(device):
+            return entry.path, jnp.asarray(array, jnp.float32 if float32(name) else dtype)
 
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         for path, array in pool.map(read, table(module).items()):

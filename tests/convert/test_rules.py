@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from ldis_jax.convert import fill, rules
 from ldis_jax.errors import LDISError
@@ -54,6 +55,12 @@ def test_half_precision_is_widened(tower, tensors, source):
 def test_parameters_are_stored_in_the_asked_dtype(tower, tensors):
     filled = arrays(fill(tower, as_weights(tensors), dtype=jnp.bfloat16))
     assert {tensor.dtype.name for tensor in filled.values()} == {"bfloat16"}
+
+
+def test_parameters_are_put_on_the_callers_device(tower, tensors):
+    with jax.default_device(jax.devices()[1]):
+        filled = fill(tower, as_weights(tensors))
+    assert {device.id for x in jax.tree.leaves(nnx.state(filled)) for device in x.devices()} == {1}
 
 
 def test_missing(tower, tensors):
