@@ -110,7 +110,8 @@ def fill(
     tensors = match(module, weights)
     graphdef, state = nnx.split(module)
     flat = dict(nnx.to_flat_state(state))
-    device = jax.config.jax_default_device  # which other threads would not know of
+    # Other threads would not know of it.
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
 
     def read(item: tuple[str, Entry]) -> tuple[Path, jax.Array]:
         name, entry = item
