@@ -12,8 +12,7 @@ from ldis_jax.config import eval_set, procedural_source, record_source, scenes_c
 _ROOT = "runs/evidence"
 _RECORDS = {"objects": "davis16", "semantic": "vspw"}
 _WEIGHTS = {"images": 0.4, "objects": 0.5, "semantic": 0.2}
-_SCENES_STEPS, _MIXTURE_STEPS = 500, 250
-_MIXTURE_BATCH = 8  # TAESD's encoder takes most of a step
+_STEPS = 500
 
 
 def evidence_scenes(task: str) -> ConfigDict:
@@ -30,30 +29,17 @@ def evidence_scenes(task: str) -> ConfigDict:
         config.init.prediction_type = "v_prediction"
     config.eval.sets.seen = eval_set(procedural_source("train"), episodes=256)
     config.eval.prompt_swap = 100
-    return _with_steps(config, _SCENES_STEPS)
-
-
-def evidence_base() -> ConfigDict:
-    """The LDIS-1 that runs on real pictures start from, in the role of Stable Diffusion: TAESD's latents at 128 pixels.
-
-    Trained on painted scenes, whose towers are TAESD's autoencoder and the shipped prompt encoder.
-    """
-    config = evidence_scenes("ldis1")
-    config.task.image_size = 128
-    config.init.folder = f"{_ROOT}/towers"
-    return config
+    return _with_budget(config)
 
 
 def evidence_mixture(*sources: str) -> ConfigDict:
-    """Real pictures at 128 pixels, fine-tuned from :func:`evidence_base`; judged on all three sets, held out.
+    """Real pictures, fine-tuned from the shipped LDIS-1 in the role of Stable Diffusion; judged on all three sets.
 
     Args:
         sources: of "images" (a COCO subset), "objects" (DAVIS videos) and "semantic" (a CamVid video), with the
             paper's weights per sample; the one set of images has that of PASCAL.
     """
     config = small_config("ldis1")
-    config.task.image_size = 128
-    config.init.folder = f"{_ROOT}/base-0/model"
     config.init.unet = {}
     config.optim.learning_rate = 5e-4
 
@@ -67,10 +53,9 @@ def evidence_mixture(*sources: str) -> ConfigDict:
     for name in _WEIGHTS:
         config.eval.sets[name] = eval_set(source(name, "val"), episodes=200)
     config.eval.main_set = "objects"
-    config.batch_size = _MIXTURE_BATCH
-    return _with_steps(config, _MIXTURE_STEPS)
+    return _with_budget(config)
 
 
-def _with_steps(config: ConfigDict, steps: int) -> ConfigDict:
-    config.train_steps = config.eval_every = config.checkpoint_every = steps
+def _with_budget(config: ConfigDict) -> ConfigDict:
+    config.train_steps = config.eval_every = config.checkpoint_every = _STEPS
     return config

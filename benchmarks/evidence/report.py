@@ -65,7 +65,7 @@ def facts(results: Results) -> str:
     if not every:
         return "No result yet.\n"
     hours = sum(result["seconds"] for result in every) / 3600
-    seeds = sorted({result["seed"] for result in every if result["variant"] != "base"})
+    seeds = sorted({result["seed"] for result in every})
     machines = sorted({result["machine"] for result in every})
     versions = sorted({", ".join(f"{k} {v}" for k, v in result["versions"].items()) for result in every})
     hashes = sorted({(r["report"]["evaluation_set"], r["report"]["episodes_hash"]) for r in every})

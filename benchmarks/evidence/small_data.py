@@ -1,10 +1,10 @@
-"""The small real data and towers of docs/evidence.md, made of three public sets and TAESD.
+"""The small real data of docs/evidence.md, made of three public sets.
 
     python benchmarks/evidence/small_data.py --source=FOLDER
 
-``FOLDER`` holds ``coco_mini`` (VOC's layout), ``davis`` (DAVIS 2016's), ``camvid_vspw`` (VSPW's, one video) and
-``taesd/taesd_diffusers_fp32``. Pictures are shrunk to a long side of 288, for training cuts 128 pixels of at most 282
-out of them. Of DAVIS two sequences are held out; of the one CamVid video the end, with a gap of ten frames before it.
+``FOLDER`` holds ``coco_mini`` (VOC's layout), ``davis`` (DAVIS 2016's) and ``camvid_vspw`` (VSPW's, one video).
+Pictures are shrunk to a long side of 288, for reading larger ones takes long and training sees 64 pixels. Of DAVIS two
+sequences are held out; of the one CamVid video the end, with a gap of ten frames before it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from PIL import Image
 
 from ldis_jax import cli
 from ldis_jax.errors import LDISError
-from ldis_jax.shipped import shipped_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = Path("runs/evidence")
@@ -79,20 +78,12 @@ def _write_lists(folder: Path, train: Iterable[str], val: Iterable[str]) -> None
         (folder / f"{split}.txt").write_text("\n".join(sorted(names)) + "\n", encoding="utf-8")
 
 
-def towers(source: Path, out: Path) -> None:
-    """TAESD's autoencoder, and the prompt encoder that comes with this package."""
-    tiny = shipped_folder("tiny")
-    assert tiny is not None
-    shutil.copytree(source, out / "vae", dirs_exist_ok=True)
-    shutil.copytree(tiny / "prompt_encoder", out / "prompt_encoder", dirs_exist_ok=True)
-
-
 def main() -> None:
     """Makes all of it anew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, required=True, help="holds coco_mini, davis, camvid_vspw and taesd")
+    parser.add_argument("--source", type=Path, required=True, help="holds coco_mini, davis and camvid_vspw")
     source = parser.parse_args().source
-    for name in ("coco_mini", "davis", "camvid_vspw", "taesd/taesd_diffusers_fp32"):
+    for name in ("coco_mini", "davis", "camvid_vspw"):
         if not (source / name).is_dir():
             raise LDISError(f"--source={source}: has no folder {name}")
     shutil.rmtree(OUT / "data", ignore_errors=True)
@@ -103,7 +94,6 @@ def main() -> None:
         places = (f"--source={OUT / folder}", f"--out={OUT / 'data'}")
         subprocess.run([sys.executable, ROOT / "data" / "build.py", name, *places, "--num_workers=0"], check=True)
         shutil.rmtree(OUT / folder)
-    towers(source / "taesd" / "taesd_diffusers_fp32", OUT / "towers")
 
 
 if __name__ == "__main__":

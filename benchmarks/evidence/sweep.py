@@ -29,7 +29,6 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "evidence" / "results"
 RUNS = Path("runs/evidence")
 SEEDS = (1, 2, 3)
-BASE, BASE_SEED = "base", 0
 # What is measured beside a run's own evaluation.
 PROBES = {"ldis1": ("shots", "wrong_prompts"), "ldisn": ("shots", "wrong_prompts", "sampling")}
 PROBE_EPISODES = 128
@@ -87,11 +86,10 @@ def main() -> None:
     """Makes what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=400, help="no run starts later; default 400")
-    every = (BASE, *VARIANTS)
-    parser.add_argument("--only", nargs="+", choices=every, default=every, help="these variants")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=VARIANTS, help="these variants")
     args = parser.parse_args()
     end = time.time() + 60 * args.minutes
-    for variant, seed in ((BASE, BASE_SEED), *((variant, seed) for seed in SEEDS for variant in VARIANTS)):
+    for variant, seed in ((variant, seed) for seed in SEEDS for variant in VARIANTS):
         if variant in args.only and not result_path(variant, seed).is_file() and time.time() < end:
             run(variant, seed)
 
