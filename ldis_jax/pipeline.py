@@ -26,13 +26,12 @@ from ldis_jax.files import StrPath
 from ldis_jax.image_io import ImageSource, read_first_labels, read_image
 from ldis_jax.input_pipeline.transforms import eval_image
 from ldis_jax.models.ldis import LDISModel
-from ldis_jax.predictor import Predictor
+from ldis_jax.predictor import Predictor, check_dtype
 from ldis_jax.prompts import Classes, Prompt, read_prompts
 from ldis_jax.results import ClassSegmentation, Segmentation, class_probabilities
 from ldis_jax.tasks import Task
 from ldis_jax.tiles import Canvas, Tile
 
-_DTYPES = ("float32", "bfloat16")
 _ROWS = 8  # a device takes at once, of many
 
 
@@ -65,24 +64,21 @@ class LDISPipeline:
             dtype: "float32", or "bfloat16" for half the memory on TPU and GPU.
             revision: branch, tag or commit of a hub id.
             lora: low-rank pairs that a run left in its ``lora/``, to merge into the folder they were trained from.
-            compile_for: arguments of :meth:`compile`, which then happens while the weights are read; {} for its
-                defaults.
+            compile_for: arguments of :meth:`compile`, to be done while weights are read; {} for its defaults.
 
         Raises:
             LDISError: no such folder or hub id, files that do not make a model, or as :meth:`compile`.
         """
-        _check_dtype(dtype)
+        check_dtype(dtype)
         folder = resolve(os.fspath(folder_or_hub_id), revision)
         task, config, weights = open_model(folder, lora=None if lora is None else os.fspath(lora))
         model = LDISModel.abstract(config, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
         pipe = cls(task, model, read_card(folder) if lora is None else None)
         programs = [] if compile_for is None else pipe._lower(**compile_for)
-        # Side by side: both leave Python alone, which tracing does not.
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            compiled = [pool.submit(program.compile) for program in programs]
+            compiled = pool.map(lambda program: program.compile(), programs)  # leaves Python to the reading
             pipe._predictor.load(fill_model(model, weights, jnp.dtype(dtype)))
-            for future in compiled:
-                future.result()
+            list(compiled)  # raises what it raised
         return pipe
 
     def save_pretrained(self, folder: StrPath) -> None:
@@ -126,7 +122,7 @@ class LDISPipeline:
             LDISError: another dtype, or more devices than there are.
         """
         if dtype is not None:
-            _check_dtype(dtype)
+            check_dtype(dtype)
         other = type(self).__new__(type(self))
         other._card, other._predictor = self._card, self._predictor.to(dtype, devices)
         return other
@@ -149,8 +145,7 @@ class LDISPipeline:
     def _lower(self, num_prompts: Counts = 1, num_classes: Counts = 1, **options: Any) -> list[jax.stages.Lowered]:
         several = check_counts("num_prompts", num_prompts), check_counts("num_classes", num_classes)
         self._predictor.check_options(options)
-        pairs = itertools.product(*several)
-        return [program for shots, classes in pairs for program in self._predictor.lower(shots, classes, options)]
+        return [program for pair in itertools.product(*several) for program in self._predictor.lower(*pair, options)]
 
     @property
     def task(self) -> Task:
@@ -212,9 +207,9 @@ class LDISPipeline:
         **options: Any,
     ) -> ClassSegmentation:
         """Segments several classes at once: {"cat": [(image, mask), ...], "dog": [...]}. Options as in a call."""
-        one = self._of_one(len(prompts), tile_size)
-        canvases = self._canvases([query], prompts, seed, ignore_label, tile_size, one, options)
-        return _class_result(next(canvases), prompts)
+        batch = self._of_one(len(prompts), tile_size)
+        canvases = self._canvases([query], prompts, seed, ignore_label, tile_size, batch, options)
+        return ClassSegmentation.of_r(next(canvases).r(), prompts)
 
     def segment_images(
         self,
@@ -245,7 +240,7 @@ class LDISPipeline:
         several = isinstance(prompts, Mapping)
         classes = prompts if isinstance(prompts, Mapping) else {"object": prompts}
         for canvas in self._canvases(queries, classes, seed, ignore_label, tile_size, batch_size, options):
-            yield _class_result(canvas, classes) if several else self._result(canvas)
+            yield ClassSegmentation.of_r(canvas.r(), classes) if several else self._result(canvas)
 
     def segment_steps(
         self,
@@ -403,13 +398,3 @@ class LDISPipeline:
 
 
 _Row = tuple[Canvas, Tile, int]  # and a class
-
-
-def _class_result(canvas: Canvas, classes: Classes) -> ClassSegmentation:
-    probabilities = class_probabilities(pseudo_mask.to_logit(canvas.r()))
-    return ClassSegmentation(probabilities.argmax(0).astype(np.uint8), probabilities, tuple(classes))
-
-
-def _check_dtype(dtype: str) -> None:
-    if dtype not in _DTYPES:
-        raise LDISError(f"dtype={dtype!r}: must be one of {_DTYPES}")

@@ -23,6 +23,7 @@ from ldis_jax.tasks.task import decode_residual
 
 _STATIC_OPTIONS = ("num_steps", "sampler", "timestep_spacing", "guidance_start", "guidance_end")
 _SCALES = ("image_guidance_scale", "prompt_guidance_scale")
+_DTYPES = ("float32", "bfloat16")
 OPTIONS = (*_STATIC_OPTIONS, *_SCALES)  # of LDIS-n
 # XLA's default on a CPU makes what it can as early as it can: a tenth more memory, and no faster.
 _CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
@@ -294,6 +295,12 @@ def _checked_seed(seed: int) -> int:
     if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 1 << 32:  # JAX drops the higher bits
         raise LDISError(f"seed={seed!r}: must be an integer from 0 to 2**32 - 1")
     return int(seed)
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises :class:`LDISError` where it is none that predictions are made in."""
+    if dtype not in _DTYPES:
+        raise LDISError(f"dtype={dtype!r}: must be one of {_DTYPES}")
 
 
 def bucket(count: int) -> int:

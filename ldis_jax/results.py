@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Self
 
 import numpy as np
 
+from ldis_jax import pseudo_mask
 from ldis_jax.errors import LDISError
 from ldis_jax.files import StrPath
 from ldis_jax.image_io import ImageSource, read_image, write_png
@@ -57,6 +59,12 @@ class ClassSegmentation:
     label_map: np.ndarray
     probabilities: np.ndarray
     class_names: tuple[str, ...]
+
+    @classmethod
+    def of_r(cls, r: np.ndarray, names: Iterable[str]) -> Self:
+        """Of each class's R, [C, H, W, 3]."""
+        probabilities = class_probabilities(pseudo_mask.to_logit(r))
+        return cls(probabilities.argmax(0).astype(np.uint8), probabilities, tuple(names))
 
     def overlay(self, query: ImageSource) -> np.ndarray:
         """The query with every class tinted in a colour of its own, uint8 [H, W, 3]."""
