@@ -61,8 +61,10 @@ def pipe_n(micro_folder_ldisn):
 def quick_compilation():
     """Two thirds of the time of files that mostly compile; for comparisons of programs with each other."""
     jax.config.update("jax_disable_most_optimizations", True)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of commands that tests start
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from PIL import Image
 
 from tests.data import trees
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
@@ -77,13 +79,6 @@ def test_finetune(tmp_path):
     assert (tmp_path / "runs" / "finetuned" / "model").is_dir() and (tmp_path / "mask.png").is_file()
 
 
-@pytest.fixture
-def fast_compilation(monkeypatch):
-    """Halves what a kernel spends on it."""
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-
-
-@pytest.mark.usefixtures("fast_compilation")
 def test_quick_start(tmp_path, micro_folder):
     cells = run("quick_start", tmp_path, MODEL=str(micro_folder))
     assert len(outputs(cells, "image/png")) == 4
@@ -91,7 +86,6 @@ def test_quick_start(tmp_path, micro_folder):
         assert mask.mode == "L" and mask.size == (64, 64)
 
 
-@pytest.mark.usefixtures("fast_compilation")
 def test_look_inside(tmp_path, micro_folder_ldisn, pictures):
     prompts = [(str(pictures["prompt"]), str(pictures["mask"]))] * 2
     cells = run("look_inside", tmp_path, MODEL=str(micro_folder_ldisn), QUERY=str(pictures["query"]), PROMPTS=prompts)

@@ -92,12 +92,13 @@ def quick_sweep(tmp_path, monkeypatch):
 
     def run(command, **options):
         few = [f"--config.eval.sets.{name}.episodes=2" for name in ("unseen", "seen")]
-        return real([*command, *SHORT, *few], **options)
+        return real([*command, *SHORT, *few, "--config.batch_size=2", "--config.eval.batch_size=2"], **options)
 
     monkeypatch.setattr(sweep.subprocess, "run", run)
     monkeypatch.setattr(sweep, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(sweep, "PROBE_EPISODES", 2)
     monkeypatch.setattr(probes, "SHOTS", (1, 2))
+    monkeypatch.setattr(probes, "_BATCH", 2)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.setitem(os.environ, "XLA_FLAGS", "")

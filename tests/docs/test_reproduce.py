@@ -59,7 +59,7 @@ def folder(tmp_path, made, monkeypatch):  # noqa: F811
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("quick_compilation")
 def test_every_command(folder, monkeypatch, capsys):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     run, printed = [], ""
     for line in commands():
         if line.startswith(ELSEWHERE):
