@@ -147,6 +147,8 @@ def timed(outputs: Outputs) -> Iterator[tuple[str, np.ndarray, float]]:
 def compare(task_name: str, parts: Sequence[str], num_steps: int, work: str | None) -> Iterator[dict[str, Any]]:
     """Runs one task's parts in JAX, frees the networks, runs them in torch, and yields one row an output."""
     task = TASKS[task_name]
+    if work:
+        Path(work).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work) as folder:
         model = random_model(ModelConfig(unet=UNetConfig(in_channels=task.unet_in_channels)))
         save_model(Path(folder) / "model", task, model)

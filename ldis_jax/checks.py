@@ -35,6 +35,32 @@ def check_fields(cls: type, values: Mapping[str, Any], where: str) -> None:
             raise LDISError(f"{where}: {field.name}={values[field.name]!r:.80} is not a usable {hint}")
 
 
+def check_integer(name: str, value: int, minimum: int = 1, unit: str = "") -> int:
+    """An integer, of numpy's types too, from ``minimum`` on.
+
+    Raises:
+        LDISError: anything else.
+    """
+    if not isinstance(value, (int, np.integer)) or value < minimum:
+        raise LDISError(f"{name}={value!r}: must be an integer of at least {minimum}{unit}")
+    return int(value)
+
+
+def check_number(name: str, value: float) -> float:
+    """A finite number, of numpy's and JAX's types too.
+
+    Raises:
+        LDISError: anything else.
+    """
+    try:
+        finite = math.isfinite(value)
+    except (TypeError, ValueError):
+        finite = False
+    if not finite:
+        raise LDISError(f"{name}={value!r:.80}: must be a finite number")
+    return float(value)
+
+
 def check_counts(name: str, value: Counts) -> list[int]:
     """One count or several, as a list.
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from ldis_jax import cli
 from ldis_jax.benchmark.protocols import PROTOCOLS, Protocol, get_protocol
+from ldis_jax.checks import check_integer
 from ldis_jax.errors import LDISError
 
 if TYPE_CHECKING:
@@ -61,8 +62,7 @@ def main() -> None:
     protocol = get_protocol(args.benchmark)
     if args.out.suffix != ".json":
         raise LDISError(f"{args.out}: the report is JSON; end the name in .json")
-    if args.batch_size < 1:
-        raise LDISError(f"--batch_size={args.batch_size}: must be at least 1")
+    check_integer("--batch_size", args.batch_size)
     shots = sorted(set(args.num_shots or ()))
     if shots and (shots[0] < 1 or protocol.kind != "images"):
         raise LDISError(f"--num_shots: numbers from 1 on, for a benchmark of pictures; {protocol.name} has {shots}")

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from ldis_jax import pseudo_mask
 from ldis_jax.batches import predict_batches
-from ldis_jax.checks import Counts, check_counts
+from ldis_jax.checks import Counts, check_counts, check_integer
 from ldis_jax.convert.folder import fill_model, open_model, read_card, save_model
 from ldis_jax.convert.hub import resolve
 from ldis_jax.errors import LDISError
@@ -362,8 +362,8 @@ class LDISPipeline:
         options: dict[str, Any],
     ) -> Iterator[Canvas]:
         """Every query with the network's output for all classes, in order; the device has the next batch meanwhile."""
-        if batch_size is not None and batch_size < 1:
-            raise LDISError(f"batch_size={batch_size}: must be at least 1")
+        if batch_size is not None:
+            batch_size = check_integer("batch_size", batch_size)
         read = self._predictor.read_prompts(*read_prompts(classes, self.task.image_size, ignore_label))
 
         def load(query: ImageSource) -> Iterator[tuple[_Row, dict[str, np.ndarray]]]:

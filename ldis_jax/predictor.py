@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike, DTypeLike
 
 from ldis_jax import sharding
+from ldis_jax.checks import check_number
 from ldis_jax.diffusion import StepState, step_table, take_step
 from ldis_jax.errors import LDISError
 from ldis_jax.models.ldis import LDISModel
@@ -258,7 +259,7 @@ class Predictor:
         except ValueError as error:
             raise LDISError(str(error)) from None
         for name in _SCALES:
-            options[name] = jnp.float32(options[name])
+            options[name] = jnp.float32(check_number(name, options[name]))
         side = self.task.image_size // self.config.vae.downscale
         shape = (batch, side, side, self.config.vae.latent_channels)
         for name, expected in {"noise": shape, "step_noise": (options["num_steps"], *shape)}.items():

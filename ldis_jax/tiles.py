@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from ldis_jax.errors import LDISError
+from ldis_jax.checks import check_integer
 from ldis_jax.input_pipeline.transforms import eval_image, restore_size
 from ldis_jax.visualize import to_picture
 
@@ -33,8 +33,7 @@ def make_tiles(height: int, width: int, tile_size: int | None) -> list[Tile]:
     """
     if tile_size is None:
         return [Tile(0, 0, height, width)]
-    if tile_size < 16:
-        raise LDISError(f"tile_size={tile_size}: must be at least 16 pixels of the query")
+    tile_size = check_integer("tile_size", tile_size, 16, " pixels of the query")
     sides = min(tile_size, height), min(tile_size, width)
     starts = [_starts(length, side) for length, side in zip((height, width), sides, strict=True)]
     return [Tile(top, left, *sides) for top in starts[0] for left in starts[1]]

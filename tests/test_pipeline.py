@@ -188,6 +188,9 @@ def test_bad_options_of_ldisn(pipe_n, pictures):
         ({"sampler": "euler"}, "sampler"),
         ({"num_steps": 0}, "num_steps"),
         ({"guidance": 3}, "unknown option guidance"),
+        ({"image_guidance_scale": "a"}, "image_guidance_scale='a': must be a finite number"),
+        ({"prompt_guidance_scale": float("nan")}, "prompt_guidance_scale=nan: must be a finite number"),
+        ({"prompt_guidance_scale": np.ones(2)}, "must be a finite number"),
     ):
         with pytest.raises(LDISError, match=message):
             pipe_n(pictures["query"], prompts, **options)

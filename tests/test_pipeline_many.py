@@ -171,8 +171,10 @@ def test_tiled_call(pipe):
 
 def test_bad_arguments(pipe):
     for arguments, message in [
-        ({"tile_size": 4}, "tile_size=4"),
-        ({"batch_size": -1}, "batch_size=-1"),
+        ({"tile_size": 4}, "tile_size=4: must be an integer of at least 16 pixels of the query"),
+        ({"tile_size": "a"}, "tile_size='a': must be an integer"),
+        ({"batch_size": -1}, "batch_size=-1: must be an integer of at least 1"),
+        ({"batch_size": 2.5}, "batch_size=2.5: must be an integer"),
     ]:
         with pytest.raises(LDISError, match=message):
             list(pipe.segment_images(QUERIES, [prompt(1)], **arguments))
