@@ -66,19 +66,20 @@ class Evaluation:
             before: the same before the first step; may be empty.
         """
         evaluator = self._sets[self._main]
-        others = {key: value for key, value in results.items() if not key.startswith(f"{self._main}/")}
-        first = {key: before[name] for key in ("miou", "fb_iou") if (name := f"{self._main}/{key}") in before}
         return {
             "evaluation_set": self._main,
-            "miou": results[f"{self._main}/miou"],
-            "fb_iou": results[f"{self._main}/fb_iou"],
-            **({"before": first} if first else {}),
+            **self._figures(results),
+            **({"before": self._figures(before)} if f"{self._main}/miou" in before else {}),
             "baselines": evaluator.baselines(),
-            "prompt_swap": others.pop("prompt_swap", None),
-            "other_sets": others,
+            "prompt_swap": results.get("prompt_swap"),
             "episodes": len(evaluator.episodes),
             "episodes_hash": self._hashes[self._main],
         }
+
+    def _figures(self, found: dict[str, float]) -> dict[str, Any]:
+        main = {name: found[f"{self._main}/{name}"] for name in ("miou", "fb_iou")}
+        others = (f"{name}/{figure}" for name in self._sets if name != self._main for figure in main)
+        return {**main, "other_sets": {key: found[key] for key in others if key in found}}
 
 
 def frozen_episodes(entry: ConfigDict, image_size: int, where: str) -> FrozenEpisodes:

@@ -105,6 +105,7 @@ def test_the_commands_of_the_fine_tuning_page(tmp_path, micro_folder, monkeypatc
     report, page = (Path("runs/mine", name).read_text() for name in ("report.json", "report.md"))
     report = json.loads(report)
     assert report["evaluation_set"] == "held_out" and report["episodes"] == 4  # one query, four that can prompt it
+    assert report["before"]["other_sets"] == {}
     for name in ("miou", "fb_iou"):
         assert 0 <= report["before"][name] <= 100
         assert all(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.evidence import probes, report, small_data, sweep
+from benchmarks.evidence import claims, probes, report, small_data, sweep
 from benchmarks.evidence.claims import Comparison, evidence
 from benchmarks.evidence.figures import Estimate, Results
 from ldis_jax.convert.folder_hash import model_hash
@@ -146,6 +146,17 @@ def test_gains_are_of_equal_seeds(tmp_path):
     gain = results.gain("a", "b", lambda result: result["value"])
     assert gain.values == (5.0, 4.0) and results.of("a", lambda result: result["value"]).mean == 40
     assert results.has("a", "b") and not results.has("a", "c")
+
+
+def test_what_mixtures_start_from_is_a_row(tmp_path):
+    for seed in (1, 2):
+        sets = {"images/miou": 2.0 * seed, "semantic/miou": 4.0, "scenes/miou": 50.0}
+        report = {"evaluation_set": "objects", "miou": 30.0 + seed, "other_sets": sets}
+        report["before"] = {"miou": 20.0, "other_sets": dict.fromkeys(sets, 5.0)}
+        (tmp_path / f"joint-{seed}.json").write_text(json.dumps({"variant": "joint", "seed": seed, "report": report}))
+    rows = dict(claims.joint_training(Results(tmp_path)).rows)
+    assert [estimate.mean for estimate in rows["all three"]] == [pytest.approx(38.5 / 3), 3.0, 31.5, 4.0, 50.0]
+    assert [estimate.values for estimate in rows["not fine-tuned"]] == [(10.0,), (5.0,), (20.0,), (5.0,), (5.0,)]
 
 
 def test_the_page_is_that_of_the_results():
