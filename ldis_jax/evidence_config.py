@@ -45,7 +45,7 @@ def evidence_mixture(*sources: str) -> ConfigDict:
     """
     config = small_config("ldis1")
     config.init.unet = {}
-    config.optim.learning_rate = 3e-4
+    config.optim.learning_rate = 1e-3
 
     def source(name: str, split: str, weight: float = 1.0) -> ConfigDict:
         if name == "images":

@@ -216,7 +216,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
                 write_lora(workdir / "lora" / LORA_FILE, task, alone)
                 tensors["unet"] = merge(tensors["unet"], alone)
             facts = read_provenance(init_folder(config.init.folder)).trained(
-                config.data.sources, config.train_steps, config.batch_size, results
+                config.data.sources, config.train_steps, config.batch_size, results, new_unet=bool(config.init.unet)
             )
             write_folder(workdir / "model", task, networks, tensors, model_card(task, networks, facts))
             writer.plot(workdir / "curves.png")

@@ -27,8 +27,8 @@ class Provenance:
     Attributes:
         license: the base weights', as the hub names it ("creativeml-openrail-m").
         base: what the weights were made from, in words or as a hub id.
-        data: training data set -> the labels trained on, none for all.
-        steps: optimizer steps; None where this project did not train it, 0 where nobody did.
+        data: training data set -> the labels trained on, none for all; of every run since the UNet was drawn.
+        steps: optimizer steps of the last run; None where this project did not train it, 0 where nobody did.
         batch_size: episodes a step.
         metrics: name -> value, in percent unless the name says otherwise.
     """
@@ -41,10 +41,20 @@ class Provenance:
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def trained(
-        self, sources: Mapping[str, Any], steps: int, batch_size: int | None, metrics: Mapping[str, float]
+        self,
+        sources: Mapping[str, Any],
+        steps: int,
+        batch_size: int | None,
+        metrics: Mapping[str, float],
+        *,
+        new_unet: bool = False,
     ) -> Provenance:
-        """The same base after training on ``config.data.sources``."""
-        data = {name: tuple(source.get("classes", ())) for name, source in sources.items()}
+        """The same base after training on ``config.data.sources``; a UNet drawn for it has seen nothing before."""
+        data = {} if new_unet else dict(self.data)
+        for name, source in sources.items():
+            classes = {*source.get("classes", ())}
+            both = classes and data.get(name, classes)
+            data[name] = tuple(sorted(classes.union(both))) if both else ()
         return dataclasses.replace(self, data=data, steps=steps, batch_size=batch_size, metrics=metrics)
 
 

@@ -111,7 +111,8 @@ def from_checkpoint(args: argparse.Namespace) -> str:
             raise LDISError(f"{args.checkpoint}: trained the whole UNet, no LoRA; leave --to=lora out")
         write_lora(args.out, task, trained_part(unet.tensors, lora), args.dtype or "float32")
         return f"{args.out}: LoRA of step {saved.step}"
-    init = args.init or init_folder(_init_of(args.checkpoint / "config.json"))
+    started = _init_of(args.checkpoint / "config.json", args.init is None)
+    init = args.init or init_folder(started["folder"])
     if not init.is_dir():
         raise LDISError(f"{init}: no such folder, and training started from it; say where it is with --init")
     weights = {name: open_weights(init / name, name) for name in FROZEN}
@@ -121,7 +122,8 @@ def from_checkpoint(args: argparse.Namespace) -> str:
         if weights_hash(tensors.tensors) != frozen_hashes.get(name):
             raise LDISError(f"{init / name}: not what the run was trained with; say where that is with --init")
     weights["unet"] = unet if lora is None else merge(weights["unet"], trained_part(unet.tensors, lora))
-    provenance = read_provenance(init).trained(**trained, metrics=_metrics(args.checkpoint, saved.step))
+    trained["metrics"] = _metrics(args.checkpoint, saved.step)
+    provenance = read_provenance(init).trained(**trained, new_unet=bool(started.get("unet")))
     write_folder(args.out, task, config, weights, model_card(task, config, provenance), args.dtype or "float32")
     return f"{args.out}: {task.name} model folder of step {saved.step}"
 
@@ -165,13 +167,12 @@ def _unet_of(params: Mapping[str, np.ndarray], config: ModelConfig, lora: LoRA |
     return Weights(tensors, where)
 
 
-def _init_of(path: Path) -> str:
-    """``init.folder`` of a run's ``config.json``."""
-    init = read_json(path).get("init")
-    folder = init.get("folder") if isinstance(init, dict) else None
-    if not isinstance(folder, str):
+def _init_of(path: Path, needed: bool) -> dict[str, Any]:
+    """``init`` of a run's ``config.json``, with the folder that training started from where it is ``needed``."""
+    init = read_json(path).get("init") if needed or path.is_file() else None
+    if needed and not (isinstance(init, dict) and isinstance(init.get("folder"), str)):
         raise LDISError(f"{path}: names no init.folder; say where training started with --init")
-    return folder
+    return init if isinstance(init, dict) else {}
 
 
 def _metrics(workdir: Path, step: int) -> dict[str, float]:

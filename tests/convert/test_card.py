@@ -51,6 +51,12 @@ def test_nothing_known():
     assert "their folder does not say" in text and "| steps | not recorded |" in text
 
 
+def test_data_of_earlier_runs_are_kept():
+    sources = {"coco": {"classes": (5, 7)}, "pascal": {"classes": (1,)}, "mine": {}}
+    assert FACTS.trained(sources, 8, 2, {}).data == {"pascal": (), "coco": (1, 5, 7), "scenes": (), "mine": ()}
+    assert FACTS.trained(sources, 8, 2, {}, new_unet=True).data == {"coco": (5, 7), "pascal": (1,), "mine": ()}
+
+
 @pytest.mark.parametrize("content", [None, "no metadata", "---\n: [\n---\n", "---\nlicense: [1]\n---\n", "\x00\xff"])
 def test_cards_by_others_never_stop_a_conversion(tmp_path, content):
     if content is not None:
