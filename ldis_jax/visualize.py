@@ -130,6 +130,13 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], l
     return np.asarray(sheet)
 
 
+def write_page_sheet(path: Path, sheet: np.ndarray) -> None:
+    """A sheet for a page, as a PNG of 256 colours, the far ones among them: a third of the bytes."""
+    with atomic_write(path) as temporary:
+        image = Image.fromarray(sheet).quantize(256, Image.Quantize.MAXCOVERAGE)
+        image.save(temporary, format="PNG", optimize=True)
+
+
 def _tile(picture: np.ndarray) -> Image.Image:
     tile = Image.fromarray(picture)
     scale = _SIDE / max(tile.size)

@@ -17,14 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from ldis_jax import LDISPipeline, cli, pseudo_mask
 from ldis_jax.diffusion import NoiseSchedule
-from ldis_jax.files import atomic_write
 from ldis_jax.input_pipeline import Episode, ProceduralScenes, episode_rng, eval_image
 from ldis_jax.look_inside import LookInside, attended_sheet, steps_sheet, tokens_sheet
-from ldis_jax.visualize import contact_sheet, magnify, spotlight, to_picture
+from ldis_jax.visualize import contact_sheet, magnify, spotlight, to_picture, write_page_sheet
 
 _EPISODE = (1, 47)  # seed and number, chosen for a scene that is easily read
 _TIMESTEPS = (0, 100, 250, 500, 750, 999)
@@ -87,9 +85,7 @@ def main() -> None:
             "attention": attended_sheet(found, {"object": found.mask, "all else": ~found.mask}),
         }
     for name, sheet in sheets.items():
-        with atomic_write(args.out / f"{name}.png") as temporary:
-            # 256 colours, the far ones among them: a third of the bytes.
-            Image.fromarray(sheet).quantize(256, Image.Quantize.MAXCOVERAGE).save(temporary, optimize=True)
+        write_page_sheet(args.out / f"{name}.png", sheet)
 
 
 if __name__ == "__main__":

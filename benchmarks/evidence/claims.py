@@ -38,6 +38,7 @@ class Evidence:
         comparisons: all must hold for the claim to hold.
         paper: the paper's figures by name of row, of another scale.
         curve: rows are points along an axis of this name, for each column; "" where they are variants.
+        painted: label -> variant whose pseudo masks are shown beside each other.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Evidence:
     comparisons: Sequence[Comparison]
     paper: Mapping[str, str] = dataclasses.field(default_factory=dict)
     curve: str = ""
+    painted: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -92,7 +94,7 @@ def masking(results: Results) -> Evidence:
     )
     paper = {"both stages": "52.6", "pre-masking alone": "43.8", "post-masking alone": "49.7"}
     rows = _of_variants(results, names, _SCENES_FIGURES)
-    return Evidence("masking", _SCENES, rows, _beats(results, sentences), paper)
+    return Evidence("masking", _SCENES, rows, _beats(results, sentences), paper, painted=names)
 
 
 def targets(results: Results) -> Evidence:
@@ -113,7 +115,7 @@ def targets(results: Results) -> Evidence:
     )
     paper = {"augmented, g = 0.4": "49.7", "vanilla, g = 0": "39.4", "perturbed": "48.7"}
     rows = _of_variants(results, names, _SCENES_FIGURES)
-    return Evidence("targets", _SCENES, rows, _beats(results, sentences), paper)
+    return Evidence("targets", _SCENES, rows, _beats(results, sentences), paper, painted=names)
 
 
 def architectures(results: Results) -> Evidence:
@@ -127,7 +129,7 @@ def architectures(results: Results) -> Evidence:
     )
     paper = {"LDIS-1, latent loss": "62.6", "LDIS-1, pixel loss": "55.6", "LDIS-n, noise": "52.6"}
     rows = _of_variants(results, names, _SCENES_FIGURES)
-    return Evidence("architectures", _SCENES, rows, _beats(results, sentences), paper)
+    return Evidence("architectures", _SCENES, rows, _beats(results, sentences), paper, painted=names)
 
 
 _SETS = ("images", "objects", "semantic")

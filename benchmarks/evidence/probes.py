@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from benchmarks import fewer_steps
+from benchmarks.evidence import pictures
 from ldis_jax import pseudo_mask, sharding
 from ldis_jax.convert import load_model
 from ldis_jax.evaluators import EpisodeEvaluator
@@ -19,6 +20,7 @@ from ldis_jax.input_pipeline import Episode, FrozenEpisodes, ProceduralScenes, e
 from ldis_jax.predict import make_predict
 from ldis_jax.tasks import LDISN
 from ldis_jax.train_state import flatten
+from ldis_jax.visualize import to_picture
 
 SHOTS = (1, 3, 5, 10, 20)
 # A mask that covers less of the picture counts as empty; the smallest of 600 objects covered 2.7 %.
@@ -60,6 +62,11 @@ class Probe:
         outputs = predict_episodes(self._predict, episodes, self.task.image_size, _BATCH)
         areas = np.array([pseudo_mask.to_mask(r).mean() for _, r in outputs])
         return {"area": 100 * float(areas.mean()), "empty": 100 * float((areas < EMPTY).mean())}
+
+    def painted(self) -> np.ndarray:
+        """Pseudo masks for :func:`benchmarks.evidence.pictures.episodes`, uint8 [N, S, S, 3]."""
+        outputs = predict_episodes(self._predict, pictures.episodes(), self.task.image_size, pictures.COUNT)
+        return np.stack([to_picture(r) for _, r in outputs])
 
     def sampling(self) -> list[dict[str, Any]]:
         """LDIS-n's steps, samplers and guidance, see benchmarks/fewer_steps.py."""

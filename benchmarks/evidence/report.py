@@ -14,9 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from matplotlib.figure import Figure
 
+from benchmarks.evidence import pictures
 from benchmarks.evidence.claims import Evidence, evidence
 from benchmarks.evidence.figures import Count, Estimate, Results
+from benchmarks.evidence.sweep import SEEDS, result_path
 from ldis_jax.files import atomic_write
+from ldis_jax.visualize import write_page_sheet
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "evidence.md"
@@ -50,7 +53,13 @@ def block(found: Evidence) -> str:
         f"![{found.columns[1]}, by seed](evidence/{found.key}.png)",
         _table([["sentence", "gain, points", "verdict"], *sentences]),
     ]
+    if found.painted:
+        parts.append(f"Painted for the first episodes of unseen classes:\n\n![What variants paint]({_sheet(found)})")
     return "\n\n".join(parts) + "\n"
+
+
+def _sheet(found: Evidence) -> str:
+    return f"evidence/{found.key}_painted.png"
 
 
 def summary(all_found: Sequence[tuple[str, Evidence]]) -> str:
@@ -127,6 +136,9 @@ def main() -> None:
     for _, found in evidence(results):
         if found.comparisons:
             plot(found, PLOTS / f"{found.key}.png")
+        stored = {label: result_path(variant, SEEDS[0]).with_suffix(".png") for label, variant in found.painted.items()}
+        if stored := {label: path for label, path in stored.items() if path.is_file()}:
+            write_page_sheet(PAGE.parent / _sheet(found), pictures.sheet(stored))
     with atomic_write(PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

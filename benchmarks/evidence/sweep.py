@@ -52,6 +52,7 @@ def config_path(variant: str) -> Path:
 
 def run(variant: str, seed: int) -> None:
     """Trains and measures, and stores the figures."""
+    from benchmarks.evidence import pictures
     from benchmarks.evidence.probes import Probe
     from ldis_jax.convert.folder_hash import model_hash
     from ldis_jax.files import write_json
@@ -65,10 +66,10 @@ def run(variant: str, seed: int) -> None:
     if finished.returncode or not (workdir / "report.json").is_file():
         raise SystemExit(f"{variant}-{seed}: {finished.stderr.strip()[-2000:]}")
     report: dict[str, Any] = json.loads((workdir / "report.json").read_text(encoding="utf-8"))
-    probed = {}
-    if variant in PROBES:
-        probe = Probe(workdir / "model", PROBE_EPISODES)
-        probed = {name: getattr(probe, name)() for name in PROBES[variant]}
+    probe = Probe(workdir / "model", PROBE_EPISODES)
+    probed = {name: getattr(probe, name)() for name in PROBES.get(variant, ())}
+    if seed == SEEDS[0] and variant.startswith("ldis"):  # what is painted for photographs is not ours to publish
+        pictures.store(probe.painted(), result_path(variant, seed).with_suffix(".png"))
     facts = {
         "variant": variant,
         "seed": seed,

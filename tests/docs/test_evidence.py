@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.evidence import claims, probes, report, small_data, sweep
+from benchmarks.evidence import claims, pictures, probes, report, small_data, sweep
 from benchmarks.evidence.claims import Comparison, evidence
 from benchmarks.evidence.figures import Estimate, Results
 from ldis_jax.convert.folder_hash import model_hash
@@ -118,6 +118,8 @@ def test_a_variant_is_run_once(monkeypatch, capsys):
     assert result["model_hash"] == model_hash(Path("runs/evidence/ldisn-5/model"))
     assert result["report"]["steps"] == 2 and result["shots"].keys() == {"1", "2"} and len(result["sampling"]) == 2
     assert all(0 <= value <= 100 for where in result["wrong_prompts"].values() for value in where.values())
+    with Image.open(path.with_suffix(".png")) as painted:
+        assert painted.size == (64 * pictures.COUNT, 64)
     kept = path.stat().st_mtime_ns
     assert call_command(sweep.main, monkeypatch, capsys, *arguments) == (0, "", "")
     assert path.stat().st_mtime_ns == kept
@@ -167,6 +169,16 @@ def test_the_page_is_that_of_the_results():
     assert all(f"<!-- evidence: {key} -->" in text for key in [*keys, "summary", "facts"])
     for _, found in evidence(results):
         assert not found.comparisons or (report.PLOTS / f"{found.key}.png").is_file()
+        assert not found.painted or f"evidence/{found.key}_painted.png" in text
+
+
+def test_what_variants_paint_is_stored_and_shown(tmp_path):
+    painted = np.arange(pictures.COUNT, dtype=np.uint8)[:, None, None, None] * np.full((1, 64, 64, 3), 40, np.uint8)
+    pictures.store(painted, tmp_path / "a.png")
+    shown = pictures.sheet({"a variant": tmp_path / "a.png"})
+    below = shown[-100, np.arange(pictures.COUNT) * (shown.shape[1] // pictures.COUNT) + 80]
+    np.testing.assert_array_equal(below, painted[:, 0, 0])
+    assert len(pictures.episodes()) == pictures.COUNT
 
 
 def test_a_variant_without_its_rival_says_nothing(tmp_path):
