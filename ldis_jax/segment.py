@@ -89,6 +89,7 @@ def main() -> None:
     from ldis_jax.convert.folder_hash import model_hash
     from ldis_jax.convert.hub import resolve
     from ldis_jax.files import check_writable, write_json
+    from ldis_jax.prompts import check_prompts
     from ldis_jax.segment_outputs import Outputs, check_apart
 
     queries = segment_files.find_queries(args.query)
@@ -98,6 +99,7 @@ def main() -> None:
     check_apart([*queries, *given, *filter(None, [args.first_mask])], written.items())
     for flag, path in written.items():
         check_writable(path / "mask.png" if path.is_dir() and flag != "json" else path)
+    check_prompts(classes, args.ignore_label)
     options = {"seed": args.seed, "ignore_label": args.ignore_label, "tile_size": args.tile_size}
     options |= cli.ldisn_options(args)
     work: segment_files.Work

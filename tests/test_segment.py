@@ -242,6 +242,13 @@ def test_bad_input_leaves_nothing(run, work, flags, message):
     assert {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("prompt", ["cat.png:none.png", "clip.mp4:cat_mask.png", "cat.png:first.png"])
+def test_prompts_are_looked_at_before_a_model_is_read(run, monkeypatch, prompt):
+    monkeypatch.setattr(LDISPipeline, "from_pretrained", lambda *_, **__: pytest.fail("read"))
+    status, _, err = run("--query=cat.png", f"--prompt={prompt}", "--out=m.png")
+    assert status == 2 and err.count("\n") == 1
+
+
 def test_two_queries_of_one_name(run, work):
     (work / "photos/0/q0.jpg").write_bytes((work / "photos/0/q0.png").read_bytes())
     status, _, err = run("--query=photos/0", f"--prompt={CAT}", "--out=m")
