@@ -19,12 +19,13 @@ from ldis_jax.input_pipeline import make_source
 from tests.helpers import call_command, paint_pair
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "configs" / "evidence"
+CONFIGS = ROOT / "configs"
+FOLDER = CONFIGS / "evidence"
 SHORT = ["--config.train_steps=2", "--config.eval_every=2", "--config.eval.prompt_swap=2", "--config.eval.pictures=0"]
 
 
-def get_config(variant):
-    spec = importlib.util.spec_from_file_location(variant, FOLDER / f"{variant}.py")
+def get_config(variant, folder=FOLDER):
+    spec = importlib.util.spec_from_file_location(variant, folder / f"{variant}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config()
@@ -40,6 +41,11 @@ def test_every_variant_has_a_file_and_the_same_budget():
         text = (FOLDER / f"{name}.py").read_text()
         assert f"sweep.py --only {name}\n" in text and ast.get_docstring(ast.parse(text))
         assert config.task.task == ("ldisn" if name.startswith("ldisn") else "ldis1")
+
+
+def test_the_shipped_model_is_one_of_them():
+    shipped, ours = (json.loads(config.to_json()) for config in (get_config("tiny", CONFIGS), get_config("ldis1")))
+    assert {key for key in shipped if shipped[key] != ours[key]} == {"eval", "eval_every", "checkpoint_every"}
 
 
 @pytest.fixture
