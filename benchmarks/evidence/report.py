@@ -50,12 +50,17 @@ def block(found: Evidence) -> str:
     sentences = [[c.says, c.gain.text(signed=True), c.verdict] for c in found.comparisons]
     parts = [
         _table([head, *rows]),
-        f"![{found.columns[1]}, by seed](evidence/{found.key}.png)",
+        f"![{found.columns[1 + _plotted(found)]}, by seed](evidence/{found.key}.png)",
         _table([["sentence", "gain, points", "verdict"], *sentences]),
     ]
     if found.painted:
         parts.append(f"Painted for the first episodes of unseen classes:\n\n![What variants paint]({_sheet(found)})")
     return "\n\n".join(parts) + "\n"
+
+
+def _plotted(found: Evidence) -> int:
+    """The first column of what differs by seed."""
+    return next(i for i, figure in enumerate(found.rows[0][1]) if not isinstance(figure, Count))
 
 
 def _sheet(found: Evidence) -> str:
@@ -105,7 +110,7 @@ def plot(found: Evidence, path: Path) -> None:
         axes.set(xlabel=found.curve, ylabel="mIoU, %", xticks=x)
         axes.legend(frameon=False)
     else:
-        column = next(i for i, figure in enumerate(found.rows[0][1]) if not isinstance(figure, Count))
+        column = _plotted(found)
         for y, (_, figures) in enumerate(found.rows):
             values = figures[column].values
             axes.plot(values, [y] * len(values), "o", color=_COLOURS[0], alpha=0.6, markeredgewidth=0)
