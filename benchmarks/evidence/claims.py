@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.evidence.figures import Count, Estimate, Figure, Results, miou
 
 Row = tuple[str, list[Estimate]]
+HOLDS, OPEN, FAILS = "holds", "not decided", "does not hold"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Comparison:
         """By the interval of the gain."""
         if self.gain.half is None:
             return "one seed"
-        return {1: "holds", 0: "not decided", -1: "does not hold"}[self.gain.sign]
+        return {1: HOLDS, 0: OPEN, -1: FAILS}[self.gain.sign]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +50,19 @@ class Evidence:
     curve: str = ""
     painted: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    def saying(self, verdict: str) -> list[str]:
+        """The sentences with this verdict."""
+        return [comparison.says for comparison in self.comparisons if comparison.verdict == verdict]
+
     @property
     def verdict(self) -> str:
-        """Of the claim: "holds", "does not hold", "not decided", or how many of its sentences do what."""
-        if not self.comparisons:
+        """Of the claim: what all its sentences do, "in part" where only some of them hold, or "no result yet"."""
+        found = {comparison.verdict for comparison in self.comparisons}
+        if not found:
             return "no result yet"
-        found = [comparison.verdict for comparison in self.comparisons]
-        if len(set(found)) == 1:
-            return found[0]
-        return ", ".join(f"{found.count(verdict)} {verdict}" for verdict in dict.fromkeys(found))
+        if HOLDS in found:
+            return HOLDS if len(found) == 1 else "in part"
+        return FAILS if FAILS in found else OPEN
 
 
 def prompt_swap(result: Mapping[str, Any]) -> float:

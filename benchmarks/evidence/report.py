@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from matplotlib.figure import Figure
 
 from benchmarks.evidence import pictures
-from benchmarks.evidence.claims import Evidence, evidence
-from benchmarks.evidence.figures import Count, Estimate, Results
+from benchmarks.evidence.claims import FAILS, HOLDS, OPEN, Evidence, evidence
+from benchmarks.evidence.figures import Count, Results
 from benchmarks.evidence.sweep import SEEDS, result_path
 from ldis_jax.files import atomic_write
 from ldis_jax.visualize import write_page_sheet
@@ -35,16 +35,12 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
-def _percent(found: Estimate) -> str:
-    return found.text()
-
-
 def block(found: Evidence) -> str:
     """Table, plot and comparisons of one claim."""
     if not found.comparisons:  # one variant alone says nothing
         return "No result yet.\n"
     head = [*found.columns, "paper, COCO mIoU"] if found.paper else list(found.columns)
-    rows = [[label, *map(_percent, figures)] for label, figures in found.rows]
+    rows = [[label, *(figure.text() for figure in figures)] for label, figures in found.rows]
     if found.paper:
         rows = [[*row, found.paper.get(row[0], "")] for row in rows]
     sentences = [[c.says, c.gain.text(signed=True), c.verdict] for c in found.comparisons]
@@ -69,8 +65,12 @@ def _sheet(found: Evidence) -> str:
 
 def summary(all_found: Sequence[tuple[str, Evidence]]) -> str:
     """A line a claim."""
-    rows = [[claim, found.verdict] for claim, found in all_found]
-    return _table([["claim", "verdict at this scale"], *rows]) + "\n"
+    verdicts = (HOLDS, OPEN, FAILS)
+    rows = [
+        [claim, f"**{found.verdict}**", *("; ".join(found.saying(verdict)) for verdict in verdicts)]
+        for claim, found in all_found
+    ]
+    return _table([["claim", "verdict at this scale", *verdicts], *rows]) + "\n"
 
 
 def facts(results: Results) -> str:

@@ -145,6 +145,16 @@ def test_intervals_and_verdicts():
     assert list(verdicts.values()) == ["not decided", "holds", "does not hold", "one seed"]
 
 
+@pytest.mark.parametrize(("gains", "verdict"), [
+    ((5.0, 5.0), "holds"), ((5.0, 0.0), "in part"), ((5.0, -5.0), "in part"), ((0.0, -5.0), "does not hold"),
+    ((0.0, 0.0), "not decided"), ((), "no result yet"),
+])  # fmt: skip
+def test_the_verdict_of_a_claim(tmp_path, gains, verdict):
+    sentences = [Comparison(str(gain), Estimate((gain - 0.1, gain, gain + 0.1))) for gain in gains]
+    found = dataclasses.replace(next(evidence(Results(tmp_path)))[1], comparisons=sentences)
+    assert found.verdict == verdict and found.saying("holds") == [str(gain) for gain in gains if gain > 0]
+
+
 def test_gains_are_of_equal_seeds(tmp_path):
     for variant, seeds in {"a": {1: 10.0, 2: 40.0, 3: 70.0}, "b": {2: 45.0, 3: 74.0, 4: 0.0}}.items():
         for seed, value in seeds.items():
