@@ -1,7 +1,7 @@
 """What fewer steps, other samplers and less guidance do to LDIS-n's masks, on painted scenes of unseen classes.
 
     python -m ldis_jax.main --config=configs/tiny_ldisn.py
-    python benchmarks/fewer_steps.py --model=runs/tiny_ldisn/model --json=docs/speed/fewer_steps.json
+    python benchmarks/fewer_steps.py --model=runs/tiny_ldisn/model --json=fewer_steps.json
 
 The first row is what the others are compared with, episode by episode from the same noise: the mean of |R - R'| over
 all pixels and channels, and the mean IoU, in percent, of both masks with each other. Evaluations of the UNet, one

@@ -4,7 +4,6 @@ python benchmarks/speed.py --json=docs/speed/cpu.json
 python benchmarks/tpu_networks.py --json=docs/speed/tpu_networks.json
 python benchmarks/startup.py --model=random --json=docs/speed/startup.json
 python benchmarks/autoencoders.py --vae=taesd --data=coco_mini --json=docs/speed/autoencoders.json
-python benchmarks/fewer_steps.py --model=runs/tiny_ldisn/model --json=docs/speed/fewer_steps.json
 python tools/speed_tables.py
 """
 
@@ -64,16 +63,6 @@ def _networks(rows: list[dict[str, Any]]) -> str:
     return _table(("network", "ours, ms", "peer, ms", "ratio", "MFU", "GB accessed"), *map(cells, rows))
 
 
-def _fewer_steps(figures: dict[str, Any]) -> str:
-    def cells(row: dict[str, Any]) -> tuple[Any, ...]:
-        options = " ".join(f"`{name}={value}`" for name, value in row["options"].items())
-        found = (f"{row[key]:.1f}" for key in ("miou", "fb_iou"))
-        return options, row["evaluations"], *found, f"{row['r']:.3f}", f"{row['masks']:.1f}"
-
-    head = ("options", "UNet evaluations", "mIoU", "FB-IoU", "mean of abs(R - R')", "IoU with the first row's masks")
-    return _table(head, *map(cells, figures["rows"]))
-
-
 def _autoencoders(figures: dict[str, Any]) -> str:
     def cells(row: dict[str, Any]) -> tuple[str, ...]:
         masks = ("weights not at hand",) * 2 if row["miou"] is None else (f"{row[k]:.1f}" for k in ("miou", "fb_iou"))
@@ -92,7 +81,6 @@ def _startup(figures: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[Any], str]] = {
     "cpu": _beside_torch,
     "tpu_networks": _networks,
-    "fewer_steps": _fewer_steps,
     "autoencoders": _autoencoders,
     "startup": _startup,
 }

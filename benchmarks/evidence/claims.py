@@ -221,6 +221,7 @@ def sampling(results: Results) -> Evidence:
             [
                 Count(results.of("ldisn", partial(_sampled, options=options, figure="evaluations")).values),
                 *(results.of("ldisn", partial(_sampled, options=options, figure=f)) for f in figures),
+                results.of("ldisn", lambda result, options=options: 50 * _sampled(result, options, "r")),
             ],
         )
         for options in every
@@ -239,7 +240,8 @@ def sampling(results: Results) -> Evidence:
         for says, a, b in pairs
         if a in every and b in every
     ]
-    return Evidence("sampling", ("options", "UNet evaluations", "mIoU", "FB-IoU", "same masks"), rows, comparisons)
+    columns = ("options", "UNet evaluations", "mIoU", "FB-IoU", "same masks", "R differs")
+    return Evidence("sampling", columns, rows, comparisons)
 
 
 def _option(item: tuple[str, Any]) -> str:
