@@ -108,7 +108,7 @@ def plot(found: Evidence, path: Path) -> None:
             low, high = ([m + sign * h for m, h in zip(mean, half, strict=True)] for sign in (-1, 1))
             axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel=found.curve, ylabel="mIoU, %", xticks=x)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)  # above the curves
     else:
         column = _plotted(found)
         for y, (_, figures) in enumerate(found.rows):
