@@ -23,12 +23,6 @@ def evidence_scenes(task: str) -> ConfigDict:
     Judged on 256 episodes of unseen classes, 256 of seen ones, and 100 pictures with two objects.
     """
     config = scenes_config(task)
-    if task == "ldisn":
-        config.task.num_steps = 10
-        config.task.sampler = "ddim"
-        config.task.prompt_guidance_scale = 3.0
-        # From scratch, epsilon says next to nothing about the mask where noise hides it, which is where it is learned.
-        config.init.prediction_type = "v_prediction"
     config.eval.sets.seen = eval_set(procedural_source("train"), episodes=256)
     config.eval.prompt_swap = 100
     return _with_budget(config)
