@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,3 +124,22 @@ def test_fresh_parameters():
             assert (tensor != other[name]).any()
             assert tensor.std() * np.prod(tensor.shape[1:]) ** 0.5 == pytest.approx(1, abs=0.15), name
     assert (first["mid_block.resnets.0.conv1.weight"] != first["mid_block.resnets.1.conv1.weight"]).any()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such call")
+def test_memory_between_what_stays_is_returned():
+    script = """
+from ldis_jax.convert.rules import return_freed_memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1])
+
+blocks = [b"x" * 100_000 for _ in range(4000)]
+blocks = blocks[::10]
+before = resident()
+return_freed_memory()
+print(before / resident())
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(found.stdout) > 1.5
