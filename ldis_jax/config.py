@@ -29,7 +29,7 @@ def base_config(task: str) -> ConfigDict:
 
     config.init = ConfigDict()
     # Folder with vae/, prompt_encoder/ and, unless config.init.unet is given, unet/; "tiny" is the shipped one.
-    config.init.folder = "pretrained/sd15_alpha_clip"
+    config.init.folder = f"pretrained/{task}"
     # Sizes of a UNet to train from scratch (keys of models.UNetConfig); empty takes the folder's weights.
     config.init.unet = ConfigDict()
     # What such a UNet regresses in LDIS-n: "epsilon" or "v_prediction"; empty takes the folder's schedule.

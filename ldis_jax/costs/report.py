@@ -88,10 +88,10 @@ def advice(config: ConfigDict, cost: dict[str, Any]) -> str:
         options.append(f"--config.mesh.fsdp={cost['mesh']['fsdp'] * cost['mesh']['data']}")
     if config.step.grad_dtype == "float32":
         options.append("--config.step.grad_dtype=bfloat16")
-    if config.remat != "blocks":
-        options.append("--config.remat=blocks")
     if config.optim.moment_dtype == "float32":
         options.append("--config.optim.moment_dtype=bfloat16")
+    if config.remat != "blocks":
+        options.append("--config.remat=blocks")
     options.append(f"--config.step.accumulate={2 * config.step.accumulate}")
     return ", ".join(options) + ", or a larger slice"
 

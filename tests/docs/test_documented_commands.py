@@ -36,7 +36,7 @@ RUN_BY = {
     "ldis_jax.main --config": _TRAINS,
     "ldis_jax.main --config --config.init.folder": _TRAINS,
     "ldis_jax.main --config --config.init.folder --workdir": _TRAINS,
-    "ldis_jax.main --config --config.executable --config.mesh.fsdp": (
+    "ldis_jax.main --config --config.executable --config.init.folder --config.mesh.fsdp": (
         "tests/test_executable.py::test_a_second_run_loads_it_and_ends_the_same"
     ),
     "ldis_jax.main --config --config.data.folder --config.init.folder --workdir": _FINETUNES,
