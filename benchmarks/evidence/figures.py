@@ -45,6 +45,26 @@ class Estimate:
         return f"{self.mean:{form}}" + ("" if self.half is None else f" ± {self.half:.1f}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Contrast(Estimate):
+    """How far the mean of ``values`` lies above that of ``others``, seeds that share nothing; Welch's interval."""
+
+    others: tuple[float, ...] = ()
+
+    @property
+    def mean(self) -> float:
+        """Of ``values``, less that of ``others``."""
+        return float(np.mean(self.values) - np.mean(self.others))
+
+    @property
+    def half(self) -> float | None:
+        """Half the interval's width."""
+        if min(len(self.values), len(self.others)) < 2:
+            return None
+        low, high = stats.ttest_ind(self.values, self.others, equal_var=False).confidence_interval(_LEVEL)
+        return float(high - low) / 2
+
+
 class Count(Estimate):
     """What is the same for every seed, and nothing to plot."""
 
@@ -75,6 +95,10 @@ class Results:
         """By how much ``second`` exceeds ``first``, seed by seed: equal seeds have equal episodes and first weights."""
         a, b = self.by_variant[first], self.by_variant[second]
         return Estimate(tuple(figure(b[seed]) - figure(a[seed]) for seed in sorted(a.keys() & b.keys())))
+
+    def contrast(self, first: str, second: str, figure: Figure) -> Estimate:
+        """As :meth:`gain`, of runs that share neither episodes nor all first weights, whatever their seed."""
+        return Contrast(self.of(second, figure).values, self.of(first, figure).values)
 
     def within(self, variant: str, first: Figure, second: Figure) -> Estimate:
         """By how much one figure of a variant exceeds another, seed by seed."""

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.evidence import pictures
 from benchmarks.evidence.claims import FAILS, HOLDS, OPEN, Evidence, evidence
-from benchmarks.evidence.figures import Count, Results
+from benchmarks.evidence.figures import Count, Results, miou
 from benchmarks.evidence.sweep import SEEDS, result_path
 from ldis_jax.files import atomic_write
 from ldis_jax.visualize import write_page_sheet
@@ -39,24 +39,37 @@ def block(found: Evidence) -> str:
     """Table, plot and comparisons of one claim."""
     if not found.comparisons:  # one variant alone says nothing
         return "No result yet.\n"
-    head = [*found.columns, "paper, COCO mIoU"] if found.paper else list(found.columns)
+    paper = ", ".join(filter(None, ("paper", found.paper_of, "COCO mIoU")))
+    head = [*found.columns, paper] if found.paper else list(found.columns)
     rows = [[label, *(figure.text() for figure in figures)] for label, figures in found.rows]
     if found.paper:
         rows = [[*row, found.paper.get(row[0], "")] for row in rows]
-    sentences = [[c.says, c.gain.text(signed=True), c.verdict] for c in found.comparisons]
+    sentences = [
+        [c.says if c.claimed else f"also: {c.says}", c.gain.text(signed=True), c.verdict] for c in found.comparisons
+    ]
     parts = [
         _table([head, *rows]),
-        f"![{found.columns[1 + _plotted(found)]}, by seed](evidence/{found.key}.png)",
+        f"![{_shown(found)}](evidence/{found.key}.png)",
         _table([["sentence", "gain, points", "verdict"], *sentences]),
     ]
     if found.painted:
-        parts.append(f"Painted for the first episodes of unseen classes:\n\n![What variants paint]({_sheet(found)})")
+        parts.append(
+            "Painted for the first episodes of unseen classes by seed 1, whose mIoU stands in brackets: R as decoded,\n"
+            f"object where its green exceeds its red.\n\n![What variants paint]({_sheet(found)})"
+        )
     return "\n\n".join(parts) + "\n"
 
 
 def _plotted(found: Evidence) -> int:
     """The first column of what differs by seed."""
     return next(i for i, figure in enumerate(found.rows[0][1]) if not isinstance(figure, Count))
+
+
+def _shown(found: Evidence) -> str:
+    """What the plot shows, in words."""
+    if found.curve:
+        return f"mIoU by the {found.curve}, with intervals over seeds"
+    return f"{found.columns[1 + _plotted(found)]}, by seed"
 
 
 def _sheet(found: Evidence) -> str:
@@ -141,8 +154,12 @@ def main() -> None:
     for _, found in evidence(results):
         if found.comparisons:
             plot(found, PLOTS / f"{found.key}.png")
-        stored = {label: result_path(variant, SEEDS[0]).with_suffix(".png") for label, variant in found.painted.items()}
-        if stored := {label: path for label, path in stored.items() if path.is_file()}:
+        stored = {
+            f"{label} ({miou(results.by_variant[variant][SEEDS[0]]):.1f})": path
+            for label, variant in found.painted.items()
+            if (path := result_path(variant, SEEDS[0]).with_suffix(".png")).is_file()
+        }
+        if stored:
             write_page_sheet(PAGE.parent / _sheet(found), pictures.sheet(stored))
     with atomic_write(PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -166,6 +166,24 @@ def test_gains_are_of_equal_seeds(tmp_path):
     assert results.has("a", "b") and not results.has("a", "c")
 
 
+def test_runs_that_share_nothing_are_compared_by_their_means(tmp_path):
+    for variant, values in {"a": (1.0, 2.0, 3.0), "b": (6.0, 4.0, 8.0)}.items():
+        for seed, value in enumerate(values, start=1):
+            result = {"variant": variant, "seed": seed, "value": value}
+            (tmp_path / f"{variant}-{seed}.json").write_text(json.dumps(result))
+    contrast = Results(tmp_path).contrast("a", "b", lambda result: result["value"])
+    # Variances 1/3 and 4/3 of the means; Welch's degrees of freedom (5/3)^2 / (1/18 + 16/18) = 50/17, quantile 3.218.
+    assert contrast.mean == pytest.approx(4.0) and contrast.half == pytest.approx(3.218 * (5 / 3) ** 0.5, abs=5e-3)
+    assert contrast.sign == (contrast.half < 4.0) and contrast.text(signed=True).startswith("+4.0 ± 4.")
+    assert dataclasses.replace(contrast, others=(1.0,)).half is None
+
+
+def test_what_was_measured_on_the_way_decides_no_claim(tmp_path):
+    sentences = [Comparison("a", Estimate((4.9, 5.0, 5.1))), Comparison("b", Estimate((-4.9, -5.0, -5.1)), False)]
+    found = dataclasses.replace(next(evidence(Results(tmp_path)))[1], comparisons=sentences)
+    assert found.verdict == "holds" and found.saying("holds") == ["a"] and found.saying("does not hold") == []
+
+
 def test_what_mixtures_start_from_is_a_row(tmp_path):
     for seed in (1, 2):
         sets = {"images/miou": 2.0 * seed, "semantic/miou": 4.0, "scenes/miou": 50.0}
