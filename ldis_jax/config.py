@@ -143,7 +143,6 @@ def scenes_config(task: str, episodes: int = 256) -> ConfigDict:
         config.task.prompt_guidance_scale = 3.0
         # From scratch, epsilon says next to nothing about the mask where noise hides it, which is where it is learned.
         config.init.prediction_type = "v_prediction"
-    config.data.augment = False  # hue and brightness shifts would change the class of a painted object
     config.data.sources.scenes = procedural_source("train")
     config.eval.sets.unseen = eval_set(procedural_source("unseen"), episodes=episodes)
     config.eval.main_set = "unseen"

@@ -70,10 +70,19 @@ class Evaluation:
             "evaluation_set": self._main,
             **self._figures(results),
             **({"before": self._figures(before)} if f"{self._main}/miou" in before else {}),
-            "baselines": evaluator.baselines(),
+            "baselines": self._baselines(),
             "prompt_swap": results.get("prompt_swap"),
             "episodes": len(evaluator.episodes),
             "episodes_hash": self._hashes[self._main],
+        }
+
+    def _baselines(self) -> dict[str, dict[str, Any]]:
+        found = {name: evaluator.baselines() for name, evaluator in self._sets.items()}
+        return {
+            baseline: self._figures(
+                {f"{name}/{key}": v for name, of in found.items() for key, v in of[baseline].items()}
+            )
+            for baseline in found[self._main]
         }
 
     def _figures(self, found: dict[str, float]) -> dict[str, Any]:

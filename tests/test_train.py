@@ -54,6 +54,7 @@ def test_a_run_leaves_everything_a_user_expects(finished, micro_folder):
     assert report == json.loads((workdir / "report.json").read_text())
     assert {"miou", "fb_iou", "baselines", "prompt_swap", "steps", "seconds", "episodes_hash"} <= report.keys()
     assert report["baselines"].keys() == {"copy_prompt", "all_foreground"}
+    assert report["baselines"]["copy_prompt"].keys() == {"miou", "fb_iou", "other_sets"}
     assert report["steps"] == 8 and 0 <= report["miou"] <= 100
     for name in ("config.json", "report.md", "curves.png", "pictures/000004.png", "pictures/000008.png"):
         assert (workdir / name).is_file(), name

@@ -165,11 +165,16 @@ _MIXTURE_FIGURES: tuple[Figure, ...] = (_mean_of_sets, *(partial(miou, name=name
 
 
 def _of_mixtures(results: Results, names: Mapping[str, str]) -> list[Row]:
-    """Variants on real pictures, and what they all start from."""
+    """Variants on real pictures, what they all start from, and the baselines that need no network."""
     rows = _of_variants(results, names, _MIXTURE_FIGURES)
     for result in [*results.by_variant.get("joint", {}).values()][:1]:
-        start = result | {"report": result["report"] | result["report"]["before"]}
-        rows.append(("not fine-tuned", [Estimate((figure(start),)) for figure in _MIXTURE_FIGURES]))
+        report = result["report"]
+        others = {"not fine-tuned": report["before"]}
+        others |= {name.replace("_", " "): figures for name, figures in report["baselines"].items()}
+        for label, figures in others.items():
+            if "other_sets" in figures:
+                stands = result | {"report": report | figures}
+                rows.append((label, [Estimate((figure(stands),)) for figure in _MIXTURE_FIGURES]))
     return rows
 
 

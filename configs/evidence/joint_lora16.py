@@ -15,6 +15,4 @@ def get_config() -> ConfigDict:
     """Pairs of rank 16 alone are trained."""
     config = evidence_mixture("images", "objects", "semantic")
     config.lora.rank = 16
-    config.lora.also = ()  # the adapter is trained already
-    config.optim.learning_rate = 2e-3
     return config

@@ -44,6 +44,7 @@ class Episode:
     class_name: str
     name: str  # of the query, for logs and pictures
     is_video: bool = False  # prompts are other frames of the query's video
+    augment: bool = True  # whether training may change it: not where that could change its class
 
 
 class EpisodeSource(Protocol):
@@ -81,7 +82,7 @@ class TrainEpisodes:
             image_size: S.
             seed: not negative.
             length: how many episodes there are: steps x global batch size.
-            augment: false uses evaluation's transform, with the same draws of images.
+            augment: false uses evaluation's transform, with the same draws of images; so do episodes that say so.
         """
         if num_shots < 1 or seed < 0:
             raise LDISError(f"num_shots={num_shots}, seed={seed}: need num_shots >= 1 and seed >= 0")
@@ -111,7 +112,7 @@ class TrainEpisodes:
                 self._count_bad(last := str(error))
                 bad += 1
                 continue
-            if self.augment:
+            if self.augment and episode.augment:
                 flip = not episode.is_video
                 arrays = _arrays(episode, functools.partial(train_transform, size=self.image_size, rng=rng, flip=flip))
             else:

@@ -139,6 +139,7 @@ class ProceduralScenes:
             class_id=class_id,
             class_name=class_name(class_id),
             name=class_name(class_id),
+            augment=False,  # a hue tells classes apart
         )
 
     def scene(self, rng: np.random.Generator, classes: list[int]) -> tuple[np.ndarray, np.ndarray]:

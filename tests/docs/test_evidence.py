@@ -189,10 +189,12 @@ def test_what_mixtures_start_from_is_a_row(tmp_path):
         sets = {"images/miou": 2.0 * seed, "semantic/miou": 4.0, "scenes/miou": 50.0}
         report = {"evaluation_set": "objects", "miou": 30.0 + seed, "other_sets": sets}
         report["before"] = {"miou": 20.0, "other_sets": dict.fromkeys(sets, 5.0)}
+        report["baselines"] = {"copy_prompt": {"miou": 8.0, "other_sets": dict.fromkeys(sets, 2.0)}}
         (tmp_path / f"joint-{seed}.json").write_text(json.dumps({"variant": "joint", "seed": seed, "report": report}))
     rows = dict(claims.joint_training(Results(tmp_path)).rows)
     assert [estimate.mean for estimate in rows["all three"]] == [pytest.approx(38.5 / 3), 3.0, 31.5, 4.0, 50.0]
     assert [estimate.values for estimate in rows["not fine-tuned"]] == [(10.0,), (5.0,), (20.0,), (5.0,), (5.0,)]
+    assert [estimate.values for estimate in rows["copy prompt"]] == [(4.0,), (2.0,), (8.0,), (2.0,), (2.0,)]
 
 
 def test_the_page_is_that_of_the_results():

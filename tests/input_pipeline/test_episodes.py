@@ -8,6 +8,7 @@ from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline import (
     Episode,
     EpisodeRecord,
+    ProceduralScenes,
     TrainEpisodes,
     episodes_hash,
     eval_transform,
@@ -45,6 +46,14 @@ class Noise:
 
 def equal(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def test_an_episode_may_refuse_augmentation():
+    scenes = ProceduralScenes("train", 32)
+    changed, kept = (TrainEpisodes(scenes, 2, 32, seed=0, length=4, augment=augment)[3] for augment in (True, False))
+    assert equal(changed, kept)
+    changed, kept = (TrainEpisodes(Noise(), 2, 32, seed=0, length=4, augment=augment)[3] for augment in (True, False))
+    assert not equal(changed, kept)
 
 
 @pytest.mark.parametrize("augment", [True, False])
