@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.evidence import claims, pictures, probes, report, small_data, sweep
+from benchmarks.evidence import claims, pictures, plots, probes, report, small_data, sweep
 from benchmarks.evidence.claims import Comparison, evidence
-from benchmarks.evidence.figures import Estimate, Results
+from benchmarks.evidence.figures import Contrast, Count, Estimate, Results
 from ldis_jax.convert.folder_hash import model_hash
 from ldis_jax.input_pipeline import make_source
 from tests.helpers import call_command, paint_pair
@@ -192,9 +192,27 @@ def test_what_mixtures_start_from_is_a_row(tmp_path):
         report["baselines"] = {"copy_prompt": {"miou": 8.0, "other_sets": dict.fromkeys(sets, 2.0)}}
         (tmp_path / f"joint-{seed}.json").write_text(json.dumps({"variant": "joint", "seed": seed, "report": report}))
     rows = dict(claims.joint_training(Results(tmp_path)).rows)
-    assert [estimate.mean for estimate in rows["all three"]] == [pytest.approx(38.5 / 3), 3.0, 31.5, 4.0, 50.0]
-    assert [estimate.values for estimate in rows["not fine-tuned"]] == [(10.0,), (5.0,), (20.0,), (5.0,), (5.0,)]
-    assert [estimate.values for estimate in rows["copy prompt"]] == [(4.0,), (2.0,), (8.0,), (2.0,), (2.0,)]
+    assert [estimate.mean for estimate in rows["all three"]] == [3.0, 31.5, 4.0, 50.0]
+    assert [estimate.values for estimate in rows["not fine-tuned"]] == [(5.0,), (20.0,), (5.0,), (5.0,)]
+    assert [estimate.values for estimate in rows["copy prompt"]] == [(2.0,), (8.0,), (2.0,), (2.0,)]
+
+
+def test_a_gain_below_masks_that_need_no_network_decides_nothing(tmp_path):
+    sets = ("images", "objects", "semantic", "scenes")
+    for variant, miou in {"joint": 9.0, "only_images": 12.0, "only_objects": 5.0, "only_semantic": 9.5}.items():
+        for seed in (1, 2, 3):
+            found = {f"{name}/miou": miou + 0.1 * seed for name in sets if name != "objects"}
+            report = {"evaluation_set": "objects", "miou": miou + 0.1 * seed, "other_sets": found}
+            trivial = {"miou": 8.0, "other_sets": {"images/miou": 11.0, "semantic/miou": 10.0, "scenes/miou": 1.0}}
+            report |= {"before": trivial, "baselines": {"copy_prompt": trivial}}
+            result = {"variant": variant, "seed": seed, "report": report}
+            (tmp_path / f"{variant}-{seed}.json").write_text(json.dumps(result))
+    found = claims.joint_training(Results(tmp_path))
+    verdicts = [comparison.verdict for comparison in found.comparisons]
+    assert verdicts == ["does not hold", "holds", "cannot be tested here"] and found.verdict == "in part"
+    assert found.saying("cannot be tested here") == ["joint beats video semantic alone, on video semantic"]
+    alone = dataclasses.replace(found, comparisons=found.comparisons[2:])
+    assert alone.verdict == "cannot be tested here"
 
 
 def test_the_page_is_that_of_the_results():
@@ -222,10 +240,22 @@ def test_a_variant_without_its_rival_says_nothing(tmp_path):
     assert found.verdict == "no result yet" and report.block(found) == "No result yet.\n"
 
 
-def test_plots(tmp_path):
+@pytest.mark.parametrize("kind", [{}, {"curve": "number of prompts"}, {"plotted": ("mIoU", "other")}])
+def test_plots(tmp_path, kind):
     rows = [(str(k), [Estimate((1.0 * k, 2.0 * k)), Estimate((3.0,))]) for k in (1, 5)]
+    sentences = [
+        Comparison("a", Estimate((1.0, 2.0))),
+        Comparison("b", Contrast((1.0, 2.0), (3.0, 5.0)), testable=False),
+    ]
     found = dataclasses.replace(next(evidence(Results(tmp_path)))[1], rows=rows, columns=("variant", "mIoU", "other"))
-    for name, curve in (("dots", ""), ("lines", "number of prompts")):
-        report.plot(dataclasses.replace(found, curve=curve), tmp_path / f"{name}.png")
-        with Image.open(tmp_path / f"{name}.png") as picture:
-            assert len(picture.convert("RGB").getcolors(1 << 20)) > 20
+    plots.plot(dataclasses.replace(found, comparisons=sentences, **kind), tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 20
+
+
+def test_plots_show_what_differs_by_seed(tmp_path):
+    rows = [("a", [Count((20.0,)), Estimate((1.0, 2.0))])]
+    columns = ("options", "evaluations", "mIoU")
+    found = dataclasses.replace(next(evidence(Results(tmp_path)))[1], rows=rows, columns=columns)
+    assert plots.columns(found) == ("mIoU",)
+    assert plots.columns(dataclasses.replace(found, plotted=("evaluations",))) == ("evaluations",)
