@@ -13,7 +13,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from ldis_jax.costs.chips import get_chip, quiet_libtpu, slice_devices
+from ldis_jax.costs.chips import get_chip, prepare_compile_only, slice_devices
 
 TOPOLOGY, BATCH = "v5e:1x1", 8
 # Predicted milliseconds of FlaxUNet2DConditionModel and FlaxAutoencoderKL, by their operations' estimates.
@@ -50,6 +50,7 @@ def predict(module: Any, function: Any, shapes: tuple[tuple[int, ...], ...]) -> 
     from flax import nnx
 
     from ldis_jax.costs.hlo import estimated_cycles
+    from ldis_jax.costs.report import compile_with_text
     from ldis_jax.flops import count_flops
 
     where = jax.sharding.SingleDeviceSharding(slice_devices(TOPOLOGY)[0])
@@ -62,9 +63,9 @@ def predict(module: Any, function: Any, shapes: tuple[tuple[int, ...], ...]) -> 
     traced = jax.jit(lambda state, *arrays: function(nnx.merge(graph, state), *arrays)).trace(
         state, *map(abstract, shapes)
     )
-    compiled = traced.lower().compile()
+    compiled, text = compile_with_text(traced.lower())
     chip, flops = get_chip(TOPOLOGY), count_flops(traced.jaxpr)
-    seconds = sum(estimated_cycles(compiled.as_text()).values()) / chip.clock
+    seconds = sum(estimated_cycles(text).values()) / chip.clock
     return {
         "ms": 1e3 * seconds,
         "tflop": flops / 1e12,
@@ -79,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", help="write the figures to this file")
     args = parser.parse_args()
-    quiet_libtpu()
+    prepare_compile_only()
     rows = []
     print("| network | ours, ms | MFU | peer, ms | ratio |\n|---|---|---|---|---|")
     for name, arguments in networks().items():

@@ -18,7 +18,7 @@ from absl import flags
 
 from ldis_jax import cli
 from ldis_jax.config_flag import config_file, read_config
-from ldis_jax.costs.chips import quiet_libtpu
+from ldis_jax.costs.chips import prepare_compile_only
 from ldis_jax.errors import LDISError
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "chip generation and grid: v5e:4x4, v6e:2x4, v5p:2x2x1")
@@ -40,7 +40,7 @@ def main() -> None:
     config = read_config(_HELP)
     if _JSON.value and not _JSON.value.endswith(".json"):
         raise LDISError(f"--json={_JSON.value}: the figures are JSON; end the name in .json")
-    quiet_libtpu()
+    prepare_compile_only()
 
     from ldis_jax import sharding
     from ldis_jax.costs.chips import slice_devices

@@ -62,8 +62,8 @@ def peak_flops(device_kind: str) -> float | None:
     return next((flops for kind, flops in _PEAK_FLOPS.items() if device_kind.startswith(kind)), None)
 
 
-def quiet_libtpu() -> None:
-    """Keeps libtpu from asking for a machine that is not there. To be called before jax is imported."""
+def prepare_compile_only() -> None:
+    """Sets what compiling for chips that are not there needs. To be called before jax is imported."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     for name, value in {
         "TPU_SKIP_MDS_QUERY": "1",
@@ -71,6 +71,7 @@ def quiet_libtpu() -> None:
         "TPU_WORKER_HOSTNAMES": "localhost",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # several compilations at once; its lock is about real chips
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",  # it cannot read such programs back, and keeps 100 MB of each
     }.items():
         os.environ.setdefault(name, value)
 

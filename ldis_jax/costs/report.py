@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -40,9 +42,9 @@ def compile_program(
     """
     chip = get_chip(topology)
     started = time.perf_counter()
-    compiled = PROGRAMS[program](config, mesh, batch_size, COMPUTE_DTYPE).trace().lower().compile()
+    compiled, text = compile_with_text(PROGRAMS[program](config, mesh, batch_size, COMPUTE_DTYPE).trace().lower())
     seconds = time.perf_counter() - started
-    memory, text = compiled.memory_analysis(), compiled.as_text()
+    memory = compiled.memory_analysis()
     arguments, temp = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes  # donated ones lie where arguments lay
     peak = arguments + temp + results + memory.generated_code_size_in_bytes
@@ -77,6 +79,23 @@ def compile_program(
         "compile_seconds": round(seconds, 1),
         "replicated": sharding.large_replicated(trained_params(config), mesh) if program == "train" else [],
     }
+
+
+def compile_with_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
+    """Compiles for TPU; returns the program and its optimized text.
+
+    XLA cannot read every program of its own back (LDIS-1's step for v6e and libtpu 0.0.52: "Async done requires its
+    operand to be an asynchronous op"); the text is then what the compiler wrote on its way.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = lowered.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        try:
+            return compiled, compiled.as_text()
+        except jax.errors.JaxRuntimeError:
+            written = next(Path(folder).glob("*.after_codegen.txt"), None)
+            if written is None:
+                raise
+            return compiled, written.read_text(encoding="utf-8")
 
 
 def advice(config: ConfigDict, cost: dict[str, Any]) -> str:

@@ -119,3 +119,26 @@ def test_shapes_without_an_init_folder_are_sd_15s():
 )
 def test_peaks_of_devices_that_run(kind, tflops):
     assert peak_flops(kind) == (tflops and tflops * 1e12)
+
+
+@needs_libtpu
+def test_text_of_a_program_that_xla_cannot_read_back():
+    code = """
+from ldis_jax.costs.chips import prepare_compile_only, slice_devices
+prepare_compile_only()
+import jax
+from ldis_jax.costs.hlo import estimated_cycles
+from ldis_jax.costs.report import compile_with_text
+where = jax.sharding.SingleDeviceSharding(slice_devices("v6e:1x1")[0])
+x = jax.ShapeDtypeStruct((512, 512), "bfloat16", sharding=where)
+lowered = jax.jit(lambda a, b: jax.numpy.tanh(a @ b) @ b).lower(x, x)
+read = estimated_cycles(compile_with_text(lowered)[1])
+def fail(self):
+    raise jax.errors.JaxRuntimeError("INTERNAL: Async done requires its operand to be an asynchronous op")
+jax.stages.Compiled.as_text = fail
+compiled, text = compile_with_text(lowered)
+assert read == estimated_cycles(text) and sum(read.values()) > 1000 and compiled.memory_analysis()
+"""
+    done = run(code=code)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
