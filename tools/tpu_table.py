@@ -150,6 +150,27 @@ def _row(cell: Cell, cost: dict[str, Any]) -> str:
     return "| " + " | ".join(map(str, values)) + " |"
 
 
+def section() -> str:
+    """What stands on the page: the table, and what it says about weak scaling."""
+    return "\n\n".join(filter(None, [table(), "\n".join(_weak_scaling())]))
+
+
+def _weak_scaling() -> list[str]:
+    """Sentences on training with as many pictures a chip on 16 and on 256 chips, for recipes that have both."""
+    sentences = []
+    for config in dict.fromkeys(cell.config for cell in cells()):
+        pair = [cell for cell in cells() if cell.config == config and cell.topology in ("v5e:4x4", "v5e:16x16")]
+        paths = [cell.path("train") for cell in pair if cell.slices == 1]
+        if len(paths) == 2 and all(path.is_file() for path in paths):
+            few, many = (json.loads(path.read_text())["predicted_ms"] for path in paths)
+            step = f"a step of `{Path(config).stem}` goes from {few:.1f} to {many:.1f} ms"
+            sentences.append(
+                f"* Weak scaling, four pictures a chip: from `v5e:4x4` to `v5e:16x16` {step}, {100 * few / many:.0f} %, "
+                "with no exchange hidden."
+            )
+    return sentences
+
+
 def main() -> None:
     """Compiles and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -168,7 +189,7 @@ def main() -> None:
             measure(cell, program)
     page = _PAGE.read_text(encoding="utf-8")
     before, rest = page.split(_START)
-    text = f"{before}{_START}\n\n{table()}\n\n{_END}{rest.split(_END)[1]}"
+    text = f"{before}{_START}\n\n{section()}\n\n{_END}{rest.split(_END)[1]}"
     from ldis_jax.files import atomic_write
 
     with atomic_write(_PAGE) as temporary:

@@ -129,4 +129,4 @@ def test_the_table_of_slices_keeps_what_is_compiled(micro_folder, tmp_path, monk
 def test_the_table_on_the_page_is_that_of_the_cells():
     script = load_script(ROOT / "tools" / "tpu_table.py")
     written = (ROOT / "docs" / "tpu.md").read_text(encoding="utf-8")
-    assert script.table() == written.split(script._START)[1].split(script._END)[0].strip()
+    assert script.section() == written.split(script._START)[1].split(script._END)[0].strip()
