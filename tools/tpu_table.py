@@ -163,10 +163,9 @@ def _weak_scaling() -> list[str]:
         paths = [cell.path("train") for cell in pair if cell.slices == 1]
         if len(paths) == 2 and all(path.is_file() for path in paths):
             few, many = (json.loads(path.read_text())["predicted_ms"] for path in paths)
-            step = f"a step of `{Path(config).stem}` goes from {few:.1f} to {many:.1f} ms"
             sentences.append(
-                f"* Weak scaling, four pictures a chip: from `v5e:4x4` to `v5e:16x16` {step}, {100 * few / many:.0f} %, "
-                "with no exchange hidden."
+                f"* Weak scaling, four pictures a chip: from `v5e:4x4` to `v5e:16x16` a step of `{Path(config).stem}` "
+                f"goes from {few:.1f} to {many:.1f} ms, {100 * few / many:.0f} %, with no exchange hidden."
             )
     return sentences
 
