@@ -24,8 +24,15 @@ _GROUPS = re.compile(r"replica_groups=(\{\{[\d,]+\}|\[\d+,\d+\]|mesh\[[^\]]*\] \
 _NETWORKS = ("unet", "vae_encoder", "vae_decoder", "prompt_encoder", "optimizer")
 _LAYERS = ("attention", "resnet", "feed_forward")
 
-# No kernels: another view of memory, memory alone, a promise, the ends of an exchange whose bytes are counted.
-_FREE = ("ConcatBitcast", "AllocateBuffer", "AssumeGatherIndicesInBound", "AsyncCollectiveStart", "AsyncCollectiveDone")
+# No kernels: another view of memory, memory alone, a promise, an order, the ends of an exchange whose bytes are counted.
+_FREE = (
+    "ConcatBitcast",
+    "AllocateBuffer",
+    "AssumeGatherIndicesInBound",
+    "NopReturnToken",
+    "AsyncCollectiveStart",
+    "AsyncCollectiveDone",
+)
 
 
 @dataclasses.dataclass(frozen=True)

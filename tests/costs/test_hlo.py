@@ -46,8 +46,9 @@ def test_kernels_without_an_estimate():
     assert unmodelled_custom_calls(PROGRAM) == 0
     kernel = '  %k = f32[8]{0} custom-call(%x), custom_call_target="tpu_custom_call"'
     view = '  %v = f32[8]{0} custom-call(%x), custom_call_target="ConcatBitcast"'
+    order = '  %t = token[] custom-call(%x), custom_call_target="NopReturnToken", custom_call_has_side_effect=true'
     estimated = kernel + ', backend_config={"estimated_cycles":"3"}'
-    assert unmodelled_custom_calls("\n".join((PROGRAM, kernel, view, estimated))) == 1
+    assert unmodelled_custom_calls("\n".join((PROGRAM, kernel, view, order, estimated))) == 1
 
 
 def test_collectives():
