@@ -24,7 +24,7 @@ _GROUPS = re.compile(r"replica_groups=(\{\{[\d,]+\}|\[\d+,\d+\]|mesh\[[^\]]*\] \
 _NETWORKS = ("unet", "vae_encoder", "vae_decoder", "prompt_encoder", "optimizer")
 _LAYERS = ("attention", "resnet", "feed_forward")
 
-# No kernels: another view of memory, memory alone, a promise, an order, the ends of an exchange whose bytes are counted.
+# No kernels: other views of memory, memory alone, a promise, an order, the ends of an exchange whose bytes are counted.
 _FREE = (
     "ConcatBitcast",
     "AllocateBuffer",
