@@ -44,7 +44,8 @@ def compile_program(
     started = time.perf_counter()
     compiled, text = compile_with_text(PROGRAMS[program](config, mesh, batch_size, COMPUTE_DTYPE).trace().lower())
     seconds = time.perf_counter() - started
-    memory = compiled.memory_analysis()
+    memory, accessed = compiled.memory_analysis(), compiled.cost_analysis()
+    assert memory is not None and accessed is not None  # the TPU compiler has both of every program
     arguments, temp = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes  # donated ones lie where arguments lay
     peak = arguments + temp + results + memory.generated_code_size_in_bytes
@@ -68,7 +69,7 @@ def compile_program(
         "chip_bytes": chip.memory,
         "fits": peak <= (1 - _RESERVED) * chip.memory,
         "flops": flops,
-        "bytes_accessed": compiled.cost_analysis()["bytes accessed"],
+        "bytes_accessed": accessed["bytes accessed"],
         "collectives": [dataclasses.asdict(collective) for collective in found],
         "predicted_ms": 1e3 * (compute + exchange),
         "predicted_compute_ms": 1e3 * compute,
@@ -90,12 +91,14 @@ def compile_with_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled,
     with tempfile.TemporaryDirectory() as folder:
         compiled = lowered.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
         try:
-            return compiled, compiled.as_text()
+            text = compiled.as_text()
         except jax.errors.JaxRuntimeError:
             written = next(Path(folder).glob("*.after_codegen.txt"), None)
             if written is None:
                 raise
-            return compiled, written.read_text(encoding="utf-8")
+            text = written.read_text(encoding="utf-8")
+    assert text is not None
+    return compiled, text
 
 
 def advice(config: ConfigDict, cost: dict[str, Any]) -> str:
