@@ -18,18 +18,24 @@ _ARRAY = re.compile(r"(pred|[suf]\d+|bf16|f8\w+)\[([\d,]*)\]")
 _COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\(")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _CHANNEL = re.compile(r"channel_id=(\d+)")
+_NETWORK = re.compile(
+    r"= \((\w+\[[\d,]*\]).* recv\(.*"  # what a host hands back, of an exchange with other slices that it runs
+    r'_xla_megascale_target="\{([^}]*)\}.*_xla_megascale_transfer_type="(\w+)"'
+)
 _GROUPS = re.compile(r"replica_groups=(\{\{[\d,]+\}|\[\d+,\d+\]|mesh\[[^\]]*\] \{[^}]*\})")
 
 # Name scopes that the networks and the training step set.
 _NETWORKS = ("unet", "vae_encoder", "vae_decoder", "prompt_encoder", "optimizer")
 _LAYERS = ("attention", "resnet", "feed_forward")
 
-# No kernels: other views of memory, memory alone, a promise, an order, the ends of an exchange whose bytes are counted.
+# No kernels: other views of memory, memory alone, a promise, an order, the number of a slice, the ends of an exchange
+# whose bytes are counted.
 _FREE = (
     "ConcatBitcast",
     "AllocateBuffer",
     "AssumeGatherIndicesInBound",
     "NopReturnToken",
+    "SliceId",
     "AsyncCollectiveStart",
     "AsyncCollectiveDone",
 )
@@ -42,12 +48,14 @@ class Collective:
     Attributes:
         kind: XLA's name.
         group: chips that take part in each.
+        network: whether it goes over the data-centre network, between chips of different slices.
         count: how many are executed.
         bytes: received by a chip over all of them, where the work is shared in a ring.
     """
 
     kind: str
     group: int
+    network: bool
     count: int
     bytes: int
 
@@ -90,8 +98,13 @@ def unmodelled_custom_calls(text: str) -> int:
 def collectives(text: str) -> list[Collective]:
     """What chips exchange in one execution, largest first."""
     computations = _split(text)
-    found: dict[tuple[str, int], list[int]] = collections.defaultdict(lambda: [0, 0])
+    found: dict[tuple[str, int, bool], list[int]] = collections.defaultdict(lambda: [0, 0])
     seen = set()  # an exchange that is spread over several fusions stands in each of them
+
+    def add(kind: str, group: int, network: bool, times: int, size: int) -> None:
+        entry = found[kind, group, network]
+        entry[0] += times
+        entry[1] += times * _received(kind, size, group)
 
     def visit(name: str, times: int) -> None:
         for line in computations.get(name, ()):
@@ -105,21 +118,23 @@ def collectives(text: str) -> list[Collective]:
                 size = max(sizes, default=0) if operands else sum(sizes)
                 if "all-reduce-scatter" in name:
                     kind = "reduce-scatter"  # the TPU compiler's form: an all-reduce of which each keeps its part
-                entry = found[kind, group]
-                entry[0] += times
-                entry[1] += times * _received(kind, size, group)
+                add(kind, group, False, times, size)
+            elif match := _NETWORK.search(line):
+                kind, group = match[3].lower().replace("_", "-"), match[2].count(",") + 1
+                size = _bytes(*_ARRAY.findall(match[1])[0])
+                add(kind, group, True, times, size * group if kind == "reduce-scatter" else size)
             for called, n in _called(line, computations):
                 visit(called, times * n)
             for called in _CALLS.findall(line):
                 visit(called, times)
 
     visit(_entry(text), 1)
-    every = [Collective(kind, group, n, size) for (kind, group), (n, size) in found.items() if group > 1]
+    every = [Collective(*key, n, size) for key, (n, size) in found.items() if key[1] > 1]
     return sorted(every, key=lambda c: -c.bytes)
 
 
 def _received(kind: str, size: int, group: int) -> int:
-    """Bytes that reach each chip of a ring; ``size`` is of the result, of reduce-scatter's all-reduce the whole."""
+    """Bytes that reach each chip of a ring; ``size`` is of the result, of reduce-scatter the whole."""
     share = (group - 1) / group
     return int(size * (2 * share if kind == "all-reduce" else share if kind != "collective-permute" else 1))
 

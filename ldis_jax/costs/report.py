@@ -52,11 +52,8 @@ def compile_program(
     flops = mathematical_flops(config, program, mesh, batch_size)
     parts = {part: cycles / chip.clock for part, cycles in estimated_cycles(text).items()}
     compute = sum(parts.values())
-    exchange = 0.0
     found = collectives(text)
-    for collective in found:
-        between = mesh.shape[sharding.SLICE] > 1 and collective.group in (mesh.shape[sharding.SLICE], mesh.size)
-        exchange += collective.bytes / (chip.network if between else chip.link)
+    exchange = sum(collective.bytes / (chip.network if collective.network else chip.link) for collective in found)
     return compiled, {
         "program": program,
         "topology": topology,
@@ -138,7 +135,8 @@ def lines(cost: dict[str, Any]) -> list[str]:
     if cost["unmodelled_custom_calls"]:
         report.append(f"  {cost['unmodelled_custom_calls']} custom calls have no estimate and are left out")
     report += [
-        f"  {c['count']} {c['kind']} among {c['group']} chips: {c['bytes'] / 1e6:.1f} MB received"
+        f"  {c['count']} {c['kind']} among {c['group']} {'slices' if c['network'] else 'chips'}: "
+        f"{c['bytes'] / 1e6:.1f} MB received"
         for c in cost["collectives"]
     ]
     if cost["replicated"]:

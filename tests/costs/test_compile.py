@@ -142,3 +142,37 @@ assert read == estimated_cycles(text) and sum(read.values()) > 1000 and compiled
     done = run(code=code)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
+
+
+@needs_libtpu
+@pytest.mark.parametrize("slices", [2, 4])
+def test_exchange_between_slices(slices):
+    code = """
+import sys
+from ldis_jax.costs.chips import prepare_compile_only, slice_devices
+prepare_compile_only()
+import jax
+from jax.sharding import PartitionSpec as P
+from ldis_jax import sharding
+from ldis_jax.costs.hlo import Collective, collectives
+from ldis_jax.costs.report import compile_with_text
+n = int(sys.argv[1])
+mesh = sharding.make_mesh(fsdp=4, slices=n, devices=slice_devices("v5e:2x2", n))
+both = (sharding.SLICE, sharding.FSDP)
+def exchange(x):
+    across = sharding.SLICE
+    scattered = jax.lax.psum_scatter(x, across, tiled=True)
+    return jax.lax.psum(x, across), jax.lax.all_gather(x, across, tiled=True), scattered, jax.lax.psum(x, both)
+f = jax.shard_map(exchange, mesh=mesh, in_specs=P(both), out_specs=(P(both),) * 4, check_vma=False)
+where = jax.sharding.NamedSharding(mesh, P(both))
+x = jax.ShapeDtypeStruct((n * 4 * 2048, 4096), "bfloat16", sharding=where)
+found = [c for c in collectives(compile_with_text(jax.jit(f).lower(x))[1]) if c.network]
+size = 2048 * 4096 * 2  # of a chip's part; the last sum goes between slices as each chip's quarter of it
+assert sorted(found, key=lambda c: c.kind) == [
+    Collective("all-gather", n, True, 1, size * (n - 1)),
+    Collective("all-reduce", n, True, 2, 2 * (size + size // 4) * (n - 1) // n),
+    Collective("reduce-scatter", n, True, 1, size * (n - 1) // n),
+], found
+"""
+    done = run(slices, code=code)
+    assert done.returncode == 0, done.stderr

@@ -32,8 +32,9 @@ ENTRY %main.4 (x: f32[8]) -> f32[8] {
   %all-reduce-done.1 = f32[8]{0} all-reduce-done(%all-reduce-start.1)
   %scatter = bf16[4,4]{1,0} fusion(%y), kind=kCustom, calls=%all-reduce-scatter.1
   %permute = (bf16[6]{0}, bf16[6]{0}) collective-permute-start(%z), source_target_pairs={{0,1},{1,0}}
+  %recv.1 = (bf16[3,4,8]{2,1,0}, u32[], token[]) recv(%after-all.1), channel_id=3, is_host_transfer=true, MEGASCALE
 }
-"""
+""".replace("MEGASCALE", '_xla_megascale_target="{1,2,3,4}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"')
 
 
 def test_cycles_by_part_count_loops_as_often_as_they_run_and_fusions_once():
@@ -52,10 +53,11 @@ def test_kernels_without_an_estimate():
 
 
 def test_collectives():
-    found = {(c.kind, c.group): (c.count, c.bytes) for c in collectives(PROGRAM)}
+    found = {(c.kind, c.group, c.network): (c.count, c.bytes) for c in collectives(PROGRAM)}
     assert found == {
-        ("all-gather", 4): (20, 20 * 128 * 3 // 4),
-        ("all-reduce", 2): (1, 32),  # there and back, of 32 bytes the half each
-        ("reduce-scatter", 4): (1, 128 * 3 // 4),
-        ("collective-permute", 2): (1, 12),
+        ("all-gather", 4, False): (20, 20 * 128 * 3 // 4),
+        ("all-reduce", 2, False): (1, 32),  # there and back, of 32 bytes the half each
+        ("reduce-scatter", 4, False): (1, 128 * 3 // 4),
+        ("collective-permute", 2, False): (1, 12),
+        ("all-reduce", 4, True): (1, 192 * 2 * 3 // 4),  # of four slices
     }
