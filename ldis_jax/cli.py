@@ -6,10 +6,11 @@ import argparse
 import gc
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from ldis_jax.compilation_cache import use_compilation_cache
 from ldis_jax.errors import LDISError
+from ldis_jax.memory import out_of_memory
 
 
 def run(main: Callable[[], None]) -> None:
@@ -19,12 +20,21 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except LDISError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        _fail(error)
     except KeyboardInterrupt as stop:
         if str(stop):
             print(f"\n{stop}", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        words = out_of_memory(error)
+        if words is None:
+            raise
+        _fail(f"out of memory on a device ({words}); docs/troubleshooting.md says what makes it less")
+
+
+def _fail(message: object) -> NoReturn:
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 _LDISN_FLAGS: dict[str, dict[str, Any]] = {

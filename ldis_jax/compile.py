@@ -59,7 +59,7 @@ def main() -> None:
         print("\n".join(lines(cost)), flush=True)
         if not cost["fits"]:
             print(f"  try {advice(config, cost)}", flush=True)
-        if program == "train" and config.executable:
+        if program == "train" and config.executable and compiled is not None:
             write_executable(Path(config.executable), compiled, program_facts(config, mesh, COMPUTE_DTYPE))
             print(f"  wrote {config.executable}", flush=True)
         costs[program] = {"config": config_file(), **cost}

@@ -76,14 +76,14 @@ def main() -> None:
         # The devices share one pool of threads, one a device by default. Sharded parameters make several exchanges at
         # once, which could fill it with waiting threads for ever; the gradients alone are one. More threads cost 15 %.
         os.environ.setdefault("NPROC", str(8 * config.cpu_devices))
-    from ldis_jax import multihost
+    from ldis_jax import memory, multihost
 
     if _MULTIHOST.value:
         multihost.join()
 
     from ldis_jax.train import train
 
-    with multihost.end_at_once():
+    with multihost.end_at_once(), memory.explained(config):
         report = train(config, workdir)
     if report is None:
         sys.exit(_STOPPED.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -13,18 +14,25 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ldis_jax import sharding
-from ldis_jax.costs.chips import get_chip
+from ldis_jax.costs.chips import Chip, get_chip
 from ldis_jax.costs.hlo import collectives, estimated_cycles, unmodelled_custom_calls
+from ldis_jax.memory import memory_options, out_of_memory
 from ldis_jax.programs import PROGRAMS, mathematical_flops, trained_params
 
 COMPUTE_DTYPE = "bfloat16"  # what "auto" means on TPU
 _PARTS_SHOWN = 6
 _RESERVED = 0.02  # of a chip's memory: the runtime's own, and what a program's buffers lose to alignment
+_NEEDED = re.compile(r"(?:required.*?\(|Used )([\d.]+)([KMGT])")  # as the compiler says it, in powers of 1024
+# What is only known of a program that the compiler made.
+_OF_THE_PROGRAM = (
+    *("argument_bytes", "temp_bytes", "bytes_accessed", "predicted_ms", "predicted_compute_ms"),
+    *("predicted_compute_ms_by_part", "predicted_exchange_ms", "predicted_mfu", "unmodelled_custom_calls"),
+)
 
 
 def compile_program(
     config: ConfigDict, program: str, topology: str, mesh: Mesh, batch_size: int
-) -> tuple[jax.stages.Compiled, dict[str, Any]]:
+) -> tuple[jax.stages.Compiled | None, dict[str, Any]]:
     """Compiles for a slice, to compute in bfloat16, and reads off the costs; minutes at full size.
 
     Args:
@@ -38,34 +46,49 @@ def compile_program(
         The program, and its costs, JSON-able, per chip: memory ("argument_bytes", "temp_bytes", "peak_bytes" against
         "chip_bytes", "fits"), "flops" of the mathematics, "bytes_accessed", "collectives", "predicted_ms" and its two
         parts (compute also by part of the program), "predicted_mfu", "unmodelled_custom_calls", which no prediction
-        knows; and what was compiled.
+        knows; and what was compiled. Where the compiler refuses a program for want of memory there is none: its
+        "peak_bytes" are what the compiler says it needs, its times and all else that only the program tells are None.
     """
     chip = get_chip(topology)
-    started = time.perf_counter()
-    compiled, text = compile_with_text(PROGRAMS[program](config, mesh, batch_size, COMPUTE_DTYPE).trace().lower())
-    seconds = time.perf_counter() - started
-    memory, accessed = compiled.memory_analysis(), compiled.cost_analysis()
-    assert memory is not None and accessed is not None  # the TPU compiler has both of every program
-    arguments, temp = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    results = memory.output_size_in_bytes - memory.alias_size_in_bytes  # donated ones lie where arguments lay
-    peak = arguments + temp + results + memory.generated_code_size_in_bytes
-    flops = mathematical_flops(config, program, mesh, batch_size)
-    parts = {part: cycles / chip.clock for part, cycles in estimated_cycles(text).items()}
-    compute = sum(parts.values())
-    found = collectives(text)
-    exchange = sum(collective.bytes / (chip.network if collective.network else chip.link) for collective in found)
-    return compiled, {
+    lowered = PROGRAMS[program](config, mesh, batch_size, COMPUTE_DTYPE).trace().lower()
+    cost: dict[str, Any] = {
         "program": program,
         "topology": topology,
         "chips": mesh.size,
         "mesh": dict(mesh.shape),
         "batch_size": batch_size,
+        "chip_bytes": chip.memory,
+        "flops": mathematical_flops(config, program, mesh, batch_size),
+        "replicated": sharding.large_replicated(trained_params(config), mesh) if program == "train" else [],
+    }
+    compiled, started = None, time.perf_counter()
+    try:
+        compiled, text = compile_with_text(lowered)
+    except jax.errors.JaxRuntimeError as error:
+        if (words := out_of_memory(error)) is None:
+            raise
+        figures = _refused(words)
+    else:
+        figures = _figures(compiled, text, chip, cost["flops"])
+    return compiled, cost | figures | {"compile_seconds": round(time.perf_counter() - started, 1)}
+
+
+def _figures(compiled: jax.stages.Compiled, text: str, chip: Chip, flops: float) -> dict[str, Any]:
+    """What a program that the compiler made says of itself."""
+    memory, accessed = compiled.memory_analysis(), compiled.cost_analysis()
+    assert memory is not None and accessed is not None  # the TPU compiler has both of every program
+    arguments, temp = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes  # donated ones lie where arguments lay
+    peak = arguments + temp + results + memory.generated_code_size_in_bytes
+    parts = {part: cycles / chip.clock for part, cycles in estimated_cycles(text).items()}
+    compute = sum(parts.values())
+    found = collectives(text)
+    exchange = sum(collective.bytes / (chip.network if collective.network else chip.link) for collective in found)
+    return {
         "argument_bytes": arguments,
         "temp_bytes": temp,
         "peak_bytes": peak,
-        "chip_bytes": chip.memory,
         "fits": peak <= (1 - _RESERVED) * chip.memory,
-        "flops": flops,
         "bytes_accessed": accessed["bytes accessed"],
         "collectives": [dataclasses.asdict(collective) for collective in found],
         "predicted_ms": 1e3 * (compute + exchange),
@@ -74,9 +97,14 @@ def compile_program(
         "predicted_exchange_ms": 1e3 * exchange,
         "predicted_mfu": flops / chip.flops / (compute + exchange),
         "unmodelled_custom_calls": unmodelled_custom_calls(text),
-        "compile_seconds": round(seconds, 1),
-        "replicated": sharding.large_replicated(trained_params(config), mesh) if program == "train" else [],
     }
+
+
+def _refused(words: str) -> dict[str, Any]:
+    """The same of a program that the compiler refused; ``words`` say what it needs."""
+    match = _NEEDED.search(words)
+    needed = int(float(match[1]) * 1024 ** ("KMGT".index(match[2]) + 1)) if match else None
+    return dict.fromkeys(_OF_THE_PROGRAM) | {"peak_bytes": needed, "fits": False, "collectives": []}
 
 
 def compile_with_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
@@ -99,20 +127,10 @@ def compile_with_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled,
 
 
 def advice(config: ConfigDict, cost: dict[str, Any]) -> str:
-    """What to change where a program does not fit: the options that are not yet in use, cheapest first."""
+    """What to change where a program does not fit."""
     if cost["program"] == "predict":
         return "lower --batch_size"
-    options = []
-    if cost["mesh"]["fsdp"] < cost["mesh"]["fsdp"] * cost["mesh"]["data"]:
-        options.append(f"--config.mesh.fsdp={cost['mesh']['fsdp'] * cost['mesh']['data']}")
-    if config.step.grad_dtype == "float32":
-        options.append("--config.step.grad_dtype=bfloat16")
-    if config.optim.moment_dtype == "float32":
-        options.append("--config.optim.moment_dtype=bfloat16")
-    if config.remat != "blocks":
-        options.append("--config.remat=blocks")
-    options.append(f"--config.step.accumulate={2 * config.step.accumulate}")
-    return ", ".join(options) + ", or a larger slice"
+    return memory_options(config, cost["mesh"]["fsdp"] * cost["mesh"]["data"])
 
 
 def lines(cost: dict[str, Any]) -> list[str]:
@@ -122,10 +140,14 @@ def lines(cost: dict[str, Any]) -> list[str]:
         return f"{cost[f'{name}_bytes'] / 1e9:.2f}"
 
     mesh = " x ".join(f"{name} {size}" for name, size in cost["mesh"].items() if size > 1) or "one chip"
+    report = [f"{cost['program']}, batch {cost['batch_size']}, {cost['topology']} ({mesh})"]
+    of_chip = f"of {cost['chip_bytes'] / 1e9:.0f} GB a chip"
+    if cost["predicted_ms"] is None:
+        needed = f"{gb('peak')} {of_chip}" if cost["peak_bytes"] else f"more than the {cost['chip_bytes'] / 1e9:.0f} GB"
+        return [*report, f"  does not fit: {needed}; the compiler refuses it, so there is no program to predict from"]
     compute, exchange = cost["predicted_compute_ms"], cost["predicted_exchange_ms"]
-    report = [
-        f"{cost['program']}, batch {cost['batch_size']}, {cost['topology']} ({mesh})",
-        f"  {'fits' if cost['fits'] else 'does not fit'}: {gb('peak')} of {cost['chip_bytes'] / 1e9:.0f} GB a chip "
+    report += [
+        f"  {'fits' if cost['fits'] else 'does not fit'}: {gb('peak')} {of_chip} "
         f"(arguments {gb('argument')}, temporaries {gb('temp')})",
         f"  {cost['flops'] / 1e12:.2f} TFLOP, {cost['bytes_accessed'] / 1e9:.1f} GB accessed; predicted {compute:.1f} "
         f"ms of compute + {exchange:.1f} ms of exchange if none is hidden, MFU {cost['predicted_mfu']:.2f}",

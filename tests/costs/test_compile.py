@@ -69,7 +69,7 @@ chips.slice_devices = lambda topology, slices: None
 sharding.make_mesh = lambda **kw: real(1, 1, devices=jax.devices()[:1])
 report.compile_program = lambda config, program, topology, mesh, batch_size: (None, {
     "program": program, "topology": topology, "mesh": {"slice": 1, "data": 4, "fsdp": 1}, "batch_size": batch_size,
-    "predicted_compute_ms_by_part": {},
+    "predicted_ms": 1.0, "predicted_compute_ms_by_part": {},
     "argument_bytes": 15e9, "temp_bytes": 9e9, "peak_bytes": 24e9, "chip_bytes": 16e9, "fits": False, "flops": 1e12,
     "bytes_accessed": 1e9, "collectives": [], "predicted_compute_ms": 1.0, "predicted_exchange_ms": 0.0,
     "unmodelled_custom_calls": 0, "predicted_mfu": 0.5, "replicated": ["unet/a (9, 9)"]})
@@ -95,13 +95,23 @@ def test_bad_command_lines(flags, message):
     assert not done.stdout
 
 
-def test_advice_names_what_is_left():
+@needs_libtpu
+def test_what_the_compiler_refuses_is_status_1_with_what_it_needs(micro_folder, tmp_path):
+    out, step = tmp_path / "costs.json", tmp_path / "step"
+    flags = ["--config=tests/costs/micro.py", f"--config.init.folder={micro_folder}", "--topology=v5e:1x1"]
+    done = run(*flags, "--program=predict", f"--batch_size={2**20}", f"--json={out}", f"--config.executable={step}")
+    assert done.returncode == 1 and not done.stderr, done.stderr
+    assert "of 16 GB a chip; the compiler refuses it" in done.stdout and "try lower --batch_size" in done.stdout
+    cost = json.loads(out.read_text())["predict"]
+    assert not cost["fits"] and cost["peak_bytes"] > 16e9 and cost["flops"] > 1e12 and cost["compile_seconds"] > 0
+    assert cost["predicted_ms"] is None and cost["temp_bytes"] is None and not step.exists()
+
+
+def test_advice_is_about_the_program():
     config = base_config("ldis1")
-    cost = {"program": "train", "mesh": {"slice": 1, "data": 1, "fsdp": 1}}
-    half = "--config.step.grad_dtype=bfloat16, --config.optim.moment_dtype=bfloat16"
-    assert advice(config, cost).startswith(f"{half}, --config.remat=blocks")
-    config.step.grad_dtype, config.remat, config.optim.moment_dtype = "bfloat16", "blocks", "bfloat16"
-    assert advice(config, cost) == "--config.step.accumulate=2, or a larger slice"
+    cost = {"program": "train", "mesh": {"slice": 2, "data": 2, "fsdp": 4}}
+    assert advice(config, cost).startswith("--config.mesh.fsdp=8, --config.step.grad_dtype=bfloat16, ")
+    assert advice(config, cost | {"program": "predict"}) == "lower --batch_size"
 
 
 def test_shapes_without_an_init_folder_are_sd_15s():
