@@ -99,7 +99,9 @@ def collectives(text: str) -> list[Collective]:
     """What chips exchange in one execution, largest first."""
     computations = _split(text)
     found: dict[tuple[str, int, bool], list[int]] = collections.defaultdict(lambda: [0, 0])
-    seen = set()  # an exchange that is spread over several fusions stands in each of them
+    # An exchange that is spread over several fusions stands in each of them, with one channel. Of the TPU compiler's
+    # reduce-scatters, those that it has combined share a channel, and are exchanges of their own.
+    seen = set()
 
     def add(kind: str, group: int, network: bool, times: int, size: int) -> None:
         entry = found[kind, group, network]
@@ -108,16 +110,18 @@ def collectives(text: str) -> list[Collective]:
 
     def visit(name: str, times: int) -> None:
         for line in computations.get(name, ()):
-            channel = _CHANNEL.search(line)
-            if (match := _COLLECTIVE.search(line)) and (channel is None or channel[1] not in seen):
+            channel, scattered = _CHANNEL.search(line), "all-reduce-scatter" in name
+            if (match := _COLLECTIVE.search(line)) and (scattered or channel is None or channel[1] not in seen):
                 seen.add(channel and channel[1])
                 kind, group = match[2], _group_size(line)
                 sizes = [_bytes(*array) for array in _ARRAY.findall(match[1])]
                 # Several results are several arrays in one exchange, but a start of these kinds lists operands, too.
                 operands = match[3] and kind in ("all-gather", "collective-permute")
                 size = max(sizes, default=0) if operands else sum(sizes)
-                if "all-reduce-scatter" in name:
+                if scattered:
                     kind = "reduce-scatter"  # the TPU compiler's form: an all-reduce of which each keeps its part
+                elif kind == "reduce-scatter":
+                    size *= group
                 add(kind, group, False, times, size)
             elif match := _NETWORK.search(line):
                 kind, group = match[3].lower().replace("_", "-"), match[2].count(",") + 1
@@ -134,7 +138,7 @@ def collectives(text: str) -> list[Collective]:
 
 
 def _received(kind: str, size: int, group: int) -> int:
-    """Bytes that reach each chip of a ring; ``size`` is of the result, of reduce-scatter the whole."""
+    """Bytes that reach each chip of a ring; ``size`` is of the result, of a reduce-scatter of all parts of it."""
     share = (group - 1) / group
     return int(size * (2 * share if kind == "all-reduce" else share if kind != "collective-permute" else 1))
 

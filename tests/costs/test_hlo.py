@@ -14,6 +14,12 @@ PROGRAM = """
   ROOT %slice = bf16[4,4]{1,0} dynamic-slice(%all-reduce.9)
 }
 
+%all-reduce-scatter.2 (p.2: bf16[8,4]) -> bf16[2,4] {
+  %p.2 = bf16[8,4]{1,0} parameter(0)
+  %all-reduce.8 = bf16[8,4]{1,0} all-reduce(%p.2), channel_id=4, replica_groups=[1,4]<=[4], to_apply=%sum
+  ROOT %slice.2 = bf16[2,4]{1,0} dynamic-slice(%all-reduce.8)
+}
+
 %body.1 (arg: (s32[], f32[8])) -> (s32[], f32[8]) {
   %a = f32[8]{0} fusion(%x), kind=kLoop, calls=%fused, m={op_name="OP_A"}, backend_config={"estimated_cycles":"10"}
   %all-gather.1 = f32[32]{0} all-gather(%a), channel_id=1, replica_groups=mesh['a'=2,'b'=2] {'a','b'}, dimensions={0}
@@ -31,6 +37,8 @@ ENTRY %main.4 (x: f32[8]) -> f32[8] {
   %all-reduce-start.1 = (f32[4]{0}, f32[2,2]{1,0}) all-reduce-start(%a, %b), channel_id=2, replica_groups={{0,1}}
   %all-reduce-done.1 = f32[8]{0} all-reduce-done(%all-reduce-start.1)
   %scatter = bf16[4,4]{1,0} fusion(%y), kind=kCustom, calls=%all-reduce-scatter.1
+  %combined = bf16[2,4]{1,0} fusion(%y), kind=kCustom, calls=%all-reduce-scatter.2
+  %plain = bf16[5,4]{1,0} reduce-scatter(%y), channel_id=5, replica_groups=[1,4]<=[4], dimensions={0}, to_apply=%sum
   %permute = (bf16[6]{0}, bf16[6]{0}) collective-permute-start(%z), source_target_pairs={{0,1},{1,0}}
   %recv.1 = (bf16[3,4,8]{2,1,0}, u32[], token[]) recv(%after-all.1), channel_id=3, is_host_transfer=true, MEGASCALE
 }
@@ -57,7 +65,8 @@ def test_collectives():
     assert found == {
         ("all-gather", 4, False): (20, 20 * 128 * 3 // 4),
         ("all-reduce", 2, False): (1, 32),  # there and back, of 32 bytes the half each
-        ("reduce-scatter", 4, False): (1, 128 * 3 // 4),
+        # Two that were combined on one channel, and one whose result is a quarter.
+        ("reduce-scatter", 4, False): (3, (128 + 64 + 4 * 40) * 3 // 4),
         ("collective-permute", 2, False): (1, 12),
         ("all-reduce", 4, True): (1, 192 * 2 * 3 // 4),  # of four slices
     }
