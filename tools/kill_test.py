@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ import orbax.checkpoint as ocp
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # to read checkpoints here
 
 from ldis_jax.checkpoint import saved_steps  # noqa: E402
 from ldis_jax.metric_writer import read_metrics  # noqa: E402
@@ -56,9 +58,20 @@ class Run:
         with self.output.open("ab") as output:
             return subprocess.Popen(command, env=env | environment, stdout=output, stderr=subprocess.STDOUT)
 
-    def finish(self) -> None:
+    def start_two(self, *more: str) -> list[subprocess.Popen[bytes]]:
+        """Launches two processes of one device each, joined on this machine."""
+        with socket.socket() as server:
+            server.bind(("localhost", 0))
+            port = server.getsockname()[1]
+        shared = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2"}
+        flags = ("--multihost", "--config.cpu_devices=1", *more)
+        return [self.start(*flags, **shared, JAX_PROCESS_ID=str(i)) for i in range(2)]
+
+    def finish(self, *more: str, processes: int = 1) -> None:
         """Trains to the end; raises ``RuntimeError`` with the last lines where that fails."""
-        if self.start().wait():
+        started = [self.start(*more)] if processes == 1 else self.start_two(*more)
+        statuses = [process.wait() for process in started]
+        if any(statuses):
             raise RuntimeError(self.output.read_text(errors="replace")[-3000:])
 
     def steps_logged(self) -> int:

@@ -1,9 +1,9 @@
-"""The table of docs/tpu.md: what the recipes cost on TPU slices, by ``python -m ldis_jax.compile``.
+"""The tables of docs/tpu.md: what recipes and options cost on TPU slices, by ``python -m ldis_jax.compile``.
 
     python tools/tpu_table.py --minutes=60
 
 compiles the cells that docs/tpu/ does not have yet, one after the other, for about as long as it is told, stores each
-as a JSON file, and writes the table of all that are there. A full-size program takes minutes. ``--only=ldis1`` limits
+as a JSON file, and writes the tables of all that are there. A full-size program takes minutes. ``--only=ldis1`` limits
 it to cells whose name starts so; ``--refresh`` compiles them again.
 """
 
@@ -25,7 +25,9 @@ sys.path.insert(0, str(ROOT))
 
 _CELLS = ROOT / "docs" / "tpu"
 _PAGE = ROOT / "docs" / "tpu.md"
-_START, _END = "<!-- table: tools/tpu_table.py -->", "<!-- end of table -->"
+# What stands between these comments is written here.
+_RECIPES = ("<!-- table: tools/tpu_table.py -->", "<!-- end of table -->")
+_OPTIONS = ("<!-- options: tools/tpu_table.py -->", "<!-- end of options -->")
 _FEWEST = {"v5e": "v5e:1x1", "v6e": "v6e:1x1", "v5p": "v5p:2x2x1"}
 _LDIS1_VARIANTS = "configs/ablations/ldis1_"
 # Gradients of kernels are rounded to bfloat16 by the products that make them, whatever they are stored in.
@@ -41,6 +43,7 @@ class Cell:
     batch_size: int
     options: tuple[str, ...] = ()
     slices: int = 1
+    name: str = ""  # tells apart cells that differ in their options alone
 
     @property
     def chips(self) -> int:
@@ -63,7 +66,8 @@ class Cell:
     def path(self, program: str) -> Path:
         """Of its figures."""
         where = self.topology.replace(":", "_") + (f"_x{self.slices}" if self.slices > 1 else "")
-        return _CELLS / f"{Path(self.config).stem}-{where}-{self.batch_size}-{program}.json"
+        name = f"-{self.name}" if self.name else ""
+        return _CELLS / f"{Path(self.config).stem}-{where}-{self.batch_size}-{program}{name}.json"
 
     def command(self, program: str, out: Path) -> list[str]:
         """Compiles one program into a JSON file."""
@@ -100,6 +104,25 @@ def cells() -> list[Cell]:
     return found
 
 
+def option_cells() -> dict[str, Cell]:
+    """Option -> the recipe with it alone, where all of them fit: LDIS-1 on four v5p chips that share one state."""
+    shared = ("--config.mesh.fsdp=4",)
+    flags = {
+        "none": ("none", shared),
+        "`mesh.fsdp=1`": ("fsdp1", ()),
+        '`remat="dots"`': ("dots", (*shared, "--config.remat=dots")),
+        '`remat="blocks"`': ("blocks", (*shared, "--config.remat=blocks")),
+        '`optim.moment_dtype="bfloat16"`': ("moments", (*shared, _MOMENTS)),
+        "`step.accumulate=4`": ("accumulate", (*shared, "--config.step.accumulate=4")),
+        "`step.ema_decay=0.9999`": ("ema", (*shared, "--config.step.ema_decay=0.9999")),
+    }
+    found = {
+        option: Cell("configs/ldis1.py", "v5p:2x2x1", 64, options, name=name)
+        for option, (name, options) in flags.items()
+    }
+    return found | {'`step.grad_dtype="bfloat16"`': Cell("configs/ldis1.py", "v5p:2x2x1", 64, _fsdp(4))}
+
+
 def measure(cell: Cell, program: str) -> None:
     """Compiles one program of a cell and stores its figures."""
     path = cell.path(program)
@@ -122,7 +145,7 @@ def _compiled(cell: Cell, program: str) -> Cell:
     return cell.smallest if program == "predict" else cell
 
 
-def table() -> str:
+def recipes_table() -> str:
     """Markdown of the cells that are there."""
     head = "| run | slice | batch | options | GB a chip | TFLOP a chip | predicted ms | exchanged MB | predicted MFU |"
     rows = [head, "| --- " * (head.count("|") - 1) + "|"]
@@ -143,16 +166,37 @@ def _row(cell: Cell, cost: dict[str, Any]) -> str:
         " ".join(f"`{option.removeprefix('--config.')}`" for option in cost["options"]) or "none",
         f"{cost['peak_bytes'] / 1e9:.1f} of {cost['chip_bytes'] / 1e9:.0f}{fits}",
         f"{cost['flops'] / 1e12:.2f}",
-        f"{cost['predicted_compute_ms']:.0f} + {cost['predicted_exchange_ms']:.0f}",
-        f"{sum(c['bytes'] for c in cost['collectives']) / 1e6:.0f}",
-        f"{cost['predicted_mfu']:.2f}",
+        *_times(cost),
+        f"{cost['predicted_mfu']:.2f}" if cost["predicted_mfu"] else "?",
     )
     return "| " + " | ".join(map(str, values)) + " |"
 
 
-def section() -> str:
-    """What stands on the page: the table, and what it says about weak scaling."""
-    return "\n\n".join(filter(None, [table(), "\n".join(_weak_scaling())]))
+def _times(cost: dict[str, Any]) -> tuple[str, str]:
+    """Predicted milliseconds and MB exchanged; unknown of a program that the compiler refused."""
+    if cost["predicted_ms"] is None:
+        return "?", "?"
+    milliseconds = f"{cost['predicted_compute_ms']:.0f} + {cost['predicted_exchange_ms']:.0f}"
+    return milliseconds, f"{sum(c['bytes'] for c in cost['collectives']) / 1e6:.0f}"
+
+
+def options_table() -> str:
+    """Markdown of what each option alone makes of a training step."""
+    rows = ["| option | GB a chip | predicted ms | exchanged MB |", "| --- | --- | --- | --- |"]
+    for option, cell in option_cells().items():
+        if cell.path("train").is_file():
+            cost = json.loads(cell.path("train").read_text())
+            rows.append("| " + " | ".join((option, f"{cost['peak_bytes'] / 1e9:.1f}", *_times(cost))) + " |")
+    return "\n".join(rows)
+
+
+def page(text: str) -> str:
+    """The page with its tables as the cells have them."""
+    recipes = "\n\n".join(filter(None, [recipes_table(), "\n".join(_weak_scaling())]))
+    for (start, end), section in ((_RECIPES, recipes), (_OPTIONS, options_table())):
+        before, _, rest = text.partition(start)
+        text = f"{before}{start}\n\n{section}\n\n{end}{rest.partition(end)[2]}"
+    return text
 
 
 def _weak_scaling() -> list[str]:
@@ -181,18 +225,16 @@ def main() -> None:
     _CELLS.mkdir(parents=True, exist_ok=True)
     end = time.time() + 60 * args.minutes
     wanted = [(_compiled(cell, program), program) for program in ("train", "predict") for cell in cells()]
+    wanted += [(cell, "train") for cell in option_cells().values()]
     for cell, program in dict.fromkeys(wanted):
         path = cell.path(program)
         chosen = path.name.startswith(args.only) and args.program in (None, program)
         if chosen and time.time() < end and (args.refresh or not path.is_file()):
             measure(cell, program)
-    page = _PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(_START)
-    text = f"{before}{_START}\n\n{section()}\n\n{_END}{rest.split(_END)[1]}"
     from ldis_jax.files import atomic_write
 
     with atomic_write(_PAGE) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(page(_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -105,7 +105,9 @@ def test_the_wait_for_a_first_mask(micro_folder, tmp_path, monkeypatch, capsys):
 def test_the_table_of_slices_keeps_what_is_compiled(micro_folder, tmp_path, monkeypatch, capsys):
     script = load_script(ROOT / "tools" / "tpu_table.py")
     micro = (f"--config.init.folder={micro_folder}", "--config.mesh.fsdp=4")
-    monkeypatch.setattr(script, "cells", lambda: [script.Cell("tests/costs/micro.py", "v5e:2x2", 8, micro)])
+    micro = script.Cell("tests/costs/micro.py", "v5e:2x2", 8, micro)
+    monkeypatch.setattr(script, "cells", lambda: [micro])
+    monkeypatch.setattr(script, "option_cells", lambda: {"none": micro})
     monkeypatch.setattr(script, "_CELLS", tmp_path / "tpu")
     monkeypatch.setattr(script, "_PAGE", tmp_path / "tpu.md")
     page = (ROOT / "docs" / "tpu.md").read_text(encoding="utf-8")
@@ -115,18 +117,21 @@ def test_the_table_of_slices_keeps_what_is_compiled(micro_folder, tmp_path, monk
     cell = script._CELLS / "micro-v5e_2x2-8-train.json"
     cost = json.loads(cell.read_text())
     assert capsys.readouterr().out.startswith("micro-v5e_2x2-8-train: ") and cost["fits"] and cost["chips"] == 4
-    before, after = page.split(script._START)[0], page.split(script._END)[1]
     written = script._PAGE.read_text(encoding="utf-8")
-    assert written.startswith(before) and written.endswith(after)
+    (first, end_of_first), (second, end_of_second) = script._RECIPES, script._OPTIONS
+    for untouched in (page.split(first)[0], page.split(end_of_first)[1].split(second)[0], page.split(end_of_second)[1]):
+        assert len(untouched) > 100 and untouched in written
     (row,) = [line for line in written.splitlines() if line.startswith("| micro ")]
     assert f"| {cost['peak_bytes'] / 1e9:.1f} of 16 |" in row
+    (row,) = written.split(second)[1].split(end_of_second)[0].strip().splitlines()[2:]
+    assert row.startswith(f"| none | {cost['peak_bytes'] / 1e9:.1f} | ")
     kept = cell.stat().st_mtime_ns
     script.main()
     assert capsys.readouterr().out == "" and cell.stat().st_mtime_ns == kept
     assert script._PAGE.read_text(encoding="utf-8") == written
 
 
-def test_the_table_on_the_page_is_that_of_the_cells():
+def test_the_tables_on_the_page_are_those_of_the_cells():
     script = load_script(ROOT / "tools" / "tpu_table.py")
     written = (ROOT / "docs" / "tpu.md").read_text(encoding="utf-8")
-    assert script.section() == written.split(script._START)[1].split(script._END)[0].strip()
+    assert script.page(written) == written
