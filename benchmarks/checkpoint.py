@@ -43,7 +43,7 @@ class Trainer:
         self._step = make_train_step(task, graphdef, tx, config.seed, mesh, placed)
         whole = sharding.replicated(mesh)
         self._frozen, self._metrics = jax.device_put(frozen, whole), jax.device_put(StepMetrics.empty(), whole)
-        with make_loader(config, task) as loader:
+        with make_loader(config, task, mesh) as loader:
             batch = next(loader)
         for name in ("class_id", "bad_files"):
             batch.pop(name)

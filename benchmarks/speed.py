@@ -105,7 +105,7 @@ def _jax_train(folder: Path, batch: int, args: argparse.Namespace) -> Run:
     del params
     metrics = jax.device_put(StepMetrics.empty(), sharding.replicated(mesh))
     frozen = jax.device_put(frozen, sharding.replicated(mesh))
-    step = ready_step(config, mesh, args.dtype)
+    step = ready_step(config, mesh, args.dtype).run
     release_free_memory()
     arrays = episodes(batch)
     holder = [state]

@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from ldis_jax.errors import LDISError, list_names
+from ldis_jax.errors import LDISError, TryAgainError, list_names
 from ldis_jax.train_state import TrainState
 
 T = TypeVar("T")
@@ -64,8 +64,8 @@ class Checkpoints:
         """Writes in the background; a checkpoint appears when it is whole. Does nothing for a step already saved.
 
         Raises:
-            LDISError: the state is not finite; or this save, or the one before it in the background, could not be
-                written.
+            LDISError: the state is not finite.
+            TryAgainError: this save, or the one before it in the background, could not be written.
         """
         step = int(state.step)
         if self._manager.latest_step() == step:
@@ -88,14 +88,14 @@ class Checkpoints:
             raise self._unwritable(error) from error
 
     def wait(self) -> None:
-        """Until the save in the background is done; raises :class:`LDISError` if it fails."""
+        """Until the save in the background is done; raises :class:`TryAgainError` if it fails."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:
             raise self._unwritable(error) from error
 
     def check(self) -> None:
-        """Raises :class:`LDISError` if a save in the background has failed; does not wait for one."""
+        """Raises :class:`TryAgainError` if a save in the background has failed; does not wait for one."""
         try:
             self._manager.check_for_errors()
         except Exception as error:
@@ -157,10 +157,10 @@ class Checkpoints:
             raise _UnusableError("its arrays are not those that were saved")
         return restored, data
 
-    def _unwritable(self, error: Exception) -> LDISError:
+    def _unwritable(self, error: Exception) -> TryAgainError:
         steps = saved_steps(self._folder)
         last = f"step {steps[-1]} is the newest whole one" if steps else "there is none yet"
-        return LDISError(
+        return TryAgainError(
             f"{self._folder}: a checkpoint could not be written ({_line(error)}); {last}. Mend the disk and run the "
             f"same command again"
         )

@@ -14,13 +14,16 @@ from ldis_jax.memory import out_of_memory
 
 
 def run(main: Callable[[], None]) -> None:
-    """Calls ``main`` and turns bad input into ``error: ...`` on standard error and exit status 2."""
+    """Calls ``main`` and turns bad input into ``error: ...`` on standard error and exit status 2.
+
+    Where the machines are at fault (:class:`~ldis_jax.errors.TryAgainError`) the status is 1.
+    """
     use_compilation_cache()
     gc.set_threshold(50_000)  # tracing makes objects by the million, and few to be collected: a tenth of its time
     try:
         main()
     except LDISError as error:
-        _fail(error)
+        _fail(error, error.status)
     except KeyboardInterrupt as stop:
         if str(stop):
             print(f"\n{stop}", file=sys.stderr)
@@ -29,12 +32,12 @@ def run(main: Callable[[], None]) -> None:
         words = out_of_memory(error)
         if words is None:
             raise
-        _fail(f"out of memory on a device ({words}); docs/troubleshooting.md says what makes it less")
+        _fail(f"out of memory on a device ({words}); docs/troubleshooting.md says what makes it less", 2)
 
 
-def _fail(message: object) -> NoReturn:
+def _fail(message: object, status: int) -> NoReturn:
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
 
 
 _LDISN_FLAGS: dict[str, dict[str, Any]] = {

@@ -44,10 +44,12 @@ def main() -> None:
 
     from ldis_jax import sharding
     from ldis_jax.costs.chips import slice_devices
-    from ldis_jax.costs.report import COMPUTE_DTYPE, advice, compile_program, lines
-    from ldis_jax.executable import program_facts, write_executable
-    from ldis_jax.files import write_json
+    from ldis_jax.costs.report import advice, compile_program, compute_dtype, lines
+    from ldis_jax.executable import ReadyStep, program_facts, write_executable
+    from ldis_jax.files import check_writable, write_json
 
+    for path in filter(None, (_JSON.value, config.executable)):
+        check_writable(path)
     devices = slice_devices(_TOPOLOGY.value, config.mesh.slices)
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
     costs = {}
@@ -60,7 +62,8 @@ def main() -> None:
         if not cost["fits"]:
             print(f"  try {advice(config, cost)}", flush=True)
         if program == "train" and config.executable and compiled is not None:
-            write_executable(Path(config.executable), compiled, program_facts(config, mesh, COMPUTE_DTYPE))
+            facts = program_facts(config, mesh, compute_dtype(config))
+            write_executable(Path(config.executable), ReadyStep(compiled, cost["flops"]), facts)
             print(f"  wrote {config.executable}", flush=True)
         costs[program] = {"config": config_file(), **cost}
         if _JSON.value:

@@ -10,8 +10,19 @@ _MAX_NAMES = 10
 class LDISError(ValueError):
     """Bad input: its message is one line saying what is wrong, where, and what to do.
 
-    Commands print the message and exit with status 2; library users may catch it as a ``ValueError``.
+    Commands print the message and exit with ``status``; library users may catch it as a ``ValueError``.
     """
+
+    status = 2
+
+
+class TryAgainError(LDISError):
+    """The machines are at fault, not the input: a full disk, a host that does not answer.
+
+    Launch scripts take status 1 as worth another try, and 2 as a command that will be refused again.
+    """
+
+    status = 1
 
 
 def list_names(names: Iterable[str]) -> str:

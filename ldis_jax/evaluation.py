@@ -24,8 +24,11 @@ from ldis_jax.tasks import Task
 class Evaluation:
     """All evaluators of a run. ``config.eval.main_set`` is the one that is reported."""
 
-    def __init__(self, config: ConfigDict, task: Task, workdir: Path):
-        """Opens the data; raises :class:`LDISError` on bad data before any training."""
+    def __init__(self, config: ConfigDict, task: Task, workdir: Path, pictures: bool = True):
+        """Opens the data; raises :class:`LDISError` on bad data before any training.
+
+        ``pictures`` is whether this process, of those that evaluate together, writes them.
+        """
         settings, size = config.eval, task.image_size
         self._workdir = workdir
         self._sets: dict[str, EpisodeEvaluator] = {}
@@ -39,6 +42,7 @@ class Evaluation:
         self._main = settings.main_set or next(iter(self._sets))
         if self._main not in self._sets:
             raise LDISError(f"config.eval.main_set={self._main!r}: must be one of {sorted(self._sets)}")
+        self._writes_pictures = pictures
         self._pictures = self._sets[self._main].episodes[: settings.pictures]
         self._swap = None
         if settings.prompt_swap:
@@ -52,7 +56,7 @@ class Evaluation:
         if self._swap is not None:
             results |= dict(self._swap.run(predict))
         if self._pictures:
-            path = self._workdir / "pictures" / f"{step:06d}.png"
+            path = self._workdir / "pictures" / f"{step:06d}.png" if self._writes_pictures else None
             pictures = PictureEvaluator(self._pictures, self._size, min(self._batch_size, len(self._pictures)), path)
             for _ in pictures.run(predict):
                 pass

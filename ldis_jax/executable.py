@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from jax.experimental import serialize_executable
@@ -20,8 +21,8 @@ from ml_collections import ConfigDict
 from ldis_jax.compilation_cache import processor
 from ldis_jax.config import to_json
 from ldis_jax.errors import LDISError, list_names
-from ldis_jax.files import atomic_write
-from ldis_jax.programs import Program, abstract_model, train_program
+from ldis_jax.files import atomic_write, check_writable
+from ldis_jax.programs import Program, abstract_model, mathematical_flops, train_program
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def program_facts(config: ConfigDict, mesh: Mesh, dtype: str) -> dict[str, str]:
     facts = {
         "config": json.dumps(keys, sort_keys=True),
         "task": json.dumps(task.to_dict(), sort_keys=True),
+        "noise schedule": json.dumps(task.schedule.to_dict() if task.needs_schedule else None, sort_keys=True),
         "networks": json.dumps(model.config.to_dict(), sort_keys=True),
         "dtype": dtype,
         "devices": f"{device.device_kind}: {[(d.id, d.process_index) for d in mesh.devices.flat]}",
@@ -64,19 +66,29 @@ def program_facts(config: ConfigDict, mesh: Mesh, dtype: str) -> dict[str, str]:
     return facts
 
 
-def ready_step(config: ConfigDict, mesh: Mesh, dtype: str) -> jax.stages.Compiled:
+class ReadyStep(NamedTuple):
+    """A compiled training step."""
+
+    run: jax.stages.Compiled
+    flops: float  # of a device; 0 where nobody asked
+
+
+def ready_step(config: ConfigDict, mesh: Mesh, dtype: str, with_flops: bool = False) -> ReadyStep:
     """The training step of a run: of the file ``config.executable`` if it holds it, else compiled, and written there.
 
     Args:
         config: of the run.
         mesh: of its devices.
         dtype: of compute.
+        with_flops: also count them, for which the step is traced once more; a file knows them.
 
     Raises:
         LDISError: the config does not fit together; the file cannot be written, or others can write it.
     """
     started = time.monotonic()
     path = Path(config.executable) if config.executable else None
+    if path is not None:
+        check_writable(path)
     program, facts = train_program(config, mesh, config.batch_size, dtype), program_facts(config, mesh, dtype)
     if path is not None and path.is_file():
         try:
@@ -86,24 +98,26 @@ def ready_step(config: ConfigDict, mesh: Mesh, dtype: str) -> jax.stages.Compile
         else:
             _LOGGER.info("training step loaded from %s in %.1f s", path, time.monotonic() - started)
             return loaded
-    step: jax.stages.Compiled = program.trace().lower().compile()
+    compiled: jax.stages.Compiled = program.trace().lower().compile()
     _LOGGER.info("training step compiled in %.1f s", time.monotonic() - started)
+    counted = path is not None or with_flops
+    step = ReadyStep(compiled, mathematical_flops(config, "train", mesh, config.batch_size) if counted else 0.0)
     if path is not None and jax.process_index() == 0:
         write_executable(path, step, facts)
     return step
 
 
-def write_executable(path: Path, compiled: jax.stages.Compiled, facts: Mapping[str, str]) -> None:
+def write_executable(path: Path, step: ReadyStep, facts: Mapping[str, str]) -> None:
     """Writes a compiled step with what it depends on; raises :class:`LDISError` where the file cannot be written."""
-    payload, _, _ = serialize_executable.serialize(compiled)
-    header = {"facts": dict(facts), "sha256": hashlib.sha256(payload).hexdigest()}
+    payload, _, _ = serialize_executable.serialize(step.run)
+    header = {"facts": dict(facts), "flops": step.flops, "sha256": hashlib.sha256(payload).hexdigest()}
     with atomic_write(path) as temporary:
         with temporary.open("wb") as file:
             file.write(json.dumps(header).encode() + b"\n" + payload)
         temporary.chmod(temporary.stat().st_mode & ~_OTHERS_MAY_WRITE)
 
 
-def read_executable(path: Path, facts: Mapping[str, str], program: Program, mesh: Mesh) -> jax.stages.Compiled:
+def read_executable(path: Path, facts: Mapping[str, str], program: Program, mesh: Mesh) -> ReadyStep:
     """The step of :func:`write_executable`.
 
     Args:
@@ -125,7 +139,7 @@ def read_executable(path: Path, facts: Mapping[str, str], program: Program, mesh
     head, _, payload = content.partition(b"\n")
     try:
         header = json.loads(head)
-        theirs, digest = dict(header["facts"]), str(header["sha256"])
+        theirs, digest, flops = dict(header["facts"]), str(header["sha256"]), float(header["flops"])
     except (ValueError, KeyError, TypeError) as error:
         raise UnusableExecutableError("not a file of a compiled step") from error
     if differing := sorted(name for name in facts.keys() | theirs.keys() if facts.get(name) != theirs.get(name)):
@@ -135,7 +149,8 @@ def read_executable(path: Path, facts: Mapping[str, str], program: Program, mesh
     inputs, outputs = jax.tree.structure((program.arguments, {})), jax.tree.structure(program.arguments[:2])
     devices = list(mesh.devices.flat)
     try:
-        return serialize_executable.deserialize_and_load(payload, inputs, outputs, devices[0].client, devices)
+        run = serialize_executable.deserialize_and_load(payload, inputs, outputs, devices[0].client, devices)
+        return ReadyStep(run, flops)
     except Exception as error:  # whatever the runtime raises: the step can always be compiled
         raise UnusableExecutableError(" ".join(str(error).split())[:200]) from error
 

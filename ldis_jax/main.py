@@ -71,20 +71,22 @@ def main() -> None:
     import jax
 
     # Both are only possible before the first use of a device.
-    jax.config.update("jax_num_cpu_devices", config.cpu_devices)
+    if config.cpu_devices > 1:  # else XLA_FLAGS may say how many
+        jax.config.update("jax_num_cpu_devices", config.cpu_devices)
     if config.cpu_devices > 1 and config.mesh.fsdp != 1:
         # The devices share one pool of threads, one a device by default. Sharded parameters make several exchanges at
         # once, which could fill it with waiting threads for ever; the gradients alone are one. More threads cost 15 %.
         os.environ.setdefault("NPROC", str(8 * config.cpu_devices))
-    from ldis_jax import memory, multihost
+    from ldis_jax import memory, multihost, preemption
 
-    if _MULTIHOST.value:
-        multihost.join()
+    with preemption.ended_at_once(_STOPPED.value):
+        if _MULTIHOST.value:
+            multihost.join()
 
-    from ldis_jax.train import train
+        from ldis_jax.train import train
 
-    with multihost.end_at_once(), memory.explained(config):
-        report = train(config, workdir)
+        with multihost.end_at_once(), memory.explained(config):
+            report = train(config, workdir)
     if report is None:
         sys.exit(_STOPPED.value)
     if jax.process_index() == 0:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
 
 import jax
 
-from ldis_jax.errors import LDISError
+from ldis_jax.errors import LDISError, TryAgainError
 
 
 def join() -> None:
@@ -21,7 +22,8 @@ def join() -> None:
     itself reads only the first.
 
     Raises:
-        LDISError: they cannot be found, or do not answer.
+        LDISError: they cannot be found.
+        TryAgainError: they do not answer within five minutes.
     """
     jax.config.update("jax_enable_preemption_service", False)  # see preemption.py; it would take SIGTERM for itself
     try:
@@ -30,7 +32,10 @@ def join() -> None:
         )
         jax.distributed.initialize(num_processes=count, process_id=index)
     except (RuntimeError, ValueError) as error:
-        raise LDISError(f"--multihost: cannot join the other hosts ({error}); see launch/README.md") from None
+        silent = re.match("DEADLINE_EXCEEDED|UNAVAILABLE", str(error))
+        raise (TryAgainError if silent else LDISError)(
+            f"--multihost: cannot join the other hosts ({error}); see launch/README.md"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -50,4 +55,4 @@ def end_at_once() -> Iterator[None]:
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(2 if isinstance(error, LDISError) else 1)
+        os._exit(error.status if isinstance(error, LDISError) else 1)

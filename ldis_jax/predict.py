@@ -46,7 +46,7 @@ def make_predict(
         padded = {name: batch[name] for name in ("query_image", "prompt_images", "prompt_masks", "index")}
         if padding := -count % mesh.size:
             padded = {k: np.concatenate([v, np.repeat(v[-1:], padding, axis=0)]) for k, v in padded.items()}
-        result = run(params, frozen, jax.device_put(padded, sharding.batch_sharding(mesh)))
+        result = run(params, frozen, sharding.put(padded, sharding.batch_sharding(mesh)))
         result.copy_to_host_async()
         return result[:count] if padding else result
 

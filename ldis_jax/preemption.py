@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,6 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldis_jax import sharding
+
+
+@contextlib.contextmanager
+def ended_at_once(status: int) -> Iterator[None]:
+    """SIGTERM in the body ends the process with ``status`` there and then, where :class:`Preemption` does not note it.
+
+    Before the first step there is nothing to save, and what a run waits for, other hosts or a compilation, may take
+    longer than the time until SIGKILL.
+    """
+    previous = signal.signal(signal.SIGTERM, lambda *_: os._exit(status))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class PreemptedError(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
 from ldis_jax.flops import count_flops
 from ldis_jax.models.config import UNetConfig
+from ldis_jax.models.layers import nothing_computed_again
 from ldis_jax.models.ldis import LDISModel, ModelConfig
 from ldis_jax.models.lora import LoRA
 from ldis_jax.optim import make_optimizer
@@ -121,9 +121,8 @@ PROGRAMS = {"train": train_program, "predict": predict_program}
 
 def mathematical_flops(config: ConfigDict, program: str, mesh: Mesh, batch_size: int) -> float:
     """Matrix products and convolutions of a device, each once: work done twice to save memory is no progress."""
-    config = copy.deepcopy(config)
-    config.remat = "none"
-    return count_flops(PROGRAMS[program](config, mesh, batch_size).trace().jaxpr) / mesh.size
+    with nothing_computed_again():
+        return count_flops(PROGRAMS[program](config, mesh, batch_size).trace().jaxpr) / mesh.size
 
 
 def trained_params(config: ConfigDict) -> Params:

@@ -42,7 +42,7 @@ from ldis_jax.optim import learning_rate_schedule, make_optimizer
 from ldis_jax.predict import make_predict
 from ldis_jax.preemption import PreemptedError, Preemption
 from ldis_jax.profiling import Profiler
-from ldis_jax.programs import mathematical_flops, run_task
+from ldis_jax.programs import run_task
 from ldis_jax.progress import CHECKPOINT, DATA, EVALUATION, START, STEP, Progress
 from ldis_jax.tasks import Task
 from ldis_jax.train_state import flatten, unflatten
@@ -72,15 +72,16 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
 
     # --- Data: whatever is wrong with them shows before any weight is read ---
     task = run_task(config)
-    loader = make_loader(config, task)
-    evaluation = Evaluation(config, task, workdir)
+    mesh = sharding.make_mesh(**config.mesh)
+    loader = make_loader(config, task, mesh)
+    evaluation = Evaluation(config, task, workdir, pictures=lead)
+    profile = Profiler(config.profile, workdir / "profile")
 
     # --- Model: frozen towers apart from what is trained ---
     task, model, frozen_files = initial_model(config)
     networks = model.config
-    mesh = sharding.make_mesh(**config.mesh)
     graphdef, params, frozen = flatten(model)
-    frozen = jax.device_put(frozen, sharding.replicated(mesh))
+    frozen = sharding.put(frozen, sharding.replicated(mesh))
 
     # --- Optimizer and state, each array where the path rules put it ---
     tx = make_optimizer(config.optim, config.train_steps)
@@ -98,20 +99,20 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     fingerprint |= {"sources": to_json(config.data.sources), "augment": config.data.augment}
     fingerprint |= {"step": dataclasses.asdict(options), "moment_dtype": config.optim.moment_dtype}
     del params, model
-    train_step = ready_step(config, mesh, str(compute_dtype(config.dtype)))
-    release_free_memory()
     peak = peak_flops(mesh.devices.flat[0].device_kind)
-    flops = mathematical_flops(config, "train", mesh, config.batch_size) if peak else 0.0
+    train_step, flops = ready_step(config, mesh, str(compute_dtype(config.dtype)), with_flops=peak is not None)
+    release_free_memory()
 
     predict = make_predict(task, graphdef, frozen, mesh)
 
     # --- Resume ---
     _make_folder(workdir)
     with (
-        Profiler(config.profile, workdir / "profile") as profiler,
-        Checkpoints(workdir / "checkpoints", config.keep_checkpoints, fingerprint) as checkpoints,
+        profile as profiler,
         Progress(workdir / "stalled", 60 * config.watchdog_minutes) as progress,
         Preemption(mesh) as preemption,
+        # It waits for the last save when it is left: watched, and whole if SIGTERM comes meanwhile.
+        Checkpoints(workdir / "checkpoints", config.keep_checkpoints, fingerprint) as checkpoints,
         ThreadPoolExecutor(1) as waiter,
         loader,
     ):
@@ -127,16 +128,19 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
         schedule = learning_rate_schedule(config.optim, config.train_steps)
 
         # --- Loop: nothing in it waits for the step just handed to the device, except to log and save ---
-        no_metrics = jax.device_put(StepMetrics.empty(), sharding.replicated(mesh))
+        no_metrics = sharding.put(StepMetrics.empty(), sharding.replicated(mesh))
         metrics = no_metrics
         bad_files = 0
         running: Future[float] | None = None
 
         def evaluate() -> dict[str, float]:
+            progress.enter(EVALUATION, done)
+            params = jax.device_put(state.best, sharding.replicated(mesh))  # gathered once, not in every batch
+
             def watched(batch: dict[str, np.ndarray]) -> jax.Array:
                 progress.enter(EVALUATION, done)
                 preemption.check()
-                return predict(state.best, batch)
+                return predict(params, batch)
 
             results = evaluation.run(watched, done)
             if not (evaluated and done == first):  # else its line is there, from the run before
@@ -222,6 +226,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
             writer.plot(workdir / "curves.png")
             write_json(workdir / "report.json", report)
             write_training_page(workdir, report)
+    # The others would wait for the one that exports when they exit, but not for long.
+    multihost_utils.sync_global_devices("the run is done")
     return report
 
 
@@ -253,8 +259,8 @@ def compute_dtype(name: str) -> jnp.dtype:
     return jnp.dtype(name)
 
 
-def make_loader(config: ConfigDict, task: Task) -> TrainLoader:
-    """The batches of one process."""
+def make_loader(config: ConfigDict, task: Task, mesh: jax.sharding.Mesh) -> TrainLoader:
+    """The part of each batch that lies on this process's devices."""
     parts = config.step.accumulate
     if config.batch_size % (jax.device_count() * parts):
         raise LDISError(
@@ -263,13 +269,8 @@ def make_loader(config: ConfigDict, task: Task) -> TrainLoader:
     source = make_source(config.data.sources, task.image_size)
     length = config.train_steps * config.batch_size
     episodes = TrainEpisodes(source, config.num_shots, task.image_size, config.seed, length, config.data.augment)
-    return make_train_loader(
-        episodes,
-        config.batch_size,
-        num_workers=config.data.num_workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    rows = sharding.process_rows(mesh, config.batch_size, jax.process_index())
+    return make_train_loader(episodes, config.batch_size, num_workers=config.data.num_workers, rows=rows)
 
 
 def prefetch(loader: TrainLoader, mesh: jax.sharding.Mesh) -> Iterator[tuple[dict[str, jax.Array], int]]:

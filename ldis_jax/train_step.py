@@ -98,7 +98,7 @@ def init_state(
     ``params`` are used up: their memory becomes the state's where they lie in their place already.
     """
     fresh, placed = abstract_state(params, tx, mesh, options)
-    return jax.jit(fresh, out_shardings=placed, donate_argnums=0)(jax.device_put(params, placed.params)), placed
+    return jax.jit(fresh, out_shardings=placed, donate_argnums=0)(sharding.put(params, placed.params)), placed
 
 
 def abstract_state(

@@ -77,6 +77,29 @@ def command(*arguments, cwd=ROOT):
     )
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "error"),
+    [
+        ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", 7, ""),
+        ("raise TryAgainError('the disk is full')", 1, "error: the disk is full\n"),
+        ("raise LDISError('no such key')", 2, "error: no such key\n"),
+    ],
+)
+def test_how_training_ends(tmp_path, body, status, error):
+    """SIGTERM before the first step: at once, with the status that was asked for."""
+    code = (
+        "import os, signal, time, ldis_jax.train, ldis_jax.main as m\n"
+        "from ldis_jax import cli\nfrom ldis_jax.errors import LDISError, TryAgainError\n"
+        f"def train(config, workdir): {body}\n"
+        "ldis_jax.train.train = train\ncli.run(m.main)"
+    )
+    arguments = ["--config=configs/tiny.py", f"--workdir={tmp_path}", "--stopped_status=7"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (done.returncode, done.stderr) == (status, error)
+
+
 def test_an_unknown_key_in_a_config_file_is_one_short_line(tmp_path):
     file = tmp_path / "typo.py"
     file.write_text(

@@ -61,10 +61,11 @@ def test_one_process_then_two_then_one(truth):
 def test_two_processes_that_share_parameters_and_one_that_goes_on(truth):
     """Each holds half of every kernel, of its moments and of every checkpoint; one process reads them all."""
     run = truth.beside("shared")
-    run.finish("--config.mesh.fsdp=2", "--config.train_steps=30", processes=2)
-    assert saved_steps(run.workdir / "checkpoints")[-1] == 30
-    shutil.rmtree(run.workdir / "model")  # of the shorter run, whole, as the first process exported it
+    run.finish("--config.mesh.fsdp=2", processes=2)
+    for folder in ("model", "checkpoints/40", "checkpoints/39"):  # as if it had been killed after step 36
+        shutil.rmtree(run.workdir / folder)
     run.finish()
+    assert saved_steps(run.workdir / "checkpoints")[-1] == 40 and (run.workdir / "model").is_dir()
     assert run.batches() == truth.batches()
     assert run.losses().keys() == truth.losses().keys()
     assert all(value < 1e-4 for value in deviations(run, truth).values())

@@ -1,12 +1,15 @@
 """Compiled training steps in files: loaded where they are this run's program, compiled anew where they are not."""
 
+import json
 import logging
+import shutil
 
 import jax
 import pytest
 
 from ldis_jax import LDISError, executable, sharding
 from ldis_jax.executable import ready_step
+from ldis_jax.metric_writer import read_metrics
 from ldis_jax.train import train
 from tests.helpers import micro_config
 
@@ -40,17 +43,20 @@ def ready(config):
 def test_a_second_run_loads_it_and_ends_the_same(saved, tmp_path, monkeypatch, caplog):
     config, _, report = saved
     not_compiled(monkeypatch)
+    monkeypatch.setattr("ldis_jax.train.peak_flops", lambda kind: 1e12)  # as where FLOPs are asked for
     with caplog.at_level(logging.INFO):
         again = train(config, tmp_path / "second")
     assert "training step loaded from" in caplog.text
     assert {**again, "seconds": 0} == {**report, "seconds": 0}
+    lines = read_metrics(tmp_path / "second" / "metrics.jsonl")
+    assert any(line.get("train/mfu", 0) > 0 for line in lines)
 
 
 def test_keys_of_the_host_may_differ(saved, monkeypatch):
     config = saved[0].copy_and_resolve_references()
     config.log_every, config.eval_every, config.data.num_workers = 3, 7, 1
     not_compiled(monkeypatch)
-    assert isinstance(ready(config), jax.stages.Compiled)
+    assert isinstance(ready(config).run, jax.stages.Compiled)
 
 
 def why_not(config, path):
@@ -76,6 +82,23 @@ def test_it_is_of_one_program(saved, change, reason):
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict(change)
     assert why_not(config, path) == reason
+
+
+def test_another_noise_schedule_is_another_program(micro_folder_ldisn, tmp_path, caplog):
+    config = micro_config(shutil.copytree(micro_folder_ldisn, tmp_path / "init"), "ldisn")
+    config.executable = str(tmp_path / "step.bin")
+    ready(config)
+    path = tmp_path / "init" / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "v_prediction"}))
+    assert why_not(config, tmp_path / "step.bin") == "compiled for another noise schedule"
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_compilation(saved, tmp_path, monkeypatch):
+    config = saved[0].copy_and_resolve_references()
+    config.executable = str(tmp_path)
+    not_compiled(monkeypatch)
+    with pytest.raises(LDISError, match="cannot be written"):
+        ready(config)
 
 
 def test_another_program_is_compiled_and_takes_its_place(saved, tmp_path, monkeypatch, caplog):

@@ -32,7 +32,7 @@ def test_steps(tmp_path, steps, first, expected):
     assert traced(steps, tmp_path, first) == expected
 
 
-@pytest.mark.parametrize("steps", ["a", "3:", ":3", "-1", "1:2:3"])
+@pytest.mark.parametrize("steps", ["a", "3:", ":3", "-1", "1:2:3", "5:2", "0"])
 def test_bad_steps(tmp_path, steps):
     with pytest.raises(LDISError, match=r"config\.profile"):
         Profiler(steps, tmp_path)

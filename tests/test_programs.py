@@ -1,10 +1,14 @@
 """What a run's programs are, from its config alone."""
 
+import contextlib
+
+import jax
 import pytest
 
-from ldis_jax import LDISError
+from ldis_jax import LDISError, sharding
 from ldis_jax.config import small_config
-from ldis_jax.programs import run_task
+from ldis_jax.programs import mathematical_flops, run_task
+from tests.helpers import micro_config
 
 
 def test_what_a_drawn_unet_regresses():
@@ -27,3 +31,20 @@ def test_a_trained_unet_keeps_its_own():
     config.init.prediction_type = "v_prediction"
     with pytest.raises(LDISError, match="was trained with its own"):
         run_task(config)
+
+
+@pytest.mark.parametrize("loss_space", ["latent", "pixel"])
+def test_what_is_computed_again_counts_once(micro_folder, monkeypatch, loss_space):
+    config, mesh = micro_config(micro_folder), sharding.make_mesh()
+    config.task.loss_space = loss_space
+
+    def flops(remat):
+        config.remat = remat
+        with jax.numpy_dtype_promotion("standard"):  # of optax
+            return mathematical_flops(config, "train", mesh, 8)
+
+    plain = flops("none")
+    assert flops("blocks") == plain
+    # The pixel-space loss computes the decoder again whatever the config says.
+    monkeypatch.setattr("ldis_jax.programs.nothing_computed_again", contextlib.nullcontext)
+    assert (flops("none") > plain) == (loss_space == "pixel")

@@ -167,7 +167,7 @@ def test_every_mesh_gives_the_same_losses_and_compiles_once(task, meshes, micro_
             kernel = state.params["unet/mid_block/resnets/0/conv1/kernel"]
             assert kernel.addressable_shards[0].data.size * fsdp == kernel.size
         losses[data, fsdp] = []
-        with make_loader(config, method) as loader:
+        with make_loader(config, method, mesh) as loader:
             for _ in range(3):
                 batch = next(loader)
                 del batch["class_id"]

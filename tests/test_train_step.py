@@ -152,7 +152,7 @@ def test_stochastic_rounding():
 def test_meshes_and_rules():
     with pytest.raises(LDISError, match="slices=3 x data=2 x fsdp=1 does not make 8 devices"):
         sharding.make_mesh(2, 1, 3)
-    with pytest.raises(LDISError, match=r"config.mesh.slices=2"):
+    with pytest.raises(LDISError, match="config.mesh: slices=2 x data=4 x fsdp=1: "):
         sharding.make_mesh(4, 1, 2)  # CPUs are no slices
     mesh = sharding.make_mesh(2, 4)
     spec = {shape: tuple(sharding.param_sharding("a/kernel", shape, mesh).spec) for shape in ((6, 8), (8, 6), (6, 6))}
@@ -165,6 +165,34 @@ def test_meshes_and_rules():
     shapes["c/scale"] = jax.ShapeDtypeStruct((2**21,), "f4")
     assert sharding.large_replicated(shapes, mesh) == ["c/scale (2097152,)"]
     assert sharding.large_replicated(shapes, sharding.make_mesh()) == []
+
+
+def test_a_batch_lies_in_its_order_whatever_the_meshs():
+    devices = [jax.devices()[i] for i in (3, 0, 7, 1, 2, 6, 5, 4)]
+    mesh = jax.sharding.Mesh(np.array(devices).reshape(1, 2, 4), (sharding.SLICE, sharding.DATA, sharding.FSDP))
+    batch = {"x": np.arange(32).reshape(16, 2), "y": np.arange(16)}
+    assert sharding.process_rows(mesh, 16, 0) == list(range(16)) and sharding.process_rows(mesh, 16, 1) == []
+    placed = sharding.to_devices(batch, mesh)
+    for name, array in placed.items():
+        np.testing.assert_array_equal(array, batch[name])
+        assert array.sharding.is_equivalent_to(sharding.batch_sharding(mesh), array.ndim)
+    assert [int(shard.data[0]) for shard in sorted(placed["y"].addressable_shards, key=lambda s: s.device.id)] == [
+        2 * devices.index(device) for device in jax.devices()
+    ]
+
+
+def test_what_every_process_has_alike(monkeypatch):
+    mesh = sharding.make_mesh(2, 4)
+    tree = {"a": np.arange(16, dtype=np.float32).reshape(2, 8), "b": jnp.ones((8, 3), jnp.bfloat16)}
+    placed = {name: sharding.param_sharding("x/kernel", array.shape, mesh) for name, array in tree.items()}
+    for count in (1, 2):  # the way of several processes serves one
+        monkeypatch.setattr(jax, "process_count", lambda count=count: count)
+        for where in (placed, sharding.replicated(mesh)):
+            found = sharding.put(tree, where)
+            for name, array in found.items():
+                np.testing.assert_array_equal(array, tree[name])
+                assert array.dtype == tree[name].dtype
+                assert array.sharding == (where[name] if where is placed else where)
 
 
 def test_a_gathered_parameters_gradient_goes_back_to_where_it_lies():

@@ -50,8 +50,9 @@ def messages_of_python(source: str) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
             raised.add(node.exc)
         if isinstance(node, ast.Call) and node.args:
-            name = getattr(node.func, "id", "")
-            if name in ("LDISError", "BadFileError") or (name == "ValueError" and node in raised):
+            of_two = isinstance(node.func, ast.IfExp)  # (A if late else B)("the message")
+            name = getattr(node.func.body if of_two else node.func, "id", "")
+            if name in ("LDISError", "TryAgainError", "BadFileError") or (name == "ValueError" and node in raised):
                 yield node.lineno, _tidy(_template(node.args[0]))
 
 

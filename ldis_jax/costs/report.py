@@ -19,7 +19,6 @@ from ldis_jax.costs.hlo import collectives, estimated_cycles, unmodelled_custom_
 from ldis_jax.memory import memory_options, out_of_memory
 from ldis_jax.programs import PROGRAMS, mathematical_flops, trained_params
 
-COMPUTE_DTYPE = "bfloat16"  # what "auto" means on TPU
 _PARTS_SHOWN = 6
 _RESERVED = 0.02  # of a chip's memory: the runtime's own, and what a program's buffers lose to alignment
 _NEEDED = re.compile(r"(?:required.*?\(|Used )([\d.]+)([KMGT])")  # as the compiler says it, in powers of 1024
@@ -33,7 +32,7 @@ _OF_THE_PROGRAM = (
 def compile_program(
     config: ConfigDict, program: str, topology: str, mesh: Mesh, batch_size: int
 ) -> tuple[jax.stages.Compiled | None, dict[str, Any]]:
-    """Compiles for a slice, to compute in bfloat16, and reads off the costs; minutes at full size.
+    """Compiles for a slice and reads off the costs; minutes at full size.
 
     Args:
         config: of a run.
@@ -50,7 +49,7 @@ def compile_program(
         "peak_bytes" are what the compiler says it needs, its times and all else that only the program tells are None.
     """
     chip = get_chip(topology)
-    lowered = PROGRAMS[program](config, mesh, batch_size, COMPUTE_DTYPE).trace().lower()
+    lowered = PROGRAMS[program](config, mesh, batch_size, compute_dtype(config)).trace().lower()
     cost: dict[str, Any] = {
         "program": program,
         "topology": topology,
@@ -71,6 +70,11 @@ def compile_program(
     else:
         figures = _figures(compiled, text, chip, cost["flops"])
     return compiled, cost | figures | {"compile_seconds": round(time.perf_counter() - started, 1)}
+
+
+def compute_dtype(config: ConfigDict) -> str:
+    """What a run computes in on TPU."""
+    return "bfloat16" if config.dtype == "auto" else config.dtype
 
 
 def _figures(compiled: jax.stages.Compiled, text: str, chip: Chip, flops: float) -> dict[str, Any]:

@@ -24,10 +24,11 @@ class PictureEvaluator:
         episodes: Sequence[Episode],
         image_size: int,
         batch_size: int,
-        path: Path,
+        path: Path | None,
         indices: Sequence[int] | None = None,
     ):
-        self.episodes, self.image_size, self.batch_size, self.path = episodes, image_size, batch_size, path
+        self.episodes, self.image_size, self.batch_size = episodes, image_size, batch_size
+        self.path = path  # None where another process of several writes it
         self.indices = indices  # of the episodes to show; None is all
 
     def run(self, predict: Predict) -> Iterator[tuple[str, float]]:
@@ -37,6 +38,8 @@ class PictureEvaluator:
             predict, self.episodes, self.image_size, self.batch_size, title="pictures", indices=self.indices
         )
         for episode, r in shown:
+            if self.path is None:
+                continue  # all processes predict, one draws
             mask, truth = pseudo_mask.to_mask(r), episode.query_mask == 1
             valid = episode.query_mask != 255
             iou = 100.0 * (mask & truth).sum() / np.maximum(((mask | truth) & valid).sum(), 1)
@@ -52,5 +55,6 @@ class PictureEvaluator:
             )
             labels.append(f"{episode.class_name}: IoU {iou:.0f}")
         titles = ["prompt and its mask", "query", "prediction", "truth", "painted mask (R)"]
-        write_png(self.path, contact_sheet(rows, titles, labels))
+        if self.path is not None:
+            write_png(self.path, contact_sheet(rows, titles, labels))
         yield "pictures", float(len(rows))

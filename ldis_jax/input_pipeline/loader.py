@@ -1,7 +1,7 @@
 """Batches of training episodes, in an order that depends on nothing but the step.
 
-Sample j of step s on process p of P is episode s * G + p * (G / P) + j, for a global batch of G. Hence a run gives the
-same global batches on any number of hosts, workers and restarts, and its whole state is the step.
+Sample i of step s is episode s * G + i, for a global batch of G, whichever process makes it. Hence a run gives the same
+global batches on any number of hosts, workers and restarts, and its whole state is the step.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -84,8 +84,7 @@ def make_train_loader(
     global_batch_size: int,
     *,
     num_workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
 ) -> TrainLoader:
     """The batches that one process feeds to its devices.
 
@@ -94,36 +93,32 @@ def make_train_loader(
         global_batch_size: G, over all processes.
         num_workers: worker processes; 0 uses threads. Workers are spawned, so the program needs the usual
             ``if __name__ == "__main__"``.
-        process_index: this process, ``jax.process_index()``.
-        process_count: of ``jax.process_count()``.
+        rows: the samples of each global batch that this process makes, ascending, see ``sharding.process_rows``; None
+            is all.
 
     Raises:
-        LDISError: G does not divide by the number of processes, or exceeds the number of episodes.
+        LDISError: G is less than 1, or exceeds the number of episodes; a number of workers below 0.
     """
-    if global_batch_size < 1 or global_batch_size % process_count or num_workers < 0:
-        raise LDISError(
-            f"global_batch_size={global_batch_size}, num_workers={num_workers}: need a positive multiple of the "
-            f"{process_count} processes, and num_workers >= 0"
-        )
+    if global_batch_size < 1 or num_workers < 0:
+        raise LDISError(f"global_batch_size={global_batch_size}, num_workers={num_workers}: need >= 1 and >= 0")
     if len(source) < global_batch_size:
         raise LDISError(f"global_batch_size={global_batch_size} exceeds the {len(source)} episodes of the run")
-    size = global_batch_size // process_count
-    shard = _ProcessShard(source, global_batch_size, size, process_index * size)
-    return TrainLoader(grain.MapDataset.source(shard).batch(size), num_workers)
+    share = _ProcessShare(source, global_batch_size, range(global_batch_size) if rows is None else rows)
+    return TrainLoader(grain.MapDataset.source(share).batch(len(share.rows)), num_workers)
 
 
-class _ProcessShard:
-    """Consecutive runs of ``size`` of every ``global_size`` items, from ``offset``; ragged ends are left out."""
+class _ProcessShare:
+    """The items at ``rows`` of every ``global_size``; ragged ends are left out."""
 
-    def __init__(self, source: TrainEpisodes, global_size: int, size: int, offset: int):
-        self._source, self._global_size, self._size, self._offset = source, global_size, size, offset
+    def __init__(self, source: TrainEpisodes, global_size: int, rows: Sequence[int]):
+        self._source, self._global_size, self.rows = source, global_size, rows
 
     def __len__(self) -> int:
-        return len(self._source) // self._global_size * self._size
+        return len(self._source) // self._global_size * len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        step, sample = divmod(index, self._size)
-        return self._source[step * self._global_size + self._offset + sample]
+        step, sample = divmod(index, len(self.rows))
+        return self._source[step * self._global_size + self.rows[sample]]
 
 
 def _start_worker(index: int, count: int) -> None:

@@ -6,8 +6,10 @@ Convolutions and linear layers compute in ``dtype``; normalisation statistics an
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import jax
@@ -135,6 +137,19 @@ _POLICIES = {
 REMAT = ("none", *_POLICIES)
 
 
+_EVERYTHING_KEPT = contextvars.ContextVar("_EVERYTHING_KEPT", default=False)
+
+
+@contextlib.contextmanager
+def nothing_computed_again() -> Iterator[None]:
+    """What is traced inside has no rematerialisation, whatever it asks for: each operation stands once."""
+    token = _EVERYTHING_KEPT.set(True)
+    try:
+        yield
+    finally:
+        _EVERYTHING_KEPT.reset(token)
+
+
 def rematerialised(kind: str) -> Run:
     """How a network calls its blocks, or any function of arrays: ``run(module, *arrays)``.
 
@@ -151,7 +166,7 @@ def rematerialised(kind: str) -> Run:
         # the gradient that is taken, as frozen ones do.
         return jax.checkpoint(functools.partial(run, module), policy=_POLICIES[kind])(*arrays)
 
-    return run if kind == "none" else run_again
+    return run if kind == "none" or _EVERYTHING_KEPT.get() else run_again
 
 
 class ResnetBlock2D(nnx.Module):

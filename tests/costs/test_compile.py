@@ -95,6 +95,7 @@ import ldis_jax.compile as c; from ldis_jax import cli; cli.run(c.main)"""
         ((), "--config: missing"),
         (("--config=configs/tiny.py", "--topology=h100:8"), "--topology=h100:8: must start with v5e, v5p, v6e"),
         (("--config=configs/tiny.py", "--json=costs.txt"), "end the name in .json"),
+        (("--config=configs/tiny.py", "--config.executable=tests"), "tests: cannot be written (is a folder)"),
         (("--config=configs/tiny.py", "--program=eval"), "program"),
     ],
 )
@@ -161,6 +162,28 @@ assert read == estimated_cycles(text) and sum(read.values()) > 1000 and compiled
     done = run(code=code)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
+
+
+@needs_libtpu
+def test_meshes_of_real_slices():
+    """An axis may be part of one of the grid's; the samples of all hosts together are the batch, each once."""
+    code = """
+from ldis_jax.costs.chips import prepare_compile_only, slice_devices
+prepare_compile_only()
+from ldis_jax import sharding
+ordered = set()
+for topology, slices, fsdp in (("v5e:4x4", 1, 4), ("v5e:4x4", 2, 8), ("v6e:4x4", 1, 8), ("v5p:4x4x4", 1, 8)):
+    devices = slice_devices(topology, slices)
+    mesh = sharding.make_mesh(fsdp=fsdp, slices=slices, devices=devices)
+    size, hosts = 4 * len(devices), sorted({device.process_index for device in devices})
+    rows = [sharding.process_rows(mesh, size, host) for host in hosts]
+    assert {len(of_host) for of_host in rows} == {size // len(hosts)} and len(hosts) > 1
+    assert sorted(sum(rows, [])) == list(range(size))
+    ordered.add(sum(rows, []) == list(range(size)))
+assert ordered == {True, False}, "hosts follow one another in some meshes, not in all"
+"""
+    done = run(code=code)
+    assert done.returncode == 0, done.stderr
 
 
 @needs_libtpu
