@@ -181,8 +181,16 @@ def _times(cost: dict[str, Any]) -> tuple[str, str]:
 
 
 def options_table() -> str:
-    """Markdown of what each option alone makes of a training step."""
-    rows = ["| option | GB a chip | predicted ms | exchanged MB |", "| --- | --- | --- | --- |"]
+    """Markdown of what each option alone makes of a training step; nothing where the step without is not compiled."""
+    base = option_cells()["none"]
+    if not base.path("train").is_file():
+        return ""
+    rows = [
+        f"Each alone, on the training step of `{Path(base.config).stem}` with {base.batch_size} pictures on "
+        f"`{base.topology}` and `mesh.fsdp=4`, where all of them fit; predicted, as above:",
+        "",
+    ]
+    rows += ["| option | GB a chip | predicted ms | exchanged MB |", "| --- | --- | --- | --- |"]
     for option, cell in option_cells().items():
         if cell.path("train").is_file():
             cost = json.loads(cell.path("train").read_text())
@@ -195,7 +203,7 @@ def page(text: str) -> str:
     recipes = "\n\n".join(filter(None, [recipes_table(), "\n".join(_weak_scaling())]))
     for (start, end), section in ((_RECIPES, recipes), (_OPTIONS, options_table())):
         before, _, rest = text.partition(start)
-        text = f"{before}{start}\n\n{section}\n\n{end}{rest.partition(end)[2]}"
+        text = f"{before}{start}\n\n{section}\n\n".rstrip("\n") + f"\n\n{end}{rest.partition(end)[2]}"
     return text
 
 
