@@ -60,6 +60,7 @@ RUN_BY = {
     "data/build.py --out --source": _BUILDS,
     "data/build.py --out --source --split": _BUILDS,
     "data/freeze_episodes.py --episodes --num_shots --out --root --seed --split": _FREEZES,
+    "tools/mesh_test.py": "tests/test_crash.py::test_two_processes_that_share_parameters_and_one_that_goes_on",
     "tools/tpu_table.py --minutes": "tests/docs/test_scripts.py::test_the_table_of_slices_keeps_what_is_compiled",
     "tools/speed_tables.py": "tests/test_docs.py::test_tables_of_the_speed_page_are_those_of_the_figures",
     "tools/error_messages.py": "tests/docs/test_error_messages.py::test_page_and_code_have_the_same_messages",
