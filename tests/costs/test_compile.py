@@ -59,15 +59,15 @@ def test_both_programs_on_a_slice(micro_folder, tmp_path):
     # Forward, and twice that backward through the UNet alone, are more than a prediction's forward.
     assert train["flops"] > predict["flops"] > 0
     assert train["predicted_exchange_ms"] > predict["predicted_exchange_ms"]
-    # All that is trained travels once to where it is used, and as gradients once back, in float32.
+    # Gradients of all that is trained are exchanged once, as the bfloat16 that products make them in.
     whole = {"all-gather": 0.0, "reduce-scatter": 0.0, "all-reduce": 0.0}
     for found in train["collectives"]:
         assert found["group"] == 4 and not found["network"]
         whole[found["kind"]] += found["bytes"] * 4 / 3 / (2 if found["kind"] == "all-reduce" else 1)
     config = micro_config(micro_folder)
-    size = 4 * sum(value.size for value in trained_params(config).values())
-    assert whole["reduce-scatter"] + whole["all-reduce"] == pytest.approx(size, rel=0.02)
-    assert whole["all-gather"] == pytest.approx(size, rel=0.1)  # scales and biases lie everywhere
+    size = 2 * sum(value.size for value in trained_params(config).values())
+    assert whole["reduce-scatter"] + whole["all-reduce"] == pytest.approx(size, rel=0.03)
+    assert whole["all-gather"] > size / 2  # of what is sharded
 
 
 def test_what_does_not_fit_is_status_1_with_what_to_change(tmp_path):
