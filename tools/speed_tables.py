@@ -3,6 +3,7 @@
 python benchmarks/speed.py --json=docs/speed/cpu.json
 python benchmarks/tpu_networks.py --json=docs/speed/tpu_networks.json
 python benchmarks/startup.py --model=random --json=docs/speed/startup.json
+python benchmarks/checkpoint.py --config=configs/tiny.py --every=50 --json=docs/speed/checkpoint.json
 python benchmarks/autoencoders.py --vae=taesd --data=coco_mini --json=docs/speed/autoencoders.json
 python tools/speed_tables.py
 """
@@ -10,6 +11,7 @@ python tools/speed_tables.py
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -78,11 +80,21 @@ def _startup(figures: dict[str, Any]) -> str:
     return _table(("process", "seconds"), *masks, *helps)
 
 
+def _checkpoint(figures: dict[str, Any]) -> str:
+    times = {kind: statistics.median(values) for kind, values in figures["seconds_a_step"].items()}
+    period = figures["checkpoint_every"] * times["without"]
+    head = ("config", "state, MB", "a step, ms", "a save costs, ms", "saves every", "of the time")
+    row = (f"`{figures['config']}`", f"{figures['state_bytes'] / 1e6:.0f}", f"{1e3 * times['without']:.0f}")
+    row += (f"{1e3 * figures['seconds_a_save']:.0f}", f"{figures['checkpoint_every']} steps")
+    return _table(head, (*row, f"**{figures['seconds_a_save'] / period:.1%}**"))
+
+
 TABLES: dict[str, Callable[[Any], str]] = {
     "cpu": _beside_torch,
     "tpu_networks": _networks,
     "autoencoders": _autoencoders,
     "startup": _startup,
+    "checkpoint": _checkpoint,
 }
 
 
