@@ -1,6 +1,7 @@
 """Scripts that documents name and that take networks of full size, on the smallest ones."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,17 @@ def test_seconds_and_memory_of_conversion(tmp_path):
     ours, torch = (figures["rows"][f"{who} float32"]["seconds"] for who in ("ours", "torch"))
     assert figures["ratios"]["load seconds, ours / torch, float32"] == ours / torch
     assert list(tmp_path.iterdir()) == [out], "the weights are gone"
+
+
+def test_what_a_save_costs(tmp_path):
+    out = tmp_path / "checkpoint.json"
+    command = [sys.executable, "benchmarks/checkpoint.py", "--config=tools/crash_config.py", "--every=2", "--pairs=3"]
+    env = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    subprocess.run([*command, f"--json={out}"], cwd=ROOT, env=env, check=True, capture_output=True, timeout=300)
+    figures = json.loads(out.read_text())
+    assert {kind: len(values) for kind, values in figures["seconds_a_step"].items()} == {"with": 3, "without": 3}
+    assert figures["state_bytes"] > 1e5 and len(figures["ratios"]) == 3
+    assert load_script(ROOT / "tools" / "speed_tables.py").TABLES["checkpoint"](figures).count("\n") == 2
 
 
 @pytest.mark.usefixtures("quick_compilation")
