@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from ldis_jax.errors import LDISError, TryAgainError, list_names
+from ldis_jax.memory import out_of_memory
 from ldis_jax.train_state import TrainState
 
 T = TypeVar("T")
@@ -101,25 +102,30 @@ class Checkpoints:
         except Exception as error:
             raise self._unwritable(error) from error
 
-    def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest usable checkpoint in the shapes, types and shardings of ``state``; None where there never was one.
+    def started(self) -> bool:
+        """Whether a run has saved here, be it usable or not."""
+        return self._listed().any_saved
+
+    def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The newest usable checkpoint in the shapes, types and shardings of ``state``.
 
         A newer one that is damaged is named in the log and moved to ``<step>.damaged``. All processes take the same.
+
+        Args:
+            state: arrays, or ``jax.ShapeDtypeStruct`` with a sharding, which hold no memory beside what is restored.
 
         Raises:
             LDISError: the newest readable checkpoint belongs to another model or task, or none is usable; nothing is
                 moved then, for the fault may be elsewhere.
         """
         damaged: dict[int, str] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in sorted(self._listed().steps, reverse=True):
             try:
                 restored = self._read(step, state)
                 break
             except _UnusableError as error:
                 damaged[step] = str(error)
         else:
-            if not damaged and not list(self._folder.glob("*.damaged")):
-                return None
             causes = "; ".join(f"step {step}: {cause}" for step, cause in damaged.items())
             raise LDISError(
                 f"{self._folder}: no usable checkpoint ({causes or 'all are named .damaged'}); mend one, or choose "
@@ -137,6 +143,15 @@ class Checkpoints:
             multihost_utils.sync_global_devices("damaged checkpoints are moved")
             self._manager.reload()
         return restored
+
+    def _listed(self) -> _Listed:
+        """What process 0 sees in the folder: others may see an older state of one that they share."""
+        own = self._manager.all_steps()
+        seen = np.array([len(own), any(self._folder.glob("*.damaged"))], np.int32)
+        count, set_aside = map(int, multihost_utils.broadcast_one_to_all(seen))
+        steps = np.zeros(count, np.int32)
+        steps[: len(own)] = own[:count]  # another's may be more or fewer
+        return _Listed([int(step) for step in multihost_utils.broadcast_one_to_all(steps)], bool(count or set_aside))
 
     def _read(self, step: int, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """One checkpoint; raises _UnusableError on all processes if any cannot read its part."""
@@ -164,6 +179,11 @@ class Checkpoints:
             f"{self._folder}: a checkpoint could not be written ({_line(error)}); {last}. Mend the disk and run the "
             f"same command again"
         )
+
+
+class _Listed(NamedTuple):
+    steps: list[int]
+    any_saved: bool  # also those set aside
 
 
 class _Quiet:
@@ -200,6 +220,8 @@ def _on_all(read: Callable[[], T]) -> T:
     try:
         result = read()
     except Exception as caught:  # Orbax raises whatever a damaged file leads it to
+        if out_of_memory(caught):
+            raise  # no fault of the checkpoint
         error = caught
     if not np.all(multihost_utils.process_allgather(np.array(error is None))):
         raise _UnusableError(_line(error) if error else "another process cannot read its part") from error
@@ -241,6 +263,8 @@ class SavedModel(NamedTuple):
 def read_params(folder: Path, step: int | None = None) -> SavedModel:
     """Trained parameters of one step as NumPy arrays, whatever devices wrote them; optimizer moments are not read.
 
+    Where the run keeps an average of them, that: what it evaluates and exports.
+
     Args:
         folder: ``checkpoints/`` of a work folder.
         step: None is the newest.
@@ -258,11 +282,12 @@ def read_params(folder: Path, step: int | None = None) -> SavedModel:
     try:
         fingerprint = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(where / "fingerprint")
         checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-        saved = checkpointer.metadata(where / "state").item_metadata.tree["params"]
-        item = {"params": {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in saved.items()}}
+        saved = checkpointer.metadata(where / "state").item_metadata.tree
+        part = "ema" if saved.get("ema") else "params"
+        item = {part: {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in saved[part].items()}}
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         arguments = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
-        return SavedModel(step, fingerprint, checkpointer.restore(where / "state", args=arguments)["params"])
+        return SavedModel(step, fingerprint, checkpointer.restore(where / "state", args=arguments)[part])
     except Exception as error:  # Orbax raises whatever a damaged file leads it to
         raise LDISError(f"{folder / str(step)}: unreadable checkpoint ({_line(error)}); choose another step") from None
 

@@ -46,7 +46,7 @@ from ldis_jax.programs import run_task
 from ldis_jax.progress import CHECKPOINT, DATA, EVALUATION, START, STEP, Progress
 from ldis_jax.tasks import Task
 from ldis_jax.train_state import flatten, unflatten
-from ldis_jax.train_step import NEVER, StepMetrics, StepOptions, init_state
+from ldis_jax.train_step import NEVER, StepMetrics, StepOptions, init_state, state_shapes
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -83,10 +83,10 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     graphdef, params, frozen = flatten(model)
     frozen = sharding.put(frozen, sharding.replicated(mesh))
 
-    # --- Optimizer and state, each array where the path rules put it ---
+    # --- Optimizer and the state's shapes, each array where the path rules put it ---
     tx = make_optimizer(config.optim, config.train_steps)
     options = StepOptions.from_config(config.step)
-    state, _ = init_state(params, tx, mesh, options)
+    shapes = state_shapes(params, tx, mesh, options)
     if lead and (large := sharding.large_replicated(params, mesh)):
         _LOGGER.warning("config.mesh.fsdp: these stay whole on every device: %s", list_names(large))
     fingerprint = {"task": task.to_dict(), "networks": networks.to_dict()}
@@ -98,14 +98,14 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     fingerprint |= {key: to_json(config)[key] for key in ("seed", "batch_size", "num_shots")}
     fingerprint |= {"sources": to_json(config.data.sources), "augment": config.data.augment}
     fingerprint |= {"step": dataclasses.asdict(options), "moment_dtype": config.optim.moment_dtype}
-    del params, model
+    del model
     peak = peak_flops(mesh.devices.flat[0].device_kind)
     train_step, flops = ready_step(config, mesh, str(compute_dtype(config.dtype)), with_flops=peak is not None)
     release_free_memory()
 
     predict = make_predict(task, graphdef, frozen, mesh)
 
-    # --- Resume ---
+    # --- Resume, or start ---
     _make_folder(workdir)
     with (
         profile as profiler,
@@ -116,11 +116,14 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
         ThreadPoolExecutor(1) as waiter,
         loader,
     ):
-        restored = checkpoints.restore(state)
-        if restored is not None:
-            state, data_state = restored
+        if checkpoints.started():
+            del params  # their memory is the restored state's
+            state, data_state = checkpoints.restore(shapes)
             loader.set_state(data_state)
             progress.set_state(data_state)
+        else:
+            state, _ = init_state(params, tx, mesh, options)
+            del params
         done = first = int(state.step)
         if lead:
             write_json(workdir / "config.json", to_json(config))

@@ -120,6 +120,16 @@ def abstract_state(
     return fresh, jax.tree_util.tree_map_with_path(place, jax.eval_shape(fresh, dict(params)))
 
 
+def state_shapes(
+    params: Params, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh, options: StepOptions = StepOptions()
+) -> TrainState:
+    """The state of :func:`init_state` as shapes, types and shardings; allocates nothing."""
+    fresh, placed = abstract_state(params, tx, mesh, options)
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), jax.eval_shape(fresh, params), placed
+    )
+
+
 def make_train_step(
     task: Task,
     graphdef: nnx.GraphDef[LDISModel],

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
+from jax.experimental import multihost_utils
 
 from ldis_jax import LDISError, sharding
 from ldis_jax.checkpoint import Checkpoints, saved_steps
@@ -154,6 +156,31 @@ def test_no_usable_checkpoint_is_an_error_and_moves_nothing(saved):
         checkpoints.restore(make_state())
 
 
+def test_all_processes_go_by_the_first_ones_list(saved, monkeypatch):
+    """A shared folder may look newer on another host."""
+    said = iter([np.array([1, 0]), np.array([4])])
+    monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", lambda _: next(said))
+    with open_folder(saved) as checkpoints:
+        assert int(checkpoints.restore(make_state())[0].step) == 4
+
+
+def test_too_little_memory_is_no_fault_of_a_checkpoint(saved, monkeypatch):
+    def restore(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 4 bytes.")
+
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", restore)
+    with open_folder(saved) as checkpoints, pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        checkpoints.restore(make_state())
+    assert saved_steps(saved / "checkpoints") == [4, 8]
+
+
+def test_restoring_needs_no_state_to_begin_with(saved):
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), make_state())
+    with open_folder(saved) as checkpoints:
+        state, _ = checkpoints.restore(shapes)
+    jax.tree.map(np.testing.assert_array_equal, state, make_state(8))
+
+
 def test_a_checkpoint_damaged_twice(saved):
     for _ in range(2):
         DAMAGES["zeros"](saved / "checkpoints" / "8")
@@ -177,7 +204,7 @@ def test_what_a_killed_save_leaves_is_passed_over_and_removed(saved):
 def test_nothing_saved_yet(tmp_path):
     (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir(parents=True)
     with open_folder(tmp_path) as checkpoints:
-        assert checkpoints.restore(make_state()) is None
+        assert not checkpoints.started()
 
 
 def test_another_models_newest_checkpoint_is_refused_not_passed_over(saved):

@@ -28,11 +28,12 @@ NETWORKS = ("unet", "vae", "prompt_encoder")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, micro_folder_ldisn):
-    """A run of LDIS-n whose parameters were sharded over four of eight devices."""
+    """A run of LDIS-n whose parameters, and their average, were sharded over four of eight devices."""
     root = tmp_path_factory.mktemp("trained")
     init = Path(shutil.copytree(micro_folder_ldisn, root / "init"))
     config = micro_config(init, "ldisn")
     config.mesh.data, config.mesh.fsdp = 2, 4
+    config.step.ema_decay = 0.5
     with jax.numpy_dtype_promotion("standard"):  # as in test_train
         train(config, root / "run")
     return root
