@@ -33,12 +33,12 @@ def get_config(method: str = "full") -> ConfigDict:
     config.batch_size = config.eval.batch_size = 8
     config.optim.schedule = "cosine"
     config.optim.warmup_steps = 50
-    config.remat = "blocks"
     config.step.grad_dtype = config.optim.moment_dtype = "bfloat16"
     config.log_every = 20
     config.eval_every = config.checkpoint_every = 250
     if method == "lora":
         config.lora.rank = 16
+        config.lora.also = ("encoder_hid_proj", "conv_in")  # of a converted LDIS-n conv_in does not see the query yet
         config.optim.learning_rate = 1e-4
     if method == "small":
         config.cpu_devices = 2
@@ -46,7 +46,6 @@ def get_config(method: str = "full") -> ConfigDict:
         config.batch_size = config.eval.batch_size = 16
         config.optim.learning_rate = 5e-4
         config.optim.b2 = 0.99
-        config.remat = "none"
         config.step.grad_dtype = config.optim.moment_dtype = "float32"
         config.eval_every = config.checkpoint_every = 100
     return config

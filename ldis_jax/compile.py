@@ -43,11 +43,14 @@ def main() -> None:
     prepare_compile_only()
 
     from ldis_jax import sharding
+    from ldis_jax.config import check_config
     from ldis_jax.costs.chips import slice_devices
-    from ldis_jax.costs.report import advice, compile_program, compute_dtype, lines
+    from ldis_jax.costs.report import advice, compile_program, lines
     from ldis_jax.executable import ReadyStep, program_facts, write_executable
     from ldis_jax.files import check_writable, write_json
+    from ldis_jax.programs import compute_dtype
 
+    check_config(config)
     for path in filter(None, (_JSON.value, config.executable)):
         check_writable(path)
     devices = slice_devices(_TOPOLOGY.value, config.mesh.slices)
@@ -62,7 +65,7 @@ def main() -> None:
         if not cost["fits"]:
             print(f"  try {advice(config, cost)}", flush=True)
         if program == "train" and config.executable and compiled is not None:
-            facts = program_facts(config, mesh, compute_dtype(config))
+            facts = program_facts(config, mesh, compute_dtype(config, "tpu"))
             write_executable(Path(config.executable), ReadyStep(compiled, cost["flops"]), facts)
             print(f"  wrote {config.executable}", flush=True)
         costs[program] = {"config": config_file(), **cost}

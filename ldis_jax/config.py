@@ -7,14 +7,23 @@ in a file or on the command line, is an error.
 from __future__ import annotations
 
 import json
+import operator
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from ldis_jax.checks import check_integer
 from ldis_jax.errors import LDISError
+from ldis_jax.models.layers import REMAT
 from ldis_jax.shipped import shipped_folder
 from ldis_jax.tasks import LDIS1, LDISN
+
+_COUNTS = (
+    *("batch_size", "num_shots", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"),
+    *("eval.batch_size", "step.accumulate"),
+)
+_CHOICES = {"dtype": ("auto", "float32", "bfloat16"), "remat": REMAT}
 
 
 def base_config(task: str) -> ConfigDict:
@@ -51,10 +60,10 @@ def base_config(task: str) -> ConfigDict:
     config.mesh = ConfigDict({"slices": 1, "data": -1, "fsdp": 1})
 
     # Memory against time; docs/tpu.md has what each costs.
-    config.remat = "none"  # what the backward pass computes again: "none", "dots" or "blocks" (least memory)
+    config.remat = "none"  # what the backward pass computes again: "none", "dots" or "blocks"
     config.step = ConfigDict()
     config.step.accumulate = 1  # parts that a batch is computed in, one after the other
-    config.step.grad_dtype = "float32"  # of gradients and of what devices exchange; "bfloat16" halves both
+    config.step.grad_dtype = "float32"  # of gradients and their sum; products in bfloat16 make bfloat16 ones anyway
     config.step.ema_decay = 0.0  # of an average of the parameters that is evaluated and exported; 0 keeps none
 
     config.train_steps = 160_000
@@ -98,6 +107,19 @@ def base_config(task: str) -> ConfigDict:
     for named_by_files in (config.data, config.eval.sets, config.init.unet):
         named_by_files.unlock()
     return config
+
+
+def check_config(config: ConfigDict) -> None:
+    """Looks for values that a run would meet late, or that would change it silently.
+
+    Raises:
+        LDISError: the first of them.
+    """
+    for key in _COUNTS:
+        check_integer(f"config.{key}", operator.attrgetter(key)(config))
+    for key, choices in _CHOICES.items():
+        if config[key] not in choices:
+            raise LDISError(f"config.{key}={config[key]!r}: must be one of {', '.join(choices)}")
 
 
 def small_config(task: str) -> ConfigDict:

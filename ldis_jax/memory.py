@@ -41,7 +41,8 @@ def memory_options(config: ConfigDict, devices: int) -> str:
     options = []
     if config.mesh.fsdp < devices:
         options.append(f"--config.mesh.fsdp={devices}")
-    if config.step.grad_dtype == "float32":
+    # Computed in bfloat16, gradients are kept in another type only to be summed.
+    if config.step.grad_dtype == "float32" and (config.dtype == "float32" or config.step.accumulate > 1):
         options.append("--config.step.grad_dtype=bfloat16")
     if config.optim.moment_dtype == "float32":
         options.append("--config.optim.moment_dtype=bfloat16")

@@ -6,12 +6,16 @@ import contextlib
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import jax
 
 from ldis_jax.errors import LDISError, TryAgainError
+
+_SILENCE = 300  # seconds
 
 
 def join() -> None:
@@ -30,12 +34,32 @@ def join() -> None:
         count, index = (
             int(text) if (text := os.environ.get(name)) else None for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
         )
-        jax.distributed.initialize(num_processes=count, process_id=index)
-    except (RuntimeError, ValueError) as error:
-        silent = re.match("DEADLINE_EXCEEDED|UNAVAILABLE", str(error))
+        _join(count, index, _SILENCE)
+    except (RuntimeError, ValueError, TimeoutError) as error:
+        words = f"no answer in {_SILENCE} s" if isinstance(error, TimeoutError) else error
+        silent = re.match("no answer|DEADLINE_EXCEEDED|UNAVAILABLE", str(words))
         raise (TryAgainError if silent else LDISError)(
-            f"--multihost: cannot join the other hosts ({error}); see launch/README.md"
+            f"--multihost: cannot join the other hosts ({words}); see launch/README.md"
         ) from None
+
+
+def _join(count: int | None, index: int | None, seconds: int) -> None:
+    """``jax.distributed.initialize`` in a thread: signals are handled meanwhile, and it is left when it takes too long.
+
+    At a timeout of its own JAX aborts the process with a page of stacks.
+    """
+    joined: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            jax.distributed.initialize(num_processes=count, process_id=index, initialization_timeout=2 * seconds)
+        except BaseException as error:
+            joined.set_exception(error)
+        else:
+            joined.set_result(None)
+
+    threading.Thread(target=run, name="join", daemon=True).start()
+    joined.result(seconds)
 
 
 @contextlib.contextmanager

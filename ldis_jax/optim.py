@@ -14,7 +14,11 @@ from ldis_jax.errors import LDISError
 
 
 def learning_rate_schedule(config: ConfigDict, train_steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then "constant" (the paper), or "cosine" to a hundredth."""
+    """Linear warm-up from 0, then "constant" (the paper), or "cosine" to a hundredth.
+
+    Raises:
+        LDISError: ``config.schedule`` is neither.
+    """
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "constant":
         # optax's own warm-up of no steps stays at 0 for ever.
@@ -31,7 +35,12 @@ def make_optimizer(config: ConfigDict, train_steps: int) -> optax.GradientTransf
     Args:
         config: ``config.optim``.
         train_steps: length of the run, for decaying schedules.
+
+    Raises:
+        LDISError: a value that is none of a few, or no positive norm to clip to.
     """
+    if not config.grad_clip > 0:
+        raise LDISError(f"config.optim.grad_clip={config.grad_clip}: must be positive; inf clips nothing")
     adamw = optax.adamw(
         learning_rate_schedule(config, train_steps),
         b1=config.b1,

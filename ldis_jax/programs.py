@@ -54,6 +54,13 @@ def run_task(config: ConfigDict) -> Task:
     return with_schedule(task, schedule)
 
 
+def compute_dtype(config: ConfigDict, platform: str) -> str:
+    """The type of compute: "auto" is bfloat16, but float32 on "cpu", where bfloat16 would be emulated."""
+    if config.dtype == "auto":
+        return "float32" if platform == "cpu" else "bfloat16"
+    return str(config.dtype)
+
+
 def abstract_model(config: ConfigDict, dtype: str = "bfloat16") -> tuple[Task, LDISModel]:
     """Task and networks of a config, of shapes; SD 1.5's and ViT-L/14's where its init folder is not there yet."""
     task = run_task(config)

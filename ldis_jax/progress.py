@@ -18,7 +18,8 @@ from ldis_jax.errors import LDISError
 from ldis_jax.files import atomic_write
 
 # What a process does; all its wall time is in one of them.
-START, DATA, STEP, CHECKPOINT, EVALUATION = "start-up", "data", "step", "checkpoint", "evaluation"
+START, DATA, STEP, CHECKPOINT = "start-up", "data", "step", "checkpoint"
+EVALUATION, EXPORT = "evaluation", "export"
 
 
 class Progress:
@@ -32,7 +33,7 @@ class Progress:
             silence: seconds in which nothing moves before the watchdog speaks, and between its words; 0: never.
         """
         self._folder, self._silence = folder, silence
-        self._seconds = dict.fromkeys((START, DATA, STEP, CHECKPOINT, EVALUATION), 0.0)
+        self._seconds = dict.fromkeys((START, DATA, STEP, CHECKPOINT, EVALUATION, EXPORT), 0.0)
         self._steps = 0  # begun in ``STEP``
         self._phase, self._step, self._since = START, 0, time.monotonic()
         self._run_started, self._earlier = time.time(), 0.0

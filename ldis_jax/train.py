@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ldis_jax import sharding
 from ldis_jax.benchmark.report import write_training_page
 from ldis_jax.checkpoint import Checkpoints
-from ldis_jax.config import init_folder, to_json
+from ldis_jax.config import check_config, init_folder, to_json
 from ldis_jax.convert import load_training_init, to_torch
 from ldis_jax.convert.card import model_card, read_provenance
 from ldis_jax.convert.folder import write_folder
@@ -35,15 +35,14 @@ from ldis_jax.files import write_json
 from ldis_jax.input_pipeline import TrainEpisodes, TrainLoader, make_source, make_train_loader
 from ldis_jax.memory import release_free_memory
 from ldis_jax.metric_writer import MetricWriter
-from ldis_jax.models.layers import REMAT
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.models.lora import LoRA
 from ldis_jax.optim import learning_rate_schedule, make_optimizer
 from ldis_jax.predict import make_predict
 from ldis_jax.preemption import PreemptedError, Preemption
 from ldis_jax.profiling import Profiler
-from ldis_jax.programs import run_task
-from ldis_jax.progress import CHECKPOINT, DATA, EVALUATION, START, STEP, Progress
+from ldis_jax.programs import compute_dtype, run_task
+from ldis_jax.progress import CHECKPOINT, DATA, EVALUATION, EXPORT, START, STEP, Progress
 from ldis_jax.tasks import Task
 from ldis_jax.train_state import flatten, unflatten
 from ldis_jax.train_step import NEVER, StepMetrics, StepOptions, init_state, state_shapes
@@ -70,7 +69,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     started = time.time()
     lead = jax.process_index() == 0
 
-    # --- Data: whatever is wrong with them shows before any weight is read ---
+    # --- Data: whatever is wrong with them, or with the config, shows before any weight is read ---
+    check_config(config)
     task = run_task(config)
     mesh = sharding.make_mesh(**config.mesh)
     loader = make_loader(config, task, mesh)
@@ -100,7 +100,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     fingerprint |= {"step": dataclasses.asdict(options), "moment_dtype": config.optim.moment_dtype}
     del model
     peak = peak_flops(mesh.devices.flat[0].device_kind)
-    train_step, flops = ready_step(config, mesh, str(compute_dtype(config.dtype)), with_flops=peak is not None)
+    dtype = compute_dtype(config, jax.default_backend())
+    train_step, flops = ready_step(config, mesh, dtype, with_flops=peak is not None)
     release_free_memory()
 
     predict = make_predict(task, graphdef, frozen, mesh)
@@ -209,6 +210,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
             return None
 
         # --- Export, report ---
+        progress.enter(EXPORT, done)
         writer.close()
         report = evaluation.report(results, writer.at(0) if config.eval.before else {})
         report |= {"steps": config.train_steps, "seconds": round(time.time() - started, 1)}
@@ -239,7 +241,7 @@ def initial_model(config: ConfigDict) -> tuple[Task, LDISModel, dict[str, Weight
 
     The networks are float32 where trained and of the compute type where frozen.
     """
-    dtype = compute_dtype(config.dtype)
+    dtype = jnp.dtype(compute_dtype(config, jax.default_backend()))
     folder = init_folder(config.init.folder)
     if not folder.is_dir():
         raise LDISError(f"config.init.folder={config.init.folder}: no such folder; see docs/weights.md")
@@ -247,19 +249,8 @@ def initial_model(config: ConfigDict) -> tuple[Task, LDISModel, dict[str, Weight
     overrides = config.init.unet.to_dict() or None
     lora = LoRA.from_dict(config.lora.to_dict(), "config.lora")
     init = load_training_init(folder, task, overrides, seed=config.seed, dtype=dtype, frozen_dtype=dtype, lora=lora)
-    if config.remat not in REMAT:
-        raise LDISError(f"config.remat={config.remat!r}: must be one of {', '.join(REMAT)}")
     init.model.unet.remat = config.remat
     return task, init.model, init.frozen
-
-
-def compute_dtype(name: str) -> jnp.dtype:
-    """The type of compute: "auto" is bfloat16, but float32 on CPU, where bfloat16 would be emulated."""
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    if name not in ("float32", "bfloat16"):
-        raise LDISError(f"config.dtype={name!r}: must be 'auto', 'float32' or 'bfloat16'")
-    return jnp.dtype(name)
 
 
 def make_loader(config: ConfigDict, task: Task, mesh: jax.sharding.Mesh) -> TrainLoader:

@@ -68,8 +68,9 @@ class StepOptions:
     Attributes:
         accumulate: parts that a batch is computed in, one after the other; the gradient is their mean. The random key
             is a function of (seed, step, part).
-        grad_dtype: of the parameters that gradients are taken of, and so of gradients and of what devices exchange;
-            "bfloat16" halves both. Master parameters stay float32.
+        grad_dtype: of the parameters that gradients are taken of, and so of gradients; "bfloat16" halves the sum that
+            ``accumulate`` keeps. What devices exchange are bfloat16 gradients in any case if compute is bfloat16, whose
+            products make them. Master parameters stay float32.
         ema_decay: d of an average of the parameters, ema <- d ema + (1 - d) params, that is evaluated and exported in
             place of the parameters; 0 keeps none.
     """

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import socket
 import sys
 
 import numpy as np
@@ -85,3 +86,10 @@ def load_script(path):
     sys.modules[spec.name] = module  # where dataclasses look for it
     spec.loader.exec_module(module)
     return module
+
+
+def free_port():
+    """A port of localhost that nobody listens on."""
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        return server.getsockname()[1]

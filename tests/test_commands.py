@@ -16,7 +16,7 @@ from ldis_jax.convert import load_model
 from ldis_jax.image_io import read_image
 from ldis_jax.programs import run_task
 from tests.data.test_folder_check import boxes, picture_folder
-from tests.helpers import call_command
+from tests.helpers import call_command, free_port
 
 ROOT = Path(__file__).parent.parent
 
@@ -98,6 +98,36 @@ def test_how_training_ends(tmp_path, body, status, error):
         [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=50, check=False
     )
     assert (done.returncode, done.stderr) == (status, error)
+
+
+@pytest.mark.parametrize(
+    ("stop", "status", "error"),
+    [
+        ("", 1, "error: --multihost: cannot join the other hosts (no answer in 3 s); see launch/README.md\n"),
+        ("threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()\n", 7, ""),
+    ],
+    ids=["they are silent", "SIGTERM meanwhile"],
+)
+@pytest.mark.parametrize("index", [0, 1])
+def test_waiting_for_other_hosts_ends(tmp_path, index, stop, status, error):
+    code = (
+        "import os, signal, threading, ldis_jax.main as m\nfrom ldis_jax import cli, multihost\n"
+        f"multihost._SILENCE = 3\n{stop}cli.run(m.main)"
+    )
+    arguments = ["--config=configs/tiny.py", f"--workdir={tmp_path}", "--stopped_status=7", "--multihost"]
+    here = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": index}
+    env = os.environ | {name: str(value) for name, value in here.items()}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == status and done.stderr.startswith(error), done.stderr  # JAX's service may add its own
+    assert error or not done.stderr
 
 
 def test_an_unknown_key_in_a_config_file_is_one_short_line(tmp_path):

@@ -43,10 +43,14 @@ def test_xlas_words(text, words):
 
 def test_options_are_those_not_in_use():
     config = base_config("ldis1")
-    half = "--config.step.grad_dtype=bfloat16, --config.optim.moment_dtype=bfloat16"
-    rest = "--config.remat=blocks, --config.step.accumulate=2, a smaller batch or more devices"
-    assert memory_options(config, 4) == f"--config.mesh.fsdp=4, {half}, {rest}"
+    moments, remat = "--config.optim.moment_dtype=bfloat16", "--config.remat=blocks"
+    rest = f"{moments}, {remat}, --config.step.accumulate=2, a smaller batch or more devices"
+    assert memory_options(config, 4) == f"--config.mesh.fsdp=4, {rest}"
     config.mesh.fsdp, config.step.accumulate = 4, 2
+    assert memory_options(config, 4).startswith(f"--config.step.grad_dtype=bfloat16, {moments}")
+    config.step.accumulate, config.dtype = 1, "float32"
+    assert memory_options(config, 4).startswith(f"--config.step.grad_dtype=bfloat16, {moments}")
+    config.step.accumulate = 2
     config.step.grad_dtype, config.remat, config.optim.moment_dtype = "bfloat16", "blocks", "bfloat16"
     assert memory_options(config, 4) == "--config.step.accumulate=4, a smaller batch or more devices"
 

@@ -48,8 +48,10 @@ def get_chip(topology: str) -> Chip:
 # and NVIDIA's data sheets.
 _PEAK_FLOPS = {
     "TPU v5 lite": CHIPS["v5e"].flops,
+    "TPU v5e": CHIPS["v5e"].flops,
     "TPU v5": CHIPS["v5p"].flops,
     "TPU v6 lite": CHIPS["v6e"].flops,
+    "TPU v6e": CHIPS["v6e"].flops,
     "NVIDIA A100": 312e12,
     "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H100": 989e12,

@@ -17,7 +17,7 @@ from ldis_jax import sharding
 from ldis_jax.costs.chips import Chip, get_chip
 from ldis_jax.costs.hlo import collectives, estimated_cycles, unmodelled_custom_calls
 from ldis_jax.memory import memory_options, out_of_memory
-from ldis_jax.programs import PROGRAMS, mathematical_flops, trained_params
+from ldis_jax.programs import PROGRAMS, compute_dtype, mathematical_flops, trained_params
 
 _PARTS_SHOWN = 6
 _RESERVED = 0.02  # of a chip's memory: the runtime's own, and what a program's buffers lose to alignment
@@ -49,7 +49,7 @@ def compile_program(
         "peak_bytes" are what the compiler says it needs, its times and all else that only the program tells are None.
     """
     chip = get_chip(topology)
-    lowered = PROGRAMS[program](config, mesh, batch_size, compute_dtype(config)).trace().lower()
+    lowered = PROGRAMS[program](config, mesh, batch_size, compute_dtype(config, "tpu")).trace().lower()
     cost: dict[str, Any] = {
         "program": program,
         "topology": topology,
@@ -70,11 +70,6 @@ def compile_program(
     else:
         figures = _figures(compiled, text, chip, cost["flops"])
     return compiled, cost | figures | {"compile_seconds": round(time.perf_counter() - started, 1)}
-
-
-def compute_dtype(config: ConfigDict) -> str:
-    """What a run computes in on TPU."""
-    return "bfloat16" if config.dtype == "auto" else config.dtype
 
 
 def _figures(compiled: jax.stages.Compiled, text: str, chip: Chip, flops: float) -> dict[str, Any]:

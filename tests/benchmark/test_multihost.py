@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -12,15 +11,9 @@ import pytest
 
 from ldis_jax import evaluate
 from tests.benchmark.painted import ROOT, Painted, build, write_vspw
-from tests.helpers import call_command
+from tests.helpers import call_command, free_port
 
 pytestmark = pytest.mark.slow  # two processes that compile, several times
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("localhost", 0))
-        return server.getsockname()[1]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -120,7 +120,7 @@ def test_what_the_compiler_refuses_is_status_1_with_what_it_needs(micro_folder, 
 def test_advice_is_about_the_program():
     config = base_config("ldis1")
     cost = {"program": "train", "mesh": {"slice": 2, "data": 2, "fsdp": 4}}
-    assert advice(config, cost).startswith("--config.mesh.fsdp=8, --config.step.grad_dtype=bfloat16, ")
+    assert advice(config, cost).startswith("--config.mesh.fsdp=8, --config.optim.moment_dtype=bfloat16, ")
     assert advice(config, cost | {"program": "predict"}) == "lower --batch_size"
 
 
@@ -135,7 +135,10 @@ def test_shapes_without_an_init_folder_are_sd_15s():
 
 @pytest.mark.parametrize(
     ("kind", "tflops"),
-    [("TPU v5 lite", 197), ("TPU v5", 459), ("TPU v6 lite", 918), ("NVIDIA H100 80GB HBM3", 989), ("cpu", None)],
+    [
+        *(("TPU v5 lite", 197), ("TPU v5e", 197), ("TPU v5", 459), ("TPU v5p", 459)),
+        *(("TPU v6 lite", 918), ("TPU v6e", 918), ("NVIDIA H100 80GB HBM3", 989), ("cpu", None)),
+    ],
 )
 def test_peaks_of_devices_that_run(kind, tflops):
     assert peak_flops(kind) == (tflops and tflops * 1e12)
