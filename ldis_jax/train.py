@@ -76,6 +76,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     loader = make_loader(config, task, mesh)
     evaluation = Evaluation(config, task, workdir, pictures=lead)
     profile = Profiler(config.profile, workdir / "profile")
+    tx = make_optimizer(config.optim, config.train_steps)
+    options = StepOptions.from_config(config.step)
 
     # --- Model: frozen towers apart from what is trained ---
     task, model, frozen_files = initial_model(config)
@@ -83,9 +85,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     graphdef, params, frozen = flatten(model)
     frozen = sharding.put(frozen, sharding.replicated(mesh))
 
-    # --- Optimizer and the state's shapes, each array where the path rules put it ---
-    tx = make_optimizer(config.optim, config.train_steps)
-    options = StepOptions.from_config(config.step)
+    # --- The state's shapes, each array where the path rules put it ---
     shapes = state_shapes(params, tx, mesh, options)
     if lead and (large := sharding.large_replicated(params, mesh)):
         _LOGGER.warning("config.mesh.fsdp: these stay whole on every device: %s", list_names(large))
