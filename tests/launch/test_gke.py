@@ -120,8 +120,7 @@ def test_the_jobset_is_deleted(world):
 
 
 XPK = ["--name=run-1", "--project=p", "--zone=z", "--cluster=c", "--tpu_type=v6e-16", "--image=i:tpu", "--storage=my-s"]
-ROW = "[XPK] Starting\nJobset Name  Status\nrun-1-other  Admitted\n{}  Admitted\n"
-LISTED, ABSENT = {"out": ROW.format("run-1")}, {"out": ROW.format("run-2")}
+OTHERS = [("run-1-other", "Finished", "jobset failed"), ("run-2", "Admitted", "The workload is admitted")]
 
 
 def xpk(world: World, *more: str) -> subprocess.CompletedProcess[str]:
@@ -129,12 +128,12 @@ def xpk(world: World, *more: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_fresh_workload_is_created(world):
-    world.script({"workload list": [ABSENT]})
+    world.script({"workload list": [{"workloads": OTHERS}]})
     result = xpk(world, "--slices=2", "--create_flag=--priority=high")
     assert result.returncode == 0, result.stderr
     listing, create = world.calls()
     place = ["--cluster=c", "--project=p", "--zone=z"]
-    assert listing == ["xpk", "workload", "list", *place, "--filter-by-job=^run-1$", "--filter-by-status=EVERYTHING"]
+    assert listing == ["xpk", "workload", "list", *place, "--filter-by-job=run-1", "--filter-by-status=EVERYTHING"]
     assert create[:-1] == [
         *["xpk", "workload", "create", *place, "--workload=run-1", "--tpu-type=v6e-16", "--num-slices=2"],
         *["--docker-image=i:tpu", "--max-restarts=100", "--restart-on-exit-codes=1", "--priority=high"],
@@ -147,18 +146,20 @@ def test_a_fresh_workload_is_created(world):
 
 
 @pytest.mark.parametrize(
-    ("answers", "verbs"),
+    ("status", "message", "verbs", "word"),
     [
-        ([LISTED, LISTED], ["list", "list", "delete", "create"]),
-        ([LISTED, ABSENT, LISTED], ["list", "list", "list"]),
-        ([LISTED, ABSENT, ABSENT], ["list", "list", "list"]),
+        ("Finished", "jobset failed due to reaching max number of restarts", ["delete", "create"], "failed"),
+        ("Finished", "jobset completed successfully", [], "succeeded"),
+        ("Finished", "Job finished successfully", [], "succeeded"),  # as older Kueue says
+        ("Admitted", "The workload is admitted", [], "waits or runs already"),
+        ("Evicted", "Preempted: 1 Pod failed", [], "waits or runs already"),
     ],
-    ids=["failed", "succeeded", "runs"],
 )
-def test_a_workload_that_exists(world, answers, verbs):
-    world.script({"workload list": answers})
-    assert xpk(world).returncode == 0
-    assert [argv[2] for argv in world.calls()] == verbs
+def test_a_workload_that_exists(world, status, message, verbs, word):
+    world.script({"workload list": [{"workloads": [*OTHERS, ("run-1", status, message)]}]})
+    result = xpk(world)
+    assert result.returncode == 0 and word in result.stderr
+    assert [argv[2] for argv in world.calls() if argv[2] != "list"] == verbs
 
 
 def test_a_failure_of_xpk_is_reported_with_its_status(world):
