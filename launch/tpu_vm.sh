@@ -23,7 +23,7 @@
 #   --ssh_flag=--internal-ip       more for `gcloud compute tpus tpu-vm ssh` and `scp`; may be repeated
 #   --setup=COMMAND                on each host before training, such as a mount; must bear to be run twice
 #   --allow_local_workdir          lets the work folder be on the VM's own disk, lost with it
-#   --delete=success               when the slice is deleted: success, always (also after a failure), never
+#   --delete=success               when the slice is deleted: success, always (also when training fails), never
 #   --max_failures=3               how often training that fails on a healthy slice is started again
 #   --stop_seconds=60              from SIGTERM to SIGKILL
 #   --poll_seconds=60
@@ -214,9 +214,10 @@ stop_training() { on_hosts "if [ -e ldis/$name ]; then $(host stop "$stop_second
 
 kept() { say "the slice is kept, and costs: $(quote "$0" delete --name="$name" "${place[@]}" --slices="$slices")"; }
 
+# give_up MESSAGE STATUS [never]: never where training may run that is not seen, or not ours.
 give_up() {
   say "error: $1"
-  if [[ $delete == always ]]; then delete_all; else kept; fi
+  if [[ ${3:-$delete} == always ]]; then delete_all; else kept; fi
   exit "$2"
 }
 
@@ -266,11 +267,11 @@ train() {
           delete_all
           alive=0
         else
-          ((misses++ < 5)) || give_up "the hosts do not answer" "$status"
+          ((misses++ < 5)) || give_up "the hosts do not answer" "$status" never
           sleep "$poll_seconds"
         fi
         ;;
-      *) give_up "$name: unknown state $state" 1 ;;
+      *) give_up "$name: unknown state $state" 1 never ;;
     esac
     seen=$state
   done
@@ -290,7 +291,7 @@ act() {
       if [[ $delete == never ]]; then kept; else delete_all; fi
       exit 0
       ;;
-    other) give_up "another command trains on $name; stop or delete it first" 1 ;;
+    other) give_up "another command trains on $name; stop or delete it first" 1 never ;;
     failed | fatal)
       if ((launched)); then
         # A slice that is taken away looks like this at first.

@@ -107,6 +107,22 @@ def test_training_that_runs_is_followed_and_not_started_twice(world):
     assert "run-1: ACTIVE" in status.stderr and "ldis-host failed 143" in status.stdout
 
 
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (states("ACTIVE") | {"tpu_host.sh status": [{"out": "ldis-host running 0 1-1\n"}]}, "another command trains"),
+        (states("ACTIVE") | {"tpu_host.sh status": [{"status": 255}]}, "the hosts do not answer"),
+        (states("ACTIVE", BREAK_OFF) | {"ldis_jax.main": [{"status": 1}]}, "unknown state SOMETHING_NEW"),
+    ],
+    ids=["another's", "not seen", "unknown state"],
+)
+def test_training_that_may_run_unseen_is_never_deleted(world, answers, message):
+    world.script(answers)
+    result = run(world, "--delete=always")
+    assert result.returncode != 0 and message in result.stderr and "the slice is kept, and costs" in result.stderr
+    assert "delete" not in steps(world)
+
+
 def test_a_trainer_deaf_to_sigterm_is_killed(world):
     world.script(states(NONE, "ACTIVE", "ACTIVE", BREAK_OFF) | {"ldis_jax.main": [{"term": 143}]})
     run(world)
