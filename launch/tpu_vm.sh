@@ -154,9 +154,9 @@ host_status() {
   on_hosts "if [ -e ldis/$name/code/launch/tpu_host.sh ]; then $(host status "$id"); else echo ldis-host none 0 -; fi"
 }
 
-# Sets `verdict` to none, running, done, failed (also: some hosts run, others do not), fatal or other.
+# Sets `verdict` to none, preparing, running, done, failed (also: some hosts run, others do not), fatal or other.
 survey() {
-  local tag word code their total=0 none=0 live=0 finished=0
+  local tag word code their total=0 none=0 preparing=0 live=0 finished=0
   verdict="" worst_code=0
   if ((dry_run)); then
     host_status
@@ -169,6 +169,7 @@ survey() {
     total=$((total + 1))
     case $word in
       none) none=$((none + 1)) ;;
+      preparing) preparing=1 ;;
       running)
         live=$((live + 1))
         [[ $their == "$id" ]] || verdict=other
@@ -180,6 +181,8 @@ survey() {
   ((total)) || return 1
   if [[ $verdict == other ]]; then
     return
+  elif ((preparing)); then
+    verdict=preparing
   elif ((worst_code == 2)); then
     verdict=fatal # main's own status for bad input: trying again would not help
   elif ((none == total)); then
@@ -194,9 +197,9 @@ survey() {
 }
 
 # Installs everywhere before it starts anywhere: hosts wait five minutes for each other, not longer. Runs in a subshell
-# whose status is looked at, where errexit has no effect.
+# whose status is looked at, where errexit has no effect. Status 75: a host is at it already.
 launch() {
-  local archive=$scratch/ldis-$name.tar.gz node to=ldis/$name/code
+  local archive=$scratch/ldis-$name.tar.gz node to=ldis/$name prepare
   say "uploading $(git -C "$root" log -1 --format='commit %h (%s)')"
   [[ -z $(git -C "$root" status --porcelain --untracked-files=no) ]] ||
     say "note: what is not committed is not uploaded"
@@ -205,8 +208,12 @@ launch() {
     run gcloud compute tpus tpu-vm scp "$archive" "$node:ldis-$name.tar.gz" "${place[@]}" --worker=all --quiet \
       "${ssh_flag[@]}"
   done
-  on_hosts "rm -rf $to && mkdir -p $to && tar -xzf ldis-$name.tar.gz -C $to && $(host prepare "$workdir" \
-    "$allow_local_workdir" "$setup")" || exit
+  # The lock is training's own: the code of what runs stays, and that of a `prepare` whose `run` was broken off and which
+  # goes on. --close: what --setup leaves running shall not hold it.
+  prepare="rm -rf $to/id $to/pid $to/code && mkdir $to/code && tar -xzf ldis-$name.tar.gz -C $to/code && \
+$(host prepare "$workdir" "$allow_local_workdir" "$setup")"
+  on_hosts "mkdir -p $to && flock --timeout 5 --close --conflict-exit-code 75 $to/lock bash -c $(quote "$prepare")" ||
+    exit
   on_hosts "$(host start "$id" "${arguments[@]}")"
 }
 
@@ -280,6 +287,11 @@ train() {
 # The hosts have answered.
 act() {
   case $verdict in
+    preparing)
+      say "the hosts are being prepared already; waiting"
+      sleep "$poll_seconds"
+      return
+      ;;
     running)
       ((launched)) || say "training runs; following"
       launched=1
@@ -309,6 +321,9 @@ act() {
   (launch) || status=$?
   if ((status == 0)); then
     launched=1 dry_hosts="done"
+  elif ((status == 75)); then
+    say "hosts are being prepared, or train; looking again"
+    sleep "$poll_seconds"
   elif lost; then
     say "$name: lost before training began" # the loop asks for it again
   else
