@@ -40,17 +40,18 @@ check_outlives_vm() {
   done
 }
 
+# Status 2, not tried again, is for what fail refuses: uv's own 2 may be the network.
 prepare() {
   local workdir=$1 allow_local=$2 setup=$3
-  [[ -z $setup ]] || bash -c "$setup"
+  [[ -z $setup ]] || bash -c "$setup" || exit 1
   [[ $allow_local == 1 ]] || check_outlives_vm "$workdir"
   # TPU VM images bring Python 3.10, older than ldis_jax needs; uv brings its own where the system has none.
   [[ -x $base/venv/bin/python ]] || {
-    PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
-    python3 -m uv venv --quiet --python=3.12 "$base/venv"
+    PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv || exit 1
+    python3 -m uv venv --quiet --python=3.12 "$base/venv" || exit 1
   }
   cd "$base/code"
-  python3 -m uv pip install --quiet --python="$base/venv/bin/python" -c constraints.txt -e '.[tpu]'
+  python3 -m uv pip install --quiet --python="$base/venv/bin/python" -c constraints.txt -e '.[tpu]' || exit 1
 }
 
 start() {
@@ -70,11 +71,13 @@ start() {
 
 status() {
   local id=$1 code
-  code=$(stored status)
   [[ $id != - ]] || id=$(stored id)
   if held; then
     if [[ -e $base/id ]]; then echo "ldis-host running 0 $(stored id)"; else echo "ldis-host preparing 0 -"; fi
-  elif [[ -z $id || $(stored id) != "$id" ]]; then
+    return
+  fi
+  code=$(stored status) # not before: it is written while the lock is held
+  if [[ -z $id || $(stored id) != "$id" ]]; then
     echo "ldis-host none 0 ${id:--}"
   elif [[ $code == 0 ]]; then
     echo "ldis-host done 0 $id"

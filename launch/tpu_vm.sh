@@ -24,7 +24,8 @@
 #   --setup=COMMAND                on each host before training, such as a mount; must bear to be run twice
 #   --allow_local_workdir          lets the work folder be on the VM's own disk, lost with it
 #   --delete=success               when the slice is deleted: success, always (also when training fails), never
-#   --max_failures=3               how often training that fails on a healthy slice is started again
+#   --max_failures=3               how often training that fails on a healthy slice is started again; and so often,
+#                                  in a row, a start that fails
 #   --stop_seconds=60              from SIGTERM to SIGKILL
 #   --poll_seconds=60
 #   --dry_run                      prints the commands of a run in which all goes well, and runs none
@@ -208,9 +209,10 @@ launch() {
     run gcloud compute tpus tpu-vm scp "$archive" "$node:ldis-$name.tar.gz" "${place[@]}" --worker=all --quiet \
       "${ssh_flag[@]}"
   done
-  # The lock is training's own: the code of what runs stays, and that of a `prepare` whose `run` was broken off and which
-  # goes on. --close: what --setup leaves running shall not hold it.
-  prepare="rm -rf $to/id $to/pid $to/code && mkdir $to/code && tar -xzf ldis-$name.tar.gz -C $to/code && \
+  # The lock is training's own: the code of what runs stays, as does that of a `prepare` that goes on without its `run`.
+  # --close: what --setup leaves running shall not hold it. Tar's own status 2 is not a refusal.
+  prepare="rm -rf $to/id $to/pid $to/code && mkdir $to/code && \
+{ tar -xzf ldis-$name.tar.gz -C $to/code || exit 1; } && \
 $(host prepare "$workdir" "$allow_local_workdir" "$setup")"
   on_hosts "mkdir -p $to && flock --timeout 5 --close --conflict-exit-code 75 $to/lock bash -c $(quote "$prepare")" ||
     exit
@@ -231,7 +233,7 @@ give_up() {
 # --- One loop for everything: look, then do the one thing that is due ---
 
 train() {
-  local state seen="" status failures=0 misses=0 unanswered=0 launched=0 alive=0
+  local state seen="" status failures=0 unstarted=0 misses=0 unanswered=0 launched=0 alive=0
   trap 'say "stopped following; training that has begun goes on. The same command follows it."; kept; exit 130' INT
   while true; do
     status=0
@@ -286,6 +288,7 @@ train() {
 
 # The hosts have answered.
 act() {
+  local status=0
   case $verdict in
     preparing)
       say "the hosts are being prepared already; waiting"
@@ -313,21 +316,25 @@ act() {
         [[ $verdict != fatal ]] || give_up "the trainer refuses this command (above)" 2
         ((failures++ < max_failures)) || give_up "training failed $failures times, last with status $worst_code" 1
         say "training failed with status $worst_code; starting it again"
+        launched=0 # this failure is counted, should it be seen again
       fi
-      stop_training || true
+      stop_training || status=$?
       ;;
   esac
-  local status=0
-  (launch) || status=$?
+  ((status)) || (launch) || status=$?
   if ((status == 0)); then
-    launched=1 dry_hosts="done"
-  elif ((status == 75)); then
+    launched=1 unstarted=0 dry_hosts="done"
+    return
+  fi
+  ((status != 2)) || give_up "could not start training" 2
+  sleep "$poll_seconds" # a slice that is taken away looks like this at first
+  if ((status == 75)); then
     say "hosts are being prepared, or train; looking again"
-    sleep "$poll_seconds"
   elif lost; then
     say "$name: lost before training began" # the loop asks for it again
   else
-    give_up "could not start training" "$status"
+    ((unstarted++ < max_failures)) || give_up "could not start training" "$status"
+    say "could not start training; trying again"
   fi
 }
 

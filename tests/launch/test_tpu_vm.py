@@ -164,6 +164,17 @@ def test_who_only_looks_is_not_taken_for_training(world):
     assert host(world, "stop", "9").returncode == 0
 
 
+def test_training_that_ends_while_one_looks_has_not_failed(world):
+    base = world.folder / "ldis/n"
+    base.mkdir(parents=True)
+    (base / "lock").touch()
+    (base / "id").write_text("1-1\n")
+    flock = world.folder / "bin/flock"
+    flock.write_text(f"#!/bin/sh\necho 0 >'{base}/status'\nexec /usr/bin/flock \"$@\"\n")
+    flock.chmod(0o755)
+    assert host(world, "status", "1-1").stdout == "ldis-host done 0 1-1\n"
+
+
 def test_stop_waits_until_what_it_killed_has_let_go(world):
     letting_go = hold(world.folder / "ldis/n/lock", "1")
     assert host(world, "stop", "0").returncode == 0
@@ -306,6 +317,47 @@ def test_a_failure_of_gcloud_is_reported_with_its_status_and_ends_the_run(world,
     assert (done or ["describe"])[-1] == last and "train" not in steps(world)
 
 
+@pytest.mark.parametrize("failing", ["tpu-vm scp", "tpu_host.sh prepare", "tpu_host.sh start", "uv pip install"])
+def test_a_start_that_fails_once_is_tried_again(world, failing):
+    status = 2 if failing.startswith("uv") else 255  # uv's own 2 may be the network
+    world.script(states(NONE, "ACTIVE") | {failing: [{"status": status}, {}]})
+    result = run(world)
+    assert result.returncode == 0, result.stderr
+    assert "could not start training; trying again" in result.stderr
+    assert steps(world).count("train") == 1 and steps(world).count("create") == 1
+
+
+def test_starts_that_fail_are_counted_in_a_row(world):
+    fails, works = {"status": 255}, {}
+    start = [fails, works, fails, works]
+    world.script(states(NONE, "ACTIVE") | {"tpu-vm scp": start, "ldis_jax.main": [{"status": 1}, {"status": 0}]})
+    assert run(world, "--max_failures=1").returncode == 0
+
+    world.script(states("ACTIVE") | {"tpu-vm scp": [fails]})
+    result = world.run("tpu_vm.sh", "run", *FLAGS, *TRAIN, "--max_failures=1")
+    assert result.returncode == 255 and "error: could not start training" in result.stderr
+
+
+def test_a_slice_taken_away_while_it_is_prepared_is_asked_for_again(world):
+    world.script(
+        states(NONE, "ACTIVE", "SUSPENDING", "SUSPENDED", NONE, "ACTIVE") | {"tpu-vm scp": [{"status": 1}, {}]}
+    )
+    result = run(world, "--max_failures=0")
+    assert result.returncode == 0, result.stderr
+    assert steps(world).count("create") == 2
+
+
+def test_what_cannot_be_stopped_is_not_started_beside(world):
+    world.script(
+        states(NONE, "ACTIVE")
+        | {"ldis_jax.main": [{"status": 1}, {"term": 143}, {"status": 0}], "tpu_host.sh stop": [{"status": 255}, {}]}
+    )
+    result = run(world, workers=2)
+    assert result.returncode == 0, result.stderr
+    done = steps(world)
+    assert done[done.index("stop") :][:5] == ["stop", "stop", "scp", "prepare", "start"]
+
+
 def test_a_delete_that_fails_is_reported(world):
     world.script(states("ACTIVE") | {"queued-resources delete": [{"status": 3}]})
     assert world.run("tpu_vm.sh", "delete", *SLICE).returncode == 3
@@ -321,7 +373,7 @@ def test_a_work_folder_that_would_go_with_the_vm_is_refused(world):
     world.script(states(NONE, "ACTIVE"))
     result = world.run("tpu_vm.sh", "run", *FLAGS, "--config=c.py", f"--workdir={world.folder}/runs")
     assert result.returncode == 2 and "would go with it" in result.stderr
-    assert "train" not in steps(world)
+    assert steps(world) == ["create", "scp", "prepare"]
 
 
 def test_setup_runs_on_every_host_first(world):
