@@ -101,7 +101,6 @@ create() {
   ((spot == 0)) || flags+=(--spot)
   run gcloud compute tpus queued-resources create "$name" "${place[@]}" --accelerator-type="$accelerator_type" \
     --runtime-version="$runtime_version" "${flags[@]}" "${create_flag[@]}" --quiet
-  dry_state=ACTIVE
 }
 
 # --force deletes the nodes too, in any state; returns when they are gone.
@@ -232,8 +231,21 @@ give_up() {
 
 # --- One loop for everything: look, then do the one thing that is due ---
 
+# Whether create or delete_all worked. At first a refusal is an error of ours, and final; later it may be a moment's, or
+# what is described may lag behind what is.
+change() {
+  local status=0
+  ("$1") || status=$?
+  if ((status)); then
+    [[ -n $seen ]] && ((refused++ < 5)) || exit "$status"
+    sleep "$poll_seconds"
+    return 1
+  fi
+  refused=0
+}
+
 train() {
-  local state seen="" status failures=0 unstarted=0 misses=0 unanswered=0 launched=0 alive=0
+  local state seen="" verdict="" status failures=0 unstarted=0 misses=0 unanswered=0 refused=0 launched=0 alive=0
   trap 'say "stopped following; training that has begun goes on. The same command follows it."; kept; exit 130' INT
   while true; do
     status=0
@@ -248,17 +260,18 @@ train() {
     [[ $state == "$seen" ]] || say "$name: $state"
     case $state in
       NONE)
+        [[ $verdict != "done" ]] || exit 0 # the deletion seemed to fail
         ((!alive)) || { say "error: $name was deleted by someone else; not asking for it again" && exit 1; }
         launched=0
-        create
+        if change create; then dry_state=ACTIVE; fi
         ;;
       SUSPENDED | FAILED | PREEMPTED)
         # FAILED before it was ever ACTIVE: a request that could not be met, which may stay so.
         if [[ $state == FAILED && -n $seen && $seen != ACTIVE ]] && ((failures++ >= max_failures)); then
           give_up "the request for $name failed $failures times" 1
         fi
-        delete_all
         alive=0
+        change delete_all || true
         ;;
       SUSPENDING | DELETING | STATE_UNSPECIFIED) sleep "$poll_seconds" ;;
       CREATING | ACCEPTED | WAITING_FOR_RESOURCES | PROVISIONING)
@@ -273,8 +286,8 @@ train() {
           act
         elif node_lost; then
           say "$name: a node was taken away"
-          delete_all
           alive=0
+          change delete_all || true
         else
           ((misses++ < 5)) || give_up "the hosts do not answer" "$status" never
           sleep "$poll_seconds"
@@ -303,7 +316,7 @@ act() {
       ;;
     done)
       say "training is done; results are in $workdir"
-      if [[ $delete == never ]]; then kept; else delete_all; fi
+      if [[ $delete == never ]]; then kept; else change delete_all || return 0; fi
       exit 0
       ;;
     other) give_up "another command trains on $name; stop or delete it first" 1 never ;;

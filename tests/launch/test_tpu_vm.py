@@ -358,6 +358,56 @@ def test_what_cannot_be_stopped_is_not_started_beside(world):
     assert done[done.index("stop") :][:5] == ["stop", "stop", "scp", "prepare", "start"]
 
 
+UNAVAILABLE = {"status": 1, "err": "ERROR: UNAVAILABLE: try again\n"}
+CREATE, DELETE = "queued-resources create", "queued-resources delete"
+
+
+@pytest.mark.parametrize(
+    ("answers", "done"),
+    [
+        (
+            states("ACTIVE", "SUSPENDED", NONE, NONE, "ACTIVE") | {CREATE: [UNAVAILABLE, {}]},
+            ["delete", "create", "create"],
+        ),
+        (
+            states("ACTIVE", "SUSPENDED", "SUSPENDED", NONE, "ACTIVE") | {DELETE: [UNAVAILABLE, {}]},
+            ["delete", "delete", "create"],
+        ),
+        # Another follows, too, and was faster.
+        (states("ACTIVE", "SUSPENDED", NONE, "ACTIVE") | {DELETE: [NONE, {}]}, ["delete", "create"]),
+    ],
+    ids=["create", "delete", "deleted already"],
+)
+def test_one_refusal_of_the_cloud_after_a_preemption_does_not_end_the_run(world, answers, done):
+    world.script(answers | {"ldis_jax.main": [{"status": 143}, {"status": 0}]})
+    result = run(world)
+    assert result.returncode == 0, result.stderr
+    once = ["scp", "prepare", "start", "train"]
+    assert steps(world) == [*once, *done, *once, "delete"]
+
+
+def test_a_description_that_lags_behind_is_looked_at_again(world):
+    world.script(states(NONE, NONE, "ACTIVE") | {CREATE: [{}, {"status": 1, "err": "ERROR: ALREADY_EXISTS\n"}]})
+    result = run(world)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(("then", "deletions"), [("ACTIVE", 2), (NONE, 1)], ids=["failed", "seemed to fail"])
+def test_a_slice_whose_deletion_fails_at_the_end_is_deleted_nevertheless(world, then, deletions):
+    done = {"tpu_host.sh status": [{"out": "ldis-host done 0 1-1\n"}]}
+    world.script(states("WAITING_FOR_RESOURCES", "ACTIVE", then) | done | {DELETE: [UNAVAILABLE, {}]})
+    result = run(world)
+    assert result.returncode == 0, result.stderr
+    assert steps(world) == ["delete"] * deletions
+
+
+def test_a_cloud_that_goes_on_to_refuse_ends_the_run(world):
+    world.script(states("WAITING_FOR_RESOURCES", "SUSPENDED") | {DELETE: [UNAVAILABLE]})
+    result = run(world)
+    assert result.returncode == 1 and "error: exit status 1 of: gcloud" in result.stderr
+    assert steps(world) == ["delete"] * 6
+
+
 def test_a_delete_that_fails_is_reported(world):
     world.script(states("ACTIVE") | {"queued-resources delete": [{"status": 3}]})
     assert world.run("tpu_vm.sh", "delete", *SLICE).returncode == 3
