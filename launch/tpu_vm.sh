@@ -25,7 +25,7 @@
 #   --allow_local_workdir          lets the work folder be on the VM's own disk, lost with it
 #   --delete=success               when the slice is deleted: success, always (also when training fails), never
 #   --max_failures=3               how often training that fails on a healthy slice is started again; and so often,
-#                                  in a row, a start that fails
+#                                  in a row, a start or a request for a slice that fails
 #   --stop_seconds=60              from SIGTERM to SIGKILL
 #   --poll_seconds=60
 #   --dry_run                      prints the commands of a run in which all goes well, and runs none
@@ -222,10 +222,14 @@ stop_training() { on_hosts "if [ -e ldis/$name ]; then $(host stop "$stop_second
 
 kept() { say "the slice is kept, and costs: $(quote "$0" delete --name="$name" "${place[@]}" --slices="$slices")"; }
 
-# give_up MESSAGE STATUS [never]: never where training may run that is not seen, or not ours.
+# give_up MESSAGE STATUS [never|nothing]: never where training may run that is not seen, or not ours.
 give_up() {
   say "error: $1"
-  if [[ ${3:-$delete} == always ]]; then delete_all; else kept; fi
+  case ${3:-$delete} in
+    always) delete_all ;;
+    nothing) ;; # there is none to delete or to keep
+    *) kept ;;
+  esac
   exit "$2"
 }
 
@@ -245,7 +249,8 @@ change() {
 }
 
 train() {
-  local state seen="" verdict="" status failures=0 unstarted=0 misses=0 unanswered=0 refused=0 launched=0 alive=0
+  local state seen="" verdict="" status failures=0 unstarted=0 misses=0 unanswered=0 refused=0 unmet=0
+  local launched=0 alive=0 was_active=0
   trap 'say "stopped following; training that has begun goes on. The same command follows it."; kept; exit 130' INT
   while true; do
     status=0
@@ -262,13 +267,14 @@ train() {
       NONE)
         [[ $verdict != "done" ]] || exit 0 # the deletion seemed to fail
         ((!alive)) || { say "error: $name was deleted by someone else; not asking for it again" && exit 1; }
-        launched=0
+        launched=0 was_active=0
         if change create; then dry_state=ACTIVE; fi
         ;;
       SUSPENDED | FAILED | PREEMPTED)
         # FAILED before it was ever ACTIVE: a request that could not be met, which may stay so.
-        if [[ $state == FAILED && -n $seen && $seen != ACTIVE ]] && ((failures++ >= max_failures)); then
-          give_up "the request for $name failed $failures times" 1
+        if [[ $state == FAILED && -n $seen ]] && ((!was_active)); then
+          ((unmet++ < max_failures)) || give_up "the request for $name failed $unmet times" 1 nothing
+          sleep "$poll_seconds"
         fi
         alive=0
         change delete_all || true
@@ -279,7 +285,7 @@ train() {
         sleep "$poll_seconds"
         ;;
       ACTIVE)
-        alive=1 status=0
+        alive=1 was_active=1 unmet=0 status=0
         survey || status=$?
         if ((status == 0)); then
           misses=0

@@ -358,6 +358,33 @@ def test_what_cannot_be_stopped_is_not_started_beside(world):
     assert done[done.index("stop") :][:5] == ["stop", "stop", "scp", "prepare", "start"]
 
 
+def test_a_request_that_fails_is_made_again_so_often_in_a_row(world):
+    failed = [NONE, "PROVISIONING", "FAILED"]
+    training = {"ldis_jax.main": [{"status": 143}, {"status": 0}]}
+    world.script(states(*failed, NONE, "ACTIVE", "SUSPENDED", *failed, NONE, "ACTIVE") | training)
+    shutil.copy(world.folder / "bin/gcloud", world.folder / "bin/sleep")
+    result = run(world, "--max_failures=1")
+    assert result.returncode == 0, result.stderr
+    assert steps(world).count("create") == 4
+    deleted = next(i for i, argv in enumerate(world.calls()) if "delete" in argv)
+    assert world.calls()[deleted - 1] == ["sleep", "0"]  # it does not ask again at once
+
+    world.forget()
+    world.script(states(*failed * 2))
+    result = run(world, "--max_failures=1", "--delete=always")
+    assert result.returncode == 1 and "error: the request for run-1 failed 2 times" in result.stderr
+    assert "costs" not in result.stderr  # there is no slice
+    assert steps(world) == ["create", "delete", "create"]
+
+
+def test_a_slice_that_was_active_is_asked_for_again_without_end(world):
+    gone = [NONE, "ACTIVE", "SUSPENDING", "FAILED"]
+    world.script(states(*gone * 3, BREAK_OFF) | {"ldis_jax.main": [{"term": 143}]})
+    result = run(world, "--max_failures=0")
+    assert "unknown state" in result.stderr
+    assert steps(world).count("create") == 3
+
+
 UNAVAILABLE = {"status": 1, "err": "ERROR: UNAVAILABLE: try again\n"}
 CREATE, DELETE = "queued-resources create", "queued-resources delete"
 
