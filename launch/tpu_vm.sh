@@ -125,12 +125,14 @@ lost() {
 
 # --- Its hosts ---
 
+alive_flag=-oServerAliveInterval=30 # or an ssh to a VM that is gone never ends
+
 # on_hosts COMMAND: over ssh on every host of every slice, the slices at the same time; fails where one does.
 on_hosts() {
   local node status=0 worst=0 jobs=()
   for node in "${nodes[@]}"; do
-    local command=(gcloud compute tpus tpu-vm ssh "$node" "${place[@]}" --worker=all --quiet "${ssh_flag[@]}"
-      --command="$1")
+    local command=(gcloud compute tpus tpu-vm ssh "$node" "${place[@]}" --worker=all --quiet "--ssh-flag=$alive_flag"
+      "${ssh_flag[@]}" --command="$1")
     if ((dry_run)); then
       run "${command[@]}"
     else
@@ -206,7 +208,7 @@ launch() {
   run git -C "$root" archive --format=tar.gz --output="$archive" HEAD
   for node in "${nodes[@]}"; do
     run gcloud compute tpus tpu-vm scp "$archive" "$node:ldis-$name.tar.gz" "${place[@]}" --worker=all --quiet \
-      "${ssh_flag[@]}"
+      "--scp-flag=$alive_flag" "${ssh_flag[@]}"
   done
   # The lock is training's own: the code of what runs stays, as does that of a `prepare` that goes on without its `run`.
   # --close: what --setup leaves running shall not hold it. Tar's own status 2 is not a refusal.

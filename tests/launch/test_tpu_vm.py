@@ -63,7 +63,9 @@ def test_a_fresh_run_creates_uploads_trains_and_deletes(world):
     ]
     assert gcloud[-1] == [*queued, "delete", "run-1", *place, "--force", "--quiet"]
     scp = next(argv for argv in gcloud if argv[4] == "scp")
-    assert scp[6:] == ["run-1:ldis-run-1.tar.gz", *place, "--worker=all", "--quiet"]
+    alive = "flag=-oServerAliveInterval=30"  # without it, an ssh to a VM that is gone never ends
+    assert scp[6:] == ["run-1:ldis-run-1.tar.gz", *place, "--worker=all", "--quiet", f"--scp-{alive}"]
+    assert all(argv[6:-1] == [*place, "--worker=all", "--quiet", f"--ssh-{alive}"] for argv in gcloud if "ssh" in argv)
     installed = next(argv for argv in world.calls() if argv[1:4] == ["-m", "uv", "pip"])
     assert installed[-4:] == ["-c", "constraints.txt", "-e", ".[tpu]"]
 
