@@ -202,10 +202,10 @@ survey() {
 # whose status is looked at, where errexit has no effect. Status 75: a host is at it already.
 launch() {
   local archive=$scratch/ldis-$name.tar.gz node to=ldis/$name prepare
-  say "uploading $(git -C "$root" log -1 --format='commit %h (%s)')"
+  say "uploading $(git -C "$root" log -1 --format='commit %h (%s)' "$commit")"
   [[ -z $(git -C "$root" status --porcelain --untracked-files=no) ]] ||
     say "note: what is not committed is not uploaded"
-  run git -C "$root" archive --format=tar.gz --output="$archive" HEAD
+  run git -C "$root" archive --format=tar.gz --output="$archive" "$commit"
   for node in "${nodes[@]}"; do
     run gcloud compute tpus tpu-vm scp "$archive" "$node:ldis-$name.tar.gz" "${place[@]}" --worker=all --quiet \
       "--scp-flag=$alive_flag" "${ssh_flag[@]}"
@@ -360,7 +360,11 @@ act() {
 }
 
 case $action in
-  run) train ;;
+  run)
+    commit=HEAD # fixed now: the checkout may be another by the time a slice is lost
+    ((dry_run)) || commit=$(run git -C "$root" rev-parse HEAD)
+    train
+    ;;
   status)
     state=$(queued_state)
     say "$name: $state"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.stand_ins import World
+from tests.launch.stand_ins import LAUNCH, World, make_repository
 
 SLICE = ["--name=run-1", "--project=my-project", "--zone=us-east5-b"]
 FLAGS = [*SLICE, "--accelerator_type=v5litepod-16", "--runtime_version=v2-alpha-tpuv5-lite", "--poll_seconds=0"]
@@ -233,6 +233,28 @@ def test_an_old_request_that_ended_is_replaced(world):
     world.script(states("SUSPENDED", NONE, "ACTIVE"))
     assert run(world).returncode == 0
     assert steps(world) == ["delete", "create", "scp", "prepare", "start", "train", "delete"]
+
+
+def test_a_new_slice_gets_the_commit_that_the_run_began_with(tmp_path):
+    repository = make_repository(tmp_path / "code")
+    world = World(tmp_path, repository)
+    world.script(
+        states(NONE, "ACTIVE", "SUSPENDED", NONE, "ACTIVE") | {"ldis_jax.main": [{"status": 143}, {"status": 0}]}
+    )
+    git = f"git -C '{repository}' -c user.name=a -c user.email=a@example.org"
+    commit = f"echo late >'{repository}/late'; {git} add late; {git} commit -q -m two"
+    result = run(world, f"--setup={commit} || true")
+    assert result.returncode == 0, result.stderr
+    assert steps(world).count("scp") == 2 and (repository / "late").exists()
+    assert not (tmp_path / "hosts/run-1/0/ldis/run-1/code/late").exists()
+
+
+def test_without_a_git_checkout_nothing_is_asked_for(tmp_path):
+    shutil.copytree(LAUNCH, tmp_path / "code/launch")
+    world = World(tmp_path, tmp_path / "code")
+    result = run(world)
+    assert result.returncode == 128 and "error: exit status 128 of: git -C" in result.stderr
+    assert world.calls() == []
 
 
 def test_a_preempted_node_is_noticed_before_the_queued_resource_tells(world):
