@@ -14,6 +14,7 @@ MAIN = [*TRAIN, "--multihost", "--stopped_status=143", *OVERRIDES]
 JOBSET = ["--name=run-1", "--context=gke_p_z_c", "--image=europe-docker.pkg.dev/p/r/ldis:tpu"]
 JOBSET += ["--accelerator=tpu-v6e-slice", "--topology=4x8", "--bucket=my-bucket", "--service_account=trainer"]
 KUBECTL = ["kubectl", "--context=gke_p_z_c", "--namespace=default"]
+DELETE = [*KUBECTL, "delete", "jobset", "run-1", "--ignore-not-found", "--wait", "--cascade=foreground"]  # and its Pods
 GET = "get jobset"
 
 
@@ -81,6 +82,11 @@ def test_a_claim_in_place_of_a_bucket(world):
     assert spec["volumes"][0] == {"name": "work", "persistentVolumeClaim": {"claimName": "my claim"}}
 
 
+def test_a_mount_may_end_in_a_slash(world):
+    (container,) = pod(yaml.safe_load(jobset(world, "--mount=/mnt/ldis/", action="render").stdout))["containers"]
+    assert container["volumeMounts"][0]["mountPath"] == "/mnt/ldis"
+
+
 @pytest.mark.parametrize(
     ("state", "verbs", "word"),
     [
@@ -95,6 +101,7 @@ def test_a_jobset_that_exists(world, state, verbs, word):
     result = jobset(world)
     assert result.returncode == 0 and word in result.stderr
     assert [argv[3] for argv in world.calls()] == verbs
+    assert all(argv == DELETE for argv in world.calls() if argv[3] == "delete")
 
 
 @pytest.mark.parametrize(("failing", "count"), [("get jobset", 1), ("apply", 2)])
@@ -116,7 +123,7 @@ def test_a_dry_run_of_the_jobset_can_be_pasted(world):
 
 def test_the_jobset_is_deleted(world):
     assert world.run("gke_jobset.sh", "delete", "--name=run-1", "--context=gke_p_z_c").returncode == 0
-    assert world.calls() == [[*KUBECTL, "delete", "jobset", "run-1", "--ignore-not-found", "--wait"]]
+    assert world.calls() == [DELETE]
 
 
 XPK = ["--name=run-1", "--project=p", "--zone=z", "--cluster=c", "--tpu_type=v6e-16", "--image=i:tpu", "--storage=my-s"]
