@@ -154,7 +154,7 @@ def hold(lock: Path, seconds: str, how: str = "--exclusive") -> subprocess.Popen
 def test_who_only_looks_is_not_taken_for_training(world):
     world.script({"ldis_jax.main": [{"term": 143}]})
     base = world.folder / "ldis/n"
-    looking = hold(base / "lock", "1", "--shared")
+    looking = hold(base / "lock", "2", "--shared")
     assert host(world, "status", "1-1").stdout == "ldis-host none 0 1-1\n"
     (base / "code").mkdir()
     (base / "venv/bin").mkdir(parents=True)
@@ -178,9 +178,9 @@ def test_training_that_ends_while_one_looks_has_not_failed(world):
 
 
 def test_stop_waits_until_what_it_killed_has_let_go(world):
-    letting_go = hold(world.folder / "ldis/n/lock", "1")
+    letting_go = hold(world.folder / "ldis/n/lock", "2")
     assert host(world, "stop", "0").returncode == 0
-    assert letting_go.poll() == 0
+    assert letting_go.wait(0.5) == 0
 
 
 def test_code_is_never_taken_from_under_training_that_began_meanwhile(world):
@@ -201,7 +201,7 @@ def test_a_run_waits_for_hosts_that_another_prepares(world):
     base = world.folder / "hosts/run-1/0/ldis/run-1"
     (base / "code/launch").mkdir(parents=True)
     shutil.copy(world.repository / "launch/tpu_host.sh", base / "code/launch")
-    preparing = hold(base / "lock", "1")
+    preparing = hold(base / "lock", "4")
     world.script(states("ACTIVE"))
     result = run(world, "--poll_seconds=1")
     assert result.returncode == 0 and "the hosts are being prepared already; waiting" in result.stderr
