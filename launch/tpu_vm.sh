@@ -151,10 +151,10 @@ on_hosts() {
 
 host() { printf 'bash %s %s' "ldis/$name/code/launch/tpu_host.sh" "$(quote "$1" "$name" "${@:2}")"; }
 
-# A slice without our code has no host script yet, and nothing runs there.
-host_status() {
-  on_hosts "if [ -e ldis/$name/code/launch/tpu_host.sh ]; then $(host status "$id"); else echo ldis-host none 0 -; fi"
-}
+# A host without our code has no host script yet, and nothing runs there.
+prepared="[ -e ldis/$name/code/launch/tpu_host.sh ]"
+
+host_status() { on_hosts "if $prepared; then $(host status "$id"); else echo ldis-host none 0 -; fi"; }
 
 # Sets `verdict` to none, preparing, running, done, failed (also: some hosts run, others do not), fatal or other.
 survey() {
@@ -220,7 +220,7 @@ $(host prepare "$workdir" "$allow_local_workdir" "$setup")"
   on_hosts "$(host start "$id" "${arguments[@]}")"
 }
 
-stop_training() { on_hosts "if [ -e ldis/$name ]; then $(host stop "$stop_seconds"); fi"; }
+stop_training() { on_hosts "if $prepared; then $(host stop "$stop_seconds"); fi"; }
 
 kept() { say "the slice is kept, and costs: $(quote "$0" delete --name="$name" "${place[@]}" --slices="$slices")"; }
 

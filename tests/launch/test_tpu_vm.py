@@ -209,6 +209,20 @@ def test_a_run_waits_for_hosts_that_another_prepares(world):
     assert preparing.poll() == 0
 
 
+def test_a_host_whose_code_did_not_arrive_is_prepared_again(world):
+    bases = [world.folder / f"hosts/run-1/{worker}/ldis/run-1" for worker in range(2)]
+    for base in bases:
+        (base / "code/launch").mkdir(parents=True)
+    shutil.copy(world.repository / "launch/tpu_host.sh", bases[1] / "code/launch")
+    identity = "".join(f"{argument}\0" for argument in MAIN[2:])
+    identity = subprocess.run(["cksum"], input=identity, capture_output=True, text=True, check=True).stdout
+    (bases[1] / "id").write_text(identity.replace(" ", "-"))  # it was killed
+    world.script(states("ACTIVE"))
+    result = run(world, "--max_failures=0", workers=2)
+    assert result.returncode == 0, result.stderr
+    assert len(trained(world)) == 2
+
+
 def test_what_setup_leaves_running_does_not_hold_the_lock(world):
     world.script(states("ACTIVE"))
     result = run(world, "--setup=sleep 20 >/dev/null 2>&1 &")
