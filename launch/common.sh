@@ -2,6 +2,7 @@
 # What the launch scripts share; sourced, never run. A script that sources it defines its flags as variables, `dry_run`
 # among them, and opens with a comment that is its --help.
 set -euo pipefail
+unset CDPATH # with it, cd prints where it went
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
   echo "error: bash 4.4 or newer is needed (macOS: brew install bash)" >&2
   exit 2
@@ -104,7 +105,7 @@ require() {
 require_number() {
   local flag
   for flag in "$@"; do
-    [[ ${!flag} =~ ^[0-9]{1,6}$ ]] || fail "--$flag=${!flag}: must be a whole number"
+    [[ ${!flag} =~ ^(0|[1-9][0-9]{0,5})$ ]] || fail "--$flag=${!flag}: must be a whole number"
   done
 }
 

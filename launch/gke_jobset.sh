@@ -45,6 +45,7 @@ case $action in
 esac
 parse_flags "name context namespace workdir config image accelerator topology chips_per_host slices bucket claim mount \
 service_account queue max_restarts grace_seconds" "spot dry_run" "" "$@"
+mount=${mount%/}
 require name namespace
 require_name name
 if [[ $action != render ]]; then require context; fi
@@ -61,6 +62,8 @@ if [[ $action == run || $action == render ]]; then
   [[ $workdir == "$mount"/* ]] || fail "--workdir=$workdir: must be under --mount=$mount, or it goes with its Pod"
 fi
 kubectl=(kubectl "--context=$context" "--namespace=$namespace")
+# Until its Pods are gone, too: they have --grace_seconds to write, and the next ones the same work folder.
+delete=(delete jobset "$name" --ignore-not-found --wait --cascade=foreground)
 
 # A string as JSON, which is YAML; values hold no control characters.
 json() {
@@ -141,7 +144,7 @@ case $action in
       *" Completed "*) say "$name: completed; results are in $workdir. To train on, delete it first" ;;
       *" Failed "*)
         say "$name: failed; making it again"
-        run "${kubectl[@]}" delete jobset "$name" --wait
+        run "${kubectl[@]}" "${delete[@]}"
         apply
         ;;
       *) say "$name: waits or runs already, with the arguments it was made with" ;;
@@ -155,5 +158,5 @@ case $action in
     first=jobset.sigs.k8s.io/jobset-name=$name,jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0
     run "${kubectl[@]}" logs -f "--selector=$first" --container=ldis --tail=-1
     ;;
-  delete) run "${kubectl[@]}" delete jobset "$name" --ignore-not-found --wait ;;
+  delete) run "${kubectl[@]}" "${delete[@]}" ;;
 esac

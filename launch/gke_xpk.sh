@@ -45,10 +45,11 @@ if [[ $action == run ]]; then
 fi
 place=("--cluster=$cluster" "--project=$project" "--zone=$zone")
 
-# Whether xpk lists the workload among those of a status.
+# Whether xpk lists the workload among those of a status. Its filter by name is a regular expression before xpk 1.8, and
+# a part of the name since; awk is exact.
 listed() {
   local output
-  output=$(run xpk workload list "${place[@]}" "--filter-by-job=^$name\$" "--filter-by-status=$1") || exit
+  output=$(run xpk workload list "${place[@]}" "--filter-by-job=$name" "--filter-by-status=$1") || exit
   awk -v name="$name" '$1 == name { found = 1 } END { exit !found }' <<<"$output"
 }
 
@@ -73,16 +74,16 @@ case $action in
       create
     elif ! listed EVERYTHING; then
       create
+    elif ! listed FINISHED; then
+      say "$name: waits or runs already, with the arguments it was created with"
     elif listed FAILED; then
       say "$name: failed; creating it again"
       delete
       create
-    elif listed SUCCESSFUL; then
+    else # SUCCESSFUL looks for a word that JobSet does not use
       say "$name: succeeded; results are in $workdir. To train on, delete it first"
-    else
-      say "$name: waits or runs already, with the arguments it was created with"
     fi
     ;;
-  status) run xpk workload list "${place[@]}" "--filter-by-job=^$name\$" ;;
+  status) run xpk workload list "${place[@]}" "--filter-by-job=$name" ;;
   delete) delete ;;
 esac

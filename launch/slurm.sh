@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Submits slurm.sbatch: GPU nodes under SLURM, one process a node.
 #
-#   launch/slurm.sh run --name=ldis1 --nodes=2 --gpus_per_node=8 --time=24:00:00 \
+#   launch/slurm.sh run --name=ldis1 --nodes=2 --gpus_per_node=8 --time=24:00:00 --sbatch_flag=--cpus-per-task=32 \
 #       --config=configs/ldis1.py --workdir=/shared/runs/ldis1 -- --config.mesh.fsdp=8
 #
 # Actions:
@@ -15,7 +15,7 @@
 #   --gpus_per_node --nodes=1
 #   --time --partition --account   as for sbatch
 #   --python=.venv/bin/python      an absolute path, or one in the repository
-#   --sbatch_flag=--mem=0          more for sbatch; may be repeated
+#   --sbatch_flag=--mem=0          more for sbatch, such as --cpus-per-task=32; may be repeated
 #   --dry_run                      prints the commands, and runs none
 #   -- ...                         goes to the trainer
 

@@ -3,11 +3,13 @@
 #
 #   tpu_host.sh prepare NAME WORKDIR LOCAL SETUP   runs SETUP, checks WORKDIR (LOCAL=1: any will do), installs
 #   tpu_host.sh start NAME ID ARGUMENT...          trains in the background, unless training runs
-#   tpu_host.sh status NAME ID                     prints "ldis-host none|running|done|failed STATUS ID"; ID -: any
+#   tpu_host.sh status NAME ID                     prints "ldis-host WORD STATUS ID", ID -: any; the word is none,
+#                                                  preparing, running, done or failed
 #   tpu_host.sh stop NAME SECONDS                  SIGTERM, and SIGKILL after so many seconds
 #   tpu_host.sh log NAME LINES                     the log's last lines
 #
 # ID names the training command. A lock that the training process holds says whether it runs: it cannot go stale.
+# tpu_vm.sh calls prepare under the same lock, for it begins with a new code folder.
 
 set -euo pipefail
 
@@ -18,7 +20,8 @@ fail() {
   exit 2
 }
 
-running() { [[ -e $base/lock ]] && ! flock --nonblock "$base/lock" true; }
+# Shared: two that look at the same time do not see each other.
+held() { [[ -e $base/lock ]] && ! flock --shared --nonblock "$base/lock" true; }
 
 stored() { cat "$base/$1" 2>/dev/null || true; }
 
@@ -37,24 +40,25 @@ check_outlives_vm() {
   done
 }
 
+# Status 2, not tried again, is for what fail refuses: uv's own 2 may be the network.
 prepare() {
   local workdir=$1 allow_local=$2 setup=$3
-  [[ -z $setup ]] || bash -c "$setup"
+  [[ -z $setup ]] || bash -c "$setup" || exit 1
   [[ $allow_local == 1 ]] || check_outlives_vm "$workdir"
   # TPU VM images bring Python 3.10, older than ldis_jax needs; uv brings its own where the system has none.
   [[ -x $base/venv/bin/python ]] || {
-    PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
-    python3 -m uv venv --quiet --python=3.12 "$base/venv"
+    PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv || exit 1
+    python3 -m uv venv --quiet --python=3.12 "$base/venv" || exit 1
   }
   cd "$base/code"
-  python3 -m uv pip install --quiet --python="$base/venv/bin/python" -c constraints.txt -e '.[tpu]'
+  python3 -m uv pip install --quiet --python="$base/venv/bin/python" -c constraints.txt -e '.[tpu]' || exit 1
 }
 
 start() {
   local id=$1
   shift
   exec 9>>"$base/lock"
-  flock --nonblock 9 || return 0
+  flock --timeout 5 9 || return 0 # not at once: it may be one that only looks
   rm -f "$base/status"
   printf '%s\n' "$id" >"$base/id"
   cd "$base/code"
@@ -67,11 +71,13 @@ start() {
 
 status() {
   local id=$1 code
-  code=$(stored status)
   [[ $id != - ]] || id=$(stored id)
-  if running; then
-    echo "ldis-host running 0 $(stored id)"
-  elif [[ -z $id || $(stored id) != "$id" ]]; then
+  if held; then
+    if [[ -e $base/id ]]; then echo "ldis-host running 0 $(stored id)"; else echo "ldis-host preparing 0 -"; fi
+    return
+  fi
+  code=$(stored status) # not before: it is written while the lock is held
+  if [[ -z $id || $(stored id) != "$id" ]]; then
     echo "ldis-host none 0 ${id:--}"
   elif [[ $code == 0 ]]; then
     echo "ldis-host done 0 $id"
@@ -83,10 +89,11 @@ status() {
 stop() {
   local group deadline=$((SECONDS + $1))
   group=$(stored pid)
-  running || return 0
+  held || return 0
   kill -TERM -- "-$group" 2>/dev/null || true
-  while ((SECONDS < deadline)) && running; do sleep 0.2; done
-  ! running || kill -KILL -- "-$group" 2>/dev/null || true
+  while ((SECONDS < deadline)) && held; do sleep 0.2; done
+  ! held || kill -KILL -- "-$group" 2>/dev/null || true
+  flock --shared --timeout 10 "$base/lock" true # fails where it runs nevertheless
 }
 
 action=$1

@@ -23,8 +23,9 @@
 #   --ssh_flag=--internal-ip       more for `gcloud compute tpus tpu-vm ssh` and `scp`; may be repeated
 #   --setup=COMMAND                on each host before training, such as a mount; must bear to be run twice
 #   --allow_local_workdir          lets the work folder be on the VM's own disk, lost with it
-#   --delete=success               when the slice is deleted: success, always (also after a failure), never
-#   --max_failures=3               how often training that fails on a healthy slice is started again
+#   --delete=success               when the slice is deleted: success, always (also when training fails), never
+#   --max_failures=3               how often training that fails on a healthy slice is started again; and so often,
+#                                  in a row, a start or a request for a slice that fails
 #   --stop_seconds=60              from SIGTERM to SIGKILL
 #   --poll_seconds=60
 #   --dry_run                      prints the commands of a run in which all goes well, and runs none
@@ -100,7 +101,6 @@ create() {
   ((spot == 0)) || flags+=(--spot)
   run gcloud compute tpus queued-resources create "$name" "${place[@]}" --accelerator-type="$accelerator_type" \
     --runtime-version="$runtime_version" "${flags[@]}" "${create_flag[@]}" --quiet
-  dry_state=ACTIVE
 }
 
 # --force deletes the nodes too, in any state; returns when they are gone.
@@ -125,12 +125,14 @@ lost() {
 
 # --- Its hosts ---
 
+alive_flag=-oServerAliveInterval=30 # or an ssh to a VM that is gone never ends
+
 # on_hosts COMMAND: over ssh on every host of every slice, the slices at the same time; fails where one does.
 on_hosts() {
   local node status=0 worst=0 jobs=()
   for node in "${nodes[@]}"; do
-    local command=(gcloud compute tpus tpu-vm ssh "$node" "${place[@]}" --worker=all --quiet "${ssh_flag[@]}"
-      --command="$1")
+    local command=(gcloud compute tpus tpu-vm ssh "$node" "${place[@]}" --worker=all --quiet "--ssh-flag=$alive_flag"
+      "${ssh_flag[@]}" --command="$1")
     if ((dry_run)); then
       run "${command[@]}"
     else
@@ -149,14 +151,14 @@ on_hosts() {
 
 host() { printf 'bash %s %s' "ldis/$name/code/launch/tpu_host.sh" "$(quote "$1" "$name" "${@:2}")"; }
 
-# A slice without our code has no host script yet, and nothing runs there.
-host_status() {
-  on_hosts "if [ -e ldis/$name/code/launch/tpu_host.sh ]; then $(host status "$id"); else echo ldis-host none 0 -; fi"
-}
+# A host without our code has no host script yet, and nothing runs there.
+prepared="[ -e ldis/$name/code/launch/tpu_host.sh ]"
 
-# Sets `verdict` to none, running, done, failed (also: some hosts run, others do not), fatal or other.
+host_status() { on_hosts "if $prepared; then $(host status "$id"); else echo ldis-host none 0 -; fi"; }
+
+# Sets `verdict` to none, preparing, running, done, failed (also: some hosts run, others do not), fatal or other.
 survey() {
-  local tag word code their total=0 none=0 live=0 finished=0
+  local tag word code their total=0 none=0 preparing=0 live=0 finished=0
   verdict="" worst_code=0
   if ((dry_run)); then
     host_status
@@ -169,6 +171,7 @@ survey() {
     total=$((total + 1))
     case $word in
       none) none=$((none + 1)) ;;
+      preparing) preparing=1 ;;
       running)
         live=$((live + 1))
         [[ $their == "$id" ]] || verdict=other
@@ -180,6 +183,8 @@ survey() {
   ((total)) || return 1
   if [[ $verdict == other ]]; then
     return
+  elif ((preparing)); then
+    verdict=preparing
   elif ((worst_code == 2)); then
     verdict=fatal # main's own status for bad input: trying again would not help
   elif ((none == total)); then
@@ -194,36 +199,60 @@ survey() {
 }
 
 # Installs everywhere before it starts anywhere: hosts wait five minutes for each other, not longer. Runs in a subshell
-# whose status is looked at, where errexit has no effect.
+# whose status is looked at, where errexit has no effect. Status 75: a host is at it already.
 launch() {
-  local archive=$scratch/ldis-$name.tar.gz node to=ldis/$name/code
-  say "uploading $(git -C "$root" log -1 --format='commit %h (%s)')"
+  local archive=$scratch/ldis-$name.tar.gz node to=ldis/$name prepare
+  say "uploading $(git -C "$root" log -1 --format='commit %h (%s)' "$commit")"
   [[ -z $(git -C "$root" status --porcelain --untracked-files=no) ]] ||
     say "note: what is not committed is not uploaded"
-  run git -C "$root" archive --format=tar.gz --output="$archive" HEAD
+  run git -C "$root" archive --format=tar.gz --output="$archive" "$commit"
   for node in "${nodes[@]}"; do
     run gcloud compute tpus tpu-vm scp "$archive" "$node:ldis-$name.tar.gz" "${place[@]}" --worker=all --quiet \
-      "${ssh_flag[@]}"
+      "--scp-flag=$alive_flag" "${ssh_flag[@]}"
   done
-  on_hosts "rm -rf $to && mkdir -p $to && tar -xzf ldis-$name.tar.gz -C $to && $(host prepare "$workdir" \
-    "$allow_local_workdir" "$setup")" || exit
+  # The lock is training's own: the code of what runs stays, as does that of a `prepare` that goes on without its `run`.
+  # --close: what --setup leaves running shall not hold it. Tar's own status 2 is not a refusal.
+  prepare="rm -rf $to/id $to/pid $to/code && mkdir $to/code && \
+{ tar -xzf ldis-$name.tar.gz -C $to/code || exit 1; } && \
+$(host prepare "$workdir" "$allow_local_workdir" "$setup")"
+  on_hosts "mkdir -p $to && flock --timeout 5 --close --conflict-exit-code 75 $to/lock bash -c $(quote "$prepare")" ||
+    exit
   on_hosts "$(host start "$id" "${arguments[@]}")"
 }
 
-stop_training() { on_hosts "if [ -e ldis/$name ]; then $(host stop "$stop_seconds"); fi"; }
+stop_training() { on_hosts "if $prepared; then $(host stop "$stop_seconds"); fi"; }
 
 kept() { say "the slice is kept, and costs: $(quote "$0" delete --name="$name" "${place[@]}" --slices="$slices")"; }
 
+# give_up MESSAGE STATUS [never|nothing]: never where training may run that is not seen, or not ours.
 give_up() {
   say "error: $1"
-  if [[ $delete == always ]]; then delete_all; else kept; fi
+  case ${3:-$delete} in
+    always) delete_all ;;
+    nothing) ;; # there is none to delete or to keep
+    *) kept ;;
+  esac
   exit "$2"
 }
 
 # --- One loop for everything: look, then do the one thing that is due ---
 
+# Whether create or delete_all worked. At first a refusal is an error of ours, and final; later it may be a moment's, or
+# what is described may lag behind what is.
+change() {
+  local status=0
+  ("$1") || status=$?
+  if ((status)); then
+    [[ -n $seen ]] && ((refused++ < 5)) || exit "$status"
+    sleep "$poll_seconds"
+    return 1
+  fi
+  refused=0
+}
+
 train() {
-  local state seen="" status failures=0 misses=0 unanswered=0 launched=0 alive=0
+  local state seen="" verdict="" status failures=0 unstarted=0 misses=0 unanswered=0 refused=0 unmet=0
+  local launched=0 alive=0 was_active=0
   trap 'say "stopped following; training that has begun goes on. The same command follows it."; kept; exit 130' INT
   while true; do
     status=0
@@ -238,17 +267,19 @@ train() {
     [[ $state == "$seen" ]] || say "$name: $state"
     case $state in
       NONE)
+        [[ $verdict != "done" ]] || exit 0 # the deletion seemed to fail
         ((!alive)) || { say "error: $name was deleted by someone else; not asking for it again" && exit 1; }
-        launched=0
-        create
+        launched=0 was_active=0
+        if change create; then dry_state=ACTIVE; fi
         ;;
       SUSPENDED | FAILED | PREEMPTED)
         # FAILED before it was ever ACTIVE: a request that could not be met, which may stay so.
-        if [[ $state == FAILED && -n $seen && $seen != ACTIVE ]] && ((failures++ >= max_failures)); then
-          give_up "the request for $name failed $failures times" 1
+        if [[ $state == FAILED && -n $seen ]] && ((!was_active)); then
+          ((unmet++ < max_failures)) || give_up "the request for $name failed $unmet times" 1 nothing
+          sleep "$poll_seconds"
         fi
-        delete_all
         alive=0
+        change delete_all || true
         ;;
       SUSPENDING | DELETING | STATE_UNSPECIFIED) sleep "$poll_seconds" ;;
       CREATING | ACCEPTED | WAITING_FOR_RESOURCES | PROVISIONING)
@@ -256,21 +287,21 @@ train() {
         sleep "$poll_seconds"
         ;;
       ACTIVE)
-        alive=1 status=0
+        alive=1 was_active=1 unmet=0 status=0
         survey || status=$?
         if ((status == 0)); then
           misses=0
           act
         elif node_lost; then
           say "$name: a node was taken away"
-          delete_all
           alive=0
+          change delete_all || true
         else
-          ((misses++ < 5)) || give_up "the hosts do not answer" "$status"
+          ((misses++ < 5)) || give_up "the hosts do not answer" "$status" never
           sleep "$poll_seconds"
         fi
         ;;
-      *) give_up "$name: unknown state $state" 1 ;;
+      *) give_up "$name: unknown state $state" 1 never ;;
     esac
     seen=$state
   done
@@ -278,7 +309,13 @@ train() {
 
 # The hosts have answered.
 act() {
+  local status=0
   case $verdict in
+    preparing)
+      say "the hosts are being prepared already; waiting"
+      sleep "$poll_seconds"
+      return
+      ;;
     running)
       ((launched)) || say "training runs; following"
       launched=1
@@ -287,10 +324,10 @@ act() {
       ;;
     done)
       say "training is done; results are in $workdir"
-      if [[ $delete == never ]]; then kept; else delete_all; fi
+      if [[ $delete == never ]]; then kept; else change delete_all || return 0; fi
       exit 0
       ;;
-    other) give_up "another command trains on $name; stop or delete it first" 1 ;;
+    other) give_up "another command trains on $name; stop or delete it first" 1 never ;;
     failed | fatal)
       if ((launched)); then
         # A slice that is taken away looks like this at first.
@@ -300,23 +337,34 @@ act() {
         [[ $verdict != fatal ]] || give_up "the trainer refuses this command (above)" 2
         ((failures++ < max_failures)) || give_up "training failed $failures times, last with status $worst_code" 1
         say "training failed with status $worst_code; starting it again"
+        launched=0 # this failure is counted, should it be seen again
       fi
-      stop_training || true
+      stop_training || status=$?
       ;;
   esac
-  local status=0
-  (launch) || status=$?
+  ((status)) || (launch) || status=$?
   if ((status == 0)); then
-    launched=1 dry_hosts="done"
+    launched=1 unstarted=0 dry_hosts="done"
+    return
+  fi
+  ((status != 2)) || give_up "could not start training" 2
+  sleep "$poll_seconds" # a slice that is taken away looks like this at first
+  if ((status == 75)); then
+    say "hosts are being prepared, or train; looking again"
   elif lost; then
     say "$name: lost before training began" # the loop asks for it again
   else
-    give_up "could not start training" "$status"
+    ((unstarted++ < max_failures)) || give_up "could not start training" "$status"
+    say "could not start training; trying again"
   fi
 }
 
 case $action in
-  run) train ;;
+  run)
+    commit=HEAD # fixed now: the checkout may be another by the time a slice is lost
+    ((dry_run)) || commit=$(run git -C "$root" rev-parse HEAD)
+    train
+    ;;
   status)
     state=$(queued_state)
     say "$name: $state"

@@ -65,6 +65,15 @@ if name == "gcloud" and not answer:
             copy(argv[4], home + "/" + target)
     elif argv[2:4] == ["tpu-vm", "ssh"]:
         sys.exit(max([ssh(home, argv[-1].removeprefix("--command=")) for home in homes(argv[4])]))
+if "workloads" in answer:  # (name, status, message) of each, filtered as xpk 1.8 does
+    flags = dict(word.split("=", 1) for word in argv if "=" in word)
+    def matches(workload, status, message):
+        word = {"FAILED": "failed", "SUCCESSFUL": "finished"}.get(wanted := flags.get("--filter-by-status"), "")
+        finished = status == "Finished" and word in message.lower()
+        return flags["--filter-by-job"] in workload and (wanted in (None, "EVERYTHING") or finished)
+    print("[XPK] Starting")
+    for row in [("Jobset Name", "Status", "Status Message"), *filter(lambda row: matches(*row), answer["workloads"])]:
+        print("   ".join(row))
 if name == "python3" and argv[:3] == ["-m", "uv", "venv"]:
     os.makedirs(argv[-1] + "/bin")
     copy(sys.argv[0], argv[-1] + "/bin/python")
@@ -107,7 +116,7 @@ class World:
         self.script({})
 
     def script(self, answers: dict[str, list[dict[str, Any]]]) -> None:
-        """What a command line that contains the key is answered: out, err, status; term: work until SIGTERM."""
+        """What a command line with the key in it is answered: out, err, status, workloads; term: work until SIGTERM."""
         (self.folder / "script").write_text(repr(answers))
 
     def environment(self, **more: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ MAIN = [*TRAIN, "--multihost", "--stopped_status=143", *OVERRIDES]
 JOBSET = ["--name=run-1", "--context=gke_p_z_c", "--image=europe-docker.pkg.dev/p/r/ldis:tpu"]
 JOBSET += ["--accelerator=tpu-v6e-slice", "--topology=4x8", "--bucket=my-bucket", "--service_account=trainer"]
 KUBECTL = ["kubectl", "--context=gke_p_z_c", "--namespace=default"]
+DELETE = [*KUBECTL, "delete", "jobset", "run-1", "--ignore-not-found", "--wait", "--cascade=foreground"]  # and its Pods
 GET = "get jobset"
 
 
@@ -81,6 +82,11 @@ def test_a_claim_in_place_of_a_bucket(world):
     assert spec["volumes"][0] == {"name": "work", "persistentVolumeClaim": {"claimName": "my claim"}}
 
 
+def test_a_mount_may_end_in_a_slash(world):
+    (container,) = pod(yaml.safe_load(jobset(world, "--mount=/mnt/ldis/", action="render").stdout))["containers"]
+    assert container["volumeMounts"][0]["mountPath"] == "/mnt/ldis"
+
+
 @pytest.mark.parametrize(
     ("state", "verbs", "word"),
     [
@@ -95,6 +101,7 @@ def test_a_jobset_that_exists(world, state, verbs, word):
     result = jobset(world)
     assert result.returncode == 0 and word in result.stderr
     assert [argv[3] for argv in world.calls()] == verbs
+    assert all(argv == DELETE for argv in world.calls() if argv[3] == "delete")
 
 
 @pytest.mark.parametrize(("failing", "count"), [("get jobset", 1), ("apply", 2)])
@@ -116,12 +123,11 @@ def test_a_dry_run_of_the_jobset_can_be_pasted(world):
 
 def test_the_jobset_is_deleted(world):
     assert world.run("gke_jobset.sh", "delete", "--name=run-1", "--context=gke_p_z_c").returncode == 0
-    assert world.calls() == [[*KUBECTL, "delete", "jobset", "run-1", "--ignore-not-found", "--wait"]]
+    assert world.calls() == [DELETE]
 
 
 XPK = ["--name=run-1", "--project=p", "--zone=z", "--cluster=c", "--tpu_type=v6e-16", "--image=i:tpu", "--storage=my-s"]
-ROW = "[XPK] Starting\nJobset Name  Status\nrun-1-other  Admitted\n{}  Admitted\n"
-LISTED, ABSENT = {"out": ROW.format("run-1")}, {"out": ROW.format("run-2")}
+OTHERS = [("run-1-other", "Finished", "jobset failed"), ("run-2", "Admitted", "The workload is admitted")]
 
 
 def xpk(world: World, *more: str) -> subprocess.CompletedProcess[str]:
@@ -129,12 +135,12 @@ def xpk(world: World, *more: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_fresh_workload_is_created(world):
-    world.script({"workload list": [ABSENT]})
+    world.script({"workload list": [{"workloads": OTHERS}]})
     result = xpk(world, "--slices=2", "--create_flag=--priority=high")
     assert result.returncode == 0, result.stderr
     listing, create = world.calls()
     place = ["--cluster=c", "--project=p", "--zone=z"]
-    assert listing == ["xpk", "workload", "list", *place, "--filter-by-job=^run-1$", "--filter-by-status=EVERYTHING"]
+    assert listing == ["xpk", "workload", "list", *place, "--filter-by-job=run-1", "--filter-by-status=EVERYTHING"]
     assert create[:-1] == [
         *["xpk", "workload", "create", *place, "--workload=run-1", "--tpu-type=v6e-16", "--num-slices=2"],
         *["--docker-image=i:tpu", "--max-restarts=100", "--restart-on-exit-codes=1", "--priority=high"],
@@ -147,18 +153,20 @@ def test_a_fresh_workload_is_created(world):
 
 
 @pytest.mark.parametrize(
-    ("answers", "verbs"),
+    ("status", "message", "verbs", "word"),
     [
-        ([LISTED, LISTED], ["list", "list", "delete", "create"]),
-        ([LISTED, ABSENT, LISTED], ["list", "list", "list"]),
-        ([LISTED, ABSENT, ABSENT], ["list", "list", "list"]),
+        ("Finished", "jobset failed due to reaching max number of restarts", ["delete", "create"], "failed"),
+        ("Finished", "jobset completed successfully", [], "succeeded"),
+        ("Finished", "Job finished successfully", [], "succeeded"),  # as older Kueue says
+        ("Admitted", "The workload is admitted", [], "waits or runs already"),
+        ("Evicted", "Preempted: 1 Pod failed", [], "waits or runs already"),
     ],
-    ids=["failed", "succeeded", "runs"],
 )
-def test_a_workload_that_exists(world, answers, verbs):
-    world.script({"workload list": answers})
-    assert xpk(world).returncode == 0
-    assert [argv[2] for argv in world.calls()] == verbs
+def test_a_workload_that_exists(world, status, message, verbs, word):
+    world.script({"workload list": [{"workloads": [*OTHERS, ("run-1", status, message)]}]})
+    result = xpk(world)
+    assert result.returncode == 0 and word in result.stderr
+    assert [argv[2] for argv in world.calls() if argv[2] != "list"] == verbs
 
 
 def test_a_failure_of_xpk_is_reported_with_its_status(world):

@@ -70,6 +70,16 @@ def test_a_good_command_is_good(world, script):
     assert world.calls() == []
 
 
+@pytest.mark.parametrize("script", ["slurm.sh", "tpu_vm.sh"])
+def test_cdpath_does_not_change_where_the_code_is(world, script):
+    command = ["bash", f"launch/{script}", "run", *GOOD[script], "--dry_run"]
+    results = [
+        subprocess.run(command, cwd=world.repository, env=env, capture_output=True, text=True, check=False)
+        for env in (world.environment(), world.environment(CDPATH=str(world.repository)))
+    ]
+    assert results[0].returncode == 0 and results[0].stdout == results[1].stdout
+
+
 def without(script: str, *names: str) -> list[str]:
     return [flag for flag in GOOD[script] if flag.split("=")[0].lstrip("-") not in names]
 
@@ -84,6 +94,7 @@ BAD = [
     ("tpu_vm.sh", ["run", *without("tpu_vm.sh", "project")], "--project: missing"),
     ("tpu_vm.sh", ["run", *GOOD["tpu_vm.sh"], "--slices=two"], "--slices=two: must be a whole number"),
     ("tpu_vm.sh", ["run", *GOOD["tpu_vm.sh"], "--slices=0"], "--slices=0"),
+    ("tpu_vm.sh", ["run", *GOOD["tpu_vm.sh"], "--slices=08"], "--slices=08: must be a whole number"),
     ("tpu_vm.sh", ["run", *GOOD["tpu_vm.sh"], "--workdir=gs://b/w"], "absolute path"),
     ("tpu_vm.sh", ["run", *GOOD["tpu_vm.sh"], "--delete=maybe"], "success, always or never"),
     ("tpu_vm.sh", ["run", *GOOD["tpu_vm.sh"], "--spot=1"], "--spot=1: unknown argument"),

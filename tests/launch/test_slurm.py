@@ -76,6 +76,16 @@ def test_the_job_trains_on_all_gpus_of_a_node(world):
     assert world.calls() == [["0,1,2,3", "srun", "--gpu-bind=none", sys.executable, *MAIN]]
 
 
+@pytest.mark.parametrize(("asked", "given"), [({"SLURM_CPUS_PER_TASK": "32"}, "32"), ({}, "")])
+def test_the_cpus_that_the_job_has_reach_its_tasks(world, asked, given):
+    tell = world.folder / "bin" / "srun"
+    tell.write_text(
+        tell.read_text().replace("record([name", 'record([os.environ.get("SRUN_CPUS_PER_TASK", ""), name', 1)
+    )
+    assert start(world, **asked).wait(20) == 0
+    assert world.calls()[0][:2] == [given, "srun"]
+
+
 @pytest.mark.parametrize("status", [1, 2])
 def test_a_trainer_that_fails_is_not_put_back(world, status):
     world.script({"srun": [{"status": status}]})

@@ -2,13 +2,15 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.launch.stand_ins import World
+from tests.launch.stand_ins import LAUNCH, World, make_repository
 
 SLICE = ["--name=run-1", "--project=my-project", "--zone=us-east5-b"]
 FLAGS = [*SLICE, "--accelerator_type=v5litepod-16", "--runtime_version=v2-alpha-tpuv5-lite", "--poll_seconds=0"]
@@ -61,7 +63,9 @@ def test_a_fresh_run_creates_uploads_trains_and_deletes(world):
     ]
     assert gcloud[-1] == [*queued, "delete", "run-1", *place, "--force", "--quiet"]
     scp = next(argv for argv in gcloud if argv[4] == "scp")
-    assert scp[6:] == ["run-1:ldis-run-1.tar.gz", *place, "--worker=all", "--quiet"]
+    alive = "flag=-oServerAliveInterval=30"  # without it, an ssh to a VM that is gone never ends
+    assert scp[6:] == ["run-1:ldis-run-1.tar.gz", *place, "--worker=all", "--quiet", f"--scp-{alive}"]
+    assert all(argv[6:-1] == [*place, "--worker=all", "--quiet", f"--ssh-{alive}"] for argv in gcloud if "ssh" in argv)
     installed = next(argv for argv in world.calls() if argv[1:4] == ["-m", "uv", "pip"])
     assert installed[-4:] == ["-c", "constraints.txt", "-e", ".[tpu]"]
 
@@ -107,6 +111,22 @@ def test_training_that_runs_is_followed_and_not_started_twice(world):
     assert "run-1: ACTIVE" in status.stderr and "ldis-host failed 143" in status.stdout
 
 
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (states("ACTIVE") | {"tpu_host.sh status": [{"out": "ldis-host running 0 1-1\n"}]}, "another command trains"),
+        (states("ACTIVE") | {"tpu_host.sh status": [{"status": 255}]}, "the hosts do not answer"),
+        (states("ACTIVE", BREAK_OFF) | {"ldis_jax.main": [{"status": 1}]}, "unknown state SOMETHING_NEW"),
+    ],
+    ids=["another's", "not seen", "unknown state"],
+)
+def test_training_that_may_run_unseen_is_never_deleted(world, answers, message):
+    world.script(answers)
+    result = run(world, "--delete=always")
+    assert result.returncode != 0 and message in result.stderr and "the slice is kept, and costs" in result.stderr
+    assert "delete" not in steps(world)
+
+
 def test_a_trainer_deaf_to_sigterm_is_killed(world):
     world.script(states(NONE, "ACTIVE", "ACTIVE", BREAK_OFF) | {"ldis_jax.main": [{"term": 143}]})
     run(world)
@@ -116,6 +136,98 @@ def test_a_trainer_deaf_to_sigterm_is_killed(world):
     world.script(states("ACTIVE"))
     status = world.run("tpu_vm.sh", "status", *SLICE)
     assert "ldis-host running" not in status.stdout and time.time() - started < 10
+
+
+def host(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """tpu_host.sh on a host that is the world's folder."""
+    return world.run("tpu_host.sh", arguments[0], "n", *arguments[1:])
+
+
+def hold(lock: Path, seconds: str, how: str = "--exclusive") -> subprocess.Popen:
+    """A process that holds the lock for so long."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    process = subprocess.Popen(["flock", how, lock, "sh", "-c", f"echo; exec sleep {seconds}"], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    return process
+
+
+def test_who_only_looks_is_not_taken_for_training(world):
+    world.script({"ldis_jax.main": [{"term": 143}]})
+    base = world.folder / "ldis/n"
+    looking = hold(base / "lock", "2", "--shared")
+    assert host(world, "status", "1-1").stdout == "ldis-host none 0 1-1\n"
+    (base / "code").mkdir()
+    (base / "venv/bin").mkdir(parents=True)
+    (base / "venv/bin/python").symlink_to(world.folder / "bin/python3")
+    assert host(world, "start", "1-1", *MAIN[2:]).returncode == 0
+    assert looking.wait() == 0
+    world.wait_for_work()
+    assert trained(world) == [MAIN]
+    assert host(world, "stop", "9").returncode == 0
+
+
+def test_training_that_ends_while_one_looks_has_not_failed(world):
+    base = world.folder / "ldis/n"
+    base.mkdir(parents=True)
+    (base / "lock").touch()
+    (base / "id").write_text("1-1\n")
+    flock = world.folder / "bin/flock"
+    flock.write_text(f"#!/bin/sh\necho 0 >'{base}/status'\nexec /usr/bin/flock \"$@\"\n")
+    flock.chmod(0o755)
+    assert host(world, "status", "1-1").stdout == "ldis-host done 0 1-1\n"
+
+
+def test_stop_waits_until_what_it_killed_has_let_go(world):
+    letting_go = hold(world.folder / "ldis/n/lock", "2")
+    assert host(world, "stop", "0").returncode == 0
+    assert letting_go.wait(0.5) == 0
+
+
+def test_code_is_never_taken_from_under_training_that_began_meanwhile(world):
+    world.script(states(NONE, "ACTIVE", "ACTIVE", BREAK_OFF) | {"ldis_jax.main": [{"term": 143}]})
+    run(world)
+    world.wait_for_work()
+    code = world.folder / "hosts/run-1/0/ldis/run-1/code"
+    inode = code.stat().st_ino
+
+    world.script(states("ACTIVE", "ACTIVE", BREAK_OFF) | {"tpu_host.sh status": [{"out": "ldis-host none 0 -\n"}, {}]})
+    again = run(world)
+    assert "looking again" in again.stderr and "training runs; following" in again.stderr
+    assert code.stat().st_ino == inode and len(trained(world)) == 1
+    assert world.run("tpu_vm.sh", "stop", *SLICE, "--stop_seconds=9").returncode == 0
+
+
+def test_a_run_waits_for_hosts_that_another_prepares(world):
+    base = world.folder / "hosts/run-1/0/ldis/run-1"
+    (base / "code/launch").mkdir(parents=True)
+    shutil.copy(world.repository / "launch/tpu_host.sh", base / "code/launch")
+    preparing = hold(base / "lock", "4")
+    world.script(states("ACTIVE"))
+    result = run(world, "--poll_seconds=1")
+    assert result.returncode == 0 and "the hosts are being prepared already; waiting" in result.stderr
+    assert steps(world) == ["scp", "prepare", "start", "train", "delete"]
+    assert preparing.poll() == 0
+
+
+def test_a_host_whose_code_did_not_arrive_is_prepared_again(world):
+    bases = [world.folder / f"hosts/run-1/{worker}/ldis/run-1" for worker in range(2)]
+    for base in bases:
+        (base / "code/launch").mkdir(parents=True)
+    shutil.copy(world.repository / "launch/tpu_host.sh", bases[1] / "code/launch")
+    identity = "".join(f"{argument}\0" for argument in MAIN[2:])
+    identity = subprocess.run(["cksum"], input=identity, capture_output=True, text=True, check=True).stdout
+    (bases[1] / "id").write_text(identity.replace(" ", "-"))  # it was killed
+    world.script(states("ACTIVE"))
+    result = run(world, "--max_failures=0", workers=2)
+    assert result.returncode == 0, result.stderr
+    assert len(trained(world)) == 2
+
+
+def test_what_setup_leaves_running_does_not_hold_the_lock(world):
+    world.script(states("ACTIVE"))
+    result = run(world, "--setup=sleep 20 >/dev/null 2>&1 &")
+    assert result.returncode == 0, result.stderr
+    assert len(trained(world)) == 1
 
 
 @pytest.mark.parametrize("gone", ["SUSPENDED", "FAILED"])
@@ -135,6 +247,28 @@ def test_an_old_request_that_ended_is_replaced(world):
     world.script(states("SUSPENDED", NONE, "ACTIVE"))
     assert run(world).returncode == 0
     assert steps(world) == ["delete", "create", "scp", "prepare", "start", "train", "delete"]
+
+
+def test_a_new_slice_gets_the_commit_that_the_run_began_with(tmp_path):
+    repository = make_repository(tmp_path / "code")
+    world = World(tmp_path, repository)
+    world.script(
+        states(NONE, "ACTIVE", "SUSPENDED", NONE, "ACTIVE") | {"ldis_jax.main": [{"status": 143}, {"status": 0}]}
+    )
+    git = f"git -C '{repository}' -c user.name=a -c user.email=a@example.org"
+    commit = f"echo late >'{repository}/late'; {git} add late; {git} commit -q -m two"
+    result = run(world, f"--setup={commit} || true")
+    assert result.returncode == 0, result.stderr
+    assert steps(world).count("scp") == 2 and (repository / "late").exists()
+    assert not (tmp_path / "hosts/run-1/0/ldis/run-1/code/late").exists()
+
+
+def test_without_a_git_checkout_nothing_is_asked_for(tmp_path):
+    shutil.copytree(LAUNCH, tmp_path / "code/launch")
+    world = World(tmp_path, tmp_path / "code")
+    result = run(world)
+    assert result.returncode == 128 and "error: exit status 128 of: git -C" in result.stderr
+    assert world.calls() == []
 
 
 def test_a_preempted_node_is_noticed_before_the_queued_resource_tells(world):
@@ -221,6 +355,124 @@ def test_a_failure_of_gcloud_is_reported_with_its_status_and_ends_the_run(world,
     assert (done or ["describe"])[-1] == last and "train" not in steps(world)
 
 
+@pytest.mark.parametrize("failing", ["tpu-vm scp", "tpu_host.sh prepare", "tpu_host.sh start", "uv pip install"])
+def test_a_start_that_fails_once_is_tried_again(world, failing):
+    status = 2 if failing.startswith("uv") else 255  # uv's own 2 may be the network
+    world.script(states(NONE, "ACTIVE") | {failing: [{"status": status}, {}]})
+    result = run(world)
+    assert result.returncode == 0, result.stderr
+    assert "could not start training; trying again" in result.stderr
+    assert steps(world).count("train") == 1 and steps(world).count("create") == 1
+
+
+def test_starts_that_fail_are_counted_in_a_row(world):
+    fails, works = {"status": 255}, {}
+    start = [fails, works, fails, works]
+    world.script(states(NONE, "ACTIVE") | {"tpu-vm scp": start, "ldis_jax.main": [{"status": 1}, {"status": 0}]})
+    assert run(world, "--max_failures=1").returncode == 0
+
+    world.script(states("ACTIVE") | {"tpu-vm scp": [fails]})
+    result = world.run("tpu_vm.sh", "run", *FLAGS, *TRAIN, "--max_failures=1")
+    assert result.returncode == 255 and "error: could not start training" in result.stderr
+
+
+def test_a_slice_taken_away_while_it_is_prepared_is_asked_for_again(world):
+    world.script(
+        states(NONE, "ACTIVE", "SUSPENDING", "SUSPENDED", NONE, "ACTIVE") | {"tpu-vm scp": [{"status": 1}, {}]}
+    )
+    result = run(world, "--max_failures=0")
+    assert result.returncode == 0, result.stderr
+    assert steps(world).count("create") == 2
+
+
+def test_what_cannot_be_stopped_is_not_started_beside(world):
+    world.script(
+        states(NONE, "ACTIVE")
+        | {"ldis_jax.main": [{"status": 1}, {"term": 143}, {"status": 0}], "tpu_host.sh stop": [{"status": 255}, {}]}
+    )
+    result = run(world, workers=2)
+    assert result.returncode == 0, result.stderr
+    done = steps(world)
+    assert done[done.index("stop") :][:5] == ["stop", "stop", "scp", "prepare", "start"]
+
+
+def test_a_request_that_fails_is_made_again_so_often_in_a_row(world):
+    failed = [NONE, "PROVISIONING", "FAILED"]
+    training = {"ldis_jax.main": [{"status": 143}, {"status": 0}]}
+    world.script(states(*failed, NONE, "ACTIVE", "SUSPENDED", *failed, NONE, "ACTIVE") | training)
+    shutil.copy(world.folder / "bin/gcloud", world.folder / "bin/sleep")
+    result = run(world, "--max_failures=1")
+    assert result.returncode == 0, result.stderr
+    assert steps(world).count("create") == 4
+    deleted = next(i for i, argv in enumerate(world.calls()) if "delete" in argv)
+    assert world.calls()[deleted - 1] == ["sleep", "0"]  # it does not ask again at once
+
+    world.forget()
+    world.script(states(*failed * 2))
+    result = run(world, "--max_failures=1", "--delete=always")
+    assert result.returncode == 1 and "error: the request for run-1 failed 2 times" in result.stderr
+    assert "costs" not in result.stderr  # there is no slice
+    assert steps(world) == ["create", "delete", "create"]
+
+
+def test_a_slice_that_was_active_is_asked_for_again_without_end(world):
+    gone = [NONE, "ACTIVE", "SUSPENDING", "FAILED"]
+    world.script(states(*gone * 3, BREAK_OFF) | {"ldis_jax.main": [{"term": 143}]})
+    result = run(world, "--max_failures=0")
+    assert "unknown state" in result.stderr
+    assert steps(world).count("create") == 3
+
+
+UNAVAILABLE = {"status": 1, "err": "ERROR: UNAVAILABLE: try again\n"}
+CREATE, DELETE = "queued-resources create", "queued-resources delete"
+
+
+@pytest.mark.parametrize(
+    ("answers", "done"),
+    [
+        (
+            states("ACTIVE", "SUSPENDED", NONE, NONE, "ACTIVE") | {CREATE: [UNAVAILABLE, {}]},
+            ["delete", "create", "create"],
+        ),
+        (
+            states("ACTIVE", "SUSPENDED", "SUSPENDED", NONE, "ACTIVE") | {DELETE: [UNAVAILABLE, {}]},
+            ["delete", "delete", "create"],
+        ),
+        # Another follows, too, and was faster.
+        (states("ACTIVE", "SUSPENDED", NONE, "ACTIVE") | {DELETE: [NONE, {}]}, ["delete", "create"]),
+    ],
+    ids=["create", "delete", "deleted already"],
+)
+def test_one_refusal_of_the_cloud_after_a_preemption_does_not_end_the_run(world, answers, done):
+    world.script(answers | {"ldis_jax.main": [{"status": 143}, {"status": 0}]})
+    result = run(world)
+    assert result.returncode == 0, result.stderr
+    once = ["scp", "prepare", "start", "train"]
+    assert steps(world) == [*once, *done, *once, "delete"]
+
+
+def test_a_description_that_lags_behind_is_looked_at_again(world):
+    world.script(states(NONE, NONE, "ACTIVE") | {CREATE: [{}, {"status": 1, "err": "ERROR: ALREADY_EXISTS\n"}]})
+    result = run(world)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(("then", "deletions"), [("ACTIVE", 2), (NONE, 1)], ids=["failed", "seemed to fail"])
+def test_a_slice_whose_deletion_fails_at_the_end_is_deleted_nevertheless(world, then, deletions):
+    done = {"tpu_host.sh status": [{"out": "ldis-host done 0 1-1\n"}]}
+    world.script(states("WAITING_FOR_RESOURCES", "ACTIVE", then) | done | {DELETE: [UNAVAILABLE, {}]})
+    result = run(world)
+    assert result.returncode == 0, result.stderr
+    assert steps(world) == ["delete"] * deletions
+
+
+def test_a_cloud_that_goes_on_to_refuse_ends_the_run(world):
+    world.script(states("WAITING_FOR_RESOURCES", "SUSPENDED") | {DELETE: [UNAVAILABLE]})
+    result = run(world)
+    assert result.returncode == 1 and "error: exit status 1 of: gcloud" in result.stderr
+    assert steps(world) == ["delete"] * 6
+
+
 def test_a_delete_that_fails_is_reported(world):
     world.script(states("ACTIVE") | {"queued-resources delete": [{"status": 3}]})
     assert world.run("tpu_vm.sh", "delete", *SLICE).returncode == 3
@@ -236,7 +488,7 @@ def test_a_work_folder_that_would_go_with_the_vm_is_refused(world):
     world.script(states(NONE, "ACTIVE"))
     result = world.run("tpu_vm.sh", "run", *FLAGS, "--config=c.py", f"--workdir={world.folder}/runs")
     assert result.returncode == 2 and "would go with it" in result.stderr
-    assert "train" not in steps(world)
+    assert steps(world) == ["create", "scp", "prepare"]
 
 
 def test_setup_runs_on_every_host_first(world):
