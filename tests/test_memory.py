@@ -80,7 +80,7 @@ def test_training_says_which_keys_are_left(tmp_path):
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "training needs more memory than a device has (Out of memory allocating" in done.stderr
-    assert "; try --config.mesh.fsdp=2, --config.step.grad_dtype=bfloat16, " in done.stderr
+    assert "; try --config.mesh.fsdp=2, --config.optim.moment_dtype=bfloat16, " in done.stderr
 
 
 def test_other_errors_pass():
