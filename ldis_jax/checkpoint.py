@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 import re
-import shutil
 import sys
 import zlib
 from collections.abc import Callable
@@ -41,6 +41,8 @@ class Checkpoints:
             fingerprint: JSON-able; what must not change between the runs of one work folder.
         """
         self._folder, self._fingerprint = folder, json.loads(json.dumps(fingerprint))
+        if folder.exists() and not folder.is_dir():
+            raise LDISError(f"{folder}: cannot hold checkpoints (is a file); choose another --workdir")
         self._quiet = _Quiet()
         # What a save that was killed has left is removed.
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
@@ -133,10 +135,9 @@ class Checkpoints:
             )
         for newer, cause in damaged.items():
             place = self._folder / str(newer)
-            moved = place.with_name(f"{newer}.damaged")
+            moved = _free_name(place.with_name(f"{newer}.damaged"))
             _LOGGER.warning("%s: damaged (%s); moved to %s", place, cause, moved.name)
             if jax.process_index() == 0:
-                shutil.rmtree(moved, ignore_errors=True)
                 place.rename(moved)
         if damaged:
             _LOGGER.warning("%s: the run goes on from step %s", self._folder, step)
@@ -147,7 +148,9 @@ class Checkpoints:
     def _listed(self) -> _Listed:
         """What process 0 sees in the folder: others may see an older state of one that they share."""
         own = self._manager.all_steps()
-        seen = np.array([len(own), any(self._folder.glob("*.damaged"))], np.int32)
+        if own and max(own) > np.iinfo(np.int32).max:
+            raise LDISError(f"{self._folder / str(max(own))}: no checkpoint of a run; move it away")
+        seen = np.array([len(own), any(self._folder.glob("*.damaged*"))], np.int32)
         count, set_aside = map(int, multihost_utils.broadcast_one_to_all(seen))
         steps = np.zeros(count, np.int32)
         steps[: len(own)] = own[:count]  # another's may be more or fewer
@@ -167,6 +170,8 @@ class Checkpoints:
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         arguments = ocp.args.StandardRestore(abstract)
         restored = _on_all(lambda: state_handler.restore(folder / "state", args=arguments))
+        if not isinstance(data, dict) or data.get("step") != int(restored.step):
+            raise _UnusableError("the state of its data is not of its step")
         # Compression does not notice every flipped bit. Runs of older versions have no checksum.
         if data.pop(_CHECKSUM, None) not in (None, _summary(restored).checksum):
             raise _UnusableError("its arrays are not those that were saved")
@@ -244,6 +249,12 @@ def _summary_of_array(x: jax.Array) -> jax.Array:
     # One sum of both: devices may meet in two independent ones in different orders, and wait for ever.
     both = jnp.stack([bits.astype(jnp.uint32), (~jnp.isfinite(x)).astype(jnp.uint32)])
     return jnp.sum(both.reshape(2, -1), axis=1, dtype=jnp.uint32)
+
+
+def _free_name(path: Path) -> Path:
+    """The path, or with a number behind it the first that is not there."""
+    names = itertools.chain([path], (path.with_name(f"{path.name}.{number}") for number in itertools.count(2)))
+    return next(name for name in names if not name.exists())
 
 
 def saved_steps(folder: Path) -> list[int]:

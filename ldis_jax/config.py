@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import json
 import operator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from ldis_jax.checks import check_integer
+from ldis_jax.checks import check_integer, check_number
 from ldis_jax.errors import LDISError
 from ldis_jax.models.layers import REMAT
 from ldis_jax.shipped import shipped_folder
 from ldis_jax.tasks import LDIS1, LDISN
 
-_COUNTS = (
-    *("batch_size", "num_shots", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"),
-    *("eval.batch_size", "step.accumulate"),
-)
+# Keys -> their least values.
+_INTEGERS = {
+    **dict.fromkeys(("train_steps", "batch_size", "num_shots", "eval.batch_size", "step.accumulate"), 1),
+    **dict.fromkeys(("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"), 1),
+    **dict.fromkeys(("seed", "optim.warmup_steps", "eval.pictures", "eval.prompt_swap"), 0),
+}
+_LARGEST_SEED = 2**32 - 1  # what random keys tell apart
+_LONGEST_WATCH = 1e6  # minutes
 _CHOICES = {"dtype": ("auto", "float32", "bfloat16"), "remat": REMAT}
 
 
@@ -115,11 +120,28 @@ def check_config(config: ConfigDict) -> None:
     Raises:
         LDISError: the first of them.
     """
-    for key in _COUNTS:
-        check_integer(f"config.{key}", operator.attrgetter(key)(config))
+    for key, value in _leaves(config.to_dict(), "config"):
+        if isinstance(value, float):
+            check_number(key, value)
+    for key, least in _INTEGERS.items():
+        check_integer(f"config.{key}", operator.attrgetter(key)(config), least)
+    for name, entry in config.eval.sets.items():
+        check_integer(f"config.eval.sets.{name}.num_shots", entry.get("num_shots", 1))
+    if config.seed > _LARGEST_SEED:
+        raise LDISError(f"config.seed={config.seed}: must be at most {_LARGEST_SEED}")
+    if not 0 <= config.watchdog_minutes <= _LONGEST_WATCH:
+        raise LDISError(f"config.watchdog_minutes={config.watchdog_minutes}: must be from 0 to {_LONGEST_WATCH:.0f}")
     for key, choices in _CHOICES.items():
         if config[key] not in choices:
             raise LDISError(f"config.{key}={config[key]!r}: must be one of {', '.join(choices)}")
+
+
+def _leaves(values: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{where}.{key}")
+        else:
+            yield f"{where}.{key}", value
 
 
 def small_config(task: str) -> ConfigDict:

@@ -39,6 +39,9 @@ def read_config(help_text: str) -> ConfigDict:
         message = message.rpartition(f"{LDISError.__name__}: ")[2]  # what a config file says, without its traceback
         message = re.sub(r' Other fields present: "\{.*\}"', "", message, flags=re.DOTALL)  # the whole config
         raise LDISError(f"bad command line or config: {message}; see --help") from error
+    except Exception as error:  # whatever the code of a config file raises
+        message = f"{type(error).__name__}: {error}"
+        raise LDISError(f"bad command line or config: {message}; see --help") from error
     return _CONFIG.value
 
 

@@ -93,6 +93,8 @@ def ready_step(config: ConfigDict, mesh: Mesh, dtype: str, with_flops: bool = Fa
     if path is not None and path.is_file():
         try:
             loaded = read_executable(path, facts, program, mesh)
+        except ForeignFileError:
+            raise LDISError(f"config.executable={path}: is there, and is no compiled step; name another file") from None
         except UnusableExecutableError as error:
             _LOGGER.warning("config.executable=%s: %s; compiling anew", path, error)
         else:
@@ -127,7 +129,8 @@ def read_executable(path: Path, facts: Mapping[str, str], program: Program, mesh
         mesh: of this run's devices.
 
     Raises:
-        UnusableExecutableError: the file is damaged, or of another program; it says in what they differ.
+        UnusableExecutableError: the file is damaged, of another program, where it says in what they differ, or of
+            something else (:class:`ForeignFileError`).
         LDISError: others may write the file: it is machine code, and whoever changes it runs code here.
     """
     with path.open("rb") as file:  # once: what is looked at is what is read
@@ -141,7 +144,7 @@ def read_executable(path: Path, facts: Mapping[str, str], program: Program, mesh
         header = json.loads(head)
         theirs, digest, flops = dict(header["facts"]), str(header["sha256"]), float(header["flops"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UnusableExecutableError("not a file of a compiled step") from error
+        raise ForeignFileError("not a file of a compiled step") from error
     if differing := sorted(name for name in facts.keys() | theirs.keys() if facts.get(name) != theirs.get(name)):
         raise UnusableExecutableError(f"compiled for another {list_names(differing)}")
     if hashlib.sha256(payload).hexdigest() != digest:
@@ -157,6 +160,10 @@ def read_executable(path: Path, facts: Mapping[str, str], program: Program, mesh
 
 class UnusableExecutableError(Exception):
     """A file that holds no program for this run."""
+
+
+class ForeignFileError(UnusableExecutableError):
+    """A file of something else."""
 
 
 def _source_hash() -> str:

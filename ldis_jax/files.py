@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -44,6 +45,22 @@ def check_writable(path: StrPath) -> None:
     if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "is a folder" if path.is_dir() else f"no right to write in {there}"
         raise LDISError(f"{path}: cannot be written ({why}); choose another place")
+
+
+@contextlib.contextmanager
+def only_one(folder: Path, error: LDISError) -> Iterator[None]:
+    """Holds a lock in ``folder`` that the system releases when the process ends, however it ends.
+
+    Raises ``error`` where another process holds it. File systems without locks are let pass.
+    """
+    with open(folder / ".lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise error from None
+        except OSError:
+            pass
+        yield
 
 
 def write_json(path: StrPath, obj: Any) -> None:

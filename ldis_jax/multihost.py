@@ -35,7 +35,7 @@ def join() -> None:
             int(text) if (text := os.environ.get(name)) else None for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
         )
         _join(count, index, _SILENCE)
-    except (RuntimeError, ValueError, TimeoutError) as error:
+    except (RuntimeError, ValueError, IndexError, TimeoutError) as error:  # an address without a port
         words = f"no answer in {_SILENCE} s" if isinstance(error, TimeoutError) else error
         silent = re.match("no answer|DEADLINE_EXCEEDED|UNAVAILABLE", str(words))
         raise (TryAgainError if silent else LDISError)(

@@ -37,10 +37,18 @@ def make_optimizer(config: ConfigDict, train_steps: int) -> optax.GradientTransf
         train_steps: length of the run, for decaying schedules.
 
     Raises:
-        LDISError: a value that is none of a few, or no positive norm to clip to.
+        LDISError: a value out of its range.
     """
-    if not config.grad_clip > 0:
-        raise LDISError(f"config.optim.grad_clip={config.grad_clip}: must be positive; inf clips nothing")
+    for key, fits, need in (
+        ("learning_rate", config.learning_rate >= 0, "not negative"),
+        ("b1", 0 <= config.b1 < 1, "from 0 on and below 1"),
+        ("b2", 0 <= config.b2 < 1, "from 0 on and below 1"),
+        ("eps", config.eps > 0, "positive"),
+        ("weight_decay", config.weight_decay >= 0, "not negative"),
+        ("grad_clip", config.grad_clip > 0, "positive"),
+    ):
+        if not fits:
+            raise LDISError(f"config.optim.{key}={config[key]}: must be {need}")
     adamw = optax.adamw(
         learning_rate_schedule(config, train_steps),
         b1=config.b1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -28,10 +29,10 @@ from ldis_jax.convert.lora import LORA_FILE, merge, trained_part, write_lora
 from ldis_jax.convert.rules import weights_hash
 from ldis_jax.convert.tensors import Weights
 from ldis_jax.costs.chips import peak_flops
-from ldis_jax.errors import LDISError, list_names
+from ldis_jax.errors import LDISError, TryAgainError, list_names
 from ldis_jax.evaluation import Evaluation
 from ldis_jax.executable import ready_step
-from ldis_jax.files import write_json
+from ldis_jax.files import only_one, write_json
 from ldis_jax.input_pipeline import TrainEpisodes, TrainLoader, make_source, make_train_loader
 from ldis_jax.memory import release_free_memory
 from ldis_jax.metric_writer import MetricWriter
@@ -79,6 +80,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     tx = make_optimizer(config.optim, config.train_steps)
     options = StepOptions.from_config(config.step)
 
+    _make_folder(workdir)
+
     # --- Model: frozen towers apart from what is trained ---
     task, model, frozen_files = initial_model(config)
     networks = model.config
@@ -107,8 +110,9 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     predict = make_predict(task, graphdef, frozen, mesh)
 
     # --- Resume, or start ---
-    _make_folder(workdir)
+    busy = TryAgainError(f"{workdir}: another run works in it; wait for its end, or choose another --workdir")
     with (
+        only_one(workdir, busy) if lead else contextlib.nullcontext(),
         profile as profiler,
         Progress(workdir / "stalled", 60 * config.watchdog_minutes) as progress,
         Preemption(mesh) as preemption,
@@ -122,6 +126,11 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
             state, data_state = checkpoints.restore(shapes)
             loader.set_state(data_state)
             progress.set_state(data_state)
+        elif (workdir / "model").exists():
+            raise LDISError(
+                f"{workdir}: has results, but no checkpoints to go on from; put its checkpoints/ back, or choose "
+                f"another --workdir"
+            )
         else:
             state, _ = init_state(params, tx, mesh, options)
             del params

@@ -98,6 +98,8 @@ DAMAGES = {
     "no state": lambda folder: shutil.rmtree(folder / "state"),
     "no data": lambda folder: shutil.rmtree(folder / "data"),
     "no fingerprint": lambda folder: shutil.rmtree(folder / "fingerprint"),
+    "data of another step": lambda folder: (folder / "data" / "metadata").write_text('{"step": 2}'),
+    "data that is a list": lambda folder: (folder / "data" / "metadata").write_text("[]"),
     "bad JSON": lambda folder: (folder / "data" / "metadata").write_text('{"step"'),
     "an empty folder": empty,
 }
@@ -187,7 +189,9 @@ def test_a_checkpoint_damaged_twice(saved):
         with open_folder(saved) as checkpoints:
             assert int(checkpoints.restore(make_state())[0].step) == 4
             checkpoints.save(make_state(8), {"step": 8})
-    assert sorted(path.name for path in (saved / "checkpoints").iterdir() if path.is_dir()) == ["4", "8", "8.damaged"]
+    assert sorted(path.name for path in (saved / "checkpoints").iterdir() if path.is_dir()) == [
+        *("4", "8", "8.damaged", "8.damaged.2")
+    ]
 
 
 def test_what_a_killed_save_leaves_is_passed_over_and_removed(saved):
@@ -261,7 +265,16 @@ def test_a_full_disk_at_the_last_save_is_not_missed(saved):
     assert saved_steps(saved / "checkpoints") == [4, 8]
 
 
+def test_a_number_that_no_run_reaches(saved):
+    (saved / "checkpoints" / "99999999999").mkdir()
+    with open_folder(saved) as checkpoints, pytest.raises(LDISError, match="99999999999: no checkpoint of a run"):
+        checkpoints.restore(make_state())
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(LDISError, match=r"cannot hold checkpoints \(is a file"):
+        open_folder(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(LDISError, match="cannot hold checkpoints"):
         open_folder(tmp_path / "file")

@@ -130,6 +130,21 @@ def test_waiting_for_other_hosts_ends(tmp_path, index, stop, status, error):
     assert error or not done.stderr
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def get_config(:\n", "SyntaxError: invalid syntax"),
+        ("import nothing_like_it\n", "ModuleNotFoundError: No module named"),
+        ("1 / 0\n", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_config_file_that_raises_is_one_line(tmp_path, code, message):
+    (tmp_path / "bad.py").write_text(code)
+    result = command("ldis_jax.main", f"--config={tmp_path / 'bad.py'}", f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
+    assert message in result.stderr and len(result.stderr) < 400
+
+
 def test_an_unknown_key_in_a_config_file_is_one_short_line(tmp_path):
     file = tmp_path / "typo.py"
     file.write_text(

@@ -138,6 +138,15 @@ def test_damaged_files(saved, tmp_path, damage, reason):
     assert why_not(saved[0], tmp_path / "step.bin") == reason
 
 
+def test_a_file_of_something_else_is_kept(saved, tmp_path):
+    config = saved[0].copy_and_resolve_references()
+    config.executable = str(tmp_path / "notes.txt")
+    (tmp_path / "notes.txt").write_text("mine\n")
+    with pytest.raises(LDISError, match=r"notes.txt: is there, and is no compiled step; name another file"):
+        ready(config)
+    assert (tmp_path / "notes.txt").read_text() == "mine\n"
+
+
 @pytest.mark.parametrize("mode", [0o666, 0o664])
 def test_a_program_that_others_may_change_is_not_run(saved, tmp_path, mode):
     config, path, _ = saved

@@ -12,6 +12,7 @@ from ldis_jax import LDISError, LDISPipeline, sharding
 from ldis_jax.checkpoint import saved_steps
 from ldis_jax.convert import load_model
 from ldis_jax.evaluation import Evaluation
+from ldis_jax.files import only_one
 from ldis_jax.input_pipeline import TrainEpisodes
 from ldis_jax.optim import make_optimizer
 from ldis_jax.programs import mathematical_flops
@@ -126,6 +127,19 @@ def test_resume_is_bit_identical(finished, micro_folder, tmp_path):
     assert steps == sorted(steps)
 
 
+def test_a_work_folder_has_one_run(micro_folder, tmp_path):
+    with only_one(tmp_path, LDISError("held")), pytest.raises(LDISError, match="another run works in it") as caught:
+        train(micro_config(micro_folder), tmp_path)
+    assert caught.value.status == 1 and not (tmp_path / "checkpoints").exists()
+
+
+def test_results_without_checkpoints_are_not_written_over(micro_folder, tmp_path):
+    (tmp_path / "model").mkdir()
+    with pytest.raises(LDISError, match="has results, but no checkpoints to go on from"):
+        train(micro_config(micro_folder), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
 def test_a_finished_run_runs_again_without_training(finished, micro_folder):
     workdir, report = finished
     lines = read_lines(workdir)
@@ -227,6 +241,17 @@ def test_a_learning_rate_that_breaks_the_parameters_saves_nothing(micro_folder, 
         ("keep_checkpoints", 0, "at least 1"),
         ("eval.batch_size", 0, "at least 1"),
         ("num_shots", 0, "at least 1"),
+        ("train_steps", 0, "at least 1"),
+        ("eval.prompt_swap", -3, "at least 0"),
+        ("eval.pictures", -1, "at least 0"),
+        ("eval.sets.unseen.num_shots", 0, "at least 1"),
+        ("seed", 2**32, "config.seed=4294967296: must be at most"),
+        ("watchdog_minutes", -1.0, "must be from 0 to 1000000"),
+        ("watchdog_minutes", float("inf"), "config.watchdog_minutes=inf: must be a finite number"),
+        ("optim.learning_rate", float("nan"), "must be a finite number"),
+        ("optim.learning_rate", -1.0, "must be not negative"),
+        ("optim.warmup_steps", -5, "at least 0"),
+        ("optim.b2", 2.0, "must be from 0 on and below 1"),
         ("optim.grad_clip", 0.0, "config.optim.grad_clip=0.0: must be positive"),
         ("remat", "block", "config.remat='block': must be one of none, blocks, dots"),
         ("dtype", "float16", "must be one of auto, float32, bfloat16"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from typing import Any
 
 from ldis_jax.errors import LDISError
@@ -89,6 +90,8 @@ def slice_devices(topology: str, slices: int = 1) -> list[Any]:
         LDISError: libtpu is not installed, or does not know the topology.
     """
     get_chip(topology)
+    if not re.fullmatch(r"\w+:[1-9]\d*(x[1-9]\d*)*", topology):  # the compiler divides by a 0
+        raise LDISError(f"--topology={topology}: its grid must be positive numbers, as in v5e:4x4")
     from jax.experimental import topologies
 
     try:

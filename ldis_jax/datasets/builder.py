@@ -14,8 +14,6 @@ TensorFlow is not needed and never imported.
 from __future__ import annotations
 
 import abc
-import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -37,7 +35,7 @@ from ldis_jax.datasets.records import INDEX_FILE, RECORDS_VERSION, SUMMARY_FILE,
 from ldis_jax.datasets.scan import Item, Scan, scan_all
 from ldis_jax.datasets.shards import ShardWriter
 from ldis_jax.errors import LDISError
-from ldis_jax.files import StrPath, write_json
+from ldis_jax.files import StrPath, only_one, write_json
 from ldis_jax.image_io import IGNORE_LABEL
 
 _SHOWN = 10  # bad files and rare classes that messages spell out
@@ -123,7 +121,8 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
         folder = records_folder(self.data_dir_root / self.name, self.split)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _only_builder(folder.parent):
+            busy = LDISError(f"{folder.parent}: another build is writing here; wait for it")
+            with only_one(folder.parent, busy):
                 for leftover in folder.parent.glob("incomplete.*"):  # TFDS's name for a folder in the making
                     shutil.rmtree(leftover)
                 self._fingerprint, self._total = self._take_fingerprint()
@@ -274,14 +273,3 @@ def _stat_line(path: str, source: Path) -> bytes:
 def _first(messages: Sequence[str], separator: str = "; ") -> str:
     rest = len(messages) - _SHOWN
     return separator.join(messages[:_SHOWN]) + (f"{separator}and {rest} more" if rest > 0 else "")
-
-
-@contextlib.contextmanager
-def _only_builder(folder: Path) -> Iterator[None]:
-    """Holds a lock that the system releases when the process ends, however it ends."""
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LDISError(f"{folder}: another build is writing here; wait for it") from None
-        yield

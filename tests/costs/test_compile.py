@@ -10,7 +10,7 @@ import pytest
 
 from ldis_jax import LDISError
 from ldis_jax.config import base_config
-from ldis_jax.costs.chips import get_chip, peak_flops
+from ldis_jax.costs.chips import get_chip, peak_flops, slice_devices
 from ldis_jax.costs.report import advice
 from ldis_jax.programs import trained_params
 from tests.helpers import micro_config
@@ -131,6 +131,9 @@ def test_shapes_without_an_init_folder_are_sd_15s():
     assert sum(sizes) == 859_520_964 + 787_200
     with pytest.raises(LDISError, match="v5e"):
         get_chip("v3:8")
+    for topology in ("v5e:0x4", "v5e:", "v5e:4x"):
+        with pytest.raises(LDISError, match="its grid must be positive numbers"):
+            slice_devices(topology)
 
 
 @pytest.mark.parametrize(
