@@ -51,11 +51,18 @@ def check_writable(path: StrPath) -> None:
 def only_one(folder: Path, error: LDISError) -> Iterator[None]:
     """Holds a lock in ``folder`` that the system releases when the process ends, however it ends.
 
-    Raises ``error`` where another process holds it. File systems without locks are let pass.
+    File systems without locks are let pass.
+
+    Raises:
+        LDISError: ``error`` where another process holds it; another where nothing can be written in the folder.
     """
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
+    try:
+        lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR)
+    except OSError as refused:
+        raise LDISError(f"{folder}: cannot be written ({refused.strerror or refused}); choose another place") from None
+    with open(lock, "rb"):  # closes it
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise error from None
         except OSError:

@@ -131,6 +131,10 @@ def test_a_work_folder_has_one_run(micro_folder, tmp_path):
     with only_one(tmp_path, LDISError("held")), pytest.raises(LDISError, match="another run works in it") as caught:
         train(micro_config(micro_folder), tmp_path)
     assert caught.value.status == 1 and not (tmp_path / "checkpoints").exists()
+    (tmp_path / ".lock").unlink()
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(LDISError, match=r"cannot be written \(Is a directory\); choose another place"):
+        train(micro_config(micro_folder), tmp_path)
 
 
 def test_results_without_checkpoints_are_not_written_over(micro_folder, tmp_path):
