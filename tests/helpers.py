@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import socket
 import sys
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -13,6 +14,10 @@ from ldis_jax.config import base_config, eval_set, procedural_source
 from ldis_jax.models.config import AutoencoderConfig, PromptEncoderConfig, UNetConfig
 from ldis_jax.models.ldis import ModelConfig
 from ldis_jax.tasks import LDIS1, LDISN
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "data"
+SHARED = ROOT.parent / "shared" / "data"
 
 SIZE = 16
 _UNET = UNetConfig(

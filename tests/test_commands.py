@@ -5,7 +5,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +15,7 @@ from ldis_jax.convert import load_model
 from ldis_jax.image_io import read_image
 from ldis_jax.programs import run_task
 from tests.data.test_folder_check import boxes, picture_folder
-from tests.helpers import call_command, free_port
-
-ROOT = Path(__file__).parent.parent
+from tests.helpers import ROOT, call_command, free_port
 
 
 def segment_command(*fixtures_and_arguments):

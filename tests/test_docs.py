@@ -19,9 +19,8 @@ from ldis_jax import check_data, segment
 from ldis_jax.convert import __main__ as convert
 from tests.data import trees
 from tests.data.test_folder_check import boxes, picture_folder
-from tests.helpers import call_command
+from tests.helpers import ROOT, call_command
 
-ROOT = Path(__file__).parent.parent
 UNET = "diffusion_pytorch_model.safetensors"
 DOCUMENTS = sorted(p for p in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")] if not p.parts[-2].startswith("."))
 

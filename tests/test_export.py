@@ -19,13 +19,12 @@ from ldis_jax.image_io import read_image, read_mask
 from ldis_jax.input_pipeline.transforms import eval_image, eval_mask, restore_size
 from ldis_jax.models import convolution
 from ldis_jax.pseudo_mask import to_logit
-from tests.helpers import SIZE, call_command
+from tests.helpers import ROOT, SIZE, call_command
 
 pytest.importorskip("flatbuffers")
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-ROOT = Path(__file__).parent.parent
 K = 2
 
 

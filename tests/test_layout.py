@@ -1,11 +1,12 @@
 """Data flows one way: who may import whom, as CONTRIBUTING.md says."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "ldis_jax"
+from tests.helpers import ROOT
+
+PACKAGE = ROOT / "ldis_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Folder or file -> what of ldis_jax it must not import, directly or in a function.

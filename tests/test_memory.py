@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -10,9 +9,7 @@ import pytest
 from ldis_jax import LDISError
 from ldis_jax.config import base_config
 from ldis_jax.memory import memory_options, out_of_memory
-from tests.helpers import call_command
-
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT, call_command
 
 
 def exhaust():

@@ -1,7 +1,6 @@
 """Every notebook runs from top to bottom, as committed, on the smallest networks."""
 
 import json
-from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -10,10 +9,11 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from tests.data import trees
+from tests.helpers import ROOT
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = ROOT / "notebooks"
 
 
 def run(name, folder, **parameters):

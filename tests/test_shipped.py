@@ -1,16 +1,14 @@
 """The model and the pictures that come along give a mask at once, and a good one."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from ldis_jax import LDISPipeline, segment
 from ldis_jax.image_io import read_image
 from ldis_jax.input_pipeline import ProceduralScenes, episode_rng
-from tests.helpers import call_command
+from tests.helpers import ROOT, call_command
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture(scope="module")

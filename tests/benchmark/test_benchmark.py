@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,10 +23,10 @@ from ldis_jax.evaluators import MeanIoU
 from ldis_jax.evaluators.episodes import baseline_masks
 from ldis_jax.evaluators.mean_iou import episode_areas
 from ldis_jax.input_pipeline import episodes_hash, read_manifest
-from tests.helpers import call_command
+from tests.helpers import ROOT, SHARED, call_command
 
-MANIFESTS = Path(run_module.__file__).parent / "manifests"
-COCO_MINI = Path(__file__).parents[3] / "shared" / "data" / "coco_mini"
+MANIFESTS = ROOT / "ldis_jax" / "benchmark" / "manifests"
+COCO_MINI = SHARED / "coco_mini"
 
 
 def test_folds_part_the_classes():

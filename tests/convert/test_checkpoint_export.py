@@ -19,10 +19,9 @@ from ldis_jax.convert import load_model
 from ldis_jax.convert.commands import from_checkpoint
 from ldis_jax.errors import LDISError
 from ldis_jax.train import train
-from tests.helpers import micro_config
+from tests.helpers import ROOT, micro_config
 from tests.reference.weights import arrays
 
-ROOT = Path(__file__).parents[2]
 NETWORKS = ("unet", "vae", "prompt_encoder")
 
 

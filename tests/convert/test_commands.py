@@ -25,11 +25,10 @@ from ldis_jax.convert.folder import NETWORKS  # noqa: E402
 from ldis_jax.models.ldis import ModelConfig  # noqa: E402
 from ldis_jax.tasks import LDIS1, LDISN  # noqa: E402
 from tests.convert.test_torch_files import Evil  # noqa: E402
-from tests.helpers import CLIP_TOWER, MICRO, call_command  # noqa: E402
+from tests.helpers import CLIP_TOWER, MICRO, ROOT, call_command  # noqa: E402
 from tests.reference import foreign  # noqa: E402
 from tests.reference.weights import arrays, random_model  # noqa: E402
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = {
     name: ModelConfig(type(config.unet)(**{**vars(config.unet), "encoder_hid_dim": 64}), config.vae, CLIP_TOWER)
     for name, config in MICRO.items()

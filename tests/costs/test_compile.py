@@ -4,7 +4,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,9 +12,8 @@ from ldis_jax.config import base_config
 from ldis_jax.costs.chips import get_chip, peak_flops, slice_devices
 from ldis_jax.costs.report import advice
 from ldis_jax.programs import trained_params
-from tests.helpers import micro_config
+from tests.helpers import ROOT, micro_config
 
-ROOT = Path(__file__).parents[2]
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed"
 )

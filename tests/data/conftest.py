@@ -1,13 +1,11 @@
 import importlib
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests.data import trees
+from tests.helpers import DATA, SHARED
 
-DATA = Path(__file__).parents[2] / "data"
-SHARED = Path(__file__).parents[2] / "../shared/data"
 sys.path.append(str(DATA))  # as `python data/build.py` has it; worker processes inherit it
 
 

@@ -20,13 +20,12 @@ from ldis_jax import LDISPipeline
 from ldis_jax.demo.uploads import Limits
 from ldis_jax.image_io import read_mask
 from ldis_jax.visualize import magnify
+from tests.helpers import ROOT
 
 gradio = pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 def is_up(url):

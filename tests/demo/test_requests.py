@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +17,8 @@ from ldis_jax.demo.examples import paint_examples
 from ldis_jax.demo.pictures import add_prompt, by_class, segment
 from ldis_jax.demo.uploads import Limits, PaintedPrompt, read_labels, read_prompt, read_query
 from ldis_jax.visualize import PALETTE
-from tests.helpers import call_command
+from tests.helpers import ROOT, call_command
 
-ROOT = Path(__file__).parent.parent.parent
 LIMITS = Limits()
 
 

@@ -10,14 +10,12 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.helpers import load_script
+from tests.helpers import ROOT, load_script
 from tests.launch.conftest import repository, world  # noqa: F401
 
-ROOT = Path(__file__).parents[2]
 DOCUMENTS = [path for pattern in ("*.md", "docs/*.md", "data/**/*.md", "launch/*.md") for path in ROOT.glob(pattern)]
 
 _COMMAND = re.compile(r"^(?:\S*python3?(?: -m (?=ldis_jax)| (?=(?:tools|data|benchmarks)/))|(?=launch/\w+\.sh))(\S.*)$")

@@ -1,11 +1,9 @@
 """docs/troubleshooting.md has every error message of ours, and none that is gone."""
 
 from collections import Counter
-from pathlib import Path
 
-from tests.helpers import load_script
+from tests.helpers import ROOT, load_script
 
-ROOT = Path(__file__).parents[2]
 tool = load_script(ROOT / "tools" / "error_messages.py")
 PAGE = tool.PAGE.read_text(encoding="utf-8")
 

@@ -16,9 +16,8 @@ from benchmarks.evidence.claims import Comparison, evidence
 from benchmarks.evidence.figures import Contrast, Count, Estimate, Results
 from ldis_jax.convert.folder_hash import model_hash
 from ldis_jax.input_pipeline import make_source
-from tests.helpers import call_command, paint_pair
+from tests.helpers import ROOT, call_command, paint_pair
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 FOLDER = CONFIGS / "evidence"
 SHORT = ["--config.train_steps=2", "--config.eval_every=2", "--config.eval.prompt_swap=2", "--config.eval.pictures=0"]

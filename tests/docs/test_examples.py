@@ -1,8 +1,6 @@
 """Python in the documents, as far as no trained model is needed, runs."""
 
-from pathlib import Path
-
-ROOT = Path(__file__).parents[2]
+from tests.helpers import ROOT
 
 
 def test_the_config_of_ones_own():

@@ -16,9 +16,8 @@ from ldis_jax import evaluate
 from ldis_jax.convert import __main__ as convert
 from tests.convert.test_commands import made  # noqa: F401
 from tests.data import trees
-from tests.helpers import call_command, load_script
+from tests.helpers import ROOT, call_command, load_script
 
-ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reproduce.md"
 WEIGHTS = {"sd15": "sd15", "clip_l14_grit20m_fultune_2xe.pth": "alpha.pth", "ViT-L-14.pt": "ViT.pt"}
 DOWNLOADS = {"VOC2012": trees.pascal, "coco": trees.coco20i, "DAVIS": trees.davis16, "VSPW_480p": trees.vspw}

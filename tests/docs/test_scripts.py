@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,9 +11,7 @@ from PIL import Image
 
 from ldis_jax.convert.folder import read_vae_config
 from tests.costs.test_compile import needs_libtpu
-from tests.helpers import load_script, paint_pair
-
-ROOT = Path(__file__).parents[2]
+from tests.helpers import ROOT, load_script, paint_pair
 
 
 def test_costs_of_the_variants(monkeypatch, capsys):

@@ -5,11 +5,11 @@ import re
 import subprocess
 import sys
 from html import unescape
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers import ROOT
+
 pytest.importorskip("material", reason="needs the docs extra")
 pytest.importorskip("mkdocstrings", reason="needs the docs extra")
 

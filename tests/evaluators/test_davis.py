@@ -1,6 +1,5 @@
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +8,9 @@ from ldis_jax import LDISError
 from ldis_jax.evaluators import DavisMetrics, boundary_f, jaccard
 from ldis_jax.evaluators.davis import mean_recall_decay
 from ldis_jax.image_io import read_label_map
+from tests.helpers import SHARED
 
-DAVIS = Path(__file__).parents[2] / "../shared/data/davis"
+DAVIS = SHARED / "davis"
 
 
 def blobs(seed, num_frames=6, height=17, width=23):

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -13,9 +11,10 @@ from ldis_jax.input_pipeline import (
     read_manifest,
     swap_pairs,
 )
+from tests.helpers import SHARED
 
 SIZE = 32
-COCO_MINI = Path(__file__).parents[2] / "../shared/data/coco_mini"
+COCO_MINI = SHARED / "coco_mini"
 
 
 def oracle(arrays):

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,8 +6,9 @@ import pytest
 from ldis_jax import LDISError
 from ldis_jax.evaluators import VSPWMetrics, video_consistency
 from ldis_jax.image_io import read_label_map
+from tests.helpers import SHARED
 
-CAMVID = Path(__file__).parents[2] / "../shared/data/camvid_vspw"
+CAMVID = SHARED / "camvid_vspw"
 
 
 def column(*labels):

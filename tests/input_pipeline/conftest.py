@@ -1,11 +1,12 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-COCO_MINI = Path(__file__).parents[2] / "../shared/data/coco_mini"
+from tests.helpers import SHARED
+
+COCO_MINI = SHARED / "coco_mini"
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,13 @@
 import importlib
 import importlib.util
-from pathlib import Path
 
 import pytest
 
 from ldis_jax.benchmark.protocols import PROTOCOLS, Protocol
 from ldis_jax.input_pipeline import VOCFolder, episodes_hash, read_manifest
+from tests.helpers import DATA
 
-PATH = Path(__file__).parents[2] / "data" / "freeze_episodes.py"
+PATH = DATA / "freeze_episodes.py"
 SPEC = importlib.util.spec_from_file_location("freeze_episodes", PATH)
 freeze_episodes = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(freeze_episodes)

@@ -9,7 +9,6 @@ import logging
 import re
 import struct
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -30,9 +29,8 @@ from ldis_jax.input_pipeline import (
 )
 from tests.data import trees
 from tests.data.odd_files import ORIENTATION, encode, png, scene, turned
-from tests.helpers import call_command
+from tests.helpers import DATA, call_command
 
-DATA = Path(__file__).parents[2] / "data"
 sys.path.append(str(DATA))
 _SPEC = importlib.util.spec_from_file_location("build_command", DATA / "build.py")
 command = importlib.util.module_from_spec(_SPEC)

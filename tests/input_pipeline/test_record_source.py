@@ -1,7 +1,6 @@
 import logging
 import pickle
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +19,9 @@ from ldis_jax.input_pipeline import (
     make_train_loader,
 )
 from tests.data import trees
+from tests.helpers import DATA
 
-sys.path.append(str(Path(__file__).parents[2] / "data"))
+sys.path.append(str(DATA))
 
 
 @pytest.fixture

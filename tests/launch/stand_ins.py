@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.helpers import ROOT
+
 LAUNCH = ROOT / "launch"
 PROGRAMS = ("gcloud", "kubectl", "xpk", "sbatch", "squeue", "scancel", "srun", "scontrol", "docker", "python3")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -13,11 +11,11 @@ from ldis_jax.convert.folder import open_weights, read_vae_config, write_network
 from ldis_jax.models import AutoencoderTinyConfig, LDISModel
 from ldis_jax.models.ldis import ModelConfig
 from ldis_jax.tasks import LDIS1, PromptInputs
-from tests.helpers import MICRO, SIZE
+from tests.helpers import MICRO, SHARED, SIZE
 from tests.reference import cases
 from tests.reference.weights import as_weights, module_weights, random_model
 
-TAESD = Path(__file__).parents[3] / "shared" / "data" / "taesd"
+TAESD = SHARED / "taesd"
 SD = 0.18215
 CONFIG = AutoencoderTinyConfig(
     encoder_block_out_channels=(8, 8, 8),

@@ -21,12 +21,11 @@ from ldis_jax.tasks import task_from_dict
 from ldis_jax.train import initial_model
 from ldis_jax.train_state import flatten
 from ldis_jax.train_step import StepMetrics, init_state, make_train_step
-from tests.helpers import MICRO, SIZE, micro_task
+from tests.helpers import MICRO, ROOT, SIZE, micro_task
 from tests.reference import cases
 from tests.reference.weights import random_model
 
 pytestmark = pytest.mark.slow  # a compilation a config
-ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs" / "ablations").glob("*.py"))
 
 
