@@ -21,16 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ldis_jax import cli, pseudo_mask
-from ldis_jax.convert.folder import open_weights, read_vae_config
-from ldis_jax.convert.rules import fill
 from ldis_jax.evaluators import MeanIoU
-from ldis_jax.files import write_json
 from ldis_jax.input_pipeline import VOCFolder, episode_rng
 from ldis_jax.input_pipeline.transforms import eval_transform
 from ldis_jax.models import AutoencoderConfig, AutoencoderKL
 from ldis_jax.models.layers import key_stream
 from ldis_jax.models.ldis import VAE, make_vae
+from ldis_jax.support import cli
+from ldis_jax.support.files import write_json
+from ldis_jax.tasks import pseudo_mask
+from ldis_jax.weights.model_folder import open_weights, read_vae_config
+from ldis_jax.weights.rules import fill
 
 SIZE = 256
 

@@ -80,7 +80,7 @@ def main() -> None:
         rows.append({"workers": workers, "images_per_second": images / seconds, "peak_bytes": peak})
         print(f"{workers} workers: {images / seconds:.0f} images/s, {peak / 1e6:.0f} MB in all processes")
     if args.json:
-        from ldis_jax.files import write_json
+        from ldis_jax.support.files import write_json
 
         write_json(args.json, {"data_set": args.name, "images": images, "rows": rows})
 

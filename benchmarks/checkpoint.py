@@ -21,13 +21,13 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from ldis_jax import sharding
-from ldis_jax.checkpoint import Checkpoints
-from ldis_jax.files import write_json
-from ldis_jax.optim import make_optimizer
-from ldis_jax.train import initial_model, make_loader
-from ldis_jax.train_state import flatten
-from ldis_jax.train_step import StepMetrics, init_state, make_train_step
+from ldis_jax.runtime import sharding
+from ldis_jax.support.files import write_json
+from ldis_jax.training.checkpoint import Checkpoints
+from ldis_jax.training.loop import initial_model, make_loader
+from ldis_jax.training.optim import make_optimizer
+from ldis_jax.training.state import flatten
+from ldis_jax.training.step import StepMetrics, init_state, make_train_step
 
 
 class Trainer:

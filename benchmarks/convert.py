@@ -54,8 +54,8 @@ def write_sources(work: Path, micro: bool) -> dict[str, Path]:
     import torch
     import transformers
 
-    from ldis_jax.convert.folder import write_network
     from ldis_jax.models.ldis import LDISModel, ModelConfig
+    from ldis_jax.weights.model_folder import write_network
     from tests.helpers import CLIP_TOWER, MICRO
     from tests.reference import foreign
     from tests.reference.weights import module_weights
@@ -144,7 +144,7 @@ def main() -> None:
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.2f}")
     if args.json:
-        from ldis_jax.files import write_json
+        from ldis_jax.support.files import write_json
 
         for row in rows.values():
             row.pop("output", None)

@@ -21,12 +21,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from ldis_jax import cli, sharding
-from ldis_jax.benchmark import run
-from ldis_jax.benchmark.protocols import get_protocol
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluate import prepare
-from ldis_jax.files import write_json
+from ldis_jax.evaluation import run
+from ldis_jax.evaluation.protocols import get_protocol
+from ldis_jax.runtime import sharding
+from ldis_jax.support import cli
+from ldis_jax.support.files import write_json
 
 _FIGURES = ("batches", "loop_seconds", "bare_seconds", "loop_cpu_seconds", "bare_cpu_seconds", "report_seconds")
 

@@ -19,16 +19,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from ldis_jax import cli, pseudo_mask, sharding
-from ldis_jax.convert import load_model
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluators import MeanIoU
 from ldis_jax.evaluators.episodes import predict_episodes
+from ldis_jax.inference.mesh_predict import make_predict
 from ldis_jax.input_pipeline import FrozenEpisodes, ProceduralScenes
 from ldis_jax.models.ldis import LDISModel
-from ldis_jax.predict import make_predict
-from ldis_jax.tasks import LDISN
-from ldis_jax.train_state import flatten
+from ldis_jax.runtime import sharding
+from ldis_jax.support import cli
+from ldis_jax.tasks import LDISN, pseudo_mask
+from ldis_jax.training.state import flatten
+from ldis_jax.weights import load_model
 
 REFERENCE: dict[str, Any] = {"sampler": "ddpm", "num_steps": 20}
 _SHORT = {"sampler": "ddim", "num_steps": 10}
@@ -102,7 +103,7 @@ def main() -> None:
         figures = " | ".join(f"{row[key]:.2f}" for key in ("miou", "fb_iou", "r", "masks"))
         print(f"| {text} | {row['evaluations']} | {figures} |", flush=True)
     if args.json:
-        from ldis_jax.files import write_json
+        from ldis_jax.support.files import write_json
 
         guidance = {key: getattr(task, key) for key in ("image_guidance_scale", "prompt_guidance_scale")}
         facts = {"episodes": len(episodes), "episodes_hash": episodes.hash, "model_defaults": guidance}

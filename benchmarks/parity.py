@@ -24,12 +24,11 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ldis_jax import prompting
-from ldis_jax.convert import save_model
-from ldis_jax.files import write_json
 from ldis_jax.models import LDISModel, UNetConfig
 from ldis_jax.models.ldis import ModelConfig
-from ldis_jax.tasks import LDIS1, LDISN, Task
+from ldis_jax.support.files import write_json
+from ldis_jax.tasks import LDIS1, LDISN, Task, instruction
+from ldis_jax.weights import save_model
 from tests.reference import cases
 from tests.reference.weights import random_model
 
@@ -80,12 +79,12 @@ def jax_outputs(model: LDISModel, task: Task, part: str, num_steps: int) -> Outp
     keys = jax.random.split(jax.random.key(0), 1)
     match part.split("/"):
         case ["tokens"]:
-            yield "tokens", run(prompting.instruction_tokens, model.prompt_encoder, *prompts(2, batch=2))[0]
-            yield "tokens/null", run(prompting.null_instruction_tokens, model.prompt_encoder, num_prompts=1)
+            yield "tokens", run(instruction.instruction_tokens, model.prompt_encoder, *prompts(2, batch=2))[0]
+            yield "tokens/null", run(instruction.null_instruction_tokens, model.prompt_encoder, num_prompts=1)
         case ["unet"]:
             latents, timesteps, tokens, token_mask = unet_inputs(model.unet.config.in_channels)
             painted = run(
-                lambda unet, mask: unet(latents, timesteps, tokens, prompting.attention_bias(mask)),
+                lambda unet, mask: unet(latents, timesteps, tokens, instruction.attention_bias(mask)),
                 model.unet,
                 token_mask,
             )

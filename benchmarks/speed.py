@@ -39,10 +39,10 @@ def task_name(part: str) -> str:
 
 def make_folder(folder: Path, name: str) -> None:
     """A model folder of random weights; made once."""
-    from ldis_jax.convert import save_model
     from ldis_jax.models import UNetConfig
     from ldis_jax.models.ldis import ModelConfig
     from ldis_jax.tasks import LDIS1, LDISN
+    from ldis_jax.weights import save_model
     from tests.reference.weights import random_model
 
     task = {"ldis1": LDIS1(mask_alpha=0.2), "ldisn": LDISN()}[name]
@@ -85,14 +85,14 @@ def jax_run(folder: Path, part: str, args: argparse.Namespace) -> Run:
 def _jax_train(folder: Path, batch: int, args: argparse.Namespace) -> Run:
     import jax
 
-    from ldis_jax import sharding
     from ldis_jax.config import base_config
-    from ldis_jax.executable import ready_step
-    from ldis_jax.memory import release_free_memory
-    from ldis_jax.optim import make_optimizer
-    from ldis_jax.train import initial_model
-    from ldis_jax.train_state import flatten
-    from ldis_jax.train_step import StepMetrics, StepOptions, init_state
+    from ldis_jax.runtime import sharding
+    from ldis_jax.runtime.memory import release_free_memory
+    from ldis_jax.training.compiled_step import ready_step
+    from ldis_jax.training.loop import initial_model
+    from ldis_jax.training.optim import make_optimizer
+    from ldis_jax.training.state import flatten
+    from ldis_jax.training.step import StepMetrics, StepOptions, init_state
 
     config = base_config("ldis1")
     config.init.folder, config.batch_size, config.dtype = str(folder), batch, args.dtype
@@ -306,7 +306,7 @@ def main() -> None:
             print("| " + " | ".join((part, *cells)) + " |", flush=True)
             rows.append(row)
     if args.json:
-        from ldis_jax.files import write_json
+        from ldis_jax.support.files import write_json
 
         write_json(args.json, rows)
 

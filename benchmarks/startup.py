@@ -20,8 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ldis_jax import cli
-from ldis_jax.files import write_json
+from ldis_jax.support import cli
+from ldis_jax.support.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("segment", "main", "evaluate", "compile", "convert")

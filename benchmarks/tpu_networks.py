@@ -13,7 +13,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from ldis_jax.costs.chips import get_chip, prepare_compile_only, slice_devices
+from ldis_jax.runtime.chips import get_chip, prepare_compile_only, slice_devices
 
 TOPOLOGY, BATCH = "v5e:1x1", 8
 # Predicted milliseconds of FlaxUNet2DConditionModel and FlaxAutoencoderKL, by their operations' estimates.
@@ -51,7 +51,7 @@ def predict(module: Any, function: Any, shapes: tuple[tuple[int, ...], ...]) -> 
 
     from ldis_jax.costs.hlo import estimated_cycles
     from ldis_jax.costs.report import compile_with_text
-    from ldis_jax.flops import count_flops
+    from ldis_jax.runtime.flops import count_flops
 
     where = jax.sharding.SingleDeviceSharding(slice_devices(TOPOLOGY)[0])
 
@@ -89,7 +89,7 @@ def main() -> None:
         print(f"| {name} | {row['ms']:.1f} | {row['mfu']:.2f} | {peer} |", flush=True)
         rows.append(row)
     if args.json:
-        from ldis_jax.files import write_json
+        from ldis_jax.support.files import write_json
 
         write_json(args.json, rows)
 

@@ -209,7 +209,7 @@ def main() -> None:
                 f"{ratios[-1]:.2f})"
             )
     if args.json:
-        from ldis_jax.files import write_json
+        from ldis_jax.support.files import write_json
 
         write_json(args.json, {"data_set": args.name, "image_size": _SIZE, "batch_size": _BATCH, "rows": rows})
 

@@ -14,7 +14,7 @@ import importlib
 import os
 import sys
 
-from ldis_jax import cli
+from ldis_jax.support import cli
 
 NAMES = ("pascal", "coco20i", "davis16", "vspw", "fss1000", "folder")
 

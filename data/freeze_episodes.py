@@ -16,11 +16,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldis_jax.benchmark.data import draw_episodes, open_source
-from ldis_jax.benchmark.protocols import Protocol, get_protocol
 from ldis_jax.errors import LDISError
-from ldis_jax.files import write_json
+from ldis_jax.evaluation.benchmark_data import draw_episodes, open_source
+from ldis_jax.evaluation.protocols import Protocol, get_protocol
 from ldis_jax.input_pipeline.episodes import episodes_hash
+from ldis_jax.support.files import write_json
 
 
 def _at_least(minimum: int):

@@ -14,12 +14,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldis_jax import cli
 from ldis_jax.datasets.folder_check import CheckedFolder, check_folder, summary
 from ldis_jax.datasets.folder_layout import Problem
 from ldis_jax.datasets.mask_files import RULES
 from ldis_jax.errors import LDISError
-from ldis_jax.files import write_json
+from ldis_jax.support import cli
+from ldis_jax.support.files import write_json
 
 _SHOWN, _NAMES = 20, 8  # classes and files; names of held-out pictures
 

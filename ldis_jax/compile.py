@@ -16,10 +16,10 @@ from pathlib import Path
 
 from absl import flags
 
-from ldis_jax import cli
-from ldis_jax.config_flag import config_file, read_config
-from ldis_jax.costs.chips import prepare_compile_only
 from ldis_jax.errors import LDISError
+from ldis_jax.runtime.chips import prepare_compile_only
+from ldis_jax.support import cli
+from ldis_jax.support.config_flag import config_file, read_config
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "chip generation and grid: v5e:4x4, v6e:2x4, v5p:2x2x1")
 _PROGRAM = flags.DEFINE_enum("program", "both", ("train", "predict", "both"), "what to compile")
@@ -42,13 +42,13 @@ def main() -> None:
         raise LDISError(f"--json={_JSON.value}: the figures are JSON; end the name in .json")
     prepare_compile_only()
 
-    from ldis_jax import sharding
     from ldis_jax.config import check_config
-    from ldis_jax.costs.chips import slice_devices
     from ldis_jax.costs.report import advice, compile_program, lines
-    from ldis_jax.executable import ReadyStep, program_facts, write_executable
-    from ldis_jax.files import check_writable, write_json
-    from ldis_jax.programs import compute_dtype
+    from ldis_jax.runtime import sharding
+    from ldis_jax.runtime.chips import slice_devices
+    from ldis_jax.support.files import check_writable, write_json
+    from ldis_jax.training.compiled_step import ReadyStep, program_facts, write_executable
+    from ldis_jax.training.programs import compute_dtype
 
     check_config(config)
     for path in filter(None, (_JSON.value, config.executable)):

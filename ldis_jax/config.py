@@ -14,11 +14,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ldis_jax.checks import check_integer, check_number
 from ldis_jax.errors import LDISError
 from ldis_jax.models.layers import REMAT
-from ldis_jax.shipped import shipped_folder
+from ldis_jax.support.checks import check_integer, check_number
 from ldis_jax.tasks import LDIS1, LDISN
+from ldis_jax.weights.shipped import shipped_folder
 
 # Keys -> their least values.
 _INTEGERS = {

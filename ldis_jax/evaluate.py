@@ -22,13 +22,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldis_jax import cli
-from ldis_jax.benchmark.protocols import PROTOCOLS, Protocol, get_protocol
-from ldis_jax.checks import check_integer
 from ldis_jax.errors import LDISError
+from ldis_jax.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
+from ldis_jax.support import cli
+from ldis_jax.support.checks import check_integer
 
 if TYPE_CHECKING:
-    from ldis_jax.batches import Predict
+    from ldis_jax.inference.batches import Predict
 
 
 def _arguments() -> argparse.Namespace:
@@ -72,11 +72,11 @@ def main() -> None:
     import jax
 
     if args.multihost:
-        from ldis_jax import multihost
+        from ldis_jax.runtime import multihost
 
         multihost.join()
 
-    from ldis_jax.benchmark import hosts
+    from ldis_jax.evaluation import hosts
 
     evaluate, *arguments = hosts.on_every(functools.partial(prepare, args, protocol, shots))
     report = evaluate(*arguments, -(-args.batch_size // jax.process_count()), args.out)
@@ -104,16 +104,17 @@ def prepare(
     import jax
     import jax.numpy as jnp
 
-    from ldis_jax import __version__, sharding
-    from ldis_jax.benchmark.data import open_curve, open_episodes, open_source
-    from ldis_jax.benchmark.model_facts import domain
-    from ldis_jax.benchmark.run import evaluate_curve, evaluate_images, evaluate_videos
-    from ldis_jax.convert import load_model
-    from ldis_jax.convert.card import read_provenance
-    from ldis_jax.convert.folder_hash import model_hash
-    from ldis_jax.convert.hub import resolve
-    from ldis_jax.predict import make_predict
-    from ldis_jax.train_state import flatten
+    from ldis_jax import __version__
+    from ldis_jax.evaluation.benchmark_data import open_curve, open_episodes, open_source
+    from ldis_jax.evaluation.model_facts import domain
+    from ldis_jax.evaluation.run import evaluate_curve, evaluate_images, evaluate_videos
+    from ldis_jax.inference.mesh_predict import make_predict
+    from ldis_jax.runtime import sharding
+    from ldis_jax.training.state import flatten
+    from ldis_jax.weights import load_model
+    from ldis_jax.weights.card import read_provenance
+    from ldis_jax.weights.folder_hash import model_hash
+    from ldis_jax.weights.hub import resolve
 
     source = open_source(args.data, protocol)
     evaluate: Callable[..., dict[str, Any]]
@@ -148,7 +149,7 @@ def prepare(
 
 
 def _print_report(report: dict[str, Any], out: Path) -> None:
-    from ldis_jax.benchmark.intervals import with_interval
+    from ldis_jax.evaluation.intervals import with_interval
 
     points = report.get("k_shot_curve", ())
     rows = {"this model": report, **report["baselines"]} if not points else report["baselines"]

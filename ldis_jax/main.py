@@ -18,9 +18,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from ldis_jax import cli
-from ldis_jax.config_flag import config_name, read_config
 from ldis_jax.errors import LDISError
+from ldis_jax.support import cli
+from ldis_jax.support.config_flag import config_name, read_config
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for results; default runs/<name of the config>")
 _MULTIHOST = flags.DEFINE_bool("multihost", False, "join the other hosts of a TPU slice, GKE or SLURM job first")
@@ -77,13 +77,13 @@ def main() -> None:
         # The devices share one pool of threads, one a device by default. Sharded parameters make several exchanges at
         # once, which could fill it with waiting threads for ever; the gradients alone are one. More threads cost 15 %.
         os.environ.setdefault("NPROC", str(8 * config.cpu_devices))
-    from ldis_jax import memory, multihost, preemption
+    from ldis_jax.runtime import memory, multihost, preemption
 
     with preemption.ended_at_once(_STOPPED.value):
         if _MULTIHOST.value:
             multihost.join()
 
-        from ldis_jax.train import train
+        from ldis_jax.training.loop import train
 
         with multihost.end_at_once(), memory.explained(config):
             report = train(config, workdir)

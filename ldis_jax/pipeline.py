@@ -15,22 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from ldis_jax import pseudo_mask
-from ldis_jax.batches import predict_batches
-from ldis_jax.checks import Counts, check_counts, check_integer
-from ldis_jax.convert.folder import fill_model, open_model, read_card, save_model
-from ldis_jax.convert.hub import resolve
 from ldis_jax.errors import LDISError
-from ldis_jax.export.stablehlo import write_stablehlo
-from ldis_jax.files import StrPath
-from ldis_jax.image_io import ImageSource, read_first_labels, read_image
+from ldis_jax.inference.batches import predict_batches
+from ldis_jax.inference.predictor import Predictor, check_dtype
+from ldis_jax.inference.read_prompts import Classes, Prompt, read_prompts
+from ldis_jax.inference.results import ClassSegmentation, Segmentation, class_probabilities
+from ldis_jax.inference.stablehlo import write_stablehlo
+from ldis_jax.inference.tiles import Canvas, Tile
 from ldis_jax.input_pipeline.transforms import eval_image
+from ldis_jax.media.images import ImageSource, read_first_labels, read_image
 from ldis_jax.models.ldis import LDISModel
-from ldis_jax.predictor import Predictor, check_dtype
-from ldis_jax.prompts import Classes, Prompt, read_prompts
-from ldis_jax.results import ClassSegmentation, Segmentation, class_probabilities
-from ldis_jax.tasks import Task
-from ldis_jax.tiles import Canvas, Tile
+from ldis_jax.support.checks import Counts, check_counts, check_integer
+from ldis_jax.support.files import StrPath
+from ldis_jax.tasks import Task, pseudo_mask
+from ldis_jax.weights.hub import resolve
+from ldis_jax.weights.model_folder import fill_model, open_model, read_card, save_model
 
 _ROWS = 8  # a device takes at once, of many
 

@@ -18,8 +18,8 @@ import argparse
 import os
 from pathlib import Path
 
-from ldis_jax import cli
 from ldis_jax.errors import LDISError
+from ldis_jax.support import cli
 
 _SHOWN = 5  # of what failed
 
@@ -85,12 +85,12 @@ def main() -> None:
     """Entry point."""
     args = _arguments()
     classes = _read_classes(args.prompt)
-    from ldis_jax import segment_files
-    from ldis_jax.convert.folder_hash import model_hash
-    from ldis_jax.convert.hub import resolve
-    from ldis_jax.files import check_writable, write_json
-    from ldis_jax.prompts import check_prompts
-    from ldis_jax.segment_outputs import Outputs, check_apart
+    from ldis_jax.commands import segment_files
+    from ldis_jax.commands.segment_outputs import Outputs, check_apart
+    from ldis_jax.inference.read_prompts import check_prompts
+    from ldis_jax.support.files import check_writable, write_json
+    from ldis_jax.weights.folder_hash import model_hash
+    from ldis_jax.weights.hub import resolve
 
     queries = segment_files.find_queries(args.query)
     outputs = Outputs(args.out, args.overlay, args.probability)

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from ldis_jax import LDISPipeline
-from ldis_jax.convert import save_model
+from ldis_jax.weights import save_model
 from tests.helpers import MICRO, micro_task
 from tests.reference.weights import random_model
 

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from ldis_jax import segment
-from ldis_jax.convert import load_model
-from ldis_jax.image_io import read_image
-from ldis_jax.programs import run_task
+from ldis_jax.media.images import read_image
+from ldis_jax.training.programs import run_task
+from ldis_jax.weights import load_model
 from tests.data.test_folder_check import boxes, picture_folder
 from tests.helpers import ROOT, call_command, free_port
 
@@ -85,10 +85,10 @@ def command(*arguments, cwd=ROOT):
 def test_how_training_ends(tmp_path, body, status, error):
     """SIGTERM before the first step: at once, with the status that was asked for."""
     code = (
-        "import os, signal, time, ldis_jax.train, ldis_jax.main as m\n"
+        "import os, signal, time, ldis_jax.training.loop, ldis_jax.main as m\n"
         "from ldis_jax import cli\nfrom ldis_jax.errors import LDISError, TryAgainError\n"
         f"def train(config, workdir): {body}\n"
-        "ldis_jax.train.train = train\ncli.run(m.main)"
+        "ldis_jax.training.loop.train = train\ncli.run(m.main)"
     )
     arguments = ["--config=configs/tiny.py", f"--workdir={tmp_path}", "--stopped_status=7"]
     done = subprocess.run(

@@ -13,12 +13,12 @@ from PIL import Image
 from safetensors.flax import load_file
 
 from ldis_jax import LDISError, LDISPipeline
-from ldis_jax.export import __main__ as command
-from ldis_jax.export import stablehlo
-from ldis_jax.image_io import read_image, read_mask
+from ldis_jax import export as command
+from ldis_jax.inference import stablehlo
 from ldis_jax.input_pipeline.transforms import eval_image, eval_mask, restore_size
+from ldis_jax.media.images import read_image, read_mask
 from ldis_jax.models import convolution
-from ldis_jax.pseudo_mask import to_logit
+from ldis_jax.tasks.pseudo_mask import to_logit
 from tests.helpers import ROOT, SIZE, call_command
 
 pytest.importorskip("flatbuffers")

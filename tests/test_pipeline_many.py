@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ldis_jax import LDISError, LDISPipeline
-from ldis_jax.tiles import Canvas, make_tiles
+from ldis_jax.inference.tiles import Canvas, make_tiles
 from tests.helpers import SIZE
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

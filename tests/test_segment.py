@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from ldis_jax import LDISPipeline, segment
-from ldis_jax.image_io import read_image, read_label_map, write_png
-from ldis_jax.video_io import VideoWriter, read_video
+from ldis_jax.media.images import read_image, read_label_map, write_png
+from ldis_jax.media.videos import VideoWriter, read_video
 from tests.helpers import call_command
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -139,7 +139,7 @@ def test_what_may_not_be_read(run, work, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ldis_jax.segment_files.Path.iterdir", forbidden)
+        patch.setattr("ldis_jax.commands.segment_files.Path.iterdir", forbidden)
         status, _, err = run("--query=photos/0", f"--prompt={CAT}", "--out=masks")
     assert status == 2 and "--query=photos/0: cannot be read (Permission denied); look at its permissions" in err
 

@@ -11,8 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ldis_jax.image_io import write_png  # noqa: E402
 from ldis_jax.input_pipeline import ProceduralScenes, episode_rng  # noqa: E402
+from ldis_jax.media.images import write_png  # noqa: E402
 
 _SIDE, _SCENE = 128, (0, 0)  # pixels; (seed, index), chosen for being easily read
 

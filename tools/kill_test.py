@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # to read checkpoints here
 
-from ldis_jax.checkpoint import saved_steps  # noqa: E402
-from ldis_jax.metric_writer import read_metrics  # noqa: E402
+from ldis_jax.training.checkpoint import saved_steps  # noqa: E402
+from ldis_jax.training.metric_writer import read_metrics  # noqa: E402
 
 KINDS = ("data", "step", "save", "anywhere")
 _POLL = 0.002  # seconds

@@ -16,10 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ldis_jax import cli
-from ldis_jax.benchmark.intervals import with_interval
 from ldis_jax.errors import LDISError
-from ldis_jax.files import atomic_write
+from ldis_jax.evaluation.intervals import with_interval
+from ldis_jax.support import cli
+from ldis_jax.support.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reproduce.md"

@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ldis_jax.files import atomic_write
+from ldis_jax.support.files import atomic_write
 
 _PAGE = Path(__file__).resolve().parents[1] / "docs" / "speed.md"
 _FIGURES = _PAGE.with_suffix("")

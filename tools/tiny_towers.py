@@ -24,12 +24,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from ldis_jax import prompting, pseudo_mask
-from ldis_jax.convert import to_torch
-from ldis_jax.convert.folder import write_network
 from ldis_jax.input_pipeline import procedural
 from ldis_jax.models import AlphaCLIP, AutoencoderConfig, AutoencoderKL, PromptEncoderConfig
 from ldis_jax.models.layers import key_stream
+from ldis_jax.tasks import instruction, pseudo_mask
+from ldis_jax.weights import to_torch
+from ldis_jax.weights.model_folder import write_network
 
 IMAGE_SIZE = 64
 VAE = AutoencoderConfig(
@@ -109,7 +109,7 @@ def namer_batches(seed: int, size: int) -> Iterator[dict[str, np.ndarray]]:
 def namer_loss(model: Namer, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Cross-entropy of shape, colour and pattern, read from the mean of the tokens under the mask."""
     del key
-    tokens, mask = prompting.instruction_tokens(model.prompt_encoder, batch["images"], batch["masks"])
+    tokens, mask = instruction.instruction_tokens(model.prompt_encoder, batch["images"], batch["masks"])
     pooled = jnp.einsum("btd,bt->bd", tokens, mask) / jnp.maximum(mask.sum(1), 1.0)[:, None]
     pooled = model.norm(pooled)
     loss, metrics = jnp.zeros(()), {}

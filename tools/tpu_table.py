@@ -134,7 +134,7 @@ def measure(cell: Cell, program: str) -> None:
         return
     cost = json.loads(temporary.read_text())[program]
     versions = {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
-    from ldis_jax.files import write_json
+    from ldis_jax.support.files import write_json
 
     write_json(path, {**cost, "options": list(cell.options), "versions": versions})
     temporary.unlink()
@@ -239,7 +239,7 @@ def main() -> None:
         chosen = path.name.startswith(args.only) and args.program in (None, program)
         if chosen and time.time() < end and (args.refresh or not path.is_file()):
             measure(cell, program)
-    from ldis_jax.files import atomic_write
+    from ldis_jax.support.files import atomic_write
 
     with atomic_write(_PAGE) as temporary:
         temporary.write_text(page(_PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ldis_jax.image_io import read_image, write_png
 from ldis_jax.input_pipeline import FrozenEpisodes, ProceduralScenes
-from ldis_jax.visualize import contact_sheet, magnify, overlay
+from ldis_jax.media.images import read_image, write_png
+from ldis_jax.media.overlays import contact_sheet, magnify, overlay
 
 COUNT, _SIDE = 6, 64
 _TRUTH_COLOUR = (0, 114, 178)

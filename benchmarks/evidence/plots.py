@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.evidence.claims import Evidence
 from benchmarks.evidence.figures import Contrast, Count, Estimate
-from ldis_jax.files import atomic_write
+from ldis_jax.support.files import atomic_write
 
 # Dark enough for white and light enough for black, and apart for colour-blind eyes.
 _COLOURS = ("#0077bb", "#cc5511")

@@ -12,15 +12,15 @@ import numpy as np
 
 from benchmarks import fewer_steps
 from benchmarks.evidence import pictures
-from ldis_jax import pseudo_mask, sharding
-from ldis_jax.convert import load_model
 from ldis_jax.evaluators import EpisodeEvaluator
 from ldis_jax.evaluators.episodes import predict_episodes
+from ldis_jax.inference.mesh_predict import make_predict
 from ldis_jax.input_pipeline import Episode, FrozenEpisodes, ProceduralScenes, episode_rng
-from ldis_jax.predict import make_predict
-from ldis_jax.tasks import LDISN
-from ldis_jax.train_state import flatten
-from ldis_jax.visualize import to_picture
+from ldis_jax.media.overlays import to_picture
+from ldis_jax.runtime import sharding
+from ldis_jax.tasks import LDISN, pseudo_mask
+from ldis_jax.training.state import flatten
+from ldis_jax.weights import load_model
 
 SHOTS = (1, 3, 5, 10, 20)
 # A mask that covers less of the picture counts as empty; the smallest of 600 objects covered 2.7 %.

@@ -16,8 +16,8 @@ from benchmarks.evidence import pictures, plots
 from benchmarks.evidence.claims import FAILS, HOLDS, OPEN, UNTESTED, Evidence, evidence
 from benchmarks.evidence.figures import Results, miou
 from benchmarks.evidence.sweep import SEEDS, result_path
-from ldis_jax.files import atomic_write
-from ldis_jax.visualize import write_page_sheet
+from ldis_jax.media.overlays import write_page_sheet
+from ldis_jax.support.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "evidence.md"

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ldis_jax import cli
 from ldis_jax.errors import LDISError
+from ldis_jax.support import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = Path("runs/evidence")

@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ldis_jax import cli
+from ldis_jax.support import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "evidence" / "results"
@@ -54,8 +54,8 @@ def run(variant: str, seed: int) -> None:
     """Trains and measures, and stores the figures."""
     from benchmarks.evidence import pictures
     from benchmarks.evidence.probes import Probe
-    from ldis_jax.convert.folder_hash import model_hash
-    from ldis_jax.files import write_json
+    from ldis_jax.support.files import write_json
+    from ldis_jax.weights.folder_hash import model_hash
 
     workdir, started = RUNS / f"{variant}-{seed}", time.time()
     command = [sys.executable, "-m", "ldis_jax.main", f"--config={config_path(variant)}", f"--workdir={workdir}"]

@@ -8,7 +8,7 @@ Time, and what came out: docs/evidence.md.
 
 from ml_collections import ConfigDict
 
-from ldis_jax.evidence_config import evidence_scenes
+from ldis_jax.recipes.evidence import evidence_scenes
 
 
 def get_config() -> ConfigDict:

@@ -9,7 +9,7 @@ from typing import Any
 from ldis_jax.datasets.builder import RecordBuilder
 from ldis_jax.datasets.lists import find_image, frame_number, image_stems, read_list
 from ldis_jax.datasets.scan import Item
-from ldis_jax.files import StrPath
+from ldis_jax.support.files import StrPath
 
 
 class Builder(RecordBuilder):

@@ -13,11 +13,11 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ldis_jax import sharding
-from ldis_jax.costs.chips import Chip, get_chip
 from ldis_jax.costs.hlo import collectives, estimated_cycles, unmodelled_custom_calls
-from ldis_jax.memory import memory_options, out_of_memory
-from ldis_jax.programs import PROGRAMS, compute_dtype, mathematical_flops, trained_params
+from ldis_jax.runtime import sharding
+from ldis_jax.runtime.chips import Chip, get_chip
+from ldis_jax.runtime.memory import memory_options, out_of_memory
+from ldis_jax.training.programs import PROGRAMS, compute_dtype, mathematical_flops, trained_params
 
 _PARTS_SHOWN = 6
 _RESERVED = 0.02  # of a chip's memory: the runtime's own, and what a program's buffers lose to alignment

@@ -35,8 +35,8 @@ from ldis_jax.datasets.records import INDEX_FILE, RECORDS_VERSION, SUMMARY_FILE,
 from ldis_jax.datasets.scan import Item, Scan, scan_all
 from ldis_jax.datasets.shards import ShardWriter
 from ldis_jax.errors import LDISError
-from ldis_jax.files import StrPath, only_one, write_json
-from ldis_jax.image_io import IGNORE_LABEL
+from ldis_jax.media.images import IGNORE_LABEL
+from ldis_jax.support.files import StrPath, only_one, write_json
 
 _SHOWN = 10  # bad files and rare classes that messages spell out
 

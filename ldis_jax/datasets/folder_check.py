@@ -17,8 +17,8 @@ from ldis_jax.datasets.index import ImageIndex, IndexWriter
 from ldis_jax.datasets.lists import read_class_names
 from ldis_jax.datasets.mask_files import label_pixels, look_at, mask_rule
 from ldis_jax.errors import LDISError
-from ldis_jax.files import StrPath
-from ldis_jax.image_io import IGNORE_LABEL
+from ldis_jax.media.images import IGNORE_LABEL
+from ldis_jax.support.files import StrPath
 
 _SHARE = 5  # one picture of so many is held out
 _LEFT = 2  # and a class keeps so many for training: a query and a prompt

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ldis_jax.datasets.lists import read_lines
 from ldis_jax.errors import LDISError
-from ldis_jax.files import StrPath
+from ldis_jax.support.files import StrPath
 
 _SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx")
 _SPLIT_FOLDERS = {"train", "val", "valid", "test"}

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ldis_jax.errors import LDISError
-from ldis_jax.files import StrPath, atomic_write
+from ldis_jax.support.files import StrPath, atomic_write
 
 
 @dataclasses.dataclass(frozen=True)

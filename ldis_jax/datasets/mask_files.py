@@ -9,7 +9,7 @@ import numpy as np
 
 from ldis_jax.datasets.folder_layout import Pair, Problem
 from ldis_jax.errors import LDISError
-from ldis_jax.image_io import IGNORE_LABEL, checked_size, read_stored_mask
+from ldis_jax.media.images import IGNORE_LABEL, checked_size, read_stored_mask
 
 # Of datasets.pairs.MASK_RULES, in words.
 RULES = {

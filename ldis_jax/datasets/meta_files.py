@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ldis_jax.errors import LDISError
-from ldis_jax.files import StrPath
+from ldis_jax.support.files import StrPath
 
 
 def read_meta(path: StrPath) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ldis_jax.errors import LDISError
-from ldis_jax.files import StrPath
-from ldis_jax.image_io import read_image, read_label_map, read_mask
+from ldis_jax.media.images import read_image, read_label_map, read_mask
+from ldis_jax.support.files import StrPath
 
 # labels: pixel values are labels. nonzero: any pixel but 0 is the object. half: any pixel from 128 up is, which is how
 # FSS-1000's masks, smoothed at their borders, are read by everybody.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldis_jax.errors import LDISError
-from ldis_jax.files import StrPath
+from ldis_jax.support.files import StrPath
 
 RECORDS_VERSION = "1.0.0"  # of what builder.py writes
 INDEX_FILE, SUMMARY_FILE = "index.npz", "index.json"

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from ldis_jax.errors import LDISError
-from ldis_jax.files import StrPath
+from ldis_jax.support.files import StrPath
 
 _SHARD_BYTES = 256 << 20
 

@@ -15,9 +15,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-from ldis_jax import cli
 from ldis_jax.errors import LDISError
-from ldis_jax.shipped import shipped_folder
+from ldis_jax.support import cli
+from ldis_jax.weights.shipped import shipped_folder
 
 _SHIPPED = "This small model knows painted shapes only, like those of the examples; photographs need another model."
 

@@ -9,7 +9,7 @@ import numpy as np
 from ldis_jax.demo.uploads import PaintedPrompt
 from ldis_jax.input_pipeline.episodes import Episode
 from ldis_jax.input_pipeline.procedural import ProceduralScenes
-from ldis_jax.visualize import PALETTE, overlay
+from ldis_jax.media.overlays import PALETTE, overlay
 
 _SIDE, _GAP = 256, 8  # pixels
 

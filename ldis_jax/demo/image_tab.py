@@ -25,7 +25,7 @@ from ldis_jax.demo.widgets import (
     legend,
     picture_input,
 )
-from ldis_jax.visualize import PALETTE, magnify, overlay
+from ldis_jax.media.overlays import PALETTE, magnify, overlay
 
 _SCALE = '<span class="scale">Probability {}0 <i></i> 1</span>'
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from ldis_jax.demo.uploads import PaintedPrompt
 from ldis_jax.errors import LDISError
+from ldis_jax.media.overlays import PALETTE, magnify, overlay_labels, probability_picture
 from ldis_jax.pipeline import LDISPipeline
-from ldis_jax.visualize import PALETTE, magnify, overlay_labels, probability_picture
 
 _MAX_PROMPTS = 16
 

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from ldis_jax.errors import LDISError
-from ldis_jax.image_io import IGNORE_LABEL, read_image, read_mask
-from ldis_jax.visualize import PALETTE
+from ldis_jax.media.images import IGNORE_LABEL, read_image, read_mask
+from ldis_jax.media.overlays import PALETTE
 
 # A prompt is kept at no more pixels than this: the network sees a square of far fewer.
 _PROMPT_PIXELS = 1_000_000

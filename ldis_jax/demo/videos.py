@@ -14,11 +14,11 @@ import numpy as np
 
 from ldis_jax.demo.uploads import Limits
 from ldis_jax.errors import LDISError
-from ldis_jax.files import atomic_write
-from ldis_jax.image_io import write_png
+from ldis_jax.media.images import write_png
+from ldis_jax.media.overlays import PALETTE, overlay_labels
+from ldis_jax.media.videos import Video, VideoWriter, read_video
 from ldis_jax.pipeline import LDISPipeline
-from ldis_jax.video_io import Video, VideoWriter, read_video
-from ldis_jax.visualize import PALETTE, overlay_labels
+from ldis_jax.support.files import atomic_write
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ import gradio as gr
 
 from ldis_jax.demo.uploads import Limits
 from ldis_jax.errors import LDISError
+from ldis_jax.media.overlays import PALETTE
 from ldis_jax.pipeline import LDISPipeline
-from ldis_jax.visualize import PALETTE
 
 COLOURS = ["#" + bytes(colour).hex() for colour in PALETTE]
 # All that runs the model waits in one line.

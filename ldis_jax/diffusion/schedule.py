@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldis_jax.checks import check_fields
 from ldis_jax.errors import LDISError, list_names
+from ldis_jax.support.checks import check_fields
 
 # Keys of diffusers' scheduler files that do not touch what is computed here, or do so only at other values.
 _IGNORED = {"_class_name", "_diffusers_version", "skip_prk_steps", "variance_type", "sample_max_value"}

@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ldis_jax import pseudo_mask
-from ldis_jax.batches import Predict, predict_batches
 from ldis_jax.evaluators.mean_iou import MeanIoU
+from ldis_jax.inference.batches import Predict, predict_batches
 from ldis_jax.input_pipeline import Episode, network_arrays, restore_size
+from ldis_jax.tasks import pseudo_mask
 
 BASELINES = ("copy_prompt", "all_foreground")
 

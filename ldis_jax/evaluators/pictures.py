@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ldis_jax import pseudo_mask
 from ldis_jax.evaluators.episodes import Predict, predict_episodes
-from ldis_jax.image_io import write_png
 from ldis_jax.input_pipeline import Episode
-from ldis_jax.visualize import contact_sheet, magnify, overlay, to_picture
+from ldis_jax.media.images import write_png
+from ldis_jax.media.overlays import contact_sheet, magnify, overlay, to_picture
+from ldis_jax.tasks import pseudo_mask
 
 _TRUTH_COLOUR = (0, 114, 178)
 

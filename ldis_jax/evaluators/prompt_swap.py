@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ldis_jax import pseudo_mask
 from ldis_jax.evaluators.episodes import Predict, predict_episodes
 from ldis_jax.input_pipeline import Episode
+from ldis_jax.tasks import pseudo_mask
 
 
 class PromptSwapEvaluator:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.evaluators.davis import check_videos
-from ldis_jax.image_io import IGNORE_LABEL
+from ldis_jax.media.images import IGNORE_LABEL
 
 _RULES = ("all_windows", "vspw_code")
 _LABELS = 256

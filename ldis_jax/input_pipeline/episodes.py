@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from ldis_jax.errors import LDISError
-from ldis_jax.files import StrPath
-from ldis_jax.image_io import IGNORE_LABEL
 from ldis_jax.input_pipeline.transforms import eval_transform, train_transform
+from ldis_jax.media.images import IGNORE_LABEL
+from ldis_jax.support.files import StrPath
 
 _MAX_DRAWS = 100
 _LOGGER = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ import numpy as np
 from ldis_jax.datasets.folder_check import check_folder
 from ldis_jax.datasets.pairs import read_pair
 from ldis_jax.errors import LDISError
-from ldis_jax.files import StrPath
 from ldis_jax.input_pipeline.indexed_source import IndexedSource
+from ldis_jax.support.files import StrPath
 
 
 class PictureFolder(IndexedSource):

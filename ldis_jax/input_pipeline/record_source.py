@@ -10,8 +10,8 @@ from ldis_jax.datasets.index import ImageIndex
 from ldis_jax.datasets.pairs import read_pair
 from ldis_jax.datasets.records import INDEX_FILE, RecordReader
 from ldis_jax.errors import LDISError
-from ldis_jax.files import StrPath
 from ldis_jax.input_pipeline.indexed_source import IndexedSource
+from ldis_jax.support.files import StrPath
 
 
 class RecordSource(IndexedSource):

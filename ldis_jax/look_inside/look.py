@@ -9,18 +9,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from ldis_jax import pseudo_mask
-from ldis_jax.image_io import ImageSource, read_image
+from ldis_jax.inference.predictor import Predictor
+from ldis_jax.inference.read_prompts import Prompt, read_prompts
 from ldis_jax.input_pipeline.transforms import eval_image
 from ldis_jax.look_inside.cross_attention import CrossAttention
 from ldis_jax.look_inside.token_grid import TokenGrid
+from ldis_jax.media.images import ImageSource, read_image
+from ldis_jax.media.overlays import to_picture
 from ldis_jax.models.attention_maps import record_cross_attention
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.pipeline import LDISPipeline
-from ldis_jax.predictor import Predictor
-from ldis_jax.prompts import Prompt, read_prompts
-from ldis_jax.tasks import Task
-from ldis_jax.visualize import to_picture
+from ldis_jax.tasks import Task, pseudo_mask
 
 
 class LookInside:

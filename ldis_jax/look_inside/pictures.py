@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 
 from ldis_jax.errors import LDISError
-from ldis_jax.image_io import ImageSource, read_image
+from ldis_jax.inference.results import Segmentation
 from ldis_jax.look_inside.cross_attention import CrossAttention, Place
 from ldis_jax.look_inside.token_grid import TokenGrid
-from ldis_jax.results import Segmentation
-from ldis_jax.visualize import contact_sheet, heat_map, magnify, spotlight
+from ldis_jax.media.images import ImageSource, read_image
+from ldis_jax.media.overlays import contact_sheet, heat_map, magnify, spotlight
 
 
 def tokens_sheet(prompts: TokenGrid) -> np.ndarray:

@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from ldis_jax.checks import check_fields
 from ldis_jax.errors import LDISError, list_names
+from ldis_jax.support.checks import check_fields
 
 # Bookkeeping of diffusers and transformers; has no effect on the network.
 _IGNORED_KEYS = frozenset({"_class_name", "_diffusers_version", "_name_or_path", "_commit_hash", "architectures"})

@@ -15,9 +15,9 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ldis_jax.checks import check_fields
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.models.unet import Attention, UNet2DConditionModel
+from ldis_jax.support.checks import check_fields
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ldis_jax import prompting
 from ldis_jax.models.ldis import LDISModel
+from ldis_jax.tasks import instruction
 from ldis_jax.tasks.task import (
     PromptInputs,
     Prompts,
@@ -107,6 +107,6 @@ class LDIS1(Task):
     def _paint(self, model: LDISModel, query_latents: jax.Array, prompts: Prompts) -> jax.Array:
         """Scaled query latents -> scaled pseudo-mask latents, [B, s, s, 4]."""
         tokens, mask, num_prompts = self.read_prompts(model.prompt_encoder, prompts)
-        bias = prompting.attention_bias(mask, num_prompts, model.prompt_encoder.config.num_tokens)
+        bias = instruction.attention_bias(mask, num_prompts, model.prompt_encoder.config.num_tokens)
         timesteps = jnp.full(query_latents.shape[:1], self.timestep)
         return model.unet(query_latents, timesteps, tokens, bias)

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ldis_jax import prompting
 from ldis_jax.diffusion import SAMPLERS, Denoise, NoiseSchedule, sample, two_scale_guidance
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.models.unet import Instruction
+from ldis_jax.tasks import instruction
 from ldis_jax.tasks.task import (
     Prompts,
     Task,
@@ -100,14 +100,14 @@ class LDISN(Task):
 
         num_prompts = batch["prompt_images"].shape[1]
         tokens, mask = self.instruction_tokens(model.prompt_encoder, batch["prompt_images"], batch["prompt_masks"])
-        null_tokens = prompting.null_instruction_tokens(model.prompt_encoder, num_prompts)
+        null_tokens = instruction.null_instruction_tokens(model.prompt_encoder, num_prompts)
         # InstructPix2Pix's rule, one draw a sample: [0, p) tokens, [p, 2p) both, [2p, 3p) query latents.
         u, p = jax.random.uniform(dropout_key, (size,)), self.conditioning_dropout
         tokens = jnp.where((u < 2 * p)[:, None, None], null_tokens, tokens)
         query_latents = jnp.where(((u >= p) & (u < 3 * p))[:, None, None, None], 0.0, query_latents)
 
         inputs = jnp.concatenate([noisy_latents, query_latents], axis=-1)
-        prediction = model.unet(inputs, timesteps, tokens, prompting.attention_bias(mask))
+        prediction = model.unet(inputs, timesteps, tokens, instruction.attention_bias(mask))
         goal = self.schedule.training_target(target_latents, noise, timesteps)
         return jnp.mean(jnp.square(prediction - goal)), {}
 
@@ -181,9 +181,9 @@ class LDISN(Task):
         """What every step of a prediction reads; arguments as :meth:`predict`'s."""
         query_latents, _ = model.vae.encode(query_image)
         tokens, mask, num_prompts = self.read_prompts(model.prompt_encoder, prompts)
-        bias = prompting.attention_bias(mask, num_prompts, model.prompt_encoder.config.num_tokens)
-        null = prompting.null_instruction_tokens(model.prompt_encoder, 1)
-        null_bias = prompting.repeated_tokens_bias(bias, null.shape[1])
+        bias = instruction.attention_bias(mask, num_prompts, model.prompt_encoder.config.num_tokens)
+        null = instruction.null_instruction_tokens(model.prompt_encoder, 1)
+        null_bias = instruction.repeated_tokens_bias(bias, null.shape[1])
         unprompted = model.unet.instruct(null, null_bias, branches=2)
         return Conditions(query_latents, model.unet.instruct(tokens, bias), unprompted)
 

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from ldis_jax import prompting, pseudo_mask
-from ldis_jax.checks import check_fields
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.models.alpha_clip import AlphaCLIP
 from ldis_jax.models.ldis import VAE, LDISModel
+from ldis_jax.support.checks import check_fields
+from ldis_jax.tasks import instruction, pseudo_mask
 
 _TASKS: dict[str, type[Task]] = {}
 
@@ -63,7 +63,7 @@ class Task(abc.ABC):
     Attributes:
         image_size: S, the side of the network's square input in pixels.
         target: what the network learns to paint: "augmented" (eq. 4), "perturbed" (the vanilla pseudo mask and noise)
-            or "added" (the paper's first version); see :func:`ldis_jax.pseudo_mask.encode`.
+            or "added" (the paper's first version); see :func:`ldis_jax.tasks.pseudo_mask.encode`.
         mask_alpha: g of eq. 4, 0 for the vanilla pseudo mask; of "added" the divisor alpha, at least 1.
         mask_noise: standard deviation of the noise of "perturbed", 0 for the others.
         masking: stages of eq. 1 at work: "both", "pre", "post" or "none". Plain CLIP knows no pre-masking.
@@ -82,7 +82,7 @@ class Task(abc.ABC):
 
     def __post_init__(self) -> None:
         require_choice("target", self.target, pseudo_mask.TARGETS)
-        require_choice("masking", self.masking, tuple(prompting.MASKING))
+        require_choice("masking", self.masking, tuple(instruction.MASKING))
         if self.image_size < 1:
             raise ValueError(f"image_size={self.image_size}: must be positive")
         fits, need = {
@@ -141,8 +141,8 @@ class Task(abc.ABC):
     def instruction_tokens(
         self, prompt_encoder: AlphaCLIP, prompt_images: jax.Array, prompt_masks: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """:func:`ldis_jax.prompting.instruction_tokens` with this task's stages of masking."""
-        return prompting.instruction_tokens(prompt_encoder, prompt_images, prompt_masks, self.masking)
+        """:func:`ldis_jax.tasks.instruction.instruction_tokens` with this task's stages of masking."""
+        return instruction.instruction_tokens(prompt_encoder, prompt_images, prompt_masks, self.masking)
 
     def read_prompts(self, prompt_encoder: AlphaCLIP, prompts: Prompts) -> PromptTokens:
         """Prompts as tokens, if they are not yet."""

@@ -9,9 +9,9 @@ import pytest
 
 from ldis_jax import LDISError
 from ldis_jax.config import base_config
-from ldis_jax.costs.chips import get_chip, peak_flops, slice_devices
 from ldis_jax.costs.report import advice
-from ldis_jax.programs import trained_params
+from ldis_jax.runtime.chips import get_chip, peak_flops, slice_devices
+from ldis_jax.training.programs import trained_params
 from tests.helpers import ROOT, micro_config
 
 needs_libtpu = pytest.mark.skipif(
@@ -70,7 +70,7 @@ def test_both_programs_on_a_slice(micro_folder, tmp_path):
 
 def test_what_does_not_fit_is_status_1_with_what_to_change(tmp_path):
     code = """
-import ldis_jax.costs.chips as chips, ldis_jax.costs.report as report, ldis_jax.sharding as sharding, jax
+import ldis_jax.runtime.chips as chips, ldis_jax.costs.report as report, ldis_jax.runtime.sharding as sharding, jax
 real = sharding.make_mesh
 chips.slice_devices = lambda topology, slices: None
 sharding.make_mesh = lambda **kw: real(1, 1, devices=jax.devices()[:1])
@@ -148,7 +148,7 @@ def test_peaks_of_devices_that_run(kind, tflops):
 @needs_libtpu
 def test_text_of_a_program_that_xla_cannot_read_back():
     code = """
-from ldis_jax.costs.chips import prepare_compile_only, slice_devices
+from ldis_jax.runtime.chips import prepare_compile_only, slice_devices
 prepare_compile_only()
 import jax
 from ldis_jax.costs.hlo import estimated_cycles
@@ -172,9 +172,9 @@ assert read == estimated_cycles(text) and sum(read.values()) > 1000 and compiled
 def test_meshes_of_real_slices():
     """An axis may be part of one of the grid's; the samples of all hosts together are the batch, each once."""
     code = """
-from ldis_jax.costs.chips import prepare_compile_only, slice_devices
+from ldis_jax.runtime.chips import prepare_compile_only, slice_devices
 prepare_compile_only()
-from ldis_jax import sharding
+from ldis_jax.runtime import sharding
 ordered = set()
 for topology, slices, fsdp in (("v5e:4x4", 1, 4), ("v5e:4x4", 2, 8), ("v6e:4x4", 1, 8), ("v5p:4x4x4", 1, 8)):
     devices = slice_devices(topology, slices)
@@ -195,11 +195,11 @@ assert ordered == {True, False}, "hosts follow one another in some meshes, not i
 def test_exchange_between_slices(slices):
     code = """
 import sys
-from ldis_jax.costs.chips import prepare_compile_only, slice_devices
+from ldis_jax.runtime.chips import prepare_compile_only, slice_devices
 prepare_compile_only()
 import jax
 from jax.sharding import PartitionSpec as P
-from ldis_jax import sharding
+from ldis_jax.runtime import sharding
 from ldis_jax.costs.hlo import Collective, collectives
 from ldis_jax.costs.report import compile_with_text
 n = int(sys.argv[1])

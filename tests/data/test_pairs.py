@@ -6,7 +6,7 @@ from PIL import Image
 
 from ldis_jax.datasets.pairs import read_pair
 from ldis_jax.errors import LDISError
-from ldis_jax.image_io import read_image, read_label_map, read_mask
+from ldis_jax.media.images import read_image, read_label_map, read_mask
 
 
 def test_bytes_are_as_good_as_a_path(tmp_path):

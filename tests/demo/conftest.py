@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ldis_jax.video_io import VideoWriter
+from ldis_jax.media.videos import VideoWriter
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ from PIL import Image
 
 from ldis_jax import LDISPipeline
 from ldis_jax.demo.uploads import Limits
-from ldis_jax.image_io import read_mask
-from ldis_jax.visualize import magnify
+from ldis_jax.media.images import read_mask
+from ldis_jax.media.overlays import magnify
 from tests.helpers import ROOT
 
 gradio = pytest.importorskip("gradio")

@@ -16,7 +16,7 @@ from ldis_jax.demo import videos
 from ldis_jax.demo.examples import paint_examples
 from ldis_jax.demo.pictures import add_prompt, by_class, segment
 from ldis_jax.demo.uploads import Limits, PaintedPrompt, read_labels, read_prompt, read_query
-from ldis_jax.visualize import PALETTE
+from ldis_jax.media.overlays import PALETTE
 from tests.helpers import ROOT, call_command
 
 LIMITS = Limits()

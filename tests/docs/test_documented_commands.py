@@ -19,13 +19,13 @@ from tests.launch.conftest import repository, world  # noqa: F401
 DOCUMENTS = [path for pattern in ("*.md", "docs/*.md", "data/**/*.md", "launch/*.md") for path in ROOT.glob(pattern)]
 
 _COMMAND = re.compile(r"^(?:\S*python3?(?: -m (?=ldis_jax)| (?=(?:tools|data|benchmarks)/))|(?=launch/\w+\.sh))(\S.*)$")
-_TRAINS = "tests/test_notebooks.py::test_finetune"
-_FINETUNES = "tests/test_docs.py::test_the_commands_of_the_fine_tuning_page"
-_CONVERTS = "tests/convert/test_commands.py::test_stable_diffusion_becomes_a_model_folder"
+_TRAINS = "tests/docs/test_notebooks.py::test_finetune"
+_FINETUNES = "tests/docs/test_pages.py::test_the_commands_of_the_fine_tuning_page"
+_CONVERTS = "tests/commands/test_convert_weights.py::test_stable_diffusion_becomes_a_model_folder"
 _COMPILES = "tests/costs/test_compile.py::test_both_programs_on_a_slice"
 _BUILDS = "tests/data/test_build_command.py::test_build_and_build_again"
 _FREEZES = "tests/input_pipeline/test_freeze_episodes.py::test_manifest"
-_EVALUATES = "tests/benchmark/test_benchmark.py::test_a_report"
+_EVALUATES = "tests/evaluation/test_benchmark.py::test_a_report"
 _REPRODUCES = "tests/docs/test_reproduce.py::test_every_command"
 _LAUNCHES = "tests/docs/test_documented_commands.py::test_a_launch_command_is_good"
 
@@ -35,7 +35,7 @@ RUN_BY = {
     "ldis_jax.main --config --config.init.folder": _TRAINS,
     "ldis_jax.main --config --config.init.folder --workdir": _TRAINS,
     "ldis_jax.main --config --config.executable --config.init.folder --config.mesh.fsdp": (
-        "tests/test_executable.py::test_a_second_run_loads_it_and_ends_the_same"
+        "tests/training/test_compiled_step.py::test_a_second_run_loads_it_and_ends_the_same"
     ),
     "ldis_jax.main --config --config.data.folder --config.init.folder --workdir": _FINETUNES,
     "ldis_jax.main --config --config.data.folder --workdir": _FINETUNES,
@@ -58,9 +58,9 @@ RUN_BY = {
     "data/build.py --out --source": _BUILDS,
     "data/build.py --out --source --split": _BUILDS,
     "data/freeze_episodes.py --episodes --num_shots --out --root --seed --split": _FREEZES,
-    "tools/mesh_test.py": "tests/test_crash.py::test_two_processes_that_share_parameters_and_one_that_goes_on",
+    "tools/mesh_test.py": "tests/training/test_crash.py::test_two_processes_that_share_parameters_and_one_that_goes_on",
     "tools/tpu_table.py --minutes": "tests/docs/test_scripts.py::test_the_table_of_slices_keeps_what_is_compiled",
-    "tools/speed_tables.py": "tests/test_docs.py::test_tables_of_the_speed_page_are_those_of_the_figures",
+    "tools/speed_tables.py": "tests/docs/test_pages.py::test_tables_of_the_speed_page_are_those_of_the_figures",
     "tools/error_messages.py": "tests/docs/test_error_messages.py::test_page_and_code_have_the_same_messages",
     "tools/explain_pictures.py --model --out": "tests/docs/test_scripts.py::test_pictures_that_explain",
     "tools/paper_table.py --reports": _REPRODUCES,
@@ -77,14 +77,14 @@ RUN_BY = {
 
 # Where work would start: arguments are read and checked by then.
 STARTS = {
-    "ldis_jax.segment": ["ldis_jax.segment_files.find_queries"],
+    "ldis_jax.segment": ["ldis_jax.commands.segment_files.find_queries"],
     "ldis_jax.evaluate": ["ldis_jax.evaluate.prepare"],
     "ldis_jax.demo": ["ldis_jax.pipeline.LDISPipeline.from_pretrained"],
     "ldis_jax.convert": [
-        f"ldis_jax.convert.commands.from_{origin}" for origin in ("stable_diffusion", "checkpoint", "model")
+        f"ldis_jax.commands.convert_weights.from_{origin}" for origin in ("stable_diffusion", "checkpoint", "model")
     ],
     "data/build.py": ["ldis_jax.datasets.builder.RecordBuilder.of_splits"],
-    "data/freeze_episodes.py": ["ldis_jax.benchmark.data.open_source"],
+    "data/freeze_episodes.py": ["ldis_jax.evaluation.benchmark_data.open_source"],
 }
 
 

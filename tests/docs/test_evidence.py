@@ -14,8 +14,8 @@ from PIL import Image
 from benchmarks.evidence import claims, pictures, plots, probes, report, small_data, sweep
 from benchmarks.evidence.claims import Comparison, evidence
 from benchmarks.evidence.figures import Contrast, Count, Estimate, Results
-from ldis_jax.convert.folder_hash import model_hash
 from ldis_jax.input_pipeline import make_source
+from ldis_jax.weights.folder_hash import model_hash
 from tests.helpers import ROOT, call_command, paint_pair
 
 CONFIGS = ROOT / "configs"

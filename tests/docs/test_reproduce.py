@@ -12,9 +12,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from ldis_jax import evaluate
-from ldis_jax.convert import __main__ as convert
-from tests.convert.test_commands import made  # noqa: F401
+from ldis_jax import convert, evaluate
+from tests.commands.test_convert_weights import made  # noqa: F401
 from tests.data import trees
 from tests.helpers import ROOT, call_command, load_script
 

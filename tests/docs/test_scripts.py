@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from ldis_jax.convert.folder import read_vae_config
+from ldis_jax.weights.model_folder import read_vae_config
 from tests.costs.test_compile import needs_libtpu
 from tests.helpers import ROOT, load_script, paint_pair
 

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from ldis_jax.evaluators import EpisodeEvaluator, PictureEvaluator, PromptSwapEvaluator
-from ldis_jax.image_io import read_image
 from ldis_jax.input_pipeline import (
     FrozenEpisodes,
     ProceduralScenes,
@@ -11,6 +10,7 @@ from ldis_jax.input_pipeline import (
     read_manifest,
     swap_pairs,
 )
+from ldis_jax.media.images import read_image
 from tests.helpers import SHARED
 
 SIZE = 32

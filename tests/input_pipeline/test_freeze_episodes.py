@@ -3,7 +3,7 @@ import importlib.util
 
 import pytest
 
-from ldis_jax.benchmark.protocols import PROTOCOLS, Protocol
+from ldis_jax.evaluation.protocols import PROTOCOLS, Protocol
 from ldis_jax.input_pipeline import VOCFolder, episodes_hash, read_manifest
 from tests.helpers import DATA
 

@@ -17,7 +17,6 @@ import pytest
 from PIL import Image
 
 from ldis_jax.errors import LDISError
-from ldis_jax.image_io import read_image
 from ldis_jax.input_pipeline import (
     BadFileError,
     EpisodeRecord,
@@ -27,6 +26,7 @@ from ldis_jax.input_pipeline import (
     eval_transform,
     network_arrays,
 )
+from ldis_jax.media.images import read_image
 from tests.data import trees
 from tests.data.odd_files import ORIENTATION, encode, png, scene, turned
 from tests.helpers import DATA, call_command

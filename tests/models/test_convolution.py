@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ldis_jax.flops import count_flops
 from ldis_jax.models import convolution, winograd
 from ldis_jax.models.convolution import PAD_BOTH, PAD_RIGHT_BELOW, Downsample2D, Upsample2D, conv, upsample_nearest
+from ldis_jax.runtime.flops import count_flops
 from tests.reference import cases
 
 

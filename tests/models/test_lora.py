@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldis_jax import prompting
-from ldis_jax.convert import rules, save_model
-from ldis_jax.convert.lora import fresh_pairs, trained_part, write_lora
-from ldis_jax.convert.rules import fill, table, to_torch
-from ldis_jax.convert.tensors import Weights
 from ldis_jax.errors import LDISError
 from ldis_jax.models import LDISModel, LoRA
 from ldis_jax.models.config import UNetConfig
 from ldis_jax.models.ldis import ModelConfig
-from ldis_jax.train_state import flatten, unflatten
+from ldis_jax.tasks import instruction
+from ldis_jax.training.state import flatten, unflatten
+from ldis_jax.weights import rules, save_model
+from ldis_jax.weights.lora_files import fresh_pairs, trained_part, write_lora
+from ldis_jax.weights.rules import fill, table, to_torch
+from ldis_jax.weights.tensors import Weights
 from tests.models.test_param_counts import ADAPTER, SD15_UNET
 from tests.reference import cases
 from tests.reference.weights import module_weights
@@ -118,7 +118,7 @@ def our_side() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     def step(trained, frozen):
         def loss(trained):
             unet = unflatten(graphdef, trained, frozen).unet
-            painted = unet(latents, timesteps, tokens, prompting.attention_bias(jnp.asarray(token_mask)))
+            painted = unet(latents, timesteps, tokens, instruction.attention_bias(jnp.asarray(token_mask)))
             return jnp.mean(jnp.square(painted)), painted
 
         return jax.grad(loss, has_aux=True)(trained)
@@ -233,7 +233,7 @@ def test_no_gradient_of_a_frozen_kernels_size():
 
 
 def test_merged_weights_are_lazy_and_float32():
-    from ldis_jax.convert.lora import merge
+    from ldis_jax.weights.lora_files import merge
 
     base = Weights(to_torch(cases.model(NAME).unet), "base")
     merged = merge(base, trained_part(to_torch(adapted(RANK3).unet), RANK3))

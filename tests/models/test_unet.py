@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldis_jax import prompting
 from ldis_jax.models import layers
+from ldis_jax.tasks import instruction
 from tests.reference import cases
 
 
@@ -67,7 +67,7 @@ def test_branches_read_what_they_would_alone(num_prompts):
     mask = (cases.normal("mask", batch, num_prompts * length) > 0.3).astype(np.float32)
     mask[-1] = 0  # all tokens masked
     real = jnp.array([1] + [num_prompts] * (batch - 1))
-    bias = prompting.attention_bias(jnp.asarray(mask), real, mask.shape[1] // num_prompts)
+    bias = instruction.attention_bias(jnp.asarray(mask), real, mask.shape[1] // num_prompts)
     null = jnp.asarray(cases.normal("null", 1, length, tokens.shape[-1]))
     repeated = jnp.broadcast_to(jnp.tile(null, (1, num_prompts, 1)), tokens.shape)
 
@@ -75,7 +75,9 @@ def test_branches_read_what_they_would_alone(num_prompts):
     def evaluate(latents, timesteps, tokens, repeated, null, bias):
         branches = [latents * scale for scale in (1.0, 0.5, -1.0)]
         prompted = unet.instruct(tokens, bias)
-        unprompted = unet.instruct(null, prompting.repeated_tokens_bias(bias, bias.shape[1] // num_prompts), branches=2)
+        unprompted = unet.instruct(
+            null, instruction.repeated_tokens_bias(bias, bias.shape[1] // num_prompts), branches=2
+        )
         rows = jnp.stack(branches, axis=1).reshape(-1, *latents.shape[1:])
         together = unet.evaluate(rows, jnp.repeat(timesteps, 3), prompted, unprompted)
         return together, [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ldis_jax import prompting
+from ldis_jax.tasks import instruction
 from tests.parity.make_golden import GOLDEN, thin
 from tests.reference import cases
 
@@ -51,7 +51,7 @@ def test_training_draws_meet_every_dropout_branch():
 
 def test_instruction_mask(references):
     images, masks = cases.prompts(3)
-    ours = cases.run(prompting.instruction_tokens, cases.model("ldis1").prompt_encoder, images, masks)[1]
+    ours = cases.run(instruction.instruction_tokens, cases.model("ldis1").prompt_encoder, images, masks)[1]
     truth = references["ldis1"].instruction_tokens(images, masks)[1].detach().numpy()
     assert 0 < truth.mean() < 1
     np.testing.assert_array_equal(ours, truth)

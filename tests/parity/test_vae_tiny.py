@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from ldis_jax.convert import fill, load_training_init, save_model
-from ldis_jax.convert.folder import open_weights, read_vae_config, write_network
 from ldis_jax.models import AutoencoderTinyConfig, LDISModel
 from ldis_jax.models.ldis import ModelConfig
 from ldis_jax.tasks import LDIS1, PromptInputs
+from ldis_jax.weights import fill, load_training_init, save_model
+from ldis_jax.weights.model_folder import open_weights, read_vae_config, write_network
 from tests.helpers import MICRO, SHARED, SIZE
 from tests.reference import cases
 from tests.reference.weights import as_weights, module_weights, random_model

@@ -16,11 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ldis_jax import prompting
-from ldis_jax.convert import rules
 from ldis_jax.models.config import AutoencoderConfig, PromptEncoderConfig, UNetConfig
 from ldis_jax.models.ldis import TRAINABLE, LDISModel, ModelConfig
-from ldis_jax.tasks import LDIS1, LDISN, PromptInputs
+from ldis_jax.tasks import LDIS1, LDISN, PromptInputs, instruction
+from ldis_jax.weights import rules
 from tests.reference.weights import generator, random_model
 
 SIZE = 64
@@ -268,7 +267,7 @@ def unet(name: str, masked: bool) -> np.ndarray:
     latents, timesteps, tokens, token_mask = unet_inputs(name)
 
     def forward(module: Any, mask: Any) -> jax.Array:
-        return module(latents, timesteps, tokens, prompting.attention_bias(mask) if masked else None)
+        return module(latents, timesteps, tokens, instruction.attention_bias(mask) if masked else None)
 
     return run(forward, model(name).unet, token_mask)
 
@@ -303,9 +302,9 @@ def jax_output(case: str) -> np.ndarray:
     """Our result of a case; that of "gradient" is its norm, then each tensor's."""
     match case.split("/"):
         case "tokens", "null":
-            return run(prompting.null_instruction_tokens, model("ldis1").prompt_encoder, num_prompts=2)
+            return run(instruction.null_instruction_tokens, model("ldis1").prompt_encoder, num_prompts=2)
         case "tokens", name:
-            return run(prompting.instruction_tokens, model(name).prompt_encoder, *prompts(3))[0]
+            return run(instruction.instruction_tokens, model(name).prompt_encoder, *prompts(3))[0]
         case "unet", name, mask:
             return unet(name, mask != "unmasked")[UNET_ROWS[mask]]
         case "vae", name, "decode":

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ldis_jax.convert import save_model
+from ldis_jax.weights import save_model
 from tests.reference import cases
 from tests.reference.torch_ldis import TorchLDIS, nchw, nhwc
 

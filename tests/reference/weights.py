@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 from flax import nnx
 
-from ldis_jax.convert import fill, rules, to_torch
-from ldis_jax.convert.tensors import LazyTensor, Weights, from_array
 from ldis_jax.models.ldis import LDISModel, ModelConfig
+from ldis_jax.weights import fill, rules, to_torch
+from ldis_jax.weights.tensors import LazyTensor, Weights, from_array
 
 NETWORKS = ("unet", "vae", "prompt_encoder")
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ldis_jax.convert import load_model, load_training_init, save_model
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
 from ldis_jax.models.ldis import ModelConfig
 from ldis_jax.tasks import LDIS1, LDISN, task_from_dict
+from ldis_jax.weights import load_model, load_training_init, save_model
 from tests.helpers import MICRO, SIZE
 from tests.parity import test_tasks as glass
 from tests.reference import cases

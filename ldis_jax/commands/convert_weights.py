@@ -1,0 +1,191 @@
+"""What ``python -m ldis_jax.convert`` does: each function takes its arguments and returns a line to print."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldis_jax.config import init_folder
+from ldis_jax.diffusion import NoiseSchedule
+from ldis_jax.errors import LDISError
+from ldis_jax.models.config import PromptEncoderConfig, UNetConfig, VAEConfig
+from ldis_jax.models.ldis import LDISModel, ModelConfig
+from ldis_jax.models.lora import LoRA
+from ldis_jax.tasks import task_from_dict
+from ldis_jax.training.checkpoint import read_params
+from ldis_jax.training.metric_writer import read_metrics
+from ldis_jax.weights.card import UNKNOWN_LICENSE, Provenance, model_card, read_provenance
+from ldis_jax.weights.clip import open_prompt_encoder
+from ldis_jax.weights.hub import resolve
+from ldis_jax.weights.ldis_checkpoint import open_ldis_checkpoint, write_ldis_checkpoint
+from ldis_jax.weights.lora_files import merge, trained_part, write_lora
+from ldis_jax.weights.model_folder import (
+    check_sizes,
+    open_model,
+    open_weights,
+    read_card,
+    read_vae_config,
+    vae_config_from_dict,
+    with_schedule,
+    write_folder,
+)
+from ldis_jax.weights.network_files import read_json
+from ldis_jax.weights.rules import match, table, weights_hash
+from ldis_jax.weights.stable_diffusion import adapt_unet, open_stable_diffusion
+from ldis_jax.weights.tensors import Weights, from_array
+from ldis_jax.weights.training_init import FROZEN, unet_of_folder
+
+
+def from_stable_diffusion(args: argparse.Namespace) -> str:
+    """Stable Diffusion and a prompt encoder, with the paper's trained UNet or without, into a model folder."""
+    source = resolve(args.sd15, args.revision, args.variant)
+    base = open_stable_diffusion(source, args.variant, args.sd15_config)
+    clip = None if args.clip is None else resolve(args.clip)
+    tower, prompt_encoder = open_prompt_encoder(clip, args.alpha_clip, zero_alpha=args.zero_alpha)
+    vae_config, vae = (base.vae_config, base.vae) if args.vae is None else _open_vae(args.vae)
+    name, unet = args.task, base.unet
+    if args.ldis is not None:
+        name, unet = open_ldis_checkpoint(args.ldis)
+        if args.task not in (None, name):
+            raise LDISError(f"{args.ldis}: weights of {name}, and --task={args.task}; leave --task out")
+    if name is None:
+        raise LDISError("--task: missing; ldis1 or ldisn")
+    # What plain CLIP cannot do is left out of the masking.
+    task = task_from_dict({"task": name, "masking": "both" if tower.alpha else "post"})
+    task = with_schedule(task, base.schedule)
+    unet_config, unet = adapt_unet(base.unet_config, unet, task, tower.width, args.seed or 0)
+    config = ModelConfig(unet_config, vae_config, tower)
+    check_sizes(task, config, str(source))
+
+    origins = [args.sd15, args.vae, args.alpha_clip, args.clip, args.ldis]
+    provenance = Provenance(
+        license=read_provenance(source).license if source.is_dir() else UNKNOWN_LICENSE,
+        base=tuple(_origin(str(origin)) for origin in origins if origin is not None),
+        steps=0 if args.ldis is None else None,
+    )
+    networks = {"unet": unet, "vae": vae, "prompt_encoder": prompt_encoder}
+    write_folder(args.out, task, config, networks, model_card(task, config, provenance), args.dtype or "float32")
+    if args.ldis is not None:
+        return f"{args.out}: {name} model folder with the paper's weights"
+    return f"{args.out}: {name} model folder, to be trained: --config=configs/{name}.py --config.init.folder={args.out}"
+
+
+def from_checkpoint(args: argparse.Namespace) -> str:
+    """One step of a training run into a model folder, or its LoRA alone.
+
+    The frozen networks, with LoRA the UNet's base among them, come from where training started.
+    """
+    saved = read_params(args.checkpoint / "checkpoints", args.step)
+    where = f"{args.checkpoint / 'checkpoints' / str(saved.step)}"
+    found = saved.fingerprint
+    try:
+        config = ModelConfig(
+            UNetConfig.from_dict(found["networks"]["unet"], where),
+            vae_config_from_dict(found["networks"]["vae"], where),
+            PromptEncoderConfig.from_dict(found["networks"]["prompt_encoder"], where),
+        )
+        masking = {} if config.prompt_encoder.alpha else {"masking": "post"}  # of runs before there was such a key
+        task = task_from_dict(masking | found["task"], where)
+        if task.needs_schedule:
+            task = with_schedule(task, NoiseSchedule.from_dict(found["schedule"], where))
+        trained: dict[str, Any] = {
+            "sources": dict(found["sources"]),
+            "steps": saved.step,
+            "batch_size": int(found["batch_size"]),
+        }
+        frozen_hashes, seed = dict(found["frozen"]), int(found["seed"])
+        lora = LoRA.from_dict(found.get("lora", {}), where)
+    except LDISError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise LDISError(f"{where}: its fingerprint is not one of this version ({error!r})") from None
+    unet = _unet_of(saved.params, config, lora, where)
+    if args.to == "lora":
+        if lora is None:
+            raise LDISError(f"{args.checkpoint}: trained the whole UNet, no LoRA; leave --to=lora out")
+        write_lora(args.out, task, trained_part(unet.tensors, lora), args.dtype or "float32")
+        return f"{args.out}: LoRA of step {saved.step}"
+    started = _init_of(args.checkpoint / "config.json", args.init is None)
+    init = args.init or init_folder(started["folder"])
+    if not init.is_dir():
+        raise LDISError(f"{init}: no such folder, and training started from it; say where it is with --init")
+    weights = {name: open_weights(init / name, name) for name in FROZEN}
+    if lora is not None:
+        weights["unet"] = unet_of_folder(init, task, config.prompt_encoder.width, seed)[1]
+    for name, tensors in weights.items():
+        if weights_hash(tensors.tensors) != frozen_hashes.get(name):
+            raise LDISError(f"{init / name}: not what the run was trained with; say where that is with --init")
+    weights["unet"] = unet if lora is None else merge(weights["unet"], trained_part(unet.tensors, lora))
+    trained["metrics"] = _metrics(args.checkpoint, saved.step)
+    provenance = read_provenance(init).trained(**trained, new_unet=bool(started.get("unet")))
+    write_folder(args.out, task, config, weights, model_card(task, config, provenance), args.dtype or "float32")
+    return f"{args.out}: {task.name} model folder of step {saved.step}"
+
+
+def from_model(args: argparse.Namespace) -> str:
+    """A model folder into another (type, form of files, autoencoder, LoRA merged), or the paper's own format."""
+    folder = resolve(args.model, args.revision, args.variant)
+    task, config, weights = open_model(folder, args.variant, args.lora)
+    if args.to == "ldis_pt":
+        if args.out.suffix != ".pt":
+            raise LDISError(f"{args.out}: end the name in .pt")
+        write_ldis_checkpoint(args.out, match(LDISModel.abstract(config).unet, weights["unet"]))
+        return f"{args.out}: the UNet as the paper's scripts load it, from CHECKPOINT/pytorch_model/"
+    card = read_card(folder)
+    if args.vae is not None:
+        vae_config, weights["vae"] = _open_vae(args.vae)
+        config = ModelConfig(config.unet, vae_config, config.prompt_encoder)
+        check_sizes(task, config, args.vae)
+    if added := [_origin(str(part)) for part in (args.vae, args.lora) if part is not None]:
+        provenance = read_provenance(folder)  # its figures were another model's
+        steps = provenance.steps if args.lora is None else None
+        card = model_card(task, config, dataclasses.replace(provenance, base=(*provenance.base, *added), steps=steps))
+    write_folder(args.out, task, config, weights, card, args.dtype or "float32")
+    return f"{args.out}: {task.name} model folder"
+
+
+def _open_vae(folder_or_hub_id: str) -> tuple[VAEConfig, Weights]:
+    """``vae/`` of a folder, or the folder itself."""
+    folder = resolve(folder_or_hub_id)
+    folder = folder / "vae" if (folder / "vae").is_dir() else folder
+    return read_vae_config(folder), open_weights(folder, "vae")
+
+
+def _unet_of(params: Mapping[str, np.ndarray], config: ModelConfig, lora: LoRA | None, where: str) -> Weights:
+    """Torch names of "unet/conv_in/kernel" and the like."""
+    tensors = {}
+    for name, entry in table(LDISModel.abstract(config, lora=lora).unet).items():
+        array = params.get("/".join(map(str, ("unet", *entry.path))))
+        if array is not None and array.ndim == len(entry.to_torch):
+            tensors[name] = from_array(np.transpose(array, entry.to_torch))
+    return Weights(tensors, where)
+
+
+def _init_of(path: Path, needed: bool) -> dict[str, Any]:
+    """``init`` of a run's ``config.json``, with the folder that training started from where it is ``needed``."""
+    init = read_json(path).get("init") if needed or path.is_file() else None
+    if needed and not (isinstance(init, dict) and isinstance(init.get("folder"), str)):
+        raise LDISError(f"{path}: names no init.folder; say where training started with --init")
+    return init if isinstance(init, dict) else {}
+
+
+def _metrics(workdir: Path, step: int) -> dict[str, float]:
+    """What the run measured at a step."""
+    lines = [line for line in read_metrics(workdir / "metrics.jsonl") if line["step"] == step]
+    return {
+        name: value
+        for line in lines
+        for name, value in line.items()
+        if name != "step" and not name.startswith("train/") and isinstance(value, float) and math.isfinite(value)
+    }
+
+
+def _origin(value: str) -> str:
+    """A hub id as it is, a path by its last part: a card must not carry the folders of a machine."""
+    return Path(value).resolve().name if Path(value).exists() else value

@@ -1,0 +1,152 @@
+"""Where ``python -m ldis_jax.segment`` writes, and what keeps results from being lost, overwritten or mixed up."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldis_jax.errors import LDISError, list_names
+from ldis_jax.inference.results import ClassSegmentation, Segmentation
+from ldis_jax.media.images import read_label_map, write_png
+from ldis_jax.support.files import write_json
+
+Result = Segmentation | ClassSegmentation
+_SETTINGS = "segment.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """Where results of one query go; of many, the folders of them."""
+
+    out: Path
+    overlay: Path | None
+    probability: Path | None
+
+    def given(self) -> dict[str, Path]:
+        """Those that are asked for."""
+        return {name: path for name, path in vars(self).items() if path is not None}
+
+    def within(self, name: Path) -> Outputs:
+        """One query's, of many."""
+        return Outputs(**{kind: path and path / name for kind, path in vars(self).items()})
+
+    def files(self, class_names: Sequence[str]) -> dict[str, list[Path]]:
+        """One query's, by kind; a class alone has no name, "", and of several each has a probability of its own."""
+        paths = {kind: [path] for kind, path in self.given().items()}
+        if self.probability is not None:
+            suffixes = [f".{name}.png" if name else ".png" for name in class_names]
+            paths["probability"] = [self.probability.with_suffix(suffix) for suffix in suffixes]
+        return paths
+
+    def are_there(self, class_names: Sequence[str]) -> bool:
+        """Whether all of one query's are."""
+        return all(path.exists() for paths in self.files(class_names).values() for path in paths)
+
+    def save(self, query: Path, image: np.ndarray, result: Result) -> dict[str, Any]:
+        """Writes one query's, the mask last, and says what was found."""
+        if self.overlay is not None:
+            write_png(self.overlay, result.overlay(image))
+        if isinstance(result, Segmentation):
+            names, probabilities = [""], [result.probability]
+        else:
+            names, probabilities = list(result.class_names), list(result.probabilities[1:])
+        for path, probability in zip(self.files(names).get("probability", ()), probabilities, strict=False):
+            write_png(path, np.round(255 * probability).astype(np.uint8))
+        result.save(self.out)
+        return self._record(query, labels_of(result), names)
+
+    def record(self, query: Path, class_names: Sequence[str]) -> dict[str, Any]:
+        """What :meth:`save` said, from the mask that it left."""
+        labels = read_label_map(self.out)
+        return self._record(query, labels if any(class_names) else labels > 0, class_names)
+
+    def _record(self, query: Path, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
+        covers = {name or "object": float((labels == i + 1).mean()) for i, name in enumerate(class_names)}
+        return {"query": str(query), "mask": str(self.out), "covers": covers}
+
+
+def labels_of(result: Result) -> np.ndarray:
+    """Label map uint8 [H, W]; of one class 0 and 1."""
+    return result.mask.astype(np.uint8) if isinstance(result, Segmentation) else result.label_map
+
+
+def check_apart(inputs: Iterable[Path], outputs: Iterable[tuple[str, Path]]) -> None:
+    """Raises :class:`LDISError` where an output, after its flag, would replace an input or another flag's output."""
+    read, written = {path.resolve() for path in inputs}, dict[Path, str]()
+    for flag, path in outputs:
+        where = path.resolve()
+        if where in read:
+            raise LDISError(f"--{flag}={path}: is read by this command; write the result elsewhere")
+        if (other := written.setdefault(where, flag)) != flag:
+            raise LDISError(f"--{flag}={path}: is --{other}, too; give each a place of its own")
+
+
+@dataclasses.dataclass(frozen=True)
+class Folders:
+    """Folders of results, and the file in the first of them that tells what made them.
+
+    Attributes:
+        outputs: the folders.
+        made_by: what decides results, JSON-able.
+    """
+
+    outputs: Outputs
+    made_by: Mapping[str, Any]
+
+    def check(self, files: Mapping[str, Iterable[Path]]) -> None:
+        """Raises :class:`LDISError` where other settings made what is there, or another program any of ``files``.
+
+        Args:
+            files: what will be written, by kind of output.
+        """
+        before = self._read()
+        if before is not None and (differ := [name for name in self.made_by if before.get(name) != self.made_by[name]]):
+            raise LDISError(
+                f"{self.outputs.out}: holds masks made with other {list_names(differ)}; choose another folder"
+            )
+        for kind, folder in self.outputs.given().items():
+            if before is None or self._relative(folder) not in before["outputs"]:
+                for path in files[kind]:
+                    if path.exists():
+                        raise LDISError(f"{path}: is there, and this command did not make it; choose another folder")
+
+    def write(self) -> None:
+        """Tells later commands; once prompts are read and results will come."""
+        known = set((self._read() or {}).get("outputs", ())) | set(map(self._relative, self.outputs.given().values()))
+        write_json(self.outputs.out / _SETTINGS, {**self.made_by, "outputs": sorted(known)})
+
+    def _relative(self, folder: Path) -> str:
+        return os.path.relpath(folder, self.outputs.out)
+
+    def _read(self) -> dict[str, Any] | None:
+        path = self.outputs.out / _SETTINGS
+        if not path.is_file():
+            return None
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(found["outputs"], list):
+                raise TypeError
+        except (ValueError, KeyError, TypeError):
+            raise LDISError(f"{path}: does not tell what made this folder; choose another folder") from None
+        return dict(found)
+
+
+def digest(path: str | Path) -> str:
+    """16 hex digits of a prompt's file.
+
+    Raises:
+        LDISError: it cannot be read.
+    """
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise LDISError(
+            f"{path}: {(error.strerror or str(error)).lower()}; name a prompt's image and its mask"
+        ) from None

@@ -1,0 +1,123 @@
+r"""Converts weights: into a model folder, and out of one.
+
+Examples:
+    python -m ldis_jax.convert --task=ldisn --sd15=stable-diffusion-v1-5 --out=pretrained/ldisn \
+        --alpha_clip=clip_l14_grit20m_fultune_2xe.pth --clip=ViT-L-14.pt
+    python -m ldis_jax.convert --ldis=mp_rank_00_model_states.pt --sd15=... --alpha_clip=... --clip=... --out=ldis1
+    python -m ldis_jax.convert --checkpoint=runs/ldis1 --step=80000 --out=ldis1_80k
+    python -m ldis_jax.convert --model=ldis1 --to=ldis_pt --out=pytorch_model/mp_rank_00_model_states.pt
+    python -m ldis_jax.convert --model=pretrained/ldis1 --lora=runs/ldis1_lora/lora --out=ldis1_lora
+
+docs/weights.md lists every form that is read and written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from ldis_jax.errors import LDISError
+from ldis_jax.support import cli
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m ldis_jax.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    origin = parser.add_argument_group("from (one of these)")
+    origin.add_argument("--sd15", help="Stable Diffusion 1.5: diffusers folder, hub id, or original single file")
+    origin.add_argument("--checkpoint", type=Path, metavar="WORKDIR", help="work folder of ldis_jax.main")
+    origin.add_argument("--model", help='model folder, hub id, or "tiny"')
+    parser.add_argument("--out", required=True, type=Path, help="model folder to write; a file for another --to")
+    parser.add_argument(
+        "--to",
+        default="folder",
+        choices=("folder", "ldis_pt", "lora"),
+        help="ldis_pt: the paper's own format, of --model; lora: what a --checkpoint with config.lora trained, alone",
+    )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the written weights (default float32)")
+    parts = parser.add_argument_group("with --sd15 (--vae and --variant with --model too)")
+    parts.add_argument("--task", choices=("ldis1", "ldisn"), help="may be left out with --ldis, which tells it")
+    parts.add_argument("--alpha_clip", type=Path, help="Alpha-CLIP's .pth")
+    parts.add_argument("--clip", help="OpenAI's ViT-L-14.pt (trusted input), or transformers' folder or hub id")
+    parts.add_argument("--zero_alpha", action="store_true", help="give plain CLIP an alpha convolution of zeros")
+    parts.add_argument("--ldis", type=Path, help="the paper's trained UNet, mp_rank_00_model_states.pt")
+    parts.add_argument("--vae", help="another autoencoder: folder or hub id with AutoencoderKL or AutoencoderTiny")
+    parts.add_argument("--variant", help="of the weight files, such as fp16 or non_ema")
+    parts.add_argument(
+        "--sd15_config", type=Path, help="folder of unet/ and vae/ configs for a single file that differs"
+    )
+    parts.add_argument("--seed", type=_seed, help="of the adapter that SD 1.5 lacks (default 0)")
+    more = parser.add_argument_group("hub, checkpoints and LoRA")
+    more.add_argument("--lora", type=Path, help="file or folder of LoRA to merge into --model")
+    more.add_argument("--revision", help="branch, tag or commit of --sd15's or --model's hub id")
+    more.add_argument("--step", type=int, help="of --checkpoint (default: the newest)")
+    more.add_argument("--init", type=Path, help="the folder training started from, if it has moved")
+    return parser.parse_args()
+
+
+def _seed(text: str) -> int:
+    if not 0 <= (value := int(text)) < 2**63:
+        raise argparse.ArgumentTypeError("must lie in 0..2^63 - 1")
+    return value
+
+
+# What goes with one origin and means nothing with another.
+_ONLY_WITH = {
+    "sd15": ("task", "alpha_clip", "clip", "zero_alpha", "ldis", "sd15_config", "seed"),
+    "checkpoint": ("step", "init"),
+    "model": ("lora",),
+}
+_NOT_WITH_CHECKPOINT = ("vae", "variant", "revision")
+
+
+def _reject_unused(args: argparse.Namespace, origin: str) -> None:
+    """A flag that would do nothing is a mistake that its user should hear of."""
+    unused = {name: f"--{origin}" for other, names in _ONLY_WITH.items() if other != origin for name in names}
+    if origin == "checkpoint":
+        unused |= dict.fromkeys(_NOT_WITH_CHECKPOINT, "--checkpoint")
+    if args.to == "lora":
+        unused["init"] = "--to=lora, which needs no base"
+    if args.to == "ldis_pt":
+        unused |= {"vae": "--to=ldis_pt", "dtype": "--to=ldis_pt, which is float32"}
+    if args.ldis is not None:
+        unused["seed"] = "--ldis, which has its adapter"
+    if args.alpha_clip is not None:
+        unused["zero_alpha"] = "--alpha_clip"
+    if origin == "sd15":
+        single = os.path.isfile(args.sd15)
+        unused["variant" if single else "sd15_config"] = "--sd15=FILE" if single else "--sd15=FOLDER"
+    for name, other in unused.items():
+        if getattr(args, name) not in (None, False):
+            raise LDISError(f"--{name}: has no effect with {other}; see --help")
+
+
+def main() -> None:
+    """Entry point."""
+    args = _arguments()
+    given = [name for name in ("sd15", "checkpoint", "model") if getattr(args, name) is not None]
+    if len(given) != 1:
+        raise LDISError("give one of --sd15, --checkpoint and --model; see --help")
+    _reject_unused(args, given[0])
+    if args.to == "ldis_pt" and given != ["model"]:
+        raise LDISError("--to=ldis_pt: writes a model folder's UNet; give it with --model")
+    if args.to == "lora":
+        if given != ["checkpoint"]:
+            raise LDISError("--to=lora: writes what a training run with config.lora trained; give it with --checkpoint")
+        if args.out.suffix != ".safetensors":
+            raise LDISError(f"{args.out}: end the name in .safetensors")
+
+    from ldis_jax.commands import convert_weights
+
+    match given[0]:
+        case "sd15":
+            print(convert_weights.from_stable_diffusion(args))
+        case "checkpoint":
+            print(convert_weights.from_checkpoint(args))
+        case "model":
+            print(convert_weights.from_model(args))
+
+
+if __name__ == "__main__":
+    cli.run(main)

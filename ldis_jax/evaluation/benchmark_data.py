@@ -1,0 +1,110 @@
+"""The episodes or videos of a protocol on the data at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldis_jax.datasets.records import records_folder
+from ldis_jax.errors import LDISError
+from ldis_jax.evaluation.protocols import Protocol
+from ldis_jax.input_pipeline import (
+    EpisodeRecord,
+    FrozenEpisodes,
+    IndexedSource,
+    RecordSource,
+    VOCFolder,
+    episode_rng,
+    read_manifest,
+)
+
+_MANIFESTS = Path(__file__).parent / "manifests"
+
+
+def open_source(root: Path, protocol: Protocol) -> IndexedSource:
+    """Built records where ``data/build.py`` has been, or else a folder in VOC layout.
+
+    Raises:
+        LDISError: missing or unreadable data; pictures where videos are asked for.
+    """
+    built = records_folder(root, protocol.split).is_dir()
+    kind = RecordSource if built else VOCFolder
+    if not built and protocol.kind != "images":
+        raise LDISError(
+            f"{root}: no built records of split {protocol.split!r}, which videos need; "
+            f"python data/build.py {protocol.data} --source=... --out={root.parent} --split={protocol.split}"
+        )
+    source = kind(root, protocol.split, protocol.classes or None)
+    if protocol.kind != "images" and not source.videos:
+        raise LDISError(f"{root}: holds pictures, and {protocol.name} is about videos; give the records of a video set")
+    return source
+
+
+def draw_episodes(source: IndexedSource, protocol: Protocol) -> list[EpisodeRecord]:
+    """The protocol's episodes: draws of (its seed, index); or, where it gives no number, one for every query image."""
+    if protocol.episodes:
+        rngs = (episode_rng(protocol.seed, i) for i in range(protocol.episodes))
+        return [source.draw_record(rng, protocol.num_shots) for rng in rngs]
+    queries = source.queries(protocol.num_shots)
+    return [
+        source.draw_record(episode_rng(protocol.seed, i), protocol.num_shots, query) for i, query in enumerate(queries)
+    ]
+
+
+def open_episodes(source: IndexedSource, protocol: Protocol, manifest: Path | None = None) -> FrozenEpisodes:
+    """Frozen episodes: of a manifest, of the one that is shipped, or else as :func:`draw_episodes` makes them.
+
+    Args:
+        source: the data.
+        protocol: says which classes and how many prompts and episodes.
+        manifest: names of episodes; must have the protocol's number of prompts, and its classes only.
+
+    Raises:
+        LDISError: a manifest of another protocol.
+    """
+    shipped = _MANIFESTS / f"{protocol.name}.json"
+    manifest = shipped if manifest is None and shipped.is_file() else manifest
+    return FrozenEpisodes.of_records(source, _records(source, protocol, manifest))
+
+
+def open_curve(
+    source: IndexedSource, protocol: Protocol, shots: Sequence[int], manifest: Path | None = None
+) -> dict[int, FrozenEpisodes]:
+    """The protocol's episodes with K prompts for every K of ``shots``, on the same queries and classes.
+
+    They are drawn with the largest K; the others have the first of its prompts. Hence a class counts only if it has
+    more images than the largest K.
+
+    Args:
+        source: the data.
+        protocol: its own ``num_shots`` does not count.
+        shots: numbers of prompts.
+        manifest: names of episodes with the largest K.
+
+    Raises:
+        LDISError: as :func:`open_episodes`; no class has that many images.
+    """
+    records = _records(source, dataclasses.replace(protocol, num_shots=max(shots)), manifest)
+    return {
+        k: FrozenEpisodes.of_records(source, [dataclasses.replace(r, prompts=r.prompts[:k]) for r in records])
+        for k in shots
+    }
+
+
+def _records(source: IndexedSource, protocol: Protocol, manifest: Path | None) -> list[EpisodeRecord]:
+    if manifest is None:
+        return draw_episodes(source, protocol)
+    records = read_manifest(manifest)
+    for i, record in enumerate(records):
+        if len(record.prompts) != protocol.num_shots:
+            raise LDISError(
+                f"{manifest}: episode {i} has {len(record.prompts)} prompts, {protocol.name} needs "
+                f"{protocol.num_shots}; freeze a manifest for it"
+            )
+        if protocol.classes and record.class_id not in protocol.classes:
+            raise LDISError(
+                f"{manifest}: episode {i} is of class {record.class_id}, which {protocol.name} leaves out; freeze a "
+                f"manifest for it"
+            )
+    return records

@@ -1,0 +1,249 @@
+"""The report of an evaluation for people: Markdown with pictures beside the JSON."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ldis_jax.evaluation.intervals import with_interval
+from ldis_jax.evaluation.video_benchmark import Frame, VideoSource, segment_frames
+from ldis_jax.evaluators import PictureEvaluator
+from ldis_jax.inference.batches import Predict
+from ldis_jax.input_pipeline import Episode
+from ldis_jax.media.images import IGNORE_LABEL, write_png
+from ldis_jax.media.overlays import PALETTE, contact_sheet, overlay, plot_bars, plot_shots
+from ldis_jax.support.files import atomic_write
+
+_SHOWN = 4  # episodes or videos that are best, median and worst, and frames of a video
+T = TypeVar("T")
+_CAPTION = "Percent, with 95 % bootstrap intervals in brackets."
+
+
+def ranked(records: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Episodes worth looking at by their IoU: {"best", "median", "worst"} -> indices. Empty unions are left out."""
+    areas = np.array([record["areas"][1] for record in records], np.float64)
+    shown = np.flatnonzero(areas[:, 1] > 0)
+    return _worth_a_look(shown[np.argsort(-areas[shown, 0] / areas[shown, 1], kind="stable")].tolist())
+
+
+def ranked_videos(per_video: Mapping[str, Mapping[str, float | None]], figure: str) -> dict[str, list[str]]:
+    """The same of videos by one of their figures; those without it are left out."""
+    values = {video: value for video, figures in per_video.items() if (value := figures[figure]) is not None}
+    return _worth_a_look(sorted(values, key=lambda video: -values[video]))
+
+
+def _worth_a_look(order: list[T]) -> dict[str, list[T]]:
+    middle = max((len(order) - _SHOWN) // 2, 0)
+    return {"best": order[:_SHOWN], "median": order[middle : middle + _SHOWN], "worst": order[::-1][:_SHOWN]}
+
+
+def write_page(
+    path: Path,
+    report: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    episodes: Sequence[Episode],
+    predict: Predict,
+    image_size: int,
+    batch_size: int,
+) -> None:
+    """Writes the page and its pictures: bars by class, and the best, median and worst episodes, predicted again.
+
+    Args:
+        path: ``.md`` file; pictures go into a folder beside it, of its name without the ending.
+        report: the JSON report.
+        records: of the whole evaluation.
+        episodes: all of them.
+        predict: as evaluators take it.
+        image_size: S.
+        batch_size: as in the evaluation, so that nothing compiles anew.
+    """
+    pictures = path.with_suffix("")
+    plot_bars(report["iou_per_class"], "IoU by class, percent", pictures / "classes.png")
+    sheets = []
+    for name, indices in ranked(records).items():
+        if indices:
+            sheet = PictureEvaluator(episodes, image_size, batch_size, pictures / f"{name}.png", indices)
+            for _ in sheet.run(predict):
+                pass
+            sheets.append(f"## {name.capitalize()} episodes\n\n![{name} episodes]({pictures.name}/{name}.png)")
+    names = {"miou": "mIoU", "fb_iou": "FB-IoU"}
+    parts = [_figures(report, names), _facts(report, _episodes_of(report))]
+    _write(path, report["benchmark"], [*parts, f"## Classes\n\n![IoU by class]({pictures.name}/classes.png)", *sheets])
+
+
+def write_training_page(workdir: Path, report: Mapping[str, Any]) -> None:
+    """Writes ``report.md`` of a training run: figures, curves, and the pictures before and after.
+
+    Args:
+        workdir: has ``curves.png`` and ``pictures/``, one sheet an evaluation.
+        report: the content of its ``report.json``.
+    """
+    facts = {
+        "evaluated on": f"{report['evaluation_set']}: {report['episodes']} episodes, hash `{report['episodes_hash']}`",
+        "training": f"{report['steps']} steps, {report['seconds']:.0f} s in the last start",
+        "model": "`model/`, for `python -m ldis_jax.segment --model=`; this page and `report.json` describe it",
+    }
+    parts = [verdict(report), _table(report, {"miou": "mIoU", "fb_iou": "FB-IoU"}), _list(facts)]
+    parts.append("## Curves\n\n![curves](curves.png)")
+    sheets = sorted((workdir / "pictures").glob("*.png"))
+    shown = {
+        f"At the end, step {report['steps']}": sheets[-1:],
+        "Before training": sheets[:1] if "before" in report else [],
+    }
+    for title, paths in shown.items():
+        parts += [f"## {title}\n\n![{title}](pictures/{path.name})" for path in paths]
+    _write(workdir / "report.md", f"Training: {workdir.name}", parts)
+
+
+def verdict(report: Mapping[str, Any]) -> str:
+    """One line on what a model's mIoU is worth: it has to exceed that of what takes no model."""
+    names = {"copy_prompt": "copying the prompt's mask", "all_foreground": "calling everything foreground"}
+    gains = {names[key]: report["miou"] - baseline["miou"] for key, baseline in report["baselines"].items()}
+    if missed := [name for name, gain in gains.items() if gain <= 0]:
+        return f"**Not above {' and '.join(missed)}: of no use yet.**"
+    return "mIoU is " + " and ".join(f"{gain:.1f} points above {name}" for name, gain in gains.items()) + "."
+
+
+def write_curve_page(path: Path, report: Mapping[str, Any]) -> None:
+    """Writes the page of a K-shot curve: table and plot.
+
+    Args:
+        path: ``.md`` file; the plot goes into a folder beside it.
+        report: the JSON report.
+    """
+    points, plot = report["k_shot_curve"], path.with_suffix("") / "k_shot_curve.png"
+    copied = report["baselines"]["copy_prompt"]["miou"]
+    plot_shots(points, {"copy the first prompt's mask": copied}, plot)
+    columns = {"miou": "mIoU", "fb_iou": "FB-IoU", "gain": f"mIoU over {points[0]['num_shots']}-shot"}
+    rows = [("prompts", *columns.values()), ("---",) * (1 + len(columns))]
+    rows += [(str(point["num_shots"]), *(with_interval(point, name) for name in columns)) for point in points]
+    rows += [(who, *(with_interval(v, n) for n in ("miou", "fb_iou")), "") for who, v in _everyone(report)[1:]]
+    most, classes = points[-1]["num_shots"], len(points[-1]["iou_per_class"])
+    queries = (
+        f"All rows are of the same {report['episodes']} queries of {classes} classes, those with more than {most} "
+        f"images; fewer prompts are the first of the {most}. A difference's interval is of the same resamples of both."
+    )
+    picture = f"![mIoU by number of prompts]({plot.parent.name}/{plot.name})"
+    parts = [_markdown(rows), f"{_CAPTION} {queries}", picture, _facts(report, _episodes_of(report))]
+    _write(path, f"{report['benchmark']}, by number of prompts", parts)
+
+
+def write_video_page(
+    path: Path,
+    report: Mapping[str, Any],
+    ranked_by: str,
+    source: VideoSource,
+    predict: Predict,
+    image_size: int,
+    batch_size: int,
+) -> None:
+    """Writes the page of a video benchmark: bars by class or video, and the best, median and worst videos.
+
+    Four frames of each of these are predicted again.
+
+    Args:
+        path: ``.md`` file; pictures go into a folder beside it, those of a video by its number in the set.
+        report: the JSON report.
+        ranked_by: the figure of "per_video" that says which videos are best.
+        source: the videos.
+        predict: as evaluators take it.
+        image_size: S.
+        batch_size: as in the evaluation, so that nothing compiles anew.
+    """
+    pictures, numbers = path.with_suffix(""), {video: i for i, video in enumerate(source.videos)}
+    names = [name for name in report if f"{name}_interval" in report]
+    names += [name for name in report if name.endswith("_vspw_code")]
+    if "iou_per_class" in report:
+        bars, title = report["iou_per_class"], "IoU by class"
+    else:
+        bars, title = {video: figures[ranked_by] for video, figures in report["per_video"].items()}, "J&F by video"
+    plot_bars(bars, f"{title}, percent", pictures / "bars.png")
+
+    sections, lengths = ranked_videos(report["per_video"], ranked_by), source.videos
+    shown = dict.fromkeys(itertools.chain.from_iterable(sections.values()))  # of few videos, one in several sections
+    frames = [(video, t) for video in shown for t in _spread(lengths[video])]
+    predicted = segment_frames(predict, source, frames, image_size, batch_size)
+    for video, group in itertools.groupby(predicted, key=lambda frame: frame.video):
+        write_png(pictures / f"{numbers[video]:04d}.png", strip(video, source.frame(video, 0), list(group)))
+
+    facts = {"videos": f"{report['videos']}, hash `{report['videos_hash']}`; left out: {len(report['left_out'])}"}
+    parts = [_figures(report, {name: name for name in names}), *report["notes"], _facts(report, facts)]
+    parts.append(f"## {title}\n\n![{title}]({pictures.name}/bars.png)")
+    for name, videos in sections.items():
+        if fresh := [video for video in videos if shown.pop(video, True) is None]:
+            parts.append(f"## {name.capitalize()} videos by {ranked_by}")
+        for video in fresh:
+            value = report["per_video"][video][ranked_by]
+            parts.append(f"{video}: {value:.2f}\n\n![{video}]({pictures.name}/{numbers[video]:04d}.png)")
+    _write(path, report["benchmark"], parts)
+
+
+def strip(video: str, given: tuple[np.ndarray, np.ndarray], frames: Sequence[Frame]) -> np.ndarray:
+    """A picture of a video: the first frame with its labels, then frames with prediction and truth; uint8 [H, W, 3]."""
+    first = _coloured(*given)
+    predicted = [first, *(_coloured(frame.picture, frame.predicted) for frame in frames)]
+    true = [first, *(_coloured(frame.picture, frame.truth) for frame in frames)]
+    titles = ["frame 0, given", *(f"frame {frame.time}" for frame in frames)]
+    return contact_sheet([predicted, true], titles, [f"{video}: prediction", "truth"])
+
+
+def _spread(length: int) -> list[int]:
+    """Numbers of frames spread over a video of this many, the first left out."""
+    return np.unique(np.linspace(1, length - 1, _SHOWN, dtype=int)).tolist()
+
+
+def _coloured(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    for label in np.unique(labels):
+        if label not in (0, IGNORE_LABEL):
+            picture = overlay(picture, labels == label, PALETTE[(label - 1) % len(PALETTE)])
+    return picture
+
+
+def _everyone(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The model's figures and the baselines', by name."""
+    before = [("before training", report["before"])] if "before" in report else []
+    return [("this model", report), *before, *((name.replace("_", " "), v) for name, v in report["baselines"].items())]
+
+
+def _figures(report: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """The table of everyone's figures with their caption, by name and heading."""
+    return f"{_table(report, names)}\n\n{_CAPTION}"
+
+
+def _table(report: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    rows = [("", *names.values()), ("---",) * (len(names) + 1)]
+    rows += [(who, *(with_interval(values, name) for name in names)) for who, values in _everyone(report)]
+    return _markdown(rows)
+
+
+def _episodes_of(report: Mapping[str, Any]) -> dict[str, Any]:
+    shots = report["num_shots"] if isinstance(report["num_shots"], int) else max(report["num_shots"])
+    episodes = f"{report['episodes']} of {shots} prompts, hash `{report['episodes_hash']}`"
+    return {"episodes": episodes, "accumulation": report["accumulation"]}
+
+
+def _facts(report: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    facts = {
+        "model": f"{report['model']} ({report['task']}), hash `{report['model_hash']}`",
+        **about,
+        "test classes in training": report["domain"],
+        "software": report["software"],
+    }
+    return _list(facts)
+
+
+def _list(facts: Mapping[str, str]) -> str:
+    return "\n".join(f"- {key}: {value}" for key, value in facts.items())
+
+
+def _write(path: Path, title: str, parts: Sequence[str]) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text("\n\n".join([f"# {title}", *parts]) + "\n", encoding="utf-8")
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

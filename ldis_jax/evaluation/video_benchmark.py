@@ -1,0 +1,174 @@
+"""Videos: the first frame and its labels are the prompts, every later frame a query (paper section on video)."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from ldis_jax.errors import LDISError
+from ldis_jax.inference.batches import Predict, predict_batches
+from ldis_jax.inference.results import class_probabilities
+from ldis_jax.input_pipeline.transforms import eval_image, eval_mask, restore_size
+from ldis_jax.media.images import IGNORE_LABEL
+from ldis_jax.tasks import pseudo_mask
+
+MIN_FRAMES = 3  # the prompt, and, for DAVIS leaves out the last one, one that counts
+
+
+class VideoSource(Protocol):
+    """A data set of videos with a label map for every frame."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """By label; may be short."""
+
+    @property
+    def videos(self) -> Mapping[str, int]:
+        """Name -> number of frames."""
+
+    def frame(self, video: str, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """(uint8 [H, W, 3] picture, uint8 [H, W] labels, 0 background and 255 void); called in threads."""
+
+
+class Frame(NamedTuple):
+    """A frame and what was predicted: uint8 [H, W, 3], and uint8 [H, W] labels twice."""
+
+    video: str
+    time: int
+    picture: np.ndarray
+    truth: np.ndarray
+    predicted: np.ndarray
+
+
+class VideoLabels(NamedTuple):
+    """A video's labels: uint8 [H, W] as given, and uint8 [T - 1, H, W] of all later frames."""
+
+    first: np.ndarray
+    predicted: np.ndarray
+    truth: np.ndarray
+
+
+class _Prompt(NamedTuple):
+    """A video's first frame as the network takes it: [S, S, 3], [S, S] by label; and its labels [H, W]."""
+
+    image: np.ndarray
+    masks: dict[int, np.ndarray]
+    labels: np.ndarray
+
+
+class _Query(NamedTuple):
+    """A label to look for in a frame."""
+
+    video: str
+    time: int
+    picture: np.ndarray
+    truth: np.ndarray
+    labels: list[int]  # of the frame, this one among them
+
+
+def segment_frames(
+    predict: Predict, source: VideoSource, frames: Iterable[tuple[str, int]], image_size: int, batch_size: int
+) -> Iterator[Frame]:
+    """Predicts the labels of frames, from the first of their video.
+
+    Several labels are predicted one by one and joined by eq. 7. A label that the first frame does not show cannot be
+    predicted. No more pictures than three batches' are in memory.
+
+    Args:
+        predict: as evaluators take it.
+        source: the videos.
+        frames: (video, number of the frame from 1 on), those of a video in a row. Frames of a video whose first frame
+            shows no object are left out of what comes back.
+        image_size: S.
+        batch_size: queries at a time; a query is a frame and a label.
+
+    Raises:
+        LDISError: a frame of another size than the first.
+    """
+
+    @functools.lru_cache(maxsize=4)  # threads may be at two videos at a time
+    def prompt_of(video: str) -> _Prompt:
+        image, labels = source.frame(video, 0)
+        return _Prompt(eval_image(image, image_size), objects_of(labels, image_size), labels)
+
+    def load(frame: tuple[str, int]) -> list[tuple[_Query, dict[str, np.ndarray]]]:
+        video, time = frame
+        prompt = prompt_of(video)
+        if not prompt.masks:
+            return []
+        picture, truth = source.frame(video, time)
+        if truth.shape != prompt.labels.shape:
+            raise LDISError(f"video {video!r}: frame {time} differs in size from the first {prompt.labels.shape}")
+        query = _Query(video, time, picture, truth, list(prompt.masks))
+        shared = {"query_image": eval_image(picture, image_size), "prompt_images": prompt.image[None]}
+        first_index = (time - 1) * len(prompt.masks)  # of a query in its video, wherever the evaluation began
+        return [
+            (query, shared | {"prompt_masks": mask[None], "index": np.array(first_index + i, np.int32)})
+            for i, mask in enumerate(prompt.masks.values())
+        ]
+
+    logits: list[np.ndarray] = []  # of the current frame, one a label
+    for query, r in predict_batches(predict, frames, load, batch_size):
+        logits.append(pseudo_mask.to_logit(restore_size(r, *query.truth.shape)))
+        if len(logits) == len(query.labels):
+            lookup = np.array([0, *query.labels], np.uint8)
+            predicted = lookup[class_probabilities(np.stack(logits)).argmax(0)]
+            logits.clear()
+            yield Frame(query.video, query.time, query.picture, query.truth, predicted)
+
+
+def segment_videos(
+    predict: Predict, source: VideoSource, videos: Sequence[str], image_size: int, batch_size: int
+) -> Iterator[tuple[str, VideoLabels | None]]:
+    """Yields each video with its labels, or with None where it has fewer than 3 frames or no object in the first one.
+
+    Batches go on from one video to the next; see :func:`segment_frames` for the arguments.
+    """
+    lengths = source.videos
+    frames = ((v, t) for v in videos if lengths[v] >= MIN_FRAMES for t in range(1, lengths[v]))
+    done = segment_frames(predict, source, frames, image_size, batch_size)
+    by_video = itertools.groupby(done, key=lambda frame: frame.video)
+    found, group = next(by_video, (None, iter(())))
+    for video in videos:
+        if video != found:
+            yield video, None
+            continue
+        predicted, truth = zip(*((frame.predicted, frame.truth) for frame in group), strict=True)
+        yield video, VideoLabels(source.frame(video, 0)[1], np.stack(predicted), np.stack(truth))
+        found, group = next(by_video, (None, iter(())))
+
+
+def segment_video(
+    predict: Predict, source: VideoSource, video: str, image_size: int, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and true labels of every frame but the first, uint8 [T - 1, H, W] each; see :func:`segment_frames`.
+
+    Raises:
+        LDISError: a video of fewer than 3 frames, frames of several sizes, or a first frame without an object.
+    """
+    ((_, labels),) = segment_videos(predict, source, [video], image_size, batch_size)
+    if labels is None:
+        raise LDISError(f"video {video!r}: too short, or no object in its first frame; leave it out")
+    return labels.predicted, labels.truth
+
+
+def objects_of(labels: np.ndarray, image_size: int) -> dict[int, np.ndarray]:
+    """A prompt mask uint8 [S, S] in {0, 1, 255} of every label that can still be seen at S pixels."""
+    found = {}
+    for label in map(int, np.unique(labels)):
+        if label not in (0, IGNORE_LABEL):
+            mask = np.where(labels == IGNORE_LABEL, IGNORE_LABEL, labels == label).astype(np.uint8)
+            found[label] = eval_mask(mask, image_size)
+    return {label: mask for label, mask in found.items() if (mask == 1).any()}
+
+
+def videos_hash(source: VideoSource) -> str:
+    """16 hex digits over names and lengths of the videos, in order."""
+    text = json.dumps(list(source.videos.items()), separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,1 +1,0 @@
-"""Predictions as programs that run without this package; :meth:`LDISPipeline.export` and the command write them."""

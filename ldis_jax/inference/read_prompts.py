@@ -1,0 +1,73 @@
+"""Prompts from whatever a user has, as arrays of the network's own size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ldis_jax.errors import LDISError
+from ldis_jax.input_pipeline.transforms import eval_image, eval_mask
+from ldis_jax.media.images import ImageSource, read_image, read_mask
+
+Prompt = tuple[ImageSource, ImageSource]
+Classes = Mapping[str, Sequence[Prompt]]
+
+
+def read_prompts(
+    classes: Classes, size: int, ignore_label: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fits them into the network's square, with K the most that a class has.
+
+    Args:
+        classes: name -> (image, mask) pairs; a mask pixel is object where it is non-zero.
+        size: S.
+        ignore_label: mask value that is neither object nor background.
+
+    Returns:
+        (images float32 [C, K, S, S, 3] in [-1, 1], masks uint8 [C, K, S, S] in {0, 1, 255}, how many of the K are a
+        class's own, int32 [C]).
+
+    Raises:
+        LDISError: an unreadable picture, or a mask that does not fit its image or shows no object.
+    """
+    if not classes or not all(classes.values()):
+        raise LDISError("prompts: give at least one (image, mask) pair for every class")
+    most = max(len(prompts) for prompts in classes.values())
+    images = np.zeros((len(classes), most, size, size, 3), np.float32)
+    masks = np.zeros((len(classes), most, size, size), np.uint8)
+    for (c, k), where, image, mask in _read(classes, ignore_label):
+        images[c, k], masks[c, k] = eval_image(image, size), eval_mask(mask, size)
+        if not (masks[c, k] == 1).any():
+            raise LDISError(f"{where}: object vanishes at {size} pixels; crop image and mask around it")
+    return images, masks, np.array([len(prompts) for prompts in classes.values()], np.int32)
+
+
+def check_prompts(classes: Classes, ignore_label: int | None = None) -> None:
+    """Raises what :func:`read_prompts` would of any size: for before a model is loaded, which takes longer."""
+    for _ in _read(classes, ignore_label):
+        pass
+
+
+def _read(classes: Classes, ignore_label: int | None) -> Iterator[tuple[tuple[int, int], str, np.ndarray, np.ndarray]]:
+    """Indices of class and prompt, what errors call it, image and mask."""
+    for c, (name, prompts) in enumerate(classes.items()):
+        for k, prompt in enumerate(prompts):
+            where = f"prompt {k + 1}" if len(classes) == 1 else f"prompt {k + 1} of {name!r}"
+            yield (c, k), *_read_prompt(prompt, where, ignore_label)
+
+
+def _read_prompt(prompt: Prompt, where: str, ignore_label: int | None) -> tuple[str, np.ndarray, np.ndarray]:
+    if not isinstance(prompt, (tuple, list)) or len(prompt) != 2:
+        raise LDISError(f"{where}: must be an (image, mask) pair")
+    image, mask = read_image(prompt[0]), read_mask(prompt[1], ignore_label)
+    where += f" ({prompt[1]})" if isinstance(prompt[1], (str, Path)) else ""
+    if image.shape[:2] != mask.shape:
+        raise LDISError(
+            f"{where}: mask is {mask.shape[1]}x{mask.shape[0]}, its image is "
+            f"{image.shape[1]}x{image.shape[0]}; make them agree"
+        )
+    if not (mask == 1).any():
+        raise LDISError(f"{where}: mask shows no object; its object pixels must be non-zero")
+    return where, image, mask

@@ -1,0 +1,95 @@
+"""What a prediction returns: NumPy arrays, plain and picklable."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from typing import Any, Self
+
+import numpy as np
+
+from ldis_jax.errors import LDISError
+from ldis_jax.media.images import ImageSource, read_image, write_png
+from ldis_jax.media.overlays import PALETTE, overlay, overlay_labels
+from ldis_jax.support.files import StrPath
+from ldis_jax.tasks import pseudo_mask
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segmentation:
+    """One query segmented by prompts of one class.
+
+    Attributes:
+        mask: bool [H, W] at the query's own size.
+        probability: float32 [H, W], sigmoid(R[1] - R[0]).
+        pseudo_mask: uint8 [S, S, 3], what the decoder painted.
+    """
+
+    mask: np.ndarray
+    probability: np.ndarray
+    pseudo_mask: np.ndarray
+
+    def overlay(self, query: ImageSource) -> np.ndarray:
+        """The query with the object tinted and outlined, uint8 [H, W, 3]."""
+        image = read_image(query)
+        if image.shape[:2] != self.mask.shape:
+            raise LDISError(f"overlay: picture is {image.shape[:2]}, mask is {self.mask.shape}; pass the same query")
+        return overlay(image, self.mask)
+
+    def save(self, path: StrPath) -> None:
+        """Writes the mask as a PNG of 0 and 255; raises :class:`LDISError` on another ending."""
+        write_png(_png(path), self.mask)
+
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        return f"Segmentation({width}x{height}, object covers {100 * self.mask.mean():.1f} %)"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassSegmentation:
+    """One query segmented into several classes (paper eq. 7).
+
+    Attributes:
+        label_map: uint8 [H, W]; 0 is background, c is ``class_names[c - 1]``. Also ``np.asarray(result)``.
+        probabilities: float32 [C + 1, H, W], background first; they sum to 1.
+        class_names: the classes in the order they were given.
+    """
+
+    label_map: np.ndarray
+    probabilities: np.ndarray
+    class_names: tuple[str, ...]
+
+    @classmethod
+    def of_r(cls, r: np.ndarray, names: Iterable[str]) -> Self:
+        """Of each class's R, [C, H, W, 3]."""
+        probabilities = class_probabilities(pseudo_mask.to_logit(r))
+        return cls(probabilities.argmax(0).astype(np.uint8), probabilities, tuple(names))
+
+    def overlay(self, query: ImageSource) -> np.ndarray:
+        """The query with every class tinted in a colour of its own, uint8 [H, W, 3]."""
+        return overlay_labels(read_image(query), self.label_map)
+
+    def save(self, path: StrPath) -> None:
+        """Writes the label map as a PNG in colours, whose values are the labels; raises on another ending."""
+        write_png(_png(path), self.label_map, PALETTE)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.label_map, dtype=dtype, copy=copy)
+
+    def __repr__(self) -> str:
+        height, width = self.label_map.shape
+        return f"ClassSegmentation({width}x{height}, classes {', '.join(self.class_names)})"
+
+
+def _png(path: StrPath) -> StrPath:
+    if not os.fspath(path).lower().endswith(".png"):
+        raise LDISError(f"{path}: masks are PNG files; end the name in .png")
+    return path
+
+
+def class_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Eq. 7 as a softmax over [0, R_1[1] - R_1[0], ...], which cannot overflow: [C, ...] -> float32 [C + 1, ...]."""
+    padded = np.concatenate([np.zeros_like(logits[:1]), logits])
+    weights = np.exp(padded - padded.max(axis=0, keepdims=True))
+    return (weights / weights.sum(axis=0, keepdims=True)).astype(np.float32)

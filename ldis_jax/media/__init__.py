@@ -1,0 +1,1 @@
+"""Pictures and videos on disk, and what is drawn for people."""

@@ -1,0 +1,1 @@
+"""The machine: devices, hosts, memory, signals."""

@@ -1,0 +1,63 @@
+"""What every command shares: one clear line and status 2 for a user's mistake; compiled programs that are kept."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from ldis_jax.errors import LDISError
+from ldis_jax.runtime.compilation_cache import use_compilation_cache
+from ldis_jax.runtime.memory import out_of_memory
+
+
+def run(main: Callable[[], None]) -> None:
+    """Calls ``main`` and turns bad input into ``error: ...`` on standard error and exit status 2.
+
+    Where the machines are at fault (:class:`~ldis_jax.errors.TryAgainError`) the status is 1.
+    """
+    use_compilation_cache()
+    gc.set_threshold(50_000)  # tracing makes objects by the million, and few to be collected: a tenth of its time
+    try:
+        main()
+    except LDISError as error:
+        _fail(error, error.status)
+    except KeyboardInterrupt as stop:
+        if str(stop):
+            print(f"\n{stop}", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        words = out_of_memory(error)
+        if words is None:
+            raise
+        _fail(f"out of memory on a device ({words}); docs/troubleshooting.md says what makes it less", 2)
+
+
+def _fail(message: object, status: int) -> NoReturn:
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+_LDISN_FLAGS: dict[str, dict[str, Any]] = {
+    "num_steps": {"type": int},
+    "sampler": {"choices": ("ddpm", "ddim", "dpmpp_2m")},
+    "timestep_spacing": {"choices": ("leading", "trailing")},
+    "image_guidance_scale": {"type": float},
+    "prompt_guidance_scale": {"type": float},
+    "guidance_start": {"type": float, "help": "share of the steps from which eq. 10 guides"},
+    "guidance_end": {"type": float, "help": "and to which; other steps cost a third"},
+}
+
+
+def add_ldisn_flags(parser: argparse.ArgumentParser) -> None:
+    """What only LDIS-n takes to predict; :func:`ldisn_options` reads it."""
+    group = parser.add_argument_group("LDIS-n only (defaults come with the model)")
+    for name, keywords in _LDISN_FLAGS.items():
+        group.add_argument(f"--{name}", **keywords)
+
+
+def ldisn_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of :func:`add_ldisn_flags` that were given."""
+    return {name: value for name in _LDISN_FLAGS if (value := getattr(args, name)) is not None}

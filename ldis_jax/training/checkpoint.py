@@ -1,0 +1,321 @@
+"""Orbax checkpoints: trainable state and the data iterator's state, never the frozen towers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import re
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from ldis_jax.errors import LDISError, TryAgainError, list_names
+from ldis_jax.runtime.memory import out_of_memory
+from ldis_jax.training.state import TrainState
+
+T = TypeVar("T")
+
+_LOGGER = logging.getLogger(__name__)
+_CHECKSUM = "checksum"  # of the state, in the JSON beside it
+
+
+class Checkpoints:
+    """The checkpoints of one work folder; close it, or use it in a ``with``."""
+
+    def __init__(self, folder: Path, keep: int, fingerprint: dict[str, Any]):
+        """Opens the folder.
+
+        Args:
+            folder: made if missing.
+            keep: how many steps to keep.
+            fingerprint: JSON-able; what must not change between the runs of one work folder.
+        """
+        self._folder, self._fingerprint = folder, json.loads(json.dumps(fingerprint))
+        if folder.exists() and not folder.is_dir():
+            raise LDISError(f"{folder}: cannot hold checkpoints (is a file); choose another --workdir")
+        self._quiet = _Quiet()
+        # What a save that was killed has left is removed.
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        try:
+            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        except OSError as error:
+            raise LDISError(f"{folder}: cannot hold checkpoints ({_line(error)}); choose another --workdir") from error
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
+        try:
+            self._manager.close()
+        except Exception as error:
+            if kind is None:  # else the first error is the one to show
+                raise self._unwritable(error) from error
+        finally:
+            self._quiet.end()
+
+    def save(self, state: TrainState, data_state: dict[str, Any]) -> None:
+        """Writes in the background; a checkpoint appears when it is whole. Does nothing for a step already saved.
+
+        Raises:
+            LDISError: the state is not finite.
+            TryAgainError: this save, or the one before it in the background, could not be written.
+        """
+        step = int(state.step)
+        if self._manager.latest_step() == step:
+            return
+        summary = _summary(state)
+        if not summary.finite:
+            raise LDISError(
+                f"step {step}: the parameters it made are not finite; they are not saved, and the checkpoints in "
+                f"{self._folder} are kept. Lower config.optim.learning_rate"
+            )
+        data = data_state | {_CHECKSUM: summary.checksum}
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            data=ocp.args.JsonSave(data),
+            fingerprint=ocp.args.JsonSave(self._fingerprint),
+        )
+        try:
+            self._manager.save(step, args=arguments)
+        except Exception as error:  # Orbax and TensorStore raise whatever the file system leads them to
+            raise self._unwritable(error) from error
+
+    def wait(self) -> None:
+        """Until the save in the background is done; raises :class:`TryAgainError` if it fails."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._unwritable(error) from error
+
+    def check(self) -> None:
+        """Raises :class:`TryAgainError` if a save in the background has failed; does not wait for one."""
+        try:
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._unwritable(error) from error
+
+    def started(self) -> bool:
+        """Whether a run has saved here, be it usable or not."""
+        return self._listed().any_saved
+
+    def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The newest usable checkpoint in the shapes, types and shardings of ``state``.
+
+        A newer one that is damaged is named in the log and moved to ``<step>.damaged``. All processes take the same.
+
+        Args:
+            state: arrays, or ``jax.ShapeDtypeStruct`` with a sharding, which hold no memory beside what is restored.
+
+        Raises:
+            LDISError: the newest readable checkpoint belongs to another model or task, or none is usable; nothing is
+                moved then, for the fault may be elsewhere.
+        """
+        damaged: dict[int, str] = {}
+        for step in sorted(self._listed().steps, reverse=True):
+            try:
+                restored = self._read(step, state)
+                break
+            except _UnusableError as error:
+                damaged[step] = str(error)
+        else:
+            causes = "; ".join(f"step {step}: {cause}" for step, cause in damaged.items())
+            raise LDISError(
+                f"{self._folder}: no usable checkpoint ({causes or 'all are named .damaged'}); mend one, or choose "
+                f"another --workdir to start from scratch"
+            )
+        for newer, cause in damaged.items():
+            place = self._folder / str(newer)
+            moved = _free_name(place.with_name(f"{newer}.damaged"))
+            _LOGGER.warning("%s: damaged (%s); moved to %s", place, cause, moved.name)
+            if jax.process_index() == 0:
+                place.rename(moved)
+        if damaged:
+            _LOGGER.warning("%s: the run goes on from step %s", self._folder, step)
+            multihost_utils.sync_global_devices("damaged checkpoints are moved")
+            self._manager.reload()
+        return restored
+
+    def _listed(self) -> _Listed:
+        """What process 0 sees in the folder: others may see an older state of one that they share."""
+        own = self._manager.all_steps()
+        if own and max(own) > np.iinfo(np.int32).max:
+            raise LDISError(f"{self._folder / str(max(own))}: no checkpoint of a run; move it away")
+        seen = np.array([len(own), any(self._folder.glob("*.damaged*"))], np.int32)
+        count, set_aside = map(int, multihost_utils.broadcast_one_to_all(seen))
+        steps = np.zeros(count, np.int32)
+        steps[: len(own)] = own[:count]  # another's may be more or fewer
+        return _Listed([int(step) for step in multihost_utils.broadcast_one_to_all(steps)], bool(count or set_aside))
+
+    def _read(self, step: int, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """One checkpoint; raises _UnusableError on all processes if any cannot read its part."""
+        # By handlers: a CheckpointManager meets the other processes while it restores, and they would wait there for
+        # one that has failed.
+        folder = (self._folder / str(step)).absolute()
+        json_handler, state_handler = ocp.JsonCheckpointHandler(), ocp.StandardCheckpointHandler()
+        fingerprint = _on_all(lambda: json_handler.restore(folder / "fingerprint"))
+        if changes := _differences(fingerprint, self._fingerprint):
+            where = self._folder / str(step)
+            raise LDISError(f"{where}: checkpoint of another model ({changes}); choose another --workdir")
+        data = _on_all(lambda: json_handler.restore(folder / "data"))
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        arguments = ocp.args.StandardRestore(abstract)
+        restored = _on_all(lambda: state_handler.restore(folder / "state", args=arguments))
+        if not isinstance(data, dict) or data.get("step") != int(restored.step):
+            raise _UnusableError("the state of its data is not of its step")
+        # Compression does not notice every flipped bit. Runs of older versions have no checksum.
+        if data.pop(_CHECKSUM, None) not in (None, _summary(restored).checksum):
+            raise _UnusableError("its arrays are not those that were saved")
+        return restored, data
+
+    def _unwritable(self, error: Exception) -> TryAgainError:
+        steps = saved_steps(self._folder)
+        last = f"step {steps[-1]} is the newest whole one" if steps else "there is none yet"
+        return TryAgainError(
+            f"{self._folder}: a checkpoint could not be written ({_line(error)}); {last}. Mend the disk and run the "
+            f"same command again"
+        )
+
+
+class _Listed(NamedTuple):
+    steps: list[int]
+    any_saved: bool  # also those set aside
+
+
+class _Quiet:
+    """Keeps apart what Orbax and TensorStore print in threads when a save fails, a hundred tracebacks on a full disk.
+
+    The error itself comes back at the next call.
+    """
+
+    def __init__(self) -> None:
+        self._logger, self._hook = logging.getLogger("absl"), sys.unraisablehook
+        self._logger.addFilter(self._keep)
+        sys.unraisablehook = self._raised
+
+    def end(self) -> None:
+        self._logger.removeFilter(self._keep)
+        sys.unraisablehook = self._hook
+
+    @staticmethod
+    def _keep(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and "orbax" in record.pathname)
+
+    def _raised(self, found: Any) -> None:
+        if str(found.exc_value) != "Event loop is closed":
+            self._hook(found)
+
+
+class _UnusableError(Exception):
+    """A checkpoint that cannot be read, or whose content is not what was saved."""
+
+
+def _on_all(read: Callable[[], T]) -> T:
+    """What ``read`` gives; if it fails on any process, every one raises _UnusableError."""
+    error = None
+    try:
+        result = read()
+    except Exception as caught:  # Orbax raises whatever a damaged file leads it to
+        if out_of_memory(caught):
+            raise  # no fault of the checkpoint
+        error = caught
+    if not np.all(multihost_utils.process_allgather(np.array(error is None))):
+        raise _UnusableError(_line(error) if error else "another process cannot read its part") from error
+    return result
+
+
+class _Summary(NamedTuple):
+    checksum: int  # CRC-32 over one sum an array, of its bits as integers: the same however arrays are sharded
+    finite: bool
+
+
+def _summary(state: TrainState) -> _Summary:
+    found = np.array(jax.device_get([_summary_of_array(leaf) for leaf in jax.tree.leaves(state)]), "<u4")
+    return _Summary(zlib.crc32(found[:, 0].tobytes()), not found[:, 1].any())
+
+
+@jax.jit  # an array at a time: XLA takes minutes to compile one program that sums thousands
+def _summary_of_array(x: jax.Array) -> jax.Array:
+    bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+    # One sum of both: devices may meet in two independent ones in different orders, and wait for ever.
+    both = jnp.stack([bits.astype(jnp.uint32), (~jnp.isfinite(x)).astype(jnp.uint32)])
+    return jnp.sum(both.reshape(2, -1), axis=1, dtype=jnp.uint32)
+
+
+def _free_name(path: Path) -> Path:
+    """The path, or with a number behind it the first that is not there."""
+    names = itertools.chain([path], (path.with_name(f"{path.name}.{number}") for number in itertools.count(2)))
+    return next(name for name in names if not name.exists())
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in ``checkpoints/`` of a work folder, ascending; damaged ones too."""
+    found = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return sorted(int(name) for name in found if re.fullmatch(r"0|[1-9]\d*", name, re.ASCII))
+
+
+class SavedModel(NamedTuple):
+    """The trained part of a checkpoint."""
+
+    step: int
+    fingerprint: dict[str, Any]
+    params: dict[str, np.ndarray]
+
+
+def read_params(folder: Path, step: int | None = None) -> SavedModel:
+    """Trained parameters of one step as NumPy arrays, whatever devices wrote them; optimizer moments are not read.
+
+    Where the run keeps an average of them, that: what it evaluates and exports.
+
+    Args:
+        folder: ``checkpoints/`` of a work folder.
+        step: None is the newest.
+
+    Raises:
+        LDISError: no checkpoint, none of that step, or a damaged one.
+    """
+    steps = saved_steps(folder)
+    if not steps:
+        raise LDISError(f"{folder}: no checkpoints; expected the work folder of a training run")
+    step = steps[-1] if step is None else step
+    if step not in steps:
+        raise LDISError(f"{folder}: no checkpoint of step {step}; there are {list_names(map(str, steps))}")
+    where = (folder / str(step)).absolute()
+    try:
+        fingerprint = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(where / "fingerprint")
+        checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        saved = checkpointer.metadata(where / "state").item_metadata.tree
+        part = "ema" if saved.get("ema") else "params"
+        item = {part: {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in saved[part].items()}}
+        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        arguments = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
+        return SavedModel(step, fingerprint, checkpointer.restore(where / "state", args=arguments)[part])
+    except Exception as error:  # Orbax raises whatever a damaged file leads it to
+        raise LDISError(f"{folder / str(step)}: unreadable checkpoint ({_line(error)}); choose another step") from None
+
+
+def _line(error: Exception) -> str:
+    """One line; of what TensorStore wraps in paths and places of its source, the operating system's part."""
+    text = " ".join(str(error).split())
+    code = re.search(r"os_error_code='(\d+)'", text)
+    return os.strerror(int(code[1])) if code else text[:200]
+
+
+def _differences(saved: Any, current: Any, path: str = "") -> str:
+    """The first few keys in which two JSON values differ, as "a.b: 1 -> 2"."""
+    if isinstance(saved, dict) and isinstance(current, dict):
+        parts = [
+            _differences(saved.get(key), current.get(key), f"{path}.{key}" if path else key)
+            for key in sorted(saved.keys() | current.keys())
+        ]
+        return ", ".join([part for part in parts if part][:3])
+    return "" if saved == current else f"{path}: {saved!r} -> {current!r}"

@@ -1,0 +1,180 @@
+"""The compiled training step in a file, so that a slice need not compile what was compiled before, or elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import stat
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from jax.experimental import serialize_executable
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ldis_jax.config import to_json
+from ldis_jax.errors import LDISError, list_names
+from ldis_jax.runtime.compilation_cache import processor
+from ldis_jax.support.files import atomic_write, check_writable
+from ldis_jax.training.programs import Program, abstract_model, mathematical_flops, train_program
+
+_LOGGER = logging.getLogger(__name__)
+
+# Keys that only the host reads: they may differ between the machine that compiles and the run. What "init.folder" and
+# "data" decide about the program is in its networks and its batch size.
+_OF_THE_HOST = (
+    *("data", "eval", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "watchdog_minutes"),
+    *("profile", "executable", "init", "dtype"),
+)
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_PACKAGES = ("jax", "jaxlib", "flax", "optax")
+_COMPILERS = {"tpu": ("libtpu",), "gpu": ("jax-cuda12-pjrt", "jax-cuda13-pjrt")}  # packages that bring them
+
+
+def program_facts(config: ConfigDict, mesh: Mesh, dtype: str) -> dict[str, str]:
+    """All that a compiled step depends on, by name; equal facts mean the same program for the same devices.
+
+    Args:
+        config: of the run.
+        mesh: of the run's devices, or of a topology's.
+        dtype: of compute.
+    """
+    device = mesh.devices.flat[0]
+    keys = {key: value for key, value in to_json(config).items() if key not in _OF_THE_HOST}
+    task, model = abstract_model(config, dtype)
+    facts = {
+        "config": json.dumps(keys, sort_keys=True),
+        "task": json.dumps(task.to_dict(), sort_keys=True),
+        "noise schedule": json.dumps(task.schedule.to_dict() if task.needs_schedule else None, sort_keys=True),
+        "networks": json.dumps(model.config.to_dict(), sort_keys=True),
+        "dtype": dtype,
+        "devices": f"{device.device_kind}: {[(d.id, d.process_index) for d in mesh.devices.flat]}",
+        "mesh": str(dict(mesh.shape)),
+        "compiler's flags": " ".join(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")),
+        "source code": _source_hash(),
+    }
+    for package in (*_PACKAGES, *_COMPILERS.get(device.platform, ())):
+        facts[package] = _version(package)
+    if device.platform == "cpu":
+        facts["processor"] = processor()
+    return facts
+
+
+class ReadyStep(NamedTuple):
+    """A compiled training step."""
+
+    run: jax.stages.Compiled
+    flops: float  # of a device; 0 where nobody asked
+
+
+def ready_step(config: ConfigDict, mesh: Mesh, dtype: str, with_flops: bool = False) -> ReadyStep:
+    """The training step of a run: of the file ``config.executable`` if it holds it, else compiled, and written there.
+
+    Args:
+        config: of the run.
+        mesh: of its devices.
+        dtype: of compute.
+        with_flops: also count them, for which the step is traced once more; a file knows them.
+
+    Raises:
+        LDISError: the config does not fit together; the file cannot be written, or others can write it.
+    """
+    started = time.monotonic()
+    path = Path(config.executable) if config.executable else None
+    if path is not None:
+        check_writable(path)
+    program, facts = train_program(config, mesh, config.batch_size, dtype), program_facts(config, mesh, dtype)
+    if path is not None and path.is_file():
+        try:
+            loaded = read_executable(path, facts, program, mesh)
+        except ForeignFileError:
+            raise LDISError(f"config.executable={path}: is there, and is no compiled step; name another file") from None
+        except UnusableExecutableError as error:
+            _LOGGER.warning("config.executable=%s: %s; compiling anew", path, error)
+        else:
+            _LOGGER.info("training step loaded from %s in %.1f s", path, time.monotonic() - started)
+            return loaded
+    compiled: jax.stages.Compiled = program.trace().lower().compile()
+    _LOGGER.info("training step compiled in %.1f s", time.monotonic() - started)
+    counted = path is not None or with_flops
+    step = ReadyStep(compiled, mathematical_flops(config, "train", mesh, config.batch_size) if counted else 0.0)
+    if path is not None and jax.process_index() == 0:
+        write_executable(path, step, facts)
+    return step
+
+
+def write_executable(path: Path, step: ReadyStep, facts: Mapping[str, str]) -> None:
+    """Writes a compiled step with what it depends on; raises :class:`LDISError` where the file cannot be written."""
+    payload, _, _ = serialize_executable.serialize(step.run)
+    header = {"facts": dict(facts), "flops": step.flops, "sha256": hashlib.sha256(payload).hexdigest()}
+    with atomic_write(path) as temporary:
+        with temporary.open("wb") as file:
+            file.write(json.dumps(header).encode() + b"\n" + payload)
+        temporary.chmod(temporary.stat().st_mode & ~_OTHERS_MAY_WRITE)
+
+
+def read_executable(path: Path, facts: Mapping[str, str], program: Program, mesh: Mesh) -> ReadyStep:
+    """The step of :func:`write_executable`.
+
+    Args:
+        path: the file.
+        facts: of this run's program.
+        program: this run's, for the structure of what the step takes and gives.
+        mesh: of this run's devices.
+
+    Raises:
+        UnusableExecutableError: the file is damaged, of another program, where it says in what they differ, or of
+            something else (:class:`ForeignFileError`).
+        LDISError: others may write the file: it is machine code, and whoever changes it runs code here.
+    """
+    with path.open("rb") as file:  # once: what is looked at is what is read
+        found, content = os.fstat(file.fileno()), file.read()
+    if found.st_uid not in (0, os.getuid()) or found.st_mode & _OTHERS_MAY_WRITE:
+        raise LDISError(
+            f"config.executable={path}: is a program that others may change; make the file your own (chown, chmod go-w)"
+        )
+    head, _, payload = content.partition(b"\n")
+    try:
+        header = json.loads(head)
+        theirs, digest, flops = dict(header["facts"]), str(header["sha256"]), float(header["flops"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ForeignFileError("not a file of a compiled step") from error
+    if differing := sorted(name for name in facts.keys() | theirs.keys() if facts.get(name) != theirs.get(name)):
+        raise UnusableExecutableError(f"compiled for another {list_names(differing)}")
+    if hashlib.sha256(payload).hexdigest() != digest:
+        raise UnusableExecutableError("damaged")
+    inputs, outputs = jax.tree.structure((program.arguments, {})), jax.tree.structure(program.arguments[:2])
+    devices = list(mesh.devices.flat)
+    try:
+        run = serialize_executable.deserialize_and_load(payload, inputs, outputs, devices[0].client, devices)
+        return ReadyStep(run, flops)
+    except Exception as error:  # whatever the runtime raises: the step can always be compiled
+        raise UnusableExecutableError(" ".join(str(error).split())[:200]) from error
+
+
+class UnusableExecutableError(Exception):
+    """A file that holds no program for this run."""
+
+
+class ForeignFileError(UnusableExecutableError):
+    """A file of something else."""
+
+
+def _source_hash() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"

@@ -1,0 +1,208 @@
+"""One step of training as a compiled function of plain arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from clu import metrics as clu_metrics
+from flax import nnx
+from ml_collections import ConfigDict
+
+from ldis_jax.errors import LDISError
+from ldis_jax.models.ldis import LDISModel
+from ldis_jax.runtime import sharding
+from ldis_jax.support.checks import check_fields
+from ldis_jax.tasks import Task
+from ldis_jax.training.state import Params, TrainState, unflatten
+
+Step = Callable[..., tuple[TrainState, clu_metrics.Collection]]
+
+
+NEVER = np.iinfo(np.int32).max
+
+
+@flax.struct.dataclass
+class FirstNonFinite(clu_metrics.Metric):
+    """The first step whose loss or gradient is not finite, as steps taken before it; ``NEVER`` where all are."""
+
+    step: jax.Array  # int32 []
+
+    @classmethod
+    def empty(cls) -> FirstNonFinite:
+        """No step yet."""
+        return cls(step=jnp.array(NEVER, jnp.int32))
+
+    @classmethod
+    def from_model_output(cls, *, loss: jax.Array, grad_norm: jax.Array, step: jax.Array, **_: Any) -> FirstNonFinite:
+        """Of one step."""
+        return cls(step=jnp.where(jnp.isfinite(loss) & jnp.isfinite(grad_norm), NEVER, step))
+
+    def merge(self, other: FirstNonFinite) -> FirstNonFinite:
+        """The earlier one."""
+        return FirstNonFinite(step=jnp.minimum(self.step, other.step))
+
+    def compute(self) -> jax.Array:
+        """Int32 []."""
+        return self.step
+
+
+# Of the steps since the last line of the log; they stay on the device until then.
+StepMetrics = clu_metrics.Collection.create(
+    loss=clu_metrics.Average.from_output("loss"),
+    grad_norm=clu_metrics.Average.from_output("grad_norm"),
+    first_non_finite=FirstNonFinite,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """What a step costs, beyond the model: keys of ``config.step``.
+
+    Attributes:
+        accumulate: parts that a batch is computed in, one after the other; the gradient is their mean. The random key
+            is a function of (seed, step, part).
+        grad_dtype: of the parameters that gradients are taken of, and so of gradients; "bfloat16" halves the sum that
+            ``accumulate`` keeps. What devices exchange are bfloat16 gradients in any case if compute is bfloat16, whose
+            products make them. Master parameters stay float32.
+        ema_decay: d of an average of the parameters, ema <- d ema + (1 - d) params, that is evaluated and exported in
+            place of the parameters; 0 keeps none.
+    """
+
+    accumulate: int = 1
+    grad_dtype: str = "float32"
+    ema_decay: float = 0.0
+
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> StepOptions:
+        """Of ``config.step``; raises :class:`LDISError` on wrong types and values."""
+        check_fields(cls, config.to_dict(), "config.step")
+        options = cls(**config)
+        if options.accumulate < 1 or not 0 <= options.ema_decay < 1:
+            raise LDISError(f"config.step: {options}; need accumulate >= 1 and 0 <= ema_decay < 1")
+        if options.grad_dtype not in ("float32", "bfloat16"):
+            raise LDISError(f"config.step.grad_dtype={options.grad_dtype!r}: must be 'float32' or 'bfloat16'")
+        return options
+
+
+def init_state(
+    params: Params, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh, options: StepOptions = StepOptions()
+) -> tuple[TrainState, TrainState]:
+    """(state, its shardings), each array where the path rules of ``sharding.py`` put it.
+
+    ``params`` are used up: their memory becomes the state's where they lie in their place already.
+    """
+    fresh, placed = abstract_state(params, tx, mesh, options)
+    return jax.jit(fresh, out_shardings=placed, donate_argnums=0)(sharding.put(params, placed.params)), placed
+
+
+def abstract_state(
+    params: Mapping[str, jax.Array | jax.ShapeDtypeStruct],
+    tx: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+    options: StepOptions = StepOptions(),
+) -> tuple[Callable[[Params], TrainState], TrainState]:
+    """(parameters -> state before the first step, shardings of that state); allocates nothing."""
+
+    def fresh(params: Params) -> TrainState:
+        ema = jax.tree.map(jnp.copy, params) if options.ema_decay else None
+        return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params), ema=ema)
+
+    def place(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.sharding.NamedSharding:
+        name = next((entry.key for entry in reversed(path) if isinstance(entry, jax.tree_util.DictKey)), "")
+        return sharding.param_sharding(name, leaf.shape, mesh)
+
+    return fresh, jax.tree_util.tree_map_with_path(place, jax.eval_shape(fresh, dict(params)))
+
+
+def state_shapes(
+    params: Params, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh, options: StepOptions = StepOptions()
+) -> TrainState:
+    """The state of :func:`init_state` as shapes, types and shardings; allocates nothing."""
+    fresh, placed = abstract_state(params, tx, mesh, options)
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), jax.eval_shape(fresh, params), placed
+    )
+
+
+def make_train_step(
+    task: Task,
+    graphdef: nnx.GraphDef[LDISModel],
+    tx: optax.GradientTransformation,
+    seed: int,
+    mesh: jax.sharding.Mesh,
+    placed: TrainState,
+    options: StepOptions = StepOptions(),
+) -> Step:
+    """One compiled step: (state, metrics, frozen, batch) -> (state, metrics); the old state's memory is reused.
+
+    The random key is a function of (seed, step); gradients are taken of the trained parameters alone.
+    """
+
+    def step_fn(
+        state: TrainState, metrics: clu_metrics.Collection, frozen: Params, batch: Mapping[str, jax.Array]
+    ) -> tuple[TrainState, clu_metrics.Collection]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+        def loss_fn(params: Params, part: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
+            params = {name: sharding.gathered(value, placed.params[name]) for name, value in params.items()}
+            return task.loss(unflatten(graphdef, params, frozen), part, key)[0]
+
+        params = jax.tree.map(lambda p: p.astype(options.grad_dtype), state.params)
+        grad_fn = jax.value_and_grad(loss_fn)
+        if options.accumulate == 1:
+            loss, grads = grad_fn(params, batch, key)
+        else:
+            loss, grads = _accumulate(grad_fn, params, batch, key, options.accumulate, mesh, placed.params)
+        grads = jax.lax.with_sharding_constraint(grads, placed.params)  # where their moments are, not replicated
+        with jax.named_scope("optimizer"):
+            grad_norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
+            new_params = optax.apply_updates(state.params, updates)
+            ema = state.ema
+            if ema is not None:
+                ema = optax.incremental_update(new_params, ema, 1.0 - options.ema_decay)
+        new = StepMetrics.single_from_model_output(loss=loss, grad_norm=grad_norm, step=state.step)
+        return TrainState(state.step + 1, new_params, opt_state, ema), metrics.merge(new)
+
+    whole = sharding.replicated(mesh)
+    return jax.jit(
+        step_fn,
+        donate_argnums=0,
+        in_shardings=(placed, whole, whole, sharding.batch_sharding(mesh)),
+        out_shardings=(placed, whole),
+    )
+
+
+def _accumulate(
+    grad_fn: Callable[..., tuple[jax.Array, Params]],
+    params: Params,
+    batch: Mapping[str, jax.Array],
+    key: jax.Array,
+    parts: int,
+    mesh: jax.sharding.Mesh,
+    placed: Params,
+) -> tuple[jax.Array, Params]:
+    """Mean loss and gradient over ``parts`` of a batch, each spread over all devices as the whole is."""
+
+    def split(x: jax.Array) -> jax.Array:
+        # Every parts-th sample, so that each device cuts its own rows and none travel.
+        x = jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1)
+        return jax.lax.with_sharding_constraint(x, sharding.batch_sharding(mesh, axis=1))
+
+    def add(total: tuple[jax.Array, Params], part: tuple[jax.Array, Any]) -> tuple[tuple[jax.Array, Params], None]:
+        index, arrays = part
+        found = grad_fn(params, arrays, jax.random.fold_in(key, index))
+        loss, grads = jax.tree.map(lambda t, x: t + x / parts, total, found)
+        return (loss, jax.lax.with_sharding_constraint(grads, placed)), None
+
+    zero = jax.lax.with_sharding_constraint(jax.tree.map(jnp.zeros_like, params), placed)
+    start = (jnp.zeros((), jnp.float32), zero)
+    total, _ = jax.lax.scan(add, start, (jnp.arange(parts), jax.tree.map(split, dict(batch))))
+    return total

@@ -1,0 +1,306 @@
+"""The model folder: diffusers' names and layout for the UNet and VAE, Alpha-CLIP's for the prompt encoder.
+
+    README.md   ldis_config.json   unet/   vae/   prompt_encoder/   scheduler/
+
+What is written is safetensors and JSON, which cannot execute. What is read may also be one of torch's ``.bin`` files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from tqdm import tqdm
+
+from ldis_jax.diffusion import NoiseSchedule
+from ldis_jax.errors import LDISError, list_names
+from ldis_jax.models.config import (
+    AutoencoderConfig,
+    AutoencoderTinyConfig,
+    PromptEncoderConfig,
+    UNetConfig,
+    VAEConfig,
+)
+from ldis_jax.models.ldis import LDISModel, ModelConfig
+from ldis_jax.support.files import write_json
+from ldis_jax.tasks import Task, task_from_dict
+from ldis_jax.weights.card import CARD, model_card
+from ldis_jax.weights.clip import rename_tower
+from ldis_jax.weights.lora_files import merge, open_lora
+from ldis_jax.weights.network_files import STEMS, open_network, read_json
+from ldis_jax.weights.rules import fill, match, to_torch
+from ldis_jax.weights.tensors import LazyTensor, Weights, cast, write_safetensors
+
+Config = TypeVar("Config", UNetConfig, VAEConfig, PromptEncoderConfig)
+
+TASK_FILE = "ldis_config.json"
+NETWORKS = tuple(STEMS)
+_VAES: dict[str, type[VAEConfig]] = {kind.class_name: kind for kind in (AutoencoderConfig, AutoencoderTinyConfig)}
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+# Writing less than this takes no time worth a progress bar.
+_PROGRESS_BYTES = 200_000_000
+
+
+class LoadedModel(NamedTuple):
+    """What a model folder holds."""
+
+    task: Task
+    model: LDISModel
+    card: str | None = None  # its README.md
+
+
+# --- Reading ---
+
+
+def read_json_config(kind: type[Config], folder: Path) -> Config:
+    """``config.json`` of one network's folder."""
+    path = folder / "config.json"
+    return kind.from_dict(read_json(path), str(path))
+
+
+def read_vae_config(folder: Path) -> VAEConfig:
+    """``config.json`` of an autoencoder's folder."""
+    path = folder / "config.json"
+    return vae_config_from_dict(read_json(path), str(path))
+
+
+def vae_config_from_dict(values: Mapping[str, Any], where: str) -> VAEConfig:
+    """The config of the class that ``_class_name`` says; AutoencoderKL where it is missing."""
+    name = values.get("_class_name", AutoencoderConfig.class_name)
+    if not isinstance(name, str) or name not in _VAES:
+        raise LDISError(f"{where}: _class_name={name!r}; must be one of {sorted(_VAES)}")
+    return _VAES[name].from_dict(values, where)
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """The three networks' sizes."""
+    return ModelConfig(
+        read_json_config(UNetConfig, folder / "unet"),
+        read_vae_config(folder / "vae"),
+        read_json_config(PromptEncoderConfig, folder / "prompt_encoder"),
+    )
+
+
+def read_task(folder: Path) -> Task:
+    """The task, its noise schedule included."""
+    path = folder / TASK_FILE
+    if not path.is_file() and (folder / "model_index.json").is_file():
+        raise LDISError(f"{folder}: a diffusers pipeline, no LDIS model; python -m ldis_jax.convert makes one of it")
+    values = read_json(path)
+    if "masking" not in values and not read_json_config(PromptEncoderConfig, folder / "prompt_encoder").alpha:
+        values["masking"] = "post"  # all that plain CLIP could do, before there was a key to say so
+    task = task_from_dict(values, str(path))
+    return with_schedule(task, read_schedule(folder)) if task.needs_schedule else task
+
+
+def with_schedule(task: Task, schedule: NoiseSchedule) -> Task:
+    """The task on a noise schedule, where it has a use for one.
+
+    Raises:
+        LDISError: LDIS-1's timestep is beyond the schedule.
+    """
+    try:
+        return dataclasses.replace(task, schedule=schedule) if task.needs_schedule else task
+    except ValueError as error:
+        raise LDISError(str(error)) from None
+
+
+def read_schedule(folder: Path) -> NoiseSchedule:
+    """``scheduler/scheduler_config.json``."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    return NoiseSchedule.from_dict(read_json(path), str(path))
+
+
+def open_weights(folder: Path, network: str, variant: str | None = None) -> Weights:
+    """The tensors in the folder of a "unet", "vae" or "prompt_encoder", under our names."""
+    weights = open_network(folder, STEMS[network], variant)
+    return weights.rename(_RENAMES[network]) if network in _RENAMES else weights
+
+
+def read_card(folder: Path) -> str | None:
+    """The text of ``README.md``; None where there is none that can be read."""
+    try:
+        return (folder / CARD).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def _rename_vae(name: str) -> str:
+    """Diffusers before 0.15 called the VAE's attention query, key, value and proj_attn."""
+    found = re.fullmatch(r"(.*\.attentions\.0)\.(query|key|value|proj_attn)\.(weight|bias)", name)
+    return f"{found[1]}.{_OLD_ATTENTION[found[2]]}.{found[3]}" if found else name
+
+
+_RENAMES = {"vae": _rename_vae, "prompt_encoder": rename_tower}
+
+
+def check_sizes(task: Task, config: ModelConfig, where: str) -> None:
+    """Raises :class:`LDISError` where the networks do not fit the task or each other."""
+    unet, latent = config.unet, config.vae.latent_channels
+    if unet.in_channels != (latent if task.name == "ldis1" else 2 * latent):
+        raise LDISError(f"{where}: a UNet of {unet.in_channels} input channels cannot serve task {task.name!r}")
+    if unet.out_channels != latent:
+        raise LDISError(f"{where}: the UNet paints {unet.out_channels} channels, the VAE has {latent}")
+    if (unet.encoder_hid_dim or unet.cross_attention_dim) != config.prompt_encoder.width:
+        raise LDISError(f"{where}: the prompt encoder's width {config.prompt_encoder.width} does not fit the UNet")
+    multiple = config.vae.downscale * 2 ** (len(unet.block_out_channels) - 1)
+    if task.image_size % multiple:
+        raise LDISError(f"{where}: image_size {task.image_size} is not a multiple of {multiple}")
+    if not config.prompt_encoder.alpha and task.masking in ("both", "pre"):
+        raise LDISError(f"{where}: masking={task.masking!r} needs Alpha-CLIP; plain CLIP takes 'post' or 'none'")
+
+
+def open_model(
+    folder: Path, variant: str | None = None, lora: str | Path | None = None
+) -> tuple[Task, ModelConfig, dict[str, Weights]]:
+    """(task, sizes, tensors of :data:`NETWORKS`) of a model folder.
+
+    Args:
+        folder: the model folder.
+        variant: of its weight files.
+        lora: a file or folder of LoRA, merged into the UNet; its task replaces the folder's.
+
+    Raises:
+        LDISError: a missing or unreadable file, or networks that do not fit each other.
+    """
+    task, config = read_task(folder), read_model_config(folder)
+    weights = {name: open_weights(folder / name, name, variant) for name in NETWORKS}
+    if lora is not None:
+        trained = open_lora(Path(lora))
+        weights["unet"] = merge(weights["unet"], trained.weights)
+        if trained.task is not None:
+            task = with_schedule(trained.task, read_schedule(folder)) if trained.task.needs_schedule else trained.task
+    check_sizes(task, config, str(folder))
+    return task, config, weights
+
+
+def load_model(folder: str | Path, dtype: DTypeLike = jnp.float32, lora: str | Path | None = None) -> LoadedModel:
+    """Reads a model folder; parameters are stored and layers compute in ``dtype``. Further as :func:`open_model`.
+
+    Raises:
+        LDISError: a missing or unreadable file, or weights that do not fit their config.
+    """
+    folder = Path(folder)
+    task, config, weights = open_model(folder, lora=lora)
+    model = fill_model(LDISModel.abstract(config, dtype=dtype), weights, dtype)
+    return LoadedModel(task, model, read_card(folder) if lora is None else None)
+
+
+def fill_model(model: LDISModel, weights: Mapping[str, Weights], dtype: DTypeLike = jnp.float32) -> LDISModel:
+    """The abstract networks of :func:`open_model`'s sizes, now with its tensors; raises as :func:`load_model`."""
+    for name in NETWORKS:
+        setattr(model, name, fill(getattr(model, name), weights[name], dtype=dtype))
+    return model
+
+
+# --- Writing ---
+
+
+def save_model(folder: str | Path, task: Task, model: LDISModel, card: str | None = None) -> None:
+    """Writes a model folder from networks in memory; see :func:`write_folder`."""
+    networks = {name: Weights(to_torch(getattr(model, name)), name) for name in NETWORKS}
+    write_folder(folder, task, model.config, networks, card)
+
+
+def write_folder(
+    folder: str | Path,
+    task: Task,
+    config: ModelConfig,
+    networks: Mapping[str, Weights],
+    card: str | None = None,
+    dtype: str | None = None,
+) -> None:
+    """Writes a model folder beside its destination and moves it into place when it is whole.
+
+    An existing folder is replaced only if it is a model folder and nothing else lies in it. Tensors are read, checked
+    and written one at a time.
+
+    Args:
+        folder: the destination.
+        task: written as ``ldis_config.json`` and ``scheduler/``.
+        config: the networks' sizes.
+        networks: the tensors of "unet", "vae" and "prompt_encoder".
+        card: ``README.md``; None writes one that says what the task and the sizes tell.
+        dtype: of the files; None keeps each tensor's own.
+
+    Raises:
+        LDISError: the destination cannot be written, or exists and is something else; weights that are not those of
+            the networks.
+    """
+    abstract = LDISModel.abstract(config)
+    checked = {name: match(getattr(abstract, name), networks[name]) for name in NETWORKS}
+    if dtype is not None:
+        checked = {name: {key: cast(t, dtype) for key, t in tensors.items()} for name, tensors in checked.items()}
+    try:
+        folder = Path(folder).resolve()  # "." and ".." would mean another folder once this one is moved away
+        _require_replaceable(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            _write_contents(staging, task, config, checked, model_card(task, config) if card is None else card)
+            _move_into_place(staging, folder)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise LDISError(f"{folder}: cannot be written ({error.strerror or error}); choose another place") from error
+
+
+def _require_replaceable(folder: Path) -> None:
+    """A model folder is replaced as a whole, so nothing else may lie in it."""
+    if not folder.exists():
+        return
+    if not (folder / TASK_FILE).is_file():
+        raise LDISError(f"{folder}: exists and is no model folder; choose another or remove it")
+    if others := {path.name for path in folder.iterdir()} - {TASK_FILE, CARD, "scheduler", *NETWORKS}:
+        raise LDISError(f"{folder}: holds more than a model ({list_names(others)}); choose another or move it away")
+
+
+def _write_contents(
+    folder: Path, task: Task, config: ModelConfig, networks: Mapping[str, Mapping[str, LazyTensor]], card: str
+) -> None:
+    write_json(folder / TASK_FILE, task.to_dict())
+    write_json(folder / "scheduler" / "scheduler_config.json", task.schedule.to_dict())
+    (folder / CARD).write_text(card, encoding="utf-8")
+    total = sum(tensor.nbytes for tensors in networks.values() for tensor in tensors.values())
+    with tqdm(desc="write weights", total=total, unit="B", unit_scale=True, disable=total < _PROGRESS_BYTES) as bar:
+        for name, tensors in networks.items():
+            write_network(folder, name, getattr(config, name), tensors, bar.update)
+
+
+def _move_into_place(staging: Path, folder: Path) -> None:
+    staging.chmod(0o755)
+    if not folder.exists():
+        staging.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+    try:
+        folder.rename(old / "model")
+        try:
+            staging.rename(folder)
+        except BaseException:
+            (old / "model").rename(folder)
+            raise
+    except BaseException:
+        old.rmdir()  # which refuses where a model is left in it
+        raise
+    shutil.rmtree(old)
+
+
+def write_network(
+    folder: Path,
+    network: str,
+    config: UNetConfig | VAEConfig | PromptEncoderConfig,
+    tensors: Mapping[str, LazyTensor],
+    progress: Callable[[int], Any] = lambda _: None,
+) -> None:
+    """Writes ``config.json`` and weights of "unet", "vae" or "prompt_encoder" into its subfolder."""
+    write_json(folder / network / "config.json", config.to_dict())
+    write_safetensors(folder / network / f"{STEMS[network][0]}.safetensors", tensors, progress)

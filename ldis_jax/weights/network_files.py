@@ -1,0 +1,95 @@
+"""Which files of a folder hold a network's weights, and their tensors as one :class:`Weights`.
+
+The forms that diffusers and transformers write, in the order of preference: safetensors, sharded safetensors with an
+index, torch's ``.bin``, sharded ``.bin``; each whole, or as a variant such as "fp16".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from ldis_jax.errors import LDISError, list_names
+from ldis_jax.weights.tensors import LazyTensor, Weights, open_safetensors
+from ldis_jax.weights.torch_files import open_torch
+
+# Stems of (safetensors, .bin) files; our prompt encoder has transformers' names.
+DIFFUSERS = ("diffusion_pytorch_model", "diffusion_pytorch_model")
+TRANSFORMERS = ("model", "pytorch_model")
+STEMS = {"unet": DIFFUSERS, "vae": DIFFUSERS, "prompt_encoder": TRANSFORMERS}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; one clear line where it is missing or is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise LDISError(f"{path}: no such file; is {path.parent} a model folder?") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise LDISError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise LDISError(f"{path}: expected a JSON object, found {type(values).__name__}")
+    return values
+
+
+def find_weights(names: Collection[str], stems: tuple[str, str], variant: str | None = None) -> str | None:
+    """The preferred weight file or index among file names; without a ``variant``, "fp16" where nothing else is."""
+    for suffix in (f".{variant}",) if variant else ("", ".fp16"):
+        for name in _candidates(stems, suffix):
+            if name in names:
+                return name
+    return None
+
+
+def _candidates(stems: tuple[str, str], suffix: str) -> Iterator[str]:
+    for stem, kind in zip(stems, ("safetensors", "bin"), strict=True):
+        yield f"{stem}{suffix}.{kind}"
+        yield f"{stem}.{kind}.index{suffix}.json"
+
+
+def open_network(folder: Path, stems: tuple[str, str], variant: str | None = None) -> Weights:
+    """Tensors of ``unet/``, ``vae/``, ``prompt_encoder/`` or a transformers folder.
+
+    Args:
+        folder: the network's own folder.
+        stems: :data:`DIFFUSERS` or :data:`TRANSFORMERS`.
+        variant: the file's variant ("fp16", "non_ema"); None takes the plain file, or "fp16" where there is no other.
+
+    Raises:
+        LDISError: no such file, or one that cannot be read.
+    """
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    name = find_weights(names, stems, variant)
+    if name is None:
+        kinds = (".safetensors", ".bin", ".pt", ".msgpack", ".onnx")
+        there = list_names(n for n in names if n.endswith(kinds)) or "no weight file"
+        wanted = f"{stems[0]}{f'.{variant}' if variant else ''}.safetensors"
+        raise LDISError(f"{folder / wanted}: no such file, nor another form of it; the folder has {there}")
+    path = folder / name
+    return _open_sharded(path) if name.endswith(".json") else open_file(path)
+
+
+def open_file(path: Path, *, torchscript: bool = False) -> Weights:
+    """A safetensors file, or one of torch's; see :func:`open_torch` about ``torchscript``."""
+    if not path.is_file():
+        raise LDISError(f"{path}: {'a folder, and a file is expected' if path.is_dir() else 'no such file'}")
+    return open_safetensors(path) if path.suffix == ".safetensors" else open_torch(path, torchscript=torchscript)
+
+
+def _open_sharded(index: Path) -> Weights:
+    """All shards that an index names, each tensor where the index says it is."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(value, str) for value in weight_map.values()):
+        raise LDISError(f"{index}: expected a weight_map of tensor names to file names")
+    files = sorted(set(weight_map.values()))
+    if outside := [name for name in files if Path(name).name != name or name in ("", ".", "..")]:
+        raise LDISError(f"{index}: shards must lie beside it, not at {list_names(outside)}")
+    tensors: dict[str, LazyTensor] = {}
+    for file in files:
+        shard, expected = open_file(index.parent / file), {name for name in weight_map if weight_map[name] == file}
+        if wrong := shard.tensors.keys() ^ expected:
+            raise LDISError(f"{index}: disagrees with {file} about tensor {list_names(wrong)}")
+        tensors |= shard.tensors
+    return Weights(tensors, str(index))

@@ -1,0 +1,149 @@
+"""Stable Diffusion 1.5 from outside: a diffusers folder, or the single file of the original release."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ldis_jax.diffusion import NoiseSchedule
+from ldis_jax.errors import LDISError, list_names
+from ldis_jax.models.config import AutoencoderConfig, UNetConfig, VAEConfig
+from ldis_jax.tasks import Task
+from ldis_jax.weights.model_folder import open_weights, read_json_config, read_schedule, read_vae_config
+from ldis_jax.weights.network_files import open_file
+from ldis_jax.weights.tensors import LazyTensor, Weights
+
+# In a single file beside UNet and VAE: the text encoder, the moving average, the noise schedule's buffers.
+_UNUSED = re.compile(
+    r"(cond_stage_model|conditioner|model_ema|first_stage_model\.loss)\..*|"
+    r"(log_one_minus_|sqrt_|sqrt_one_minus_|sqrt_recip_|sqrt_recipm1_)?alphas_cumprod(_prev)?|betas|logvar|"
+    r"posterior_(variance|log_variance_clipped|mean_coef[12])|global_step|model\.ema_.*"
+)
+_PREFIXES = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
+
+
+class StableDiffusion(NamedTuple):
+    """What LDIS takes from a Stable Diffusion checkpoint."""
+
+    unet_config: UNetConfig
+    unet: Weights
+    vae_config: VAEConfig
+    vae: Weights
+    schedule: NoiseSchedule
+
+
+def open_stable_diffusion(
+    source: Path, variant: str | None = None, config_folder: Path | None = None
+) -> StableDiffusion:
+    """Opens a diffusers folder, or an original ``.safetensors`` or ``.ckpt`` file.
+
+    Args:
+        source: the folder or file.
+        variant: of a folder's weight files, such as "fp16".
+        config_folder: of a single file that is not SD 1.5's: ``unet/``, ``vae/`` and, if need be, ``scheduler/`` with
+            their configs.
+
+    Raises:
+        LDISError: a missing file, or one of another kind of model.
+    """
+    if source.is_dir():
+        return StableDiffusion(
+            read_json_config(UNetConfig, source / "unet"),
+            open_weights(source / "unet", "unet", variant),
+            read_vae_config(source / "vae"),
+            open_weights(source / "vae", "vae", variant),
+            _schedule_of(source),
+        )
+    unet_config, vae_config, schedule = UNetConfig(encoder_hid_dim=None), AutoencoderConfig(), NoiseSchedule()
+    if config_folder is not None:
+        unet_config = read_json_config(UNetConfig, config_folder / "unet")
+        found = read_vae_config(config_folder / "vae")
+        if not isinstance(found, AutoencoderConfig):
+            raise LDISError(f"{config_folder}: a single file holds an AutoencoderKL, not an {type(found).__name__}")
+        vae_config, schedule = found, _schedule_of(config_folder)
+    parts = _split_single_file(open_file(source))
+    return StableDiffusion(
+        unet_config,
+        _to_diffusers(parts["unet"], "unet", unet_config.to_dict()),
+        vae_config,
+        _to_diffusers(parts["vae"], "vae", vae_config.to_dict()),
+        schedule,
+    )
+
+
+def _schedule_of(folder: Path) -> NoiseSchedule:
+    return read_schedule(folder) if (folder / "scheduler").is_dir() else NoiseSchedule()
+
+
+def _split_single_file(weights: Weights) -> dict[str, Weights]:
+    rest = dict(weights.tensors)
+    parts = {}
+    for network, prefix in _PREFIXES.items():
+        names = [name for name in rest if name.startswith(prefix) and not _UNUSED.fullmatch(name)]
+        if not names:
+            raise LDISError(
+                f"{weights.where}: no tensor {prefix}*; expected all of Stable Diffusion 1.5, its VAE included"
+            )
+        parts[network] = Weights({name: rest.pop(name) for name in names}, weights.where)
+    if unknown := [f"{name} {list(rest[name].shape)}" for name in rest if not _UNUSED.fullmatch(name)]:
+        raise LDISError(f"{weights.where}: unused tensor {list_names(unknown)}; is it Stable Diffusion 1.5?")
+    return parts
+
+
+def _to_diffusers(weights: Weights, network: str, config: dict[str, Any]) -> Weights:
+    """The original names as diffusers' own converter maps them; it only moves tensors, so lazy ones pass through."""
+    try:
+        from diffusers.loaders import single_file_utils
+    except ImportError:
+        raise LDISError(f"{weights.where}: pip install 'ldis_jax[torch]' to read an original checkpoint") from None
+    convert = getattr(single_file_utils, f"convert_ldm_{network}_checkpoint")
+    try:
+        converted = convert(dict(weights.tensors), config)
+    except (KeyError, IndexError, AttributeError, TypeError, ZeroDivisionError) as error:
+        line = f"{type(error).__name__}: {error}"
+        raise LDISError(f"{weights.where}: not Stable Diffusion 1.5's {network} ({line})") from None
+    # The converter passes over what it does not know.
+    if len(converted) != len(weights.tensors):
+        raise LDISError(
+            f"{weights.where}: diffusers' converter uses {len(converted)} of {len(weights.tensors)} tensors of the "
+            f"{network}; is it Stable Diffusion 1.5?"
+        )
+    return Weights(converted, weights.where)
+
+
+def adapt_unet(
+    config: UNetConfig, weights: Weights, task: Task, token_width: int, seed: int
+) -> tuple[UNetConfig, Weights]:
+    """Adds what a UNet lacks for LDIS: the adapter to the prompt encoder's width, and LDIS-n's input channels.
+
+    Where the config has no ``encoder_hid_proj``, its weight is drawn from ``seed`` as torch draws a Linear's, and its
+    bias is 0; a ``conv_in`` for latents alone is widened for LDIS-n with zeros and keeps its bias (the public code
+    draws a new one).
+    """
+    added: dict[str, LazyTensor] = {}
+    if config.encoder_hid_dim is None and "encoder_hid_proj.weight" not in weights.tensors:
+        shape = (config.cross_attention_dim, token_width)
+        added["encoder_hid_proj.weight"] = LazyTensor(shape, "float32", lambda: _draw_linear(shape, seed))
+        added["encoder_hid_proj.bias"] = LazyTensor(shape[:1], "float32", lambda: np.zeros(shape[0], np.float32))
+    channels = config.out_channels * (1 if task.name == "ldis1" else 2)
+    conv_in = weights.tensors.get("conv_in.weight")
+    if conv_in is not None and conv_in.ndim == 4 and conv_in.shape[1] == config.out_channels < channels:
+        added["conv_in.weight"] = _widened(conv_in, channels)
+    config = dataclasses.replace(config, in_channels=channels, encoder_hid_dim=token_width)
+    return config, weights.overlaid(added)
+
+
+def _draw_linear(shape: tuple[int, int], seed: int) -> np.ndarray:
+    bound = shape[1] ** -0.5
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
+    return rng.uniform(-bound, bound, shape).astype(np.float32)
+
+
+def _widened(kernel: LazyTensor, channels: int) -> LazyTensor:
+    shape = (kernel.shape[0], channels, *kernel.shape[2:])
+    padding = ((0, 0), (0, channels - kernel.shape[1]), (0, 0), (0, 0))
+    return LazyTensor(shape, kernel.dtype, lambda: np.pad(kernel.read(), padding))

@@ -1,0 +1,180 @@
+"""Tensors that are read when they are needed, so that no checkpoint is ever in memory whole.
+
+Every source of weights becomes a :class:`Weights`: names and lazy tensors. What follows (renaming, checking, casting,
+writing) works on those, one tensor at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from ldis_jax.errors import LDISError
+from ldis_jax.support.files import atomic_write
+
+FLOATS = ("float32", "float16", "bfloat16")
+# The format's type names where they differ from NumPy's in more than spelling.
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"}
+_DTYPES |= {f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
+_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "uint8": "U8"}
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyTensor:
+    """A tensor in torch's layout whose values are fetched by ``read()``."""
+
+    shape: tuple[int, ...]
+    dtype: str  # "float32", "bfloat16", ...
+    read: Callable[[], np.ndarray]
+
+    def __getitem__(self, index: Any) -> LazyTensor:
+        """NumPy's basic indexing, as lazy as the whole."""
+        shape = np.broadcast_to(np.int8(0), self.shape)[index].shape
+        return LazyTensor(shape, self.dtype, lambda: self.read()[index])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values; only for types that NumPy or ``ml_dtypes`` know."""
+        return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+
+class Weights(NamedTuple):
+    """Lazy tensors and the file or folder that error messages name."""
+
+    tensors: Mapping[str, LazyTensor]
+    where: str
+
+    def rename(self, function: Callable[[str], str | None]) -> Weights:
+        """Each name replaced; None drops a tensor that the network has no use for.
+
+        Raises:
+            LDISError: two names become one.
+        """
+        renamed: dict[str, LazyTensor] = {}
+        origin: dict[str, str] = {}
+        for name, tensor in self.tensors.items():
+            target = function(name)
+            if target is None:
+                continue
+            if target in origin:
+                raise LDISError(f"{self.where}: {name} and {origin[target]} are the same parameter")
+            origin[target], renamed[target] = name, tensor
+        return Weights(renamed, self.where)
+
+    def overlaid(self, added: Mapping[str, LazyTensor], where: str = "") -> Weights:
+        """``added`` on top; ``where`` names both origins in messages."""
+        return Weights({**self.tensors, **added}, f"{self.where} and {where}" if where else self.where)
+
+
+def from_array(array: np.ndarray) -> LazyTensor:
+    """A tensor that is in memory."""
+    return LazyTensor(array.shape, array.dtype.name, lambda: array)
+
+
+def cast(tensor: LazyTensor, dtype: str) -> LazyTensor:
+    """Another floating-point type ("float32", "float16", "bfloat16"), on reading.
+
+    ``read()`` raises :class:`LDISError` where a finite value is too large for it.
+    """
+
+    def read() -> np.ndarray:
+        array = tensor.read()
+        with np.errstate(over="ignore"):
+            result = array.astype(numpy_dtype(dtype), copy=False)
+        if result.dtype.itemsize < array.dtype.itemsize and not all_finite(result):
+            raise LDISError(f"a value of a tensor {list(tensor.shape)} is too large for {dtype}; keep float32")
+        return result
+
+    return LazyTensor(tensor.shape, dtype, read)
+
+
+def all_finite(array: np.ndarray) -> bool:
+    """Whether no value is NaN or infinity."""
+    # A sum is finite unless a term is not, or it overflows; only then is it worth to look at every value.
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(np.sum(array, dtype=np.float32)) or np.isfinite(array).all())
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """NumPy's type of this name, ``ml_dtypes``' included."""
+    return np.dtype(getattr(ml_dtypes, name, name))
+
+
+def open_safetensors(path: Path) -> Weights:
+    """The tensors of one safetensors file; its header is checked by the library against the file's length."""
+    try:
+        file = safe_open(path, framework="np", backend="pread")  # mapped pages would count as memory until the end
+        slices = {name: file.get_slice(name) for name in list(file.keys())}
+    except OSError as error:
+        raise LDISError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except SafetensorError as error:
+        raise LDISError(f"{path}: not a readable safetensors file ({_line(error)}); fetch it again") from None
+
+    def reader(name: str) -> Callable[[], np.ndarray]:
+        def read() -> np.ndarray:
+            try:
+                return file.get_tensor(name)
+            except (SafetensorError, TypeError, AttributeError, KeyError) as error:
+                raise LDISError(f"{path}: cannot read tensor {name} ({_line(error)})") from None
+
+        return read
+
+    def dtype(name: str) -> str:
+        kind = str(slices[name].get_dtype())
+        return _DTYPES.get(kind, kind.lower())
+
+    return Weights({n: LazyTensor(tuple(s.get_shape()), dtype(n), reader(n)) for n, s in slices.items()}, str(path))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The free text in the header of a safetensors file that :func:`open_safetensors` has read."""
+    with safe_open(path, framework="np") as file:
+        return file.metadata() or {}
+
+
+def write_safetensors(
+    path: Path,
+    tensors: Mapping[str, LazyTensor],
+    progress: Callable[[int], Any] = lambda _: None,
+    metadata: Mapping[str, str] = types.MappingProxyType({}),
+) -> None:
+    """Writes tensors of floats or bytes one at a time; the library's own writer wants all of them in memory.
+
+    Args:
+        path: written whole or not at all.
+        tensors: names -> tensors.
+        progress: called with the bytes of every tensor written.
+        metadata: free text for the header; "format" is "pt" (torch) unless given.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
+    end = 0
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors start aligned
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in sorted(tensors):
+            array = np.ascontiguousarray(tensors[name].read())
+            file.write(array.reshape(-1).view(np.uint8).data)
+            progress(array.nbytes)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,233 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldis_jax.errors import LDISError
+from ldis_jax.media.images import read_image, read_label_map, read_mask, write_png
+from ldis_jax.support.files import atomic_write, write_json
+
+RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+GREY = RGB[..., 0]
+
+
+def raises(function, *args, match):
+    with pytest.raises(LDISError, match=match) as info:
+        function(*args)
+    assert "\n" not in str(info.value)
+
+
+def test_image_from_array_pil_and_path(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    for source in (RGB, Image.fromarray(RGB), tmp_path / "a.png", str(tmp_path / "a.png")):
+        image = read_image(source)
+        assert image.dtype == np.uint8 and image.flags.c_contiguous
+        np.testing.assert_array_equal(image, RGB)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1)])
+def test_grey_array(shape):
+    np.testing.assert_array_equal(read_image(GREY.reshape(shape)), np.stack([GREY] * 3, -1))
+
+
+def test_alpha_is_dropped_not_blended():
+    rgba = np.dstack([RGB, np.zeros_like(GREY)])
+    np.testing.assert_array_equal(read_image(rgba), RGB)
+    np.testing.assert_array_equal(read_image(Image.fromarray(rgba)), RGB)
+    np.testing.assert_array_equal(read_image(Image.fromarray(rgba[..., [0, 3]], "LA"))[..., 2], GREY)
+
+
+def test_palette_image_shows_colours():
+    image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), "P")
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    expected = [[[10, 20, 30], [40, 50, 60]], [[70, 80, 90], [40, 50, 60]]]
+    np.testing.assert_array_equal(read_image(image), expected)
+
+
+def test_cmyk_jpeg(tmp_path):
+    cmyk = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # no cyan, all magenta and yellow: red
+    cmyk.save(tmp_path / "a.jpg", quality=100)
+    np.testing.assert_allclose(read_image(tmp_path / "a.jpg")[8, 8], [255, 0, 0], atol=3)
+
+
+def test_16_bit_grey_and_colour_keep_the_high_byte(tmp_path):
+    deep = np.random.default_rng(1).integers(0, 65536, (5, 7, 3), np.uint16)
+    cv2.imwrite(str(tmp_path / "grey.png"), deep[..., 0])
+    cv2.imwrite(str(tmp_path / "rgb.png"), deep[..., ::-1])
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), np.stack([deep[..., 0] // 256] * 3, -1))
+    np.testing.assert_array_equal(read_image(tmp_path / "rgb.png"), deep // 256)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, lambda a: a),
+        (2, np.fliplr),
+        (3, lambda a: np.rot90(a, 2)),
+        (4, np.flipud),
+        (5, lambda a: a.swapaxes(0, 1)),
+        (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: np.rot90(a.swapaxes(0, 1), 2)),
+        (8, np.rot90),
+    ],
+)
+def test_exif_rotation_turns_image_and_mask_alike(tmp_path, orientation, upright):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(GREY % 2).save(tmp_path / "m.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), upright(RGB))
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), upright(GREY % 2))
+
+
+def test_missing_damaged_and_foreign_files(tmp_path):
+    raises(read_image, tmp_path / "none.png", match=r"none\.png: no such file")
+    raises(read_image, tmp_path, match="is a folder")
+    raises(read_image, None, match="NoneType is not a picture")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("hello")
+    for name in ("empty.jpg", "text.jpg"):
+        raises(read_image, tmp_path / name, match=rf"{name}: not a picture")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for suffix in ("jpg", "png", "bmp", "webp", "gif", "tif"):
+        whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
+        Image.fromarray(noise).save(whole)
+        cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+        raises(read_image, cut, match=rf"cut\.{suffix}: (damaged|not a) picture")
+        raises(read_mask, cut, match=rf"cut\.{suffix}: (damaged|not a) picture")
+
+
+def test_damaged_pil_image(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:-60])
+    with Image.open(tmp_path / "cut.png") as lazy:
+        raises(read_image, lazy, match="PIL image: damaged")
+
+
+def test_decompression_bomb(tmp_path, monkeypatch):
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    raises(read_image, tmp_path / "a.png", match=r"a\.png: too large")
+
+
+@pytest.mark.parametrize(
+    ("array", "match"),
+    [
+        (RGB.astype(np.float32), "image array: dtype float32"),
+        (GREY > 3, "image array: dtype bool"),
+        (RGB[None], r"image array: shape \(1, 5, 7, 3\)"),
+        (RGB[..., :2], r"image array: shape \(5, 7, 2\)"),
+        (RGB[:0], r"image array: shape \(0, 7, 3\)"),
+    ],
+)
+def test_bad_image_arrays(array, match):
+    raises(read_image, array, match=match)
+
+
+def test_32_bit_images_are_rejected():
+    raises(read_image, Image.fromarray(np.zeros((2, 2), np.float32)), match="32-bit")
+
+
+VALUES = np.array([[0, 1, 7], [254, 255, 0]], np.uint8)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, bool])
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 1)])
+def test_mask_is_non_zero(dtype, shape):
+    mask = read_mask(VALUES.astype(dtype).reshape(shape))
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, [[0, 1, 1], [1, 1, 0]])
+
+
+def test_mask_files(tmp_path):
+    grey, index = Image.fromarray(VALUES), Image.fromarray(VALUES, "P")
+    index.putpalette([255, 255, 255] + [0, 0, 0] * 255)  # index 0 is white, the others black
+    bits = Image.fromarray(VALUES > 0)
+    deep = Image.fromarray(VALUES.astype(np.uint16) * 256)  # the low byte is 0 everywhere
+    for i, image in enumerate((grey, index, bits, deep, Image.fromarray(np.dstack([VALUES] * 2), "LA"))):
+        image.save(tmp_path / f"{i}.png")
+        for source in (image, tmp_path / f"{i}.png"):
+            np.testing.assert_array_equal(read_mask(source), [[0, 1, 1], [1, 1, 0]])
+
+
+def test_a_lossy_mask_is_cut_at_its_half(tmp_path):
+    mask = np.zeros((40, 40), np.uint8)
+    mask[10:30, 7:33] = 255
+    Image.fromarray(mask).save(tmp_path / "m.jpg", quality=60)
+    with Image.open(tmp_path / "m.jpg") as stored:
+        assert (np.asarray(stored)[mask == 0] > 0).any(), "what JPEG invents"
+    for source in (tmp_path / "m.jpg", (tmp_path / "m.jpg").read_bytes()):
+        np.testing.assert_array_equal(read_mask(source, 255), mask // 255)
+
+
+def test_colour_masks_ignore_alpha():
+    colour = np.zeros((1, 4, 4), np.uint8)
+    colour[0, :, 3] = 255
+    colour[0, 1, 2], colour[0, 2, :3], colour[0, 3, 3] = 9, 255, 0
+    for source in (colour, colour[..., :3], Image.fromarray(colour), Image.fromarray(colour[..., :3])):
+        np.testing.assert_array_equal(read_mask(source), [[0, 1, 1, 0]])
+        np.testing.assert_array_equal(read_mask(source, ignore_label=255), [[0, 1, 255, 0]])
+
+
+def test_ignore_label():
+    np.testing.assert_array_equal(read_mask(VALUES, ignore_label=255), [[0, 1, 1], [1, 255, 0]])
+    np.testing.assert_array_equal(read_mask(VALUES, ignore_label=7), [[0, 1, 255], [1, 1, 0]])
+
+
+def test_bad_masks():
+    raises(read_mask, VALUES.astype(np.int32), match="mask array: dtype int32; convert it to bool or uint8")
+    raises(read_mask, VALUES.astype(float), match="dtype float64")
+    raises(read_mask, Image.new("CMYK", (2, 2)), match="a CMYK file is not a mask")
+
+
+def test_label_map_reads_indices(tmp_path):
+    index = Image.fromarray(VALUES, "P")
+    index.putpalette(list(range(256)) * 3)
+    index.save(tmp_path / "p.png")
+    write_png(tmp_path / "l.png", VALUES)
+    for name in ("p.png", "l.png"):
+        labels = read_label_map(tmp_path / name)
+        assert labels.dtype == np.uint8
+        np.testing.assert_array_equal(labels, VALUES)
+
+
+def test_label_map_rejects_colour_and_16_bits(tmp_path):
+    write_png(tmp_path / "rgb.png", RGB)
+    Image.fromarray(VALUES.astype(np.uint16)).save(tmp_path / "deep.png")
+    raises(read_label_map, tmp_path / "rgb.png", match=r"rgb\.png: a label map has one 8-bit channel, this file is RGB")
+    raises(read_label_map, tmp_path / "deep.png", match="I;16")
+
+
+def test_write_png_round_trip_and_bool(tmp_path):
+    write_png(tmp_path / "new" / "a.png", RGB)
+    np.testing.assert_array_equal(read_image(tmp_path / "new" / "a.png"), RGB)
+    write_png(tmp_path / "b.png", GREY > 100)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "b.png"), (GREY > 100) * 255)
+
+
+def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(KeyError), atomic_write(path) as temporary:
+        temporary.write_text("half")
+        assert temporary.parent == tmp_path and temporary.suffix == ".txt"
+        raise KeyError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_unwritable_place(tmp_path):
+    (tmp_path / "file").touch()
+    raises(write_json, tmp_path / "file" / "a.json", {}, match=r"a\.json: cannot be written")
+    (tmp_path / "folder").mkdir()
+    raises(write_json, tmp_path / "folder", {}, match="folder: cannot be written")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_write_json_is_strict(tmp_path):
+    write_json(tmp_path / "a.json", {"miou": 12.5})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"miou": 12.5}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", {"miou": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"miou": 12.5}

@@ -1,0 +1,30 @@
+"""Contact sheets."""
+
+import itertools
+
+import numpy as np
+
+from ldis_jax.media.overlays import contact_sheet
+
+RED = (255, 0, 0)
+
+
+def bands(sheet):
+    """(kind, first row, last row) of the sheet's rows of pixels from top to bottom: tiles are red, text is black."""
+    kinds = np.where((sheet == RED).all(-1).any(1), "tile", np.where((sheet.max(-1) < 128).any(1), "text", ""))
+    edges = [0, *np.flatnonzero(kinds[1:] != kinds[:-1]) + 1, len(kinds)]
+    return [(str(kinds[a]), a, b - 1) for a, b in itertools.pairwise(edges) if kinds[a]]
+
+
+def test_a_label_stands_above_its_row_and_nearer_to_it_than_to_the_row_before():
+    tile = np.full((40, 40, 3), RED, np.uint8)
+    found = bands(contact_sheet([[tile, tile], [tile, tile]], ["HH", "HH"], ["HHH", "HHH"]))
+    assert [kind for kind, *_ in found] == ["text", "text", "tile", "text", "tile"]
+    first, label, second = found[2:]
+    assert label[1] - first[2] > 2 * (second[1] - label[2])
+
+
+def test_an_empty_label_takes_no_line():
+    tile = np.full((40, 40, 3), RED, np.uint8)
+    with_label, without = (contact_sheet([[tile]], ["HH"], [label]) for label in ("HHH", ""))
+    assert without.shape[0] < with_label.shape[0]

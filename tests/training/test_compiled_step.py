@@ -1,0 +1,161 @@
+"""Compiled training steps in files: loaded where they are this run's program, compiled anew where they are not."""
+
+import json
+import logging
+import shutil
+
+import jax
+import pytest
+
+from ldis_jax import LDISError
+from ldis_jax.runtime import sharding
+from ldis_jax.training import compiled_step
+from ldis_jax.training.compiled_step import ready_step
+from ldis_jax.training.loop import train
+from ldis_jax.training.metric_writer import read_metrics
+from tests.helpers import micro_config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def standard_promotion():
+    """As in tests/training/test_loop.py: optax raises its decay rates to an integer count."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def saved(micro_folder, tmp_path_factory):
+    """(config, file that its first run left, what that run reported)."""
+    folder = tmp_path_factory.mktemp("executable")
+    config = micro_config(micro_folder)
+    config.mesh.data, config.mesh.fsdp = 2, 4
+    config.executable = str(folder / "step.bin")
+    return config, folder / "step.bin", train(config, folder / "first")
+
+
+def not_compiled(monkeypatch):
+    """From here on a compilation is an error."""
+    monkeypatch.setattr(compiled_step.Program, "trace", lambda self: pytest.fail("traced"))
+
+
+def ready(config):
+    return ready_step(config, sharding.make_mesh(**config.mesh), "float32")
+
+
+def test_a_second_run_loads_it_and_ends_the_same(saved, tmp_path, monkeypatch, caplog):
+    config, _, report = saved
+    not_compiled(monkeypatch)
+    monkeypatch.setattr("ldis_jax.training.loop.peak_flops", lambda kind: 1e12)  # as where FLOPs are asked for
+    with caplog.at_level(logging.INFO):
+        again = train(config, tmp_path / "second")
+    assert "training step loaded from" in caplog.text
+    assert {**again, "seconds": 0} == {**report, "seconds": 0}
+    lines = read_metrics(tmp_path / "second" / "metrics.jsonl")
+    assert any(line.get("train/mfu", 0) > 0 for line in lines)
+
+
+def test_keys_of_the_host_may_differ(saved, monkeypatch):
+    config = saved[0].copy_and_resolve_references()
+    config.log_every, config.eval_every, config.data.num_workers = 3, 7, 1
+    not_compiled(monkeypatch)
+    assert isinstance(ready(config).run, jax.stages.Compiled)
+
+
+def why_not(config, path):
+    """Why the file is not this config's program."""
+    mesh = sharding.make_mesh(**config.mesh)
+    program = compiled_step.train_program(config, mesh, config.batch_size, "float32")
+    with pytest.raises(compiled_step.UnusableExecutableError) as found:
+        compiled_step.read_executable(path, compiled_step.program_facts(config, mesh, "float32"), program, mesh)
+    return str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"seed": 5}, "compiled for another config"),
+        ({"optim.learning_rate": 0.1}, "compiled for another config"),
+        ({"mesh.data": 8, "mesh.fsdp": 1}, "compiled for another config, mesh"),
+        ({"task.image_size": 32}, "compiled for another config, task"),
+    ],
+)
+def test_it_is_of_one_program(saved, change, reason):
+    config, path, _ = saved
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict(change)
+    assert why_not(config, path) == reason
+
+
+def test_another_noise_schedule_is_another_program(micro_folder_ldisn, tmp_path, caplog):
+    config = micro_config(shutil.copytree(micro_folder_ldisn, tmp_path / "init"), "ldisn")
+    config.executable = str(tmp_path / "step.bin")
+    ready(config)
+    path = tmp_path / "init" / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "v_prediction"}))
+    assert why_not(config, tmp_path / "step.bin") == "compiled for another noise schedule"
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_compilation(saved, tmp_path, monkeypatch):
+    config = saved[0].copy_and_resolve_references()
+    config.executable = str(tmp_path)
+    not_compiled(monkeypatch)
+    with pytest.raises(LDISError, match="cannot be written"):
+        ready(config)
+
+
+def test_another_program_is_compiled_and_takes_its_place(saved, tmp_path, monkeypatch, caplog):
+    config = saved[0].copy_and_resolve_references()
+    config.executable = str(tmp_path / "step.bin")
+    (tmp_path / "step.bin").write_bytes(saved[1].read_bytes()[:-1000])
+    ready(config)
+    assert f"{tmp_path / 'step.bin'}: damaged; compiling anew" in caplog.text
+    not_compiled(monkeypatch)
+    ready(config)
+
+
+@pytest.mark.parametrize("package", ["jax", "optax", "source code", "compiler's flags", "processor"])
+def test_it_depends_on_versions_code_and_machine(saved, package):
+    config, path, _ = saved
+    mesh = sharding.make_mesh(**config.mesh)
+    facts = compiled_step.program_facts(config, mesh, "float32")
+    assert package in facts
+    program = compiled_step.train_program(config, mesh, config.batch_size, "float32")
+    compiled_step.read_executable(path, facts, program, mesh)
+    with pytest.raises(compiled_step.UnusableExecutableError, match=f"another {package}"):
+        compiled_step.read_executable(path, {**facts, package: "other"}, program, mesh)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda data: data[:-1000], "damaged"),
+        (lambda data: data[:-1000] + bytes(1000), "damaged"),
+        (lambda data: b"", "not a file of a compiled step"),
+        (lambda data: b"\x80\x04]." + data, "not a file of a compiled step"),
+        (lambda data: b"[1]\n" + data, "not a file of a compiled step"),
+    ],
+)
+def test_damaged_files(saved, tmp_path, damage, reason):
+    (tmp_path / "step.bin").write_bytes(damage(saved[1].read_bytes()))
+    assert why_not(saved[0], tmp_path / "step.bin") == reason
+
+
+def test_a_file_of_something_else_is_kept(saved, tmp_path):
+    config = saved[0].copy_and_resolve_references()
+    config.executable = str(tmp_path / "notes.txt")
+    (tmp_path / "notes.txt").write_text("mine\n")
+    with pytest.raises(LDISError, match=r"notes.txt: is there, and is no compiled step; name another file"):
+        ready(config)
+    assert (tmp_path / "notes.txt").read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o664])
+def test_a_program_that_others_may_change_is_not_run(saved, tmp_path, mode):
+    config, path, _ = saved
+    assert not path.stat().st_mode & 0o022
+    config = config.copy_and_resolve_references()
+    config.executable = str(tmp_path / "step.bin")
+    (tmp_path / "step.bin").write_bytes(path.read_bytes())
+    (tmp_path / "step.bin").chmod(mode)
+    with pytest.raises(LDISError, match=r"step.bin: is a program that others may change; .* chmod go-w"):
+        ready(config)

@@ -1,0 +1,25 @@
+import pytest
+from ml_collections import ConfigDict
+
+from ldis_jax import LDISError
+from ldis_jax.training.optim import learning_rate_schedule
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("constant", 4, {0: 0.0, 2: 0.5, 4: 1.0, 50: 1.0}),
+        ("constant", 0, {0: 1.0, 50: 1.0}),
+        ("cosine", 4, {0: 0.0, 2: 0.5, 4: 1.0, 100: 0.01}),
+        ("cosine", 0, {0: 1.0, 50: 0.505, 100: 0.01}),
+    ],
+)
+def test_schedules(schedule, warmup, expected):
+    config = ConfigDict({"learning_rate": 1.0, "warmup_steps": warmup, "schedule": schedule})
+    rate = learning_rate_schedule(config, 100)
+    assert {step: float(rate(step)) for step in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_unknown_schedule():
+    with pytest.raises(LDISError, match="linear"):
+        learning_rate_schedule(ConfigDict({"learning_rate": 1.0, "warmup_steps": 0, "schedule": "linear"}), 9)

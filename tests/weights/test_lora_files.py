@@ -1,0 +1,243 @@
+"""LoRA saved alone and merged: both say the same, a run that trains it resumes, and bad files are one clear line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ldis_jax import convert
+from ldis_jax.errors import LDISError
+from ldis_jax.models import LoRA
+from ldis_jax.tasks import PromptInputs
+from ldis_jax.training.checkpoint import read_params
+from ldis_jax.training.loop import initial_model, train
+from ldis_jax.training.state import flatten, unflatten
+from ldis_jax.weights import load_model, load_training_init, to_torch
+from ldis_jax.weights.lora_files import LORA_FILE, merge, open_lora, trained_part
+from ldis_jax.weights.tensors import Weights
+from tests.helpers import SIZE, call_command, micro_config
+from tests.reference import cases
+from tests.reference.weights import arrays
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+def lora_config(folder):
+    config = micro_config(folder)
+    config.lora.rank, config.lora.alpha = 3, 6.0
+    config.eval.prompt_swap, config.eval.pictures = 0, 0
+    config.eval_every = 100
+    config.train_steps, config.checkpoint_every = 6, 3
+    config.optim.learning_rate, config.optim.warmup_steps = 1e-2, 0
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(micro_folder, tmp_path_factory) -> Path:
+    """``init/`` and ``run/``, six steps of LoRA with checkpoints of two."""
+    root = tmp_path_factory.mktemp("lora")
+    shutil.copytree(micro_folder, root / "init")
+    with jax.numpy_dtype_promotion("standard"):  # as in test_train
+        train(lora_config(root / "init"), root / "run")
+    return root
+
+
+def tensors(folder: Path) -> dict[str, np.ndarray]:
+    return load_file(folder / UNET)
+
+
+def test_only_pairs_and_adapter_are_trained_and_stored(trained):
+    saved = read_params(trained / "run" / "checkpoints")
+    assert saved.fingerprint["lora"] == {"rank": 3, "alpha": 6.0, "also": ["encoder_hid_proj"]}
+    assert all("lora_" in name or name.startswith("unet/encoder_hid_proj/") for name in saved.params)
+    stored = (trained / "run" / "checkpoints" / "6" / "state" / "_METADATA").read_text()  # moments too
+    assert "to_q/lora_A/kernel" in stored and "conv_in" not in stored and "to_q/kernel" not in stored
+    before, after = tensors(trained / "init"), tensors(trained / "run" / "model")
+    moved = {name for name in before if (before[name] != after[name]).any()}
+    layers = {name.rsplit(".lora_", 1)[0] for name in alone(trained) if ".lora_" in name}
+    assert moved == {f"{layer}.weight" for layer in layers} | {"encoder_hid_proj.weight", "encoder_hid_proj.bias"}
+
+
+def alone(trained: Path) -> dict[str, np.ndarray]:
+    found = load_file(trained / "run" / "lora" / LORA_FILE)
+    return {name.removeprefix("unet."): array for name, array in found.items()}
+
+
+def test_alone_over_the_base_is_what_was_merged(trained, tmp_path, monkeypatch, capsys):
+    arguments = [f"--model={trained / 'init'}", f"--lora={trained / 'run' / 'lora'}", f"--out={tmp_path / 'model'}"]
+    status, out, error = call_command(convert.main, monkeypatch, capsys, *arguments)
+    assert status == 0 and "ldis1 model folder" in out, error
+    expected = tensors(trained / "run" / "model")
+    for name, array in tensors(tmp_path / "model").items():
+        np.testing.assert_array_equal(array, expected[name])
+    loaded = load_model(trained / "init", lora=trained / "run" / "lora" / LORA_FILE)
+    assert loaded.task == load_model(trained / "run" / "model").task and loaded.card is None
+    for name, array in arrays(loaded.model.unet).items():
+        np.testing.assert_array_equal(array, expected[name])
+    assert "lora |" in (tmp_path / "model" / "README.md").read_text()  # among what the weights come from
+
+
+def test_merged_predicts_what_the_pairs_predict(trained):
+    config = lora_config(trained / "init")
+    task, model, _ = initial_model(config)
+    graphdef, fresh, frozen = flatten(model)
+    saved = read_params(trained / "run" / "checkpoints").params
+    assert saved.keys() == fresh.keys()
+    query, keys = cases.random_images("q", 2, size=SIZE), jax.random.split(jax.random.key(0), 2)
+    prompts = PromptInputs(*cases.prompts(1, size=SIZE))
+    merged = load_model(trained / "run" / "model").model
+    pairs, single, start = (
+        cases.run(task.predict, m, query, prompts, keys)
+        for m in (unflatten(graphdef, saved, frozen), merged, load_model(trained / "init").model)
+    )
+    assert np.abs(pairs - single).max() <= 1e-5 * np.abs(single).max()
+    assert np.abs(start - single).max() > 1e-3
+    before = cases.run(task.predict, model, query, prompts, keys)  # B is 0 before the first step
+    assert np.abs(before - start).max() <= 1e-6 * np.abs(start).max()
+
+
+def test_a_run_that_was_stopped_ends_bit_for_bit_the_same(trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained / "run", run, ignore=shutil.ignore_patterns("model", "lora", "6"))
+    assert [path.name for path in (run / "checkpoints").iterdir() if path.is_dir()] == ["3"]
+    with jax.numpy_dtype_promotion("standard"):
+        train(lora_config(trained / "init"), run)
+    expected = alone(trained)
+    for name, array in alone(tmp_path).items():
+        np.testing.assert_array_equal(array, expected[name])
+
+
+def test_another_rank_is_another_model(trained):
+    config = lora_config(trained / "init")
+    config.lora.rank = 2
+    with jax.numpy_dtype_promotion("standard"), pytest.raises(LDISError, match=r"lora\.rank: 3 -> 2"):
+        train(config, trained / "run")
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_any_step_alone_and_merged(trained, tmp_path, monkeypatch, capsys, step):
+    source = [f"--checkpoint={trained / 'run'}", f"--step={step}"]
+    for arguments in (["--to=lora", f"--out={tmp_path / 'x.safetensors'}"], [f"--out={tmp_path / 'model'}"]):
+        status, _, error = call_command(convert.main, monkeypatch, capsys, *source, *arguments)
+        assert status == 0, error
+    merged = load_model(trained / "init", lora=tmp_path / "x.safetensors").model.unet
+    found = tensors(tmp_path / "model")
+    for name, array in arrays(merged).items():
+        np.testing.assert_array_equal(array, found[name])
+    assert (found["encoder_hid_proj.weight"] != tensors(trained / "init")["encoder_hid_proj.weight"]).any()
+    same = all((found[name] == array).all() for name, array in tensors(trained / "run" / "model").items())
+    assert same == (step == 6)
+
+
+def test_ldisn_learns_its_new_channels(micro_folder_ldisn, tmp_path):
+    """A base for latents alone: conv_in is widened with zeros, and trained beside the pairs."""
+    base = Path(shutil.copytree(micro_folder_ldisn, tmp_path / "base"))
+    kernels = tensors(base)
+    kernels["conv_in.weight"] = np.ascontiguousarray(kernels["conv_in.weight"][:, :4])
+    save_file(kernels, base / UNET)
+    path = base / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"in_channels": 4}))
+    task = load_model(micro_folder_ldisn).task
+    lora = LoRA(2, also=("encoder_hid_proj", "conv_in"))
+    init = load_training_init(base, task, seed=0, lora=lora)
+    _, params, _ = flatten(init.model)
+    assert params["unet/conv_in/kernel"].shape[2] == 8 and not params["unet/conv_in/kernel"][:, :, 4:].any()
+    merged = merge(init.frozen["unet"], trained_part(to_torch(init.model.unet), lora))
+    np.testing.assert_array_equal(merged.tensors["conv_in.weight"].read()[:, :4], kernels["conv_in.weight"])
+
+
+def spoil_shape(pairs):
+    name = next(name for name in pairs if "lora_A" in name)
+    pairs[name] = np.zeros((5, 7), np.float32)
+
+
+def spoil_pair(pairs):
+    del pairs[next(name for name in pairs if "lora_B" in name)]
+
+
+def spoil_name(pairs):
+    pairs["unet.conv_out.surprise"] = np.zeros(3, np.float32)
+
+
+def spoil_layer(pairs):
+    pairs["unet.nowhere.lora_A.weight"] = np.zeros((3, 4), np.float32)
+    pairs["unet.nowhere.lora_B.weight"] = np.zeros((4, 3), np.float32)
+
+
+def spoil_value(pairs):
+    pairs[next(name for name in pairs if "lora_B" in name)][0, 0] = np.nan
+
+
+def spoil_kind(pairs):
+    for name in [name for name in pairs if "lora" in name]:
+        del pairs[name]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_shape, r"to_k has A \[5, 7\], B \[\d+, 3\], weight .*; do they belong\?"),
+        (spoil_pair, r"B None, weight"),
+        (spoil_name, r"unused tensor conv_out\.surprise \[3\]"),
+        (spoil_layer, r"nowhere has A \[3, 4\], B \[4, 3\], weight None"),
+        (spoil_value, "holds NaN or infinity"),
+        (spoil_kind, r"no tensor unet\.\*\.lora_A\.weight, so no LoRA in diffusers' naming"),
+    ],
+)
+def test_spoiled_files(trained, tmp_path, spoil, message):
+    pairs = load_file(trained / "run" / "lora" / LORA_FILE)
+    spoil(pairs)
+    save_file(pairs, tmp_path / "bad.safetensors")
+    with pytest.raises(LDISError, match=message) as error:
+        load_model(trained / "init", lora=tmp_path / "bad.safetensors")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", '{"task": "ldis2"}', '{"task": "ldis1", "surprise": 1}'])
+def test_a_task_that_is_none(trained, tmp_path, text):
+    pairs = load_file(trained / "run" / "lora" / LORA_FILE)
+    save_file(pairs, tmp_path / "bad.safetensors", metadata={"ldis_config": text})
+    with pytest.raises(LDISError, match=r"bad\.safetensors: "):
+        open_lora(tmp_path / "bad.safetensors")
+
+
+def test_a_file_by_others_leaves_the_task_to_the_base(trained, tmp_path):
+    save_file(load_file(trained / "run" / "lora" / LORA_FILE), tmp_path / "plain.safetensors")
+    assert load_model(trained / "init", lora=tmp_path / "plain.safetensors").task == load_model(trained / "init").task
+
+
+def test_a_base_in_half_precision_gives_float32(trained):
+    base = Weights(to_torch(load_model(trained / "init", dtype="bfloat16").model.unet), "base")
+    merged = merge(base, open_lora(trained / "run" / "lora").weights)
+    assert {tensor.dtype for tensor in merged.tensors.values()} == {"float32"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model=init", "--to=lora", "--out=x.safetensors"], "--to=lora: writes what a training run"),
+        (["--checkpoint=run", "--to=lora", "--out=x.bin"], "x.bin: end the name in .safetensors"),
+        (["--checkpoint=run", "--to=lora", "--init=init", "--out=x.safetensors"], "--init: has no effect"),
+        (["--checkpoint=run", "--lora=run/lora", "--out=x"], "--lora: has no effect with --checkpoint"),
+        (["--model=init", "--lora=nowhere", "--out=x"], "nowhere: no such file"),
+        (["--model=init", "--lora=init/" + UNET, "--out=x"], "so no LoRA"),
+    ],
+)
+def test_wrong_commands(trained, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(trained)
+    status, _, error = call_command(convert.main, monkeypatch, capsys, *arguments)
+    assert status == 2 and message in error and error.count("\n") == 1
+    assert not (trained / "x").exists()
+
+
+def test_lora_on_a_unet_that_is_drawn(micro_folder):
+    config = lora_config(micro_folder)
+    config.init.unet = {"block_out_channels": (8, 16)}
+    with pytest.raises(LDISError, match="adapts a trained UNet"):
+        initial_model(config)
