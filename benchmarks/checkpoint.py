@@ -21,12 +21,12 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
+from ldis_jax.models.params import flatten
 from ldis_jax.runtime import sharding
 from ldis_jax.support.files import write_json
 from ldis_jax.training.checkpoint import Checkpoints
 from ldis_jax.training.loop import initial_model, make_loader
 from ldis_jax.training.optim import make_optimizer
-from ldis_jax.training.state import flatten
 from ldis_jax.training.step import StepMetrics, init_state, make_train_step
 
 

@@ -25,10 +25,10 @@ from ldis_jax.evaluators.episodes import predict_episodes
 from ldis_jax.inference.mesh_predict import make_predict
 from ldis_jax.input_pipeline import FrozenEpisodes, ProceduralScenes
 from ldis_jax.models.ldis import LDISModel
+from ldis_jax.models.params import flatten
 from ldis_jax.runtime import sharding
 from ldis_jax.support import cli
 from ldis_jax.tasks import LDISN, pseudo_mask
-from ldis_jax.training.state import flatten
 from ldis_jax.weights import load_model
 
 REFERENCE: dict[str, Any] = {"sampler": "ddpm", "num_steps": 20}

@@ -86,12 +86,12 @@ def _jax_train(folder: Path, batch: int, args: argparse.Namespace) -> Run:
     import jax
 
     from ldis_jax.config import base_config
+    from ldis_jax.models.params import flatten
     from ldis_jax.runtime import sharding
     from ldis_jax.runtime.memory import release_free_memory
     from ldis_jax.training.compiled_step import ready_step
     from ldis_jax.training.loop import initial_model
     from ldis_jax.training.optim import make_optimizer
-    from ldis_jax.training.state import flatten
     from ldis_jax.training.step import StepMetrics, StepOptions, init_state
 
     config = base_config("ldis1")

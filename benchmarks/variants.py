@@ -19,7 +19,7 @@ from flax import nnx
 
 from ldis_jax.models import LDISModel, LoRA
 from ldis_jax.models.ldis import ModelConfig
-from ldis_jax.training.state import Params, flatten, unflatten
+from ldis_jax.models.params import Params, flatten, unflatten
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

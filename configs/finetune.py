@@ -16,8 +16,9 @@ Expected:  :small: of 12 photographs of cats, two of them held out: loss from 1.
 
 from ml_collections import ConfigDict
 
-from ldis_jax.config import base_config, folder_data
+from ldis_jax.config import base_config
 from ldis_jax.errors import LDISError
+from ldis_jax.recipes.data import folder_data
 
 
 def get_config(method: str = "full") -> ConfigDict:

@@ -11,7 +11,8 @@ Expected:  not measured by this project yet; the paper reports mIoU 76.7 (PASCAL
 
 from ml_collections import ConfigDict
 
-from ldis_jax.config import base_config, paper_data
+from ldis_jax.config import base_config
+from ldis_jax.recipes.data import paper_data
 
 
 def get_config() -> ConfigDict:

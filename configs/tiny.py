@@ -13,7 +13,8 @@ Expected:  on 256 episodes of unseen classes mIoU 62.9 and FB-IoU 78.5 (copy the
 
 from ml_collections import ConfigDict
 
-from ldis_jax.config import eval_set, procedural_source, scenes_config
+from ldis_jax.recipes.data import eval_set, procedural_source
+from ldis_jax.recipes.small import scenes_config
 
 
 def get_config() -> ConfigDict:

@@ -11,11 +11,11 @@ Expected:  on 128 episodes of unseen classes mIoU 59.3 and FB-IoU 76.0 (copy the
 
 from ml_collections import ConfigDict
 
-from ldis_jax.config import scenes_config
+from ldis_jax.recipes.small import scenes_config
 
 
 def get_config() -> ConfigDict:
-    """As configs/tiny.py, with what a small LDIS-n needs (:func:`ldis_jax.config.scenes_config`)."""
+    """As configs/tiny.py, with what a small LDIS-n needs (:func:`ldis_jax.recipes.small.scenes_config`)."""
     config = scenes_config("ldisn", episodes=128)
     config.train_steps = 1000
     config.eval.prompt_swap = 50

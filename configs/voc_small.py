@@ -14,7 +14,8 @@ Expected:  little: 195 photographs of 80 classes at 64 pixels teach it where obj
 
 from ml_collections import ConfigDict
 
-from ldis_jax.config import eval_set, small_config, voc_source
+from ldis_jax.recipes.data import eval_set, voc_source
+from ldis_jax.recipes.small import small_config
 
 
 def get_config(folder: str = "data/voc") -> ConfigDict:

@@ -106,15 +106,15 @@ def prepare(
 
     from ldis_jax import __version__
     from ldis_jax.evaluation.benchmark_data import open_curve, open_episodes, open_source
-    from ldis_jax.evaluation.model_facts import domain
+    from ldis_jax.evaluation.protocols import domain
     from ldis_jax.evaluation.run import evaluate_curve, evaluate_images, evaluate_videos
     from ldis_jax.inference.mesh_predict import make_predict
+    from ldis_jax.models.params import flatten
     from ldis_jax.runtime import sharding
-    from ldis_jax.training.state import flatten
     from ldis_jax.weights import load_model
     from ldis_jax.weights.card import read_provenance
-    from ldis_jax.weights.folder_hash import model_hash
     from ldis_jax.weights.hub import resolve
+    from ldis_jax.weights.model_folder import model_hash
 
     source = open_source(args.data, protocol)
     evaluate: Callable[..., dict[str, Any]]
@@ -149,7 +149,7 @@ def prepare(
 
 
 def _print_report(report: dict[str, Any], out: Path) -> None:
-    from ldis_jax.evaluation.intervals import with_interval
+    from ldis_jax.support.markdown import with_interval
 
     points = report.get("k_shot_curve", ())
     rows = {"this model": report, **report["baselines"]} if not points else report["baselines"]

@@ -51,13 +51,12 @@ def _print_report(report: dict[str, Any], workdir: Path) -> None:
 
 def _check_folder(config: ConfigDict) -> None:
     """Says what is in a folder of pictures, before any weight is read."""
-    from ldis_jax.check_data import lines
-    from ldis_jax.datasets.folder_check import check_folder
+    from ldis_jax.datasets.folder_check import check_folder, report_lines
 
     if not config.data.folder:
         raise LDISError("--config.data.folder: missing; name the folder of your pictures and masks")
     checked = check_folder(config.data.folder)
-    print("\n".join(lines(checked)), flush=True)
+    print("\n".join(report_lines(checked)), flush=True)
     checked.require_usable(config.data.skip_bad)
 
 

@@ -89,8 +89,8 @@ def main() -> None:
     from ldis_jax.commands.segment_outputs import Outputs, check_apart
     from ldis_jax.inference.read_prompts import check_prompts
     from ldis_jax.support.files import check_writable, write_json
-    from ldis_jax.weights.folder_hash import model_hash
     from ldis_jax.weights.hub import resolve
+    from ldis_jax.weights.model_folder import model_hash
 
     queries = segment_files.find_queries(args.query)
     outputs = Outputs(args.out, args.overlay, args.probability)

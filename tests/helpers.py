@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ldis_jax.config import base_config, eval_set, procedural_source
+from ldis_jax.config import base_config
 from ldis_jax.models.config import AutoencoderConfig, PromptEncoderConfig, UNetConfig
 from ldis_jax.models.ldis import ModelConfig
+from ldis_jax.recipes.data import eval_set, procedural_source
 from ldis_jax.support import cli
 from ldis_jax.tasks import LDIS1, LDISN
 

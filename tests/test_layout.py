@@ -1,4 +1,4 @@
-"""Data flows one way: who may import whom, as CONTRIBUTING.md says."""
+"""The package's order of floors: a room imports from floors below it only."""
 
 import ast
 
@@ -9,24 +9,26 @@ from tests.helpers import ROOT
 PACKAGE = ROOT / "ldis_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Folder or file -> what of ldis_jax it must not import, directly or in a function.
-FORBIDDEN = {
-    "models": ("tasks", "diffusion", "prompting", "pseudo_mask", "input_pipeline", "evaluators", "convert", "train"),
-    "diffusion": ("models", "tasks", "prompting", "input_pipeline", "evaluators", "convert", "train"),
-    "tasks": ("input_pipeline", "evaluators", "convert", "pipeline", "train", "checkpoint", "sharding"),
-    "input_pipeline": ("models", "tasks", "diffusion", "evaluators", "convert", "pipeline", "train"),
-    "datasets": ("models", "tasks", "diffusion", "input_pipeline", "evaluators", "convert", "pipeline", "train"),
-    "evaluators": ("models", "tasks", "diffusion", "convert", "pipeline", "train"),
-    "benchmark": ("models", "tasks", "diffusion", "convert", "pipeline", "train"),
-    "convert": ("input_pipeline", "evaluators", "pipeline", "train"),
-    "demo": ("models", "tasks", "diffusion", "convert", "evaluators", "train"),
-    "export": ("input_pipeline", "evaluators", "train", "config"),
-    "look_inside": ("train", "evaluators", "config", "evaluation"),
-    "pipeline.py": ("train", "evaluators", "config", "evaluation", "look_inside"),
-}
+# From the top. A room is a folder, or a module in the package's root.
+FLOORS = (
+    ("main", "segment", "evaluate", "compile", "convert", "export", "check_data", "demo"),
+    ("commands", "costs"),
+    ("training", "evaluation"),
+    ("__init__", "look_inside"),
+    ("pipeline", "evaluators", "recipes"),
+    ("config", "inference"),
+    ("input_pipeline", "weights"),
+    ("datasets", "tasks"),
+    ("diffusion", "media", "models"),
+    ("support",),
+    ("runtime",),
+    ("errors",),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+MOST_ROOT_MODULES = 12
 
 # The doors to torch, which is optional.
-NEEDS_TORCH = {"convert/torch_files.py": {"torch"}, "convert/stable_diffusion.py": {"diffusers"}}
+NEEDS_TORCH = {"weights/torch_files.py": {"torch"}, "weights/stable_diffusion.py": {"diffusers"}}
 # What lays out the web page knows Gradio, which is optional too; what does its work does not.
 NEEDS_GRADIO = {f"demo/{name}.py" for name in ("page", "image_tab", "video_tab", "widgets")}
 
@@ -43,13 +45,26 @@ def imported(path):
     return names
 
 
+def room_of(module):
+    """The room of "ldis_jax.x.y"; names that ``ldis_jax`` itself exports are of its ``__init__``."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in FLOOR else "__init__"
+
+
+def test_every_room_has_a_floor():
+    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}
+    assert rooms == set(FLOOR)
+
+
+def test_the_root_stays_small():
+    assert len(list(PACKAGE.glob("*.py"))) <= MOST_ROOT_MODULES
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_nothing_points_back(path):
-    room = path.relative_to(PACKAGE).parts[0]
-    names = imported(path)
-    for target in FORBIDDEN.get(room, ()):
-        bad = {n for n in names if n == f"ldis_jax.{target}" or n.startswith(f"ldis_jax.{target}.")}
-        assert not bad, f"{room} must not import {bad}"
+def test_imports_run_downward(path):
+    room, names = path.relative_to(PACKAGE).parts[0].removesuffix(".py"), imported(path)
+    rooms = {room_of(name) for name in names if name.startswith("ldis_jax.")} - {room}
+    assert not {other for other in rooms if FLOOR[other] <= FLOOR[room]}
     if room in ("input_pipeline", "datasets"):
         assert not {n for n in names if n.split(".")[0] in ("jax", "flax", "optax")}
     optional = {n.split(".")[0] for n in names} & {"torch", "diffusers", "transformers"}

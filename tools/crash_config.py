@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from ldis_jax.config import eval_set, procedural_source, small_config
 from ldis_jax.input_pipeline import loader
+from ldis_jax.recipes.data import eval_set, procedural_source
+from ldis_jax.recipes.small import small_config
 
 
 def get_config() -> ConfigDict:

@@ -17,9 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ldis_jax.errors import LDISError
-from ldis_jax.evaluation.intervals import with_interval
 from ldis_jax.support import cli
 from ldis_jax.support.files import atomic_write
+from ldis_jax.support.markdown import with_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reproduce.md"

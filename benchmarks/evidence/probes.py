@@ -17,9 +17,9 @@ from ldis_jax.evaluators.episodes import predict_episodes
 from ldis_jax.inference.mesh_predict import make_predict
 from ldis_jax.input_pipeline import Episode, FrozenEpisodes, ProceduralScenes, episode_rng
 from ldis_jax.media.overlays import to_picture
+from ldis_jax.models.params import flatten
 from ldis_jax.runtime import sharding
 from ldis_jax.tasks import LDISN, pseudo_mask
-from ldis_jax.training.state import flatten
 from ldis_jax.weights import load_model
 
 SHOTS = (1, 3, 5, 10, 20)

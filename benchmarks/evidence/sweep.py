@@ -55,7 +55,7 @@ def run(variant: str, seed: int) -> None:
     from benchmarks.evidence import pictures
     from benchmarks.evidence.probes import Probe
     from ldis_jax.support.files import write_json
-    from ldis_jax.weights.folder_hash import model_hash
+    from ldis_jax.weights.model_folder import model_hash
 
     workdir, started = RUNS / f"{variant}-{seed}", time.time()
     command = [sys.executable, "-m", "ldis_jax.main", f"--config={config_path(variant)}", f"--workdir={workdir}"]

@@ -13,7 +13,8 @@ Expected:  not measured by this project; the paper reports mIoU 53.0 on COCO (al
 
 from ml_collections import ConfigDict
 
-from ldis_jax.config import base_config, paper_data
+from ldis_jax.config import base_config
+from ldis_jax.recipes.data import paper_data
 
 
 def get_config() -> ConfigDict:

@@ -13,7 +13,8 @@ Expected:  not measured by this project; no figure of the paper's is known to us
 
 from ml_collections import ConfigDict
 
-from ldis_jax.config import base_config, paper_data
+from ldis_jax.config import base_config
+from ldis_jax.recipes.data import paper_data
 
 
 def get_config() -> ConfigDict:

@@ -14,7 +14,8 @@ Expected:  not measured by this project; the paper reports mIoU 48.7 on COCO (au
 
 from ml_collections import ConfigDict
 
-from ldis_jax.config import base_config, paper_data
+from ldis_jax.config import base_config
+from ldis_jax.recipes.data import paper_data
 
 
 def get_config() -> ConfigDict:

@@ -11,7 +11,8 @@ Expected:  not measured by this project; the paper reports mIoU 49.7 on COCO (bo
 
 from ml_collections import ConfigDict
 
-from ldis_jax.config import base_config, paper_data
+from ldis_jax.config import base_config
+from ldis_jax.recipes.data import paper_data
 
 
 def get_config() -> ConfigDict:

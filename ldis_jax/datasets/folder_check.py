@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,13 +16,14 @@ from tqdm import tqdm
 from ldis_jax.datasets.folder_layout import FolderLayout, Pair, Problem, find_layout
 from ldis_jax.datasets.index import ImageIndex, IndexWriter
 from ldis_jax.datasets.lists import read_class_names
-from ldis_jax.datasets.mask_files import label_pixels, look_at, mask_rule
+from ldis_jax.datasets.mask_files import RULES, label_pixels, look_at, mask_rule
 from ldis_jax.errors import LDISError
 from ldis_jax.media.images import IGNORE_LABEL
 from ldis_jax.support.files import StrPath
 
 _SHARE = 5  # one picture of so many is held out
 _LEFT = 2  # and a class keeps so many for training: a query and a prompt
+SHOWN, _NAMES = 20, 8  # of a report: classes and files; names of held-out pictures
 _BAR = 500  # pictures from which on a progress bar is shown
 
 
@@ -220,3 +222,31 @@ def summary(checked: CheckedFolder) -> dict[str, Any]:
 def _range(values: np.ndarray) -> list[int] | None:
     """[least, median, most]."""
     return [int(values.min()), int(np.median(values)), int(values.max())] if len(values) else None
+
+
+def report_lines(checked: CheckedFolder, limit: int = SHOWN) -> list[str]:
+    """What a person wants to know of a folder, with at most ``limit`` of its problems and as many notes."""
+    facts = summary(checked)
+    held_out, classes = facts["held_out"], facts["classes"]
+    (low, _, wide), (short, _, high) = (facts[name] or (0, 0, 0) for name in ("widths", "heights"))
+    shown = [
+        f"{facts['folder']}: {facts['layout']}, {facts['pictures']} pictures, "
+        f"{low} to {wide} wide, {short} to {high} high",
+        f"masks: {RULES[checked.rule]}",
+        f"{'class':<24} {'pictures':>8} {'held out':>8}",
+    ]
+    most = sorted(classes.items(), key=lambda item: -item[1]["pictures"])
+    shown += [f"{name:<24} {counts['pictures']:>8} {counts['held_out']:>8}" for name, counts in most[:SHOWN]]
+    shown += _rest(len(classes), SHOWN, "classes")
+    by = facts["held_out_by"]
+    shown.append(f"held out to evaluate, by {by}: {len(held_out)}: {', '.join(held_out[:_NAMES])}")
+    shown += _rest(len(held_out), _NAMES, "pictures")
+    return [*shown, *_listed("problem", checked.problems, limit), *_listed("note", checked.notes, limit)]
+
+
+def _listed(kind: str, found: Sequence[Problem], limit: int) -> list[str]:
+    return [f"{kind}: {problem}" for problem in found[:limit]] + _rest(len(found), limit, f"{kind}s")
+
+
+def _rest(count: int, limit: int, what: str) -> list[str]:
+    return [f"and {count - limit} more {what}"] if count > limit else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -84,11 +84,3 @@ def interval(values: np.ndarray, count: int) -> list[float] | None:
     tail = 50.0 * (1 - _LEVEL)
     low, high = np.percentile(values, [tail, 100 - tail])
     return [float(low), float(high)]
-
-
-def with_interval(values: Mapping[str, Any], name: str) -> str:
-    """A figure and its interval as text, such as "12.34 (10.00 to 14.00)"; "none" where it has no value."""
-    if values[name] is None:
-        return "none"
-    bounds = values.get(f"{name}_interval")
-    return f"{values[name]:.2f}" + (f" ({bounds[0]:.2f} to {bounds[1]:.2f})" if bounds else "")

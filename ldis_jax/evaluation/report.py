@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ldis_jax.evaluation.intervals import with_interval
 from ldis_jax.evaluation.video_benchmark import Frame, VideoSource, segment_frames
 from ldis_jax.evaluators import PictureEvaluator
 from ldis_jax.inference.batches import Predict
 from ldis_jax.input_pipeline import Episode
 from ldis_jax.media.images import IGNORE_LABEL, write_png
-from ldis_jax.media.overlays import PALETTE, contact_sheet, overlay, plot_bars, plot_shots
-from ldis_jax.support.files import atomic_write
+from ldis_jax.media.overlays import PALETTE, contact_sheet, overlay
+from ldis_jax.media.plots import plot_bars, plot_shots
+from ldis_jax.support import markdown
 
 _SHOWN = 4  # episodes or videos that are best, median and worst, and frames of a video
 T = TypeVar("T")
@@ -72,40 +72,9 @@ def write_page(
             sheets.append(f"## {name.capitalize()} episodes\n\n![{name} episodes]({pictures.name}/{name}.png)")
     names = {"miou": "mIoU", "fb_iou": "FB-IoU"}
     parts = [_figures(report, names), _facts(report, _episodes_of(report))]
-    _write(path, report["benchmark"], [*parts, f"## Classes\n\n![IoU by class]({pictures.name}/classes.png)", *sheets])
-
-
-def write_training_page(workdir: Path, report: Mapping[str, Any]) -> None:
-    """Writes ``report.md`` of a training run: figures, curves, and the pictures before and after.
-
-    Args:
-        workdir: has ``curves.png`` and ``pictures/``, one sheet an evaluation.
-        report: the content of its ``report.json``.
-    """
-    facts = {
-        "evaluated on": f"{report['evaluation_set']}: {report['episodes']} episodes, hash `{report['episodes_hash']}`",
-        "training": f"{report['steps']} steps, {report['seconds']:.0f} s in the last start",
-        "model": "`model/`, for `python -m ldis_jax.segment --model=`; this page and `report.json` describe it",
-    }
-    parts = [verdict(report), _table(report, {"miou": "mIoU", "fb_iou": "FB-IoU"}), _list(facts)]
-    parts.append("## Curves\n\n![curves](curves.png)")
-    sheets = sorted((workdir / "pictures").glob("*.png"))
-    shown = {
-        f"At the end, step {report['steps']}": sheets[-1:],
-        "Before training": sheets[:1] if "before" in report else [],
-    }
-    for title, paths in shown.items():
-        parts += [f"## {title}\n\n![{title}](pictures/{path.name})" for path in paths]
-    _write(workdir / "report.md", f"Training: {workdir.name}", parts)
-
-
-def verdict(report: Mapping[str, Any]) -> str:
-    """One line on what a model's mIoU is worth: it has to exceed that of what takes no model."""
-    names = {"copy_prompt": "copying the prompt's mask", "all_foreground": "calling everything foreground"}
-    gains = {names[key]: report["miou"] - baseline["miou"] for key, baseline in report["baselines"].items()}
-    if missed := [name for name, gain in gains.items() if gain <= 0]:
-        return f"**Not above {' and '.join(missed)}: of no use yet.**"
-    return "mIoU is " + " and ".join(f"{gain:.1f} points above {name}" for name, gain in gains.items()) + "."
+    markdown.write_page(
+        path, report["benchmark"], [*parts, f"## Classes\n\n![IoU by class]({pictures.name}/classes.png)", *sheets]
+    )
 
 
 def write_curve_page(path: Path, report: Mapping[str, Any]) -> None:
@@ -120,16 +89,19 @@ def write_curve_page(path: Path, report: Mapping[str, Any]) -> None:
     plot_shots(points, {"copy the first prompt's mask": copied}, plot)
     columns = {"miou": "mIoU", "fb_iou": "FB-IoU", "gain": f"mIoU over {points[0]['num_shots']}-shot"}
     rows = [("prompts", *columns.values()), ("---",) * (1 + len(columns))]
-    rows += [(str(point["num_shots"]), *(with_interval(point, name) for name in columns)) for point in points]
-    rows += [(who, *(with_interval(v, n) for n in ("miou", "fb_iou")), "") for who, v in _everyone(report)[1:]]
+    rows += [(str(point["num_shots"]), *(markdown.with_interval(point, name) for name in columns)) for point in points]
+    rows += [
+        (who, *(markdown.with_interval(v, n) for n in ("miou", "fb_iou")), "")
+        for who, v in markdown.everyone(report)[1:]
+    ]
     most, classes = points[-1]["num_shots"], len(points[-1]["iou_per_class"])
     queries = (
         f"All rows are of the same {report['episodes']} queries of {classes} classes, those with more than {most} "
         f"images; fewer prompts are the first of the {most}. A difference's interval is of the same resamples of both."
     )
     picture = f"![mIoU by number of prompts]({plot.parent.name}/{plot.name})"
-    parts = [_markdown(rows), f"{_CAPTION} {queries}", picture, _facts(report, _episodes_of(report))]
-    _write(path, f"{report['benchmark']}, by number of prompts", parts)
+    parts = [markdown.table(rows), f"{_CAPTION} {queries}", picture, _facts(report, _episodes_of(report))]
+    markdown.write_page(path, f"{report['benchmark']}, by number of prompts", parts)
 
 
 def write_video_page(
@@ -179,7 +151,7 @@ def write_video_page(
         for video in fresh:
             value = report["per_video"][video][ranked_by]
             parts.append(f"{video}: {value:.2f}\n\n![{video}]({pictures.name}/{numbers[video]:04d}.png)")
-    _write(path, report["benchmark"], parts)
+    markdown.write_page(path, report["benchmark"], parts)
 
 
 def strip(video: str, given: tuple[np.ndarray, np.ndarray], frames: Sequence[Frame]) -> np.ndarray:
@@ -203,21 +175,9 @@ def _coloured(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return picture
 
 
-def _everyone(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The model's figures and the baselines', by name."""
-    before = [("before training", report["before"])] if "before" in report else []
-    return [("this model", report), *before, *((name.replace("_", " "), v) for name, v in report["baselines"].items())]
-
-
 def _figures(report: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """The table of everyone's figures with their caption, by name and heading."""
-    return f"{_table(report, names)}\n\n{_CAPTION}"
-
-
-def _table(report: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    rows = [("", *names.values()), ("---",) * (len(names) + 1)]
-    rows += [(who, *(with_interval(values, name) for name in names)) for who, values in _everyone(report)]
-    return _markdown(rows)
+    return f"{markdown.figures_table(report, names)}\n\n{_CAPTION}"
 
 
 def _episodes_of(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,17 +193,4 @@ def _facts(report: Mapping[str, Any], about: Mapping[str, Any]) -> str:
         "test classes in training": report["domain"],
         "software": report["software"],
     }
-    return _list(facts)
-
-
-def _list(facts: Mapping[str, str]) -> str:
-    return "\n".join(f"- {key}: {value}" for key, value in facts.items())
-
-
-def _write(path: Path, title: str, parts: Sequence[str]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n\n".join([f"# {title}", *parts]) + "\n", encoding="utf-8")
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return markdown.bullet_list(facts)

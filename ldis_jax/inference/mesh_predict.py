@@ -10,9 +10,9 @@ import numpy as np
 from flax import nnx
 
 from ldis_jax.models.ldis import LDISModel
+from ldis_jax.models.params import Params, unflatten
 from ldis_jax.runtime import sharding
 from ldis_jax.tasks import PromptInputs, Task
-from ldis_jax.training.state import Params, unflatten
 
 
 def compiled_predict(

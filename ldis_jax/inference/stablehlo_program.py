@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from ldis_jax.models.ldis import LDISModel
+from ldis_jax.models.params import Params, flatten, unflatten
 from ldis_jax.tasks import PromptInputs, Task, query_keys
-from ldis_jax.training.state import Params, flatten, unflatten
 
 Inputs = dict[str, jax.ShapeDtypeStruct]
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from ldis_jax.config import eval_set, procedural_source, record_source, scenes_config, small_config, voc_source
 from ldis_jax.input_pipeline import ProceduralScenes
+from ldis_jax.recipes.data import eval_set, procedural_source, record_source, voc_source
+from ldis_jax.recipes.small import scenes_config, small_config
 
 _ROOT = "runs/evidence"
 _RECORDS = {"objects": "davis16", "semantic": "vspw"}

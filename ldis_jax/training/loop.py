@@ -20,11 +20,11 @@ from tqdm import tqdm
 
 from ldis_jax.config import check_config, init_folder, to_json
 from ldis_jax.errors import LDISError, TryAgainError, list_names
-from ldis_jax.evaluation.report import write_training_page
 from ldis_jax.inference.mesh_predict import make_predict
 from ldis_jax.input_pipeline import TrainEpisodes, TrainLoader, make_source, make_train_loader
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.models.lora import LoRA
+from ldis_jax.models.params import flatten, unflatten
 from ldis_jax.runtime import sharding
 from ldis_jax.runtime.chips import peak_flops
 from ldis_jax.runtime.memory import release_free_memory
@@ -39,7 +39,7 @@ from ldis_jax.training.optim import learning_rate_schedule, make_optimizer
 from ldis_jax.training.profiling import Profiler
 from ldis_jax.training.programs import compute_dtype, run_task
 from ldis_jax.training.progress import CHECKPOINT, DATA, EVALUATION, EXPORT, START, STEP, Progress
-from ldis_jax.training.state import flatten, unflatten
+from ldis_jax.training.report import write_training_page
 from ldis_jax.training.step import NEVER, StepMetrics, StepOptions, init_state, state_shapes
 from ldis_jax.weights import load_training_init, to_torch
 from ldis_jax.weights.card import model_card, read_provenance

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ldis_jax.errors import LDISError
-from ldis_jax.media.overlays import plot_curves
+from ldis_jax.media.plots import plot_curves
 from ldis_jax.support.files import atomic_write
 
 _RATES = ("learning_rate", "bad_files", "steps_per_second", "episodes_per_second", "data_wait", "goodput", "mfu")

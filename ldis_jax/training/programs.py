@@ -19,11 +19,11 @@ from ldis_jax.models.config import UNetConfig
 from ldis_jax.models.layers import nothing_computed_again
 from ldis_jax.models.ldis import LDISModel, ModelConfig
 from ldis_jax.models.lora import LoRA
+from ldis_jax.models.params import Params, flatten
 from ldis_jax.runtime import sharding
 from ldis_jax.runtime.flops import count_flops
 from ldis_jax.tasks import Task, task_from_dict
 from ldis_jax.training.optim import make_optimizer
-from ldis_jax.training.state import Params, flatten
 from ldis_jax.training.step import StepMetrics, StepOptions, abstract_state, make_train_step
 from ldis_jax.weights.model_folder import TASK_FILE, read_schedule, read_task, with_schedule
 from ldis_jax.weights.training_init import networks_of_folder

@@ -17,10 +17,11 @@ from ml_collections import ConfigDict
 
 from ldis_jax.errors import LDISError
 from ldis_jax.models.ldis import LDISModel
+from ldis_jax.models.params import Params, unflatten
 from ldis_jax.runtime import sharding
 from ldis_jax.support.checks import check_fields
 from ldis_jax.tasks import Task
-from ldis_jax.training.state import Params, TrainState, unflatten
+from ldis_jax.training.state import TrainState
 
 Step = Callable[..., tuple[TrainState, clu_metrics.Collection]]
 

@@ -8,6 +8,7 @@ What is written is safetensors and JSON, which cannot execute. What is read may 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 import shutil
 import tempfile
@@ -304,3 +305,14 @@ def write_network(
     """Writes ``config.json`` and weights of "unet", "vae" or "prompt_encoder" into its subfolder."""
     write_json(folder / network / "config.json", config.to_dict())
     write_safetensors(folder / network / f"{STEMS[network][0]}.safetensors", tensors, progress)
+
+
+def model_hash(folder: Path) -> str:
+    """16 hex digits of the SHA-256 over a model folder's files, its card left out."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix in (".json", ".safetensors", ".bin"):
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]

@@ -15,7 +15,7 @@ from benchmarks.evidence import claims, pictures, plots, probes, report, small_d
 from benchmarks.evidence.claims import Comparison, evidence
 from benchmarks.evidence.figures import Contrast, Count, Estimate, Results
 from ldis_jax.input_pipeline import make_source
-from ldis_jax.weights.folder_hash import model_hash
+from ldis_jax.weights.model_folder import model_hash
 from tests.helpers import ROOT, call_command, paint_pair
 
 CONFIGS = ROOT / "configs"

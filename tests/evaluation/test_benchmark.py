@@ -14,15 +14,14 @@ from ldis_jax.errors import LDISError
 from ldis_jax.evaluation import run as run_module
 from ldis_jax.evaluation.benchmark_data import draw_episodes, open_episodes, open_source
 from ldis_jax.evaluation.intervals import image_figures
-from ldis_jax.evaluation.model_facts import domain
-from ldis_jax.evaluation.protocols import PROTOCOLS, Protocol, coco_fold, get_protocol, pascal_fold
+from ldis_jax.evaluation.protocols import PROTOCOLS, Protocol, coco_fold, domain, get_protocol, pascal_fold
 from ldis_jax.evaluation.records import Records
 from ldis_jax.evaluation.report import ranked
 from ldis_jax.evaluators import MeanIoU
 from ldis_jax.evaluators.episodes import baseline_masks
 from ldis_jax.evaluators.mean_iou import episode_areas
 from ldis_jax.input_pipeline import episodes_hash, read_manifest
-from ldis_jax.weights.folder_hash import model_hash
+from ldis_jax.weights.model_folder import model_hash
 from tests.helpers import ROOT, SHARED, call_command
 
 MANIFESTS = ROOT / "ldis_jax" / "evaluation" / "manifests"

@@ -5,7 +5,6 @@ import sys
 import numpy as np
 import pytest
 
-from ldis_jax.config import record_source
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline import (
     BadFileError,
@@ -18,6 +17,7 @@ from ldis_jax.input_pipeline import (
     make_source,
     make_train_loader,
 )
+from ldis_jax.recipes.data import record_source
 from tests.data import trees
 from tests.helpers import DATA
 

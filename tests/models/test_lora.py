@@ -16,8 +16,8 @@ from ldis_jax.errors import LDISError
 from ldis_jax.models import LDISModel, LoRA
 from ldis_jax.models.config import UNetConfig
 from ldis_jax.models.ldis import ModelConfig
+from ldis_jax.models.params import flatten, unflatten
 from ldis_jax.tasks import instruction
-from ldis_jax.training.state import flatten, unflatten
 from ldis_jax.weights import rules, save_model
 from ldis_jax.weights.lora_files import fresh_pairs, trained_part, write_lora
 from ldis_jax.weights.rules import fill, table, to_torch

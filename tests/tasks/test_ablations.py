@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 
 from ldis_jax.config import base_config
 from ldis_jax.models.ldis import ModelConfig
+from ldis_jax.models.params import flatten
 from ldis_jax.runtime import sharding
 from ldis_jax.tasks import task_from_dict
 from ldis_jax.training.loop import initial_model
 from ldis_jax.training.optim import make_optimizer
-from ldis_jax.training.state import flatten
 from ldis_jax.training.step import StepMetrics, init_state, make_train_step
 from ldis_jax.weights import save_model
 from tests.helpers import MICRO, ROOT, SIZE, micro_task

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ldis_jax.config import eval_set, procedural_source, scenes_config
+from ldis_jax.recipes.data import eval_set, procedural_source
+from ldis_jax.recipes.small import scenes_config
 from ldis_jax.training.evaluation_sets import Evaluation
 from ldis_jax.training.programs import run_task
 

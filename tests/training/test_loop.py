@@ -10,6 +10,7 @@ import pytest
 
 from ldis_jax import LDISError, LDISPipeline
 from ldis_jax.input_pipeline import TrainEpisodes
+from ldis_jax.models.params import flatten
 from ldis_jax.runtime import sharding
 from ldis_jax.support.files import only_one
 from ldis_jax.training.checkpoint import saved_steps
@@ -17,7 +18,6 @@ from ldis_jax.training.evaluation_sets import Evaluation
 from ldis_jax.training.loop import initial_model, make_loader, train
 from ldis_jax.training.optim import make_optimizer
 from ldis_jax.training.programs import mathematical_flops
-from ldis_jax.training.state import flatten
 from ldis_jax.training.step import StepMetrics, init_state, make_train_step
 from ldis_jax.weights import load_model
 from tests.helpers import micro_config

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from ldis_jax import LDISError
-from ldis_jax.config import small_config
+from ldis_jax.recipes.small import small_config
 from ldis_jax.runtime import sharding
 from ldis_jax.training.programs import mathematical_flops, run_task
 from tests.helpers import micro_config

@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 
 from ldis_jax import LDISError
 from ldis_jax.models.ldis import LDISModel
+from ldis_jax.models.params import flatten
 from ldis_jax.runtime import sharding
 from ldis_jax.training.optim import bfloat16_moments, round_stochastically
-from ldis_jax.training.state import flatten
 from ldis_jax.training.step import StepMetrics, StepOptions, init_state, make_train_step
 from tests.helpers import MICRO, SIZE, micro_task
 

@@ -14,10 +14,10 @@ from safetensors.numpy import load_file, save_file
 from ldis_jax import convert
 from ldis_jax.errors import LDISError
 from ldis_jax.models import LoRA
+from ldis_jax.models.params import flatten, unflatten
 from ldis_jax.tasks import PromptInputs
 from ldis_jax.training.checkpoint import read_params
 from ldis_jax.training.loop import initial_model, train
-from ldis_jax.training.state import flatten, unflatten
 from ldis_jax.weights import load_model, load_training_init, to_torch
 from ldis_jax.weights.lora_files import LORA_FILE, merge, open_lora, trained_part
 from ldis_jax.weights.tensors import Weights
