@@ -23,10 +23,15 @@ from tests.reference.weights import random_model
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# Tests that run the same program again, to resume for example, need not compile it again.
-_CACHE = tempfile.TemporaryDirectory(prefix="ldis_jax_tests_")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name  # of commands that tests start
-jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+# A program is compiled once for all workers and for all commands that tests start: workers inherit the variable. Set
+# it to keep what is compiled for the next run.
+if "LDIS_JAX_TEST_CACHE" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="ldis_jax_tests_")
+    os.environ["LDIS_JAX_TEST_CACHE"] = _CACHE.name
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["LDIS_JAX_TEST_CACHE"]
+os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(16 << 30)  # a cache with a limit is one that processes lock
+jax.config.update("jax_compilation_cache_dir", os.environ["LDIS_JAX_TEST_CACHE"])
+jax.config.update("jax_compilation_cache_max_size", 16 << 30)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

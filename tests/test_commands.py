@@ -86,7 +86,7 @@ def test_how_training_ends(tmp_path, body, status, error):
     """SIGTERM before the first step: at once, with the status that was asked for."""
     code = (
         "import os, signal, time, ldis_jax.training.loop, ldis_jax.main as m\n"
-        "from ldis_jax import cli\nfrom ldis_jax.errors import LDISError, TryAgainError\n"
+        "from ldis_jax.support import cli\nfrom ldis_jax.errors import LDISError, TryAgainError\n"
         f"def train(config, workdir): {body}\n"
         "ldis_jax.training.loop.train = train\ncli.run(m.main)"
     )
@@ -108,7 +108,8 @@ def test_how_training_ends(tmp_path, body, status, error):
 @pytest.mark.parametrize("index", [0, 1])
 def test_waiting_for_other_hosts_ends(tmp_path, index, stop, status, error):
     code = (
-        "import os, signal, threading, ldis_jax.main as m\nfrom ldis_jax import cli, multihost\n"
+        "import os, signal, threading, ldis_jax.main as m\n"
+        "from ldis_jax.runtime import multihost\nfrom ldis_jax.support import cli\n"
         f"multihost._SILENCE = 3\n{stop}cli.run(m.main)"
     )
     arguments = ["--config=configs/tiny.py", f"--workdir={tmp_path}", "--stopped_status=7", "--multihost"]
@@ -145,7 +146,7 @@ def test_a_config_file_that_raises_is_one_line(tmp_path, code, message):
 def test_an_unknown_key_in_a_config_file_is_one_short_line(tmp_path):
     file = tmp_path / "typo.py"
     file.write_text(
-        "from ldis_jax.config import small_config\n\n\ndef get_config():\n    config = small_config('ldis1')\n"
+        "from ldis_jax.recipes.small import small_config\n\n\ndef get_config():\n    config = small_config('ldis1')\n"
         "    config.train_stepz = 5\n    return config\n"
     )
     result = command("ldis_jax.main", f"--config={file}", f"--workdir={tmp_path / 'run'}")

@@ -22,7 +22,7 @@ needs_libtpu = pytest.mark.skipif(
 PEAK = {"train": 66_200_000, "predict": 6_950_000}
 
 
-def run(*arguments, code="import ldis_jax.compile as c; from ldis_jax import cli; cli.run(c.main)"):
+def run(*arguments, code="import ldis_jax.compile as c; from ldis_jax.support import cli; cli.run(c.main)"):
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
@@ -80,7 +80,7 @@ report.compile_program = lambda config, program, topology, mesh, batch_size: (No
     "argument_bytes": 15e9, "temp_bytes": 9e9, "peak_bytes": 24e9, "chip_bytes": 16e9, "fits": False, "flops": 1e12,
     "bytes_accessed": 1e9, "collectives": [], "predicted_compute_ms": 1.0, "predicted_exchange_ms": 0.0,
     "unmodelled_custom_calls": 0, "predicted_mfu": 0.5, "replicated": ["unet/a (9, 9)"]})
-import ldis_jax.compile as c; from ldis_jax import cli; cli.run(c.main)"""
+import ldis_jax.compile as c; from ldis_jax.support import cli; cli.run(c.main)"""
     done = run("--config=configs/ldis1.py", "--program=train", code=code)
     assert done.returncode == 1, done.stderr
     assert "does not fit: 24.00 of 16 GB" in done.stdout and "try --config.mesh.fsdp=4, " in done.stdout

@@ -67,7 +67,7 @@ def test_a_command_ends_in_one_line(monkeypatch, capsys):
 def test_training_says_which_keys_are_left(tmp_path):
     code = (
         "import ldis_jax.training.loop, tests.runtime.test_memory, ldis_jax.main as m\n"
-        "from ldis_jax import cli\n"
+        "from ldis_jax.support import cli\n"
         "ldis_jax.training.loop.train = lambda config, workdir: tests.runtime.test_memory.exhaust()\n"
         "cli.run(m.main)"
     )
