@@ -61,7 +61,9 @@ RUN_BY = {
     "tools/mesh_test.py": "tests/training/test_crash.py::test_two_processes_that_share_parameters_and_one_that_goes_on",
     "tools/tpu_table.py --minutes": "tests/docs/test_scripts.py::test_the_table_of_slices_keeps_what_is_compiled",
     "tools/speed_tables.py": "tests/docs/test_pages.py::test_tables_of_the_speed_page_are_those_of_the_figures",
-    "tools/error_messages.py": "tests/docs/test_error_messages.py::test_page_and_code_have_the_same_messages",
+    "tools/error_messages.py": (
+        "tests/docs/test_error_messages.py::test_every_message_has_one_cause_and_every_cause_its_messages"
+    ),
     "tools/explain_pictures.py --model --out": "tests/docs/test_scripts.py::test_pictures_that_explain",
     "tools/paper_table.py --reports": _REPRODUCES,
     "benchmarks/evidence/small_data.py --source": "tests/docs/test_evidence.py::test_small_data",

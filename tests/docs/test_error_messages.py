@@ -1,6 +1,9 @@
-"""docs/troubleshooting.md has every error message of ours, and none that is gone."""
+"""Every error message of ours belongs to one cause in docs/troubleshooting.md, and no cause there is without one."""
 
+import re
 from collections import Counter
+
+import pytest
 
 from tests.helpers import ROOT, load_script
 
@@ -8,18 +11,27 @@ tool = load_script(ROOT / "tools" / "error_messages.py")
 PAGE = tool.PAGE.read_text(encoding="utf-8")
 
 
-def test_page_and_code_have_the_same_messages():
-    code, page = tool.messages_in_code(), set(tool.messages_on_page(PAGE))
-    assert len(code) > 250
-    missing, gone = code.keys() - page, page - code.keys()
-    assert not missing and not gone, "python tools/error_messages.py says what to write where"
+def test_every_message_has_one_cause_and_every_cause_its_messages():
+    code = tool.messages_in_code()
+    assert len(code) > 150
+    homeless, unused = tool.differences(code, tool.causes_on_page(PAGE))
+    assert not homeless and not unused, "python tools/error_messages.py says which"
 
 
-def test_every_message_stands_once_and_has_advice():
-    assert [message for message, n in Counter(tool.messages_on_page(PAGE)).items() if n > 1] == []
-    rows = [line.split(" | ") for line in PAGE.splitlines() if line.startswith("| `")]
-    assert len(rows) > 100
-    assert all(len(row) == 3 and all(cell.strip(" |") for cell in row) for row in rows)
+def test_words_say_something_and_stand_once():
+    words = [words for words_of_one in tool.causes_on_page(PAGE).values() for words in words_of_one]
+    assert [w for w, n in Counter(words).items() if n > 1] == []
+    assert [w for w in words if len(re.findall(r"\w", w)) < 6] == []
+    code = tool.messages_in_code()
+    most = max(sum(tool.pattern(w).search(message) is not None for message in code) for w in words)
+    assert most < len(code) / 10, "words that fit nearly everything"
+
+
+def test_every_cause_has_advice():
+    sections = [section.split("\n\n") for section in re.split(r"^#+ ", PAGE, flags=re.M)]
+    causes = [parts for parts in sections if len(parts) > 1 and parts[1].startswith("> ")]
+    assert len(causes) == len(tool.causes_on_page(PAGE)) > 30
+    assert all(len(parts) > 2 and len(parts[2].split()) > 5 for parts in causes)
 
 
 def test_templates_of_python():
@@ -37,8 +49,26 @@ def f(path, n, why):
     assert sorted(found) == ["n=…: {must} be positive", "…", "…: [a folder / a file] of …; give another"]
 
 
-def test_tables_of_other_kinds_are_no_messages():
-    text = (
-        "\n| what you see | why |\n|---|---|\n| `a` | b |\n\n| message | why |\n|---|---|\n| `c`<br>`d` | `e` |\n\n`f`"
-    )
-    assert tool.messages_on_page(text) == ["c", "d"]
+def test_only_quoted_lines_of_a_section_hold_words():
+    text = "# Page\n\n`a`\n\n## One\n\n> `b`, `c …`,\n> `d`\n\nAdvice with `e`.\n\n### Two\n\n> `f`\n"
+    assert tool.causes_on_page(text) == {"One": ["b", "c …", "d"], "Two": ["f"]}
+
+
+@pytest.mark.parametrize(
+    ("causes", "homeless", "unused"),
+    [
+        ({"gone": ["no such file"], "odd": ["must be … numbers"]}, {}, []),
+        ({"gone": ["no such"], "odd": ["Must Be"]}, {}, []),
+        ({"gone": ["no such file"]}, {"n=…: must be of … numbers": []}, []),
+        ({"gone": ["no such file"], "odd": ["must be", "full disk"]}, {}, ["full disk"]),
+        # The longest words decide, and those that never do are not needed.
+        ({"gone": ["no such file"], "odd": ["must be"], "numbers": ["must be of"]}, {}, ["must be"]),
+        (
+            {"gone": ["no such"], "odd": ["must be"], "of": ["numbers"]},
+            {"n=…: must be of … numbers": ["odd", "of"]},
+            [],
+        ),
+    ],
+)
+def test_differences(causes, homeless, unused):
+    assert tool.differences(["…: no such file", "n=…: must be of … numbers"], causes) == (homeless, unused)
