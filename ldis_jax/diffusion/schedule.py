@@ -10,13 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldis_jax.errors import LDISError, list_names
+from ldis_jax.errors import LDISError
 from ldis_jax.support.checks import check_fields
 
 # Keys of diffusers' scheduler files that do not touch what is computed here, or do so only at other values.
 _IGNORED = {"_class_name", "_diffusers_version", "skip_prk_steps", "variance_type", "sample_max_value"}
 _IGNORED |= {"clip_sample_range", "dynamic_thresholding_ratio"}
-_FIXED: dict[str, tuple[Any, ...]] = {
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "beta_schedule": ("scaled_linear", "linear"),
+    "prediction_type": ("epsilon", "v_prediction"),
+    "timestep_spacing": ("leading", "trailing"),
     "clip_sample": (False,),
     "rescale_betas_zero_snr": (False,),
     "thresholding": (False,),
@@ -40,31 +43,19 @@ class NoiseSchedule:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "scheduler_config.json") -> Self:
         """Builds the schedule from a parsed file; raises :class:`LDISError` on what it cannot honour."""
-        fields = {field.name for field in dataclasses.fields(cls)}
-        bad = [
-            f"{key}={value!r}"
-            for key, value in values.items()
-            if key not in fields and key not in _IGNORED and value not in _FIXED.get(key, ())
-        ]
-        if bad:
-            raise LDISError(
-                f"{where}: unsupported scheduler option {list_names(bad)}; LDIS takes noise schedules like SD 1.5's"
-            )
         # diffusers' defaults for these are not SD 1.5's, so a file that leaves them out means something else.
-        if missing := {"beta_start", "beta_end", "beta_schedule"} - values.keys():
-            raise LDISError(f"{where}: no {list_names(missing)}, which a noise schedule needs; fetch the file again")
-        check_fields(cls, values, where)
-        schedule = cls(**{key: value for key, value in values.items() if key in fields})
+        problems = [f"no {key}" for key in ("beta_start", "beta_end", "beta_schedule") if key not in values]
+        fields = {field.name for field in dataclasses.fields(cls)}
+        for key, value in values.items():
+            if value not in _CHOICES.get(key, (value,) if key in fields | _IGNORED else ()):
+                problems.append(f"{key}={value!r} is not supported")
+        kept = {key: value for key, value in values.items() if key in fields}
+        check_fields(cls, kept, where)
+        schedule = cls(**kept)
         if not 0 < schedule.beta_start <= schedule.beta_end < 1 or not schedule.num_train_timesteps:
-            raise LDISError(f"{where}: needs 0 < beta_start <= beta_end < 1 and num_train_timesteps > 0")
-        allowed = {
-            "beta_schedule": ("scaled_linear", "linear"),
-            "prediction_type": ("epsilon", "v_prediction"),
-            "timestep_spacing": ("leading", "trailing"),
-        }
-        for key, choices in allowed.items():
-            if getattr(schedule, key) not in choices:
-                raise LDISError(f"{where}: {key}={getattr(schedule, key)!r} is unsupported; one of {choices}")
+            problems.append("needs 0 < beta_start <= beta_end < 1 and num_train_timesteps > 0")
+        if problems:
+            raise LDISError(f"{where}: not a noise schedule like SD 1.5's: {'; '.join(problems)}")
         return schedule
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ unchanged; any other key is an error, because ignoring it could silently change 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 from ldis_jax.errors import LDISError, list_names
@@ -20,17 +20,14 @@ _IGNORED_KEYS = frozenset({"_class_name", "_diffusers_version", "_name_or_path",
 SD_SCALING_FACTOR = 0.18215
 
 # Numbers of layers: each is a module that is built before any weight is read.
-_MOST = {"layers": (256,), "layers_per_block": (16,), "num_encoder_blocks": (64,), "num_decoder_blocks": (64,)}
+_MOST = {"layers": 256, "layers_per_block": 16, "num_encoder_blocks": 64, "num_decoder_blocks": 64}
 
 
 @dataclasses.dataclass(frozen=True)
 class _NetworkConfig:
     _redundant: ClassVar[frozenset[str]] = frozenset()  # foreign keys that repeat a field
-
-    @classmethod
-    def _fixed(cls) -> Mapping[str, tuple[Any, ...]]:
-        """Foreign keys and the values at which they mean what this implementation does."""
-        return {}
+    # Foreign keys and the values at which they mean what this implementation does.
+    _fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "config") -> Self:
@@ -41,41 +38,27 @@ class _NetworkConfig:
             where: file name for error messages.
 
         Raises:
-            LDISError: an unknown key, or a known key at a value this implementation does not support.
+            LDISError: an unknown key, a value of the wrong type, or one that this implementation does not support.
         """
-        fixed = cls._fixed()
         fields = {field.name for field in dataclasses.fields(cls)}
-        unknown, unsupported, kept = [], [], {}
-        for key, raw in values.items():
-            value = tuple(raw) if isinstance(raw, list) else raw
-            if key in fields:
-                kept[key] = value
-            elif key in fixed:
-                if value not in fixed[key]:
-                    unsupported.append(f"{key}={value!r} (supported: {', '.join(map(repr, fixed[key]))})")
-            elif key not in _IGNORED_KEYS | cls._redundant:
-                unknown.append(f"{key}={value!r}")
-        if unsupported:
-            raise LDISError(f"{where}: unsupported network option {list_names(unsupported)}; LDIS builds on SD 1.5")
-        if unknown:
-            raise LDISError(f"{where}: unknown key {list_names(unknown)}; remove it if it does not change the network")
+        ignored = _IGNORED_KEYS | cls._redundant
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        foreign = {key: value for key, value in given.items() if key not in fields | ignored}
+        kept = {key: value for key, value in given.items() if key in fields}
         check_fields(cls, kept, where)
         config = cls(**kept)
-        try:
-            config.validate()
-        except ValueError as error:
-            raise LDISError(f"{where}: {error}") from None
+        problems = [f"{k}={v!r:.80} is not supported" for k, v in foreign.items() if v not in cls._fixed.get(k, ())]
+        if problem := ", ".join(problems) or next(config._problems(), None):
+            raise LDISError(f"{where}: not a network we can build: {problem}")
         return config
 
-    def validate(self) -> None:
-        """Raises ``ValueError`` where sizes are out of range or do not fit together."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+    def _problems(self) -> Iterator[str]:
+        """What is out of range or does not fit together, one after the other: later ones rely on earlier ones."""
+        for name, value in vars(self).items():
             numbers = value if isinstance(value, tuple) else (value,)
-            if any(not isinstance(n, str | bool) and n is not None and n <= 0 for n in numbers) or not numbers:
-                raise ValueError(f"{field.name}={value!r} must be positive")
-            if any(isinstance(n, int) and n > most for n in numbers for most in _MOST.get(field.name, ())):
-                raise ValueError(f"{field.name}={value!r} is beyond any network")
+            positive = all(isinstance(n, str | bool) or n is None or n > 0 for n in numbers)
+            if not numbers or not positive or (name in _MOST and max(numbers) > _MOST[name]):
+                yield f"{name}={value!r} is out of range"
 
     def to_dict(self) -> dict[str, Any]:
         """The inverse of :meth:`from_dict`, with JSON types."""
@@ -88,6 +71,45 @@ class UNetConfig(_NetworkConfig):
 
     ``attention_head_dim`` keeps diffusers' misnomer: it is the *number of heads*, one for all levels or one a level.
     """
+
+    _fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "act_fn": ("silu", "swish"),
+        "addition_embed_type": (None,),
+        "addition_embed_type_num_heads": (64,),
+        "addition_time_embed_dim": (None,),
+        "attention_type": ("default",),
+        "center_input_sample": (False,),
+        "class_embed_type": (None,),
+        "class_embeddings_concat": (False,),
+        "conv_in_kernel": (3,),
+        "conv_out_kernel": (3,),
+        "cross_attention_norm": (None,),
+        "downsample_padding": (1,),
+        "dropout": (0.0,),
+        "dual_cross_attention": (False,),
+        "encoder_hid_dim_type": (None, "text_proj"),
+        "flip_sin_to_cos": (True,),
+        "freq_shift": (0,),
+        "mid_block_only_cross_attention": (None, False),
+        "mid_block_scale_factor": (1,),
+        "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+        "num_attention_heads": (None,),
+        "num_class_embeds": (None,),
+        "only_cross_attention": (False,),
+        "projection_class_embeddings_input_dim": (None,),
+        "resnet_out_scale_factor": (1.0,),
+        "resnet_skip_time_act": (False,),
+        "resnet_time_scale_shift": ("default",),
+        "reverse_transformer_layers_per_block": (None,),
+        "time_cond_proj_dim": (None,),
+        "time_embedding_act_fn": (None,),
+        "time_embedding_dim": (None,),
+        "time_embedding_type": ("positional",),
+        "timestep_post_act": (None,),
+        "transformer_layers_per_block": (1,),
+        "upcast_attention": (False, None),
+        "use_linear_projection": (False,),
+    }
 
     sample_size: int | None = 64
     in_channels: int = 4
@@ -113,62 +135,17 @@ class UNetConfig(_NetworkConfig):
         """As for every network; a file that does not name the adapter has none, as in diffusers."""
         return super().from_dict({"encoder_hid_dim": None, **values}, where)
 
-    def validate(self) -> None:
-        super().validate()
-        levels = len(self.block_out_channels)
-        for name in ("down_block_types", "up_block_types", "num_heads"):
-            if len(getattr(self, name)) != levels:
-                raise ValueError(f"{name} has {len(getattr(self, name))} entries, block_out_channels has {levels}")
-        for kind in self.down_block_types:
-            if kind not in ("CrossAttnDownBlock2D", "DownBlock2D"):
-                raise ValueError(f"unsupported block {kind!r}")
-        for kind in self.up_block_types:
-            if kind not in ("CrossAttnUpBlock2D", "UpBlock2D"):
-                raise ValueError(f"unsupported block {kind!r}")
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        lists = (self.block_out_channels, self.num_heads, self.down_block_types, self.up_block_types)
+        if len(set(map(len, lists))) > 1:
+            yield "block_out_channels, attention_head_dim and the types of blocks differ in length"
+        for side, kinds in (("Down", self.down_block_types), ("Up", self.up_block_types)):
+            if unknown := set(kinds) - {f"CrossAttn{side}Block2D", f"{side}Block2D"}:
+                yield f"unsupported block {list_names(unknown)}"
         for channels, heads in zip(self.block_out_channels, self.num_heads, strict=True):
             if channels % self.norm_num_groups or channels % heads:
-                raise ValueError(f"{channels} channels do not divide by {self.norm_num_groups} groups or {heads} heads")
-
-    @classmethod
-    def _fixed(cls) -> Mapping[str, tuple[Any, ...]]:
-        return {
-            "act_fn": ("silu", "swish"),
-            "addition_embed_type": (None,),
-            "addition_embed_type_num_heads": (64,),
-            "addition_time_embed_dim": (None,),
-            "attention_type": ("default",),
-            "center_input_sample": (False,),
-            "class_embed_type": (None,),
-            "class_embeddings_concat": (False,),
-            "conv_in_kernel": (3,),
-            "conv_out_kernel": (3,),
-            "cross_attention_norm": (None,),
-            "downsample_padding": (1,),
-            "dropout": (0.0,),
-            "dual_cross_attention": (False,),
-            "encoder_hid_dim_type": (None, "text_proj"),
-            "flip_sin_to_cos": (True,),
-            "freq_shift": (0,),
-            "mid_block_only_cross_attention": (None, False),
-            "mid_block_scale_factor": (1,),
-            "mid_block_type": ("UNetMidBlock2DCrossAttn",),
-            "num_attention_heads": (None,),
-            "num_class_embeds": (None,),
-            "only_cross_attention": (False,),
-            "projection_class_embeddings_input_dim": (None,),
-            "resnet_out_scale_factor": (1.0,),
-            "resnet_skip_time_act": (False,),
-            "resnet_time_scale_shift": ("default",),
-            "reverse_transformer_layers_per_block": (None,),
-            "time_cond_proj_dim": (None,),
-            "time_embedding_act_fn": (None,),
-            "time_embedding_dim": (None,),
-            "time_embedding_type": ("positional",),
-            "timestep_post_act": (None,),
-            "transformer_layers_per_block": (1,),
-            "upcast_attention": (False, None),
-            "use_linear_projection": (False,),
-        }
+                yield f"{channels} channels do not divide by {self.norm_num_groups} groups or {heads} heads"
 
     def to_dict(self) -> dict[str, Any]:
         adapter = "text_proj" if self.encoder_hid_dim is not None else None
@@ -180,6 +157,18 @@ class AutoencoderConfig(_NetworkConfig):
     """diffusers' ``AutoencoderKL``; the defaults are SD 1.5's."""
 
     class_name: ClassVar[str] = "AutoencoderKL"
+    _fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "act_fn": ("silu", "swish"),
+        "down_block_types": tuple(("DownEncoderBlock2D",) * n for n in range(1, 7)),
+        "up_block_types": tuple(("UpDecoderBlock2D",) * n for n in range(1, 7)),
+        "force_upcast": (True, False),  # about fp16 overflow in torch; we never compute in fp16
+        "latents_mean": (None,),
+        "latents_std": (None,),
+        "mid_block_add_attention": (True,),
+        "shift_factor": (None, 0.0),
+        "use_quant_conv": (True,),
+        "use_post_quant_conv": (True,),
+    }
 
     in_channels: int = 3
     out_channels: int = 3
@@ -195,27 +184,10 @@ class AutoencoderConfig(_NetworkConfig):
         """Image pixels along one side of a latent pixel."""
         return 2 ** (len(self.block_out_channels) - 1)
 
-    def validate(self) -> None:
-        super().validate()
-        for channels in self.block_out_channels:
-            if channels % self.norm_num_groups:
-                raise ValueError(f"{channels} channels do not divide by {self.norm_num_groups} groups")
-
-    @classmethod
-    def _fixed(cls) -> Mapping[str, tuple[Any, ...]]:
-        encoder, decoder = "DownEncoderBlock2D", "UpDecoderBlock2D"
-        return {
-            "act_fn": ("silu", "swish"),
-            "down_block_types": tuple((encoder,) * n for n in range(1, 7)),
-            "up_block_types": tuple((decoder,) * n for n in range(1, 7)),
-            "force_upcast": (True, False),  # about fp16 overflow in torch; we never compute in fp16
-            "latents_mean": (None,),
-            "latents_std": (None,),
-            "mid_block_add_attention": (True,),
-            "shift_factor": (None, 0.0),
-            "use_quant_conv": (True,),
-            "use_post_quant_conv": (True,),
-        }
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if any(channels % self.norm_num_groups for channels in self.block_out_channels):
+            yield f"{self.block_out_channels} channels do not divide by {self.norm_num_groups} groups"
 
     def to_dict(self) -> dict[str, Any]:
         levels = len(self.block_out_channels)
@@ -236,6 +208,15 @@ class AutoencoderTinyConfig(_NetworkConfig):
 
     class_name: ClassVar[str] = "AutoencoderTiny"
     _redundant = frozenset({"block_out_channels"})
+    _fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "act_fn": ("relu",),
+        "force_upcast": (True, False),
+        "latent_magnitude": (3,),
+        "latent_shift": (0.5,),
+        "shift_factor": (None, 0.0),
+        "upsample_fn": ("nearest",),
+        "upsampling_scaling_factor": (2,),
+    }
 
     in_channels: int = 3
     out_channels: int = 3
@@ -251,26 +232,14 @@ class AutoencoderTinyConfig(_NetworkConfig):
         """Image pixels along one side of a latent pixel."""
         return 2 ** (len(self.num_encoder_blocks) - 1)
 
-    def validate(self) -> None:
-        super().validate()
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
         for side in ("encoder", "decoder"):
             channels, blocks = getattr(self, f"{side}_block_out_channels"), getattr(self, f"num_{side}_blocks")
             if not len(channels) == len(blocks) == len(self.num_encoder_blocks):
-                raise ValueError(f"{side} has {len(channels)} levels of channels and {len(blocks)} of blocks")
+                yield f"{side} has {len(channels)} levels of channels and {len(blocks)} of blocks"
             if len(set(channels)) != 1:  # as the reference: its stack has no convolution between widths
-                raise ValueError(f"{side}_block_out_channels {channels} must be equal")
-
-    @classmethod
-    def _fixed(cls) -> Mapping[str, tuple[Any, ...]]:
-        return {
-            "act_fn": ("relu",),
-            "force_upcast": (True, False),
-            "latent_magnitude": (3,),
-            "latent_shift": (0.5,),
-            "shift_factor": (None, 0.0),
-            "upsample_fn": ("nearest",),
-            "upsampling_scaling_factor": (2,),
-        }
+                yield f"{side}_block_out_channels {channels} must be equal"
 
     def to_dict(self) -> dict[str, Any]:
         return {"_class_name": self.class_name, **super().to_dict()}
@@ -300,9 +269,7 @@ class PromptEncoderConfig(_NetworkConfig):
         """Instruction tokens of one prompt (L), the class token not counted."""
         return self.grid**2
 
-    def validate(self) -> None:
-        super().validate()
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} does not divide by patch_size {self.patch_size}")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} does not divide by {self.heads} heads")
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if self.image_size % self.patch_size or self.width % self.heads:
+            yield f"image_size and width do not divide by patch_size and heads: {self}"

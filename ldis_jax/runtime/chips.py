@@ -40,8 +40,9 @@ CHIPS = {
 def get_chip(topology: str) -> Chip:
     """The chip of a topology such as "v5e:4x4"; raises :class:`LDISError` on others."""
     generation = topology.partition(":")[0]
-    if generation not in CHIPS:
-        raise LDISError(f"--topology={topology}: must start with {', '.join(CHIPS)}, as in v5e:4x4")
+    # Of a grid with a 0 the compiler would divide by it.
+    if generation not in CHIPS or not re.fullmatch(r"\w+:[1-9]\d*(x[1-9]\d*)*", topology):
+        raise LDISError(f"--topology={topology}: must be {', '.join(CHIPS)} with a grid of chips, as in v5e:4x4")
     return CHIPS[generation]
 
 
@@ -90,8 +91,6 @@ def slice_devices(topology: str, slices: int = 1) -> list[Any]:
         LDISError: libtpu is not installed, or does not know the topology.
     """
     get_chip(topology)
-    if not re.fullmatch(r"\w+:[1-9]\d*(x[1-9]\d*)*", topology):  # the compiler divides by a 0
-        raise LDISError(f"--topology={topology}: its grid must be positive numbers, as in v5e:4x4")
     from jax.experimental import topologies
 
     try:

@@ -19,10 +19,11 @@ _EXHAUSTED = re.compile(r"RESOURCE_EXHAUSTED: (?:E\d+: \w+: )?(.*(?:memory|alloc
 def release_free_memory() -> None:
     """Gives what was freed back to the system, where the C library can.
 
-    It keeps 1.3 GB after SD 1.5 is loaded and its training step compiled.
+    It keeps what was freed between things that stay: 0.8 of 3.6 GB after SD 1.5 was read in bfloat16, 1.3 GB after its
+    training step was compiled.
     """
-    with contextlib.suppress(OSError, AttributeError):  # not glibc
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def out_of_memory(error: BaseException) -> str | None:

@@ -43,8 +43,6 @@ def make_mesh(data: int = -1, fsdp: int = 1, slices: int = 1, devices: Sequence[
     count = len(devices)
     if data == -1 and fsdp > 0 and slices > 0:
         data = count // (fsdp * slices)
-    if data < 1 or fsdp < 1 or slices < 1 or data * fsdp * slices != count:
-        raise LDISError(f"config.mesh: slices={slices} x data={data} x fsdp={fsdp} does not make {count} devices")
     axes, types = (SLICE, DATA, FSDP), (AxisType.Auto,) * 3
     # Neighbours in a row of the grid of chips stay neighbours; an axis may be part of one of the grid's.
     split = {"allow_split_physical_axes": True}
@@ -54,8 +52,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, slices: int = 1, devices: Sequence[
         else:
             grid = mesh_utils.create_hybrid_device_mesh((1, data, fsdp), (slices, 1, 1), devices, **split)
     except (ValueError, AssertionError, NotImplementedError) as error:
-        where = f"slices={slices} x data={data} x fsdp={fsdp}"
-        raise LDISError(f"config.mesh: {where}: {' '.join(str(error).split())[:200]}") from None
+        product, why = f"slices={slices} x data={data} x fsdp={fsdp}", " ".join(str(error).split())[:200]
+        raise LDISError(f"config.mesh: {product} does not make {count} devices: {why}") from None
     return Mesh(grid, axes, axis_types=types)
 
 

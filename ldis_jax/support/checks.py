@@ -26,13 +26,13 @@ def check_fields(cls: type, values: Mapping[str, Any], where: str) -> None:
     entries, for which lists do too. Finer ranges are the class's own matter.
 
     Raises:
-        LDISError: the first value that does not fit, with its key.
+        LDISError: the first value that does not fit, with its key; a key that is no field.
     """
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        if field.name in values and not _fits(values[field.name], hints[field.name]):
-            hint = getattr(hints[field.name], "__name__", None) or str(hints[field.name])
-            raise LDISError(f"{where}: {field.name}={values[field.name]!r:.80} is not a usable {hint}")
+    hints, fields = typing.get_type_hints(cls), {field.name for field in dataclasses.fields(cls)}
+    for key, value in values.items():
+        if key not in fields or not _fits(value, hints[key]):
+            hint = (getattr(hints[key], "__name__", None) or str(hints[key])) if key in fields else "key"
+            raise LDISError(f"{where}: {key}={value!r:.80} is not a usable {hint}")
 
 
 def check_integer(name: str, value: int, minimum: int = 1, unit: str = "") -> int:
@@ -65,12 +65,9 @@ def check_counts(name: str, value: Counts) -> list[int]:
     """One count or several, as a list.
 
     Raises:
-        LDISError: none, one below 1, or one that is no integer.
+        LDISError: one below 1, or one that is no integer.
     """
-    counts = list(value) if isinstance(value, Iterable) else [value]
-    if not counts or not all(isinstance(count, (int, np.integer)) and count >= 1 for count in counts):
-        raise LDISError(f"{name}={value!r}: must be an integer of at least 1, or several of them")
-    return [int(count) for count in counts]
+    return [check_integer(name, count) for count in (value if isinstance(value, Iterable) else [value])]
 
 
 def _fits(value: Any, hint: Any) -> bool:

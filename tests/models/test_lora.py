@@ -85,9 +85,9 @@ def test_base_parameters_may_be_bfloat16_and_trained_ones_are_float32():
     ("values", "message"),
     [
         ({"rank": -1}, "rank=-1"),
-        ({"rank": 4, "alpha": -2.0}, "alpha=-2.0"),
+        ({"rank": 4, "alpha": float("inf")}, "alpha=inf"),
         ({"rank": 4, "also": "conv_in"}, "also='conv_in'"),
-        ({"rank": 4, "dropout": 0.1}, "unknown key dropout"),
+        ({"rank": 4, "dropout": 0.1}, "dropout=0.1 is not a usable key"),
     ],
 )
 def test_wrong_settings(values, message):

@@ -108,7 +108,7 @@ def test_a_model_trains_and_predicts_with_it(tmp_path):
     [
         ({"encoder_block_out_channels": [8, 16, 16]}, "must be equal"),
         ({"num_decoder_blocks": [1, 1]}, "decoder has 3 levels of channels and 2 of blocks"),
-        ({"scaling_factor": 0.0}, "must be positive"),
+        ({"scaling_factor": 0.0}, "is out of range"),
         ({"act_fn": "gelu"}, "act_fn='gelu'"),
         ({"surprise": 1}, "surprise"),
     ],

@@ -153,7 +153,7 @@ def test_stochastic_rounding():
 def test_meshes_and_rules():
     with pytest.raises(LDISError, match="slices=3 x data=2 x fsdp=1 does not make 8 devices"):
         sharding.make_mesh(2, 1, 3)
-    with pytest.raises(LDISError, match=r"config\.mesh: slices=2 x data=4 x fsdp=1: "):
+    with pytest.raises(LDISError, match=r"config\.mesh: slices=2 x data=4 x fsdp=1 does not make 8 devices: "):
         sharding.make_mesh(4, 1, 2)  # CPUs are no slices
     mesh = sharding.make_mesh(2, 4)
     spec = {shape: tuple(sharding.param_sharding("a/kernel", shape, mesh).spec) for shape in ((6, 8), (8, 6), (6, 6))}

@@ -129,7 +129,7 @@ def test_fresh_parameters():
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such call")
 def test_memory_between_what_stays_is_returned():
     script = """
-from ldis_jax.weights.rules import return_freed_memory
+from ldis_jax.runtime.memory import release_free_memory
 
 def resident():
     with open("/proc/self/statm") as file:
@@ -138,7 +138,7 @@ def resident():
 blocks = [b"x" * 100_000 for _ in range(4000)]
 blocks = blocks[::10]
 before = resident()
-return_freed_memory()
+release_free_memory()
 print(before / resident())
 """
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
