@@ -1,6 +1,7 @@
 """The package's order of floors: a room imports from floors below it only."""
 
 import ast
+import re
 
 import pytest
 
@@ -54,6 +55,12 @@ def room_of(module):
 def test_every_room_has_a_floor():
     rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}
     assert rooms == set(FLOOR)
+
+
+def test_the_tree_in_contributing_names_every_folder():
+    tree = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```")[1]
+    named = {folder for line in re.findall(r"^  (\w+/(?: \w+/)*) ", tree, re.M) for folder in re.findall(r"\w+", line)}
+    assert named == {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 
 
 def test_the_root_stays_small():
