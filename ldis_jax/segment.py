@@ -35,24 +35,24 @@ def _split_prompt(value: str) -> tuple[str, tuple[str, str]]:
 
 def _split_pair(value: str) -> tuple[str, str]:
     """Splits IMAGE:MASK at the colon that leaves two existing files (paths may hold colons), or else at the last."""
-    cuts = [i for i, char in enumerate(value) if char == ":"]
-    if not cuts:
-        raise LDISError(f"--prompt={value}: write IMAGE:MASK, or NAME=IMAGE:MASK with several classes")
-    for cut in reversed(cuts):
+    for cut in reversed([i for i, char in enumerate(value) if char == ":"]):
         if os.path.exists(value[:cut]) and os.path.exists(value[cut + 1 :]):
             return value[:cut], value[cut + 1 :]
-    return value[: cuts[-1]], value[cuts[-1] + 1 :]
+    image, _, mask = value.rpartition(":")
+    return image, mask
 
 
 def _read_classes(values: list[str]) -> dict[str, list[tuple[str, str]]]:
-    """Prompts by class; "" where no class is named."""
+    """Prompts by class; "" where no class is named. Names become part of file names."""
     classes: dict[str, list[tuple[str, str]]] = {}
-    for name, pair in map(_split_prompt, values):
-        if name and not name.replace(" ", "_").replace("-", "_").isidentifier():
-            raise LDISError(f"--prompt: class {name!r}: use letters, digits, spaces, - and _")
+    for value, (name, pair) in zip(values, map(_split_prompt, values), strict=True):
         classes.setdefault(name, []).append(pair)
-    if "" in classes and len(classes) > 1:
-        raise LDISError("--prompt: either all or none of them name a class, as NAME=IMAGE:MASK")
+        safe = not name or name.replace(" ", "_").replace("-", "_").isidentifier()
+        if not all(pair) or not safe or ("" in classes and len(classes) > 1):
+            raise LDISError(
+                f"--prompt={value}: write IMAGE:MASK; or NAME=IMAGE:MASK for every prompt, with a name of letters, "
+                "digits, spaces, - and _"
+            )
     return classes
 
 
@@ -62,8 +62,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--model", required=True, help='model folder, hub id, or "tiny"')
     parser.add_argument("--query", required=True, nargs="+", help="pictures, folders of them, patterns, or one video")
-    parser.add_argument("--prompt", action="append", metavar="[NAME=]IMAGE:MASK", default=[], help="may be repeated")
-    parser.add_argument("--first_mask", type=Path, help="of a video: PNG of the first frame's labels, 0 is background")
+    shown = parser.add_mutually_exclusive_group(required=True)
+    shown.add_argument("--prompt", action="append", metavar="[NAME=]IMAGE:MASK", default=[], help="may be repeated")
+    shown.add_argument("--first_mask", type=Path, help="of a video: PNG of the first frame's labels, 0 is background")
     parser.add_argument("--out", required=True, type=Path, help="mask to write, a PNG; or a folder")
     parser.add_argument(
         "--overlay", type=Path, help="picture with the object tinted and outlined; folder; video (.mp4)"
@@ -75,7 +76,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--seed", type=int, default=0, help="of LDIS-n's noise (default 0)")
     parser.add_argument("--ignore_label", type=int, help="mask value that is neither object nor background")
-    parser.add_argument("--json", type=Path, help="also write what was found, with areas, to this file")
+    parser.add_argument("--json", type=Path, help="also write what was found, with areas, to a file or /dev/stdout")
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     cli.add_ldisn_flags(parser)
     return parser.parse_args()
@@ -128,7 +129,7 @@ def main() -> None:
     if args.json is not None:
         every = {"masks": work.all_masks(report)} if isinstance(work, segment_files.FolderWork) else {}
         write_json(args.json, {**report, **every})
-    if not args.quiet:
+    if not args.quiet and args.json != Path("/dev/stdout"):
         print(f"{args.out}: {segment_files.summary(report)}")
     if failed := report["failed"]:
         rest = f"; and {len(failed) - _SHOWN} more, which --json=FILE lists" if len(failed) > _SHOWN else ""

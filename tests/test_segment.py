@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import os
 import shutil
+import stat
 
 import numpy as np
 import pytest
@@ -105,7 +107,7 @@ def test_what_is_missing_is_made_and_the_report_is_whole(run, work):
     assert status == 2 and "masks/q0.png: is read by this command" in err
     (work / "masks/segment.json").write_text("{")
     status, _, err = run(*flags)
-    assert status == 2 and "masks/segment.json: does not tell what made this folder" in err
+    assert status == 2 and "masks: holds masks made with other" in err
 
 
 def test_an_interruption_says_how_to_go_on(run, work, model, monkeypatch):
@@ -139,9 +141,19 @@ def test_what_may_not_be_read(run, work, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ldis_jax.commands.segment_files.Path.iterdir", forbidden)
+        patch.setattr("os.scandir", forbidden)
         status, _, err = run("--query=photos/0", f"--prompt={CAT}", "--out=masks")
-    assert status == 2 and "--query=photos/0: cannot be read (Permission denied); look at its permissions" in err
+    assert status == 2 and "--query=photos/0: no picture there that may be read" in err
+
+
+def test_the_report_of_a_pipe(run, work):
+    """What was found goes to /dev/stdout whole, and nothing else with it; no file takes its place."""
+    os.mkfifo("pipe")
+    with open(os.open("pipe", os.O_RDWR | os.O_NONBLOCK), encoding="utf-8") as pipe:
+        status, out, err = run("--query=photos/0/q0.png", f"--prompt={CAT}", "--out=mask.png", "--json=pipe", "--quiet")
+        assert (status, out, err) == (0, "", "")
+        assert json.loads(pipe.read())["masks"][0]["mask"] == "mask.png"
+    assert stat.S_ISFIFO(os.stat("pipe").st_mode)
 
 
 def test_other_weights_in_the_same_folder_do_not_go_on(run, work, micro_folder):
@@ -211,8 +223,8 @@ def test_a_video_by_prompts(run, work, model):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--query=nothing*.png", f"--prompt={CAT}", "--out=m"], "nothing*.png: no such file"),
-        (["--query=photos", f"--prompt={CAT}", "--out=m"], "no pictures in this folder, whose sub-folders"),
+        (["--query=nothing*.png", f"--prompt={CAT}", "--out=m"], "--query=nothing*.png: no picture there"),
+        (["--query=photos", f"--prompt={CAT}", "--out=m"], "--query=photos: no picture there"),
         (["--query", "clip.mp4", "cat.png", f"--prompt={CAT}", "--out=m"], "is a video; segment one at a time"),
         (["--query=photos/0", f"--prompt={CAT}", "--out=m.png"], "need a folder"),
         (["--query=photos/0", "--prompt=cat.png:first.png", "--out=m", "--quiet"], "make them agree"),
@@ -222,17 +234,23 @@ def test_a_video_by_prompts(run, work, model):
         (["--query=clip.mp4", "--first_mask=first.png", "--out=m", "--overlay=clip.mp4"], "is read by this command"),
         (["--query=photos/0", f"--prompt={CAT}", "--out=m", "--overlay=m"], "--overlay=m: is --out, too"),
         (["--query=cat.png", f"--prompt={DOG}", "--out=m.png", "--json=cat.png/j.json"], "no right to write in"),
-        (["--query=cat.png", "--first_mask=first.png", "--out=m"], "begins a video, and cat.png is one picture"),
-        (["--query=cat.png", "--out=m.png"], "--prompt: missing"),
-        (["--query=cat.png", f"--prompt={CAT}", f"--prompt=dog={DOG}", "--out=m.png"], "either all or none"),
-        (["--query=cat.png", f"--prompt=a/b={CAT}", "--out=m.png"], "class 'a/b'"),
-        (["--query=clip.mp4", "--out=m"], "either --prompt or --first_mask"),
-        (["--query=clip.mp4", "--first_mask=first.png", f"--prompt={CAT}", "--out=m"], "one of them"),
+        (["--query=cat.png", "--first_mask=first.png", "--out=m"], "frames of a video lie in one folder"),
+        (["--query", "frames/1.png", "frames/2.png", "--first_mask=first.png", "--out=m"], "name that folder"),
+        (["--query=clip.mp4", f"--prompt={CAT}", "--out=m", "--probability=p"], "--probability: not of videos"),
+        (["--query=cat.png", "--prompt=cat.png", "--out=m.png"], "--prompt=cat.png: write IMAGE:MASK"),
+        (
+            ["--query=cat.png", f"--prompt={CAT}", f"--prompt=dog={DOG}", "--out=m.png"],
+            "NAME=IMAGE:MASK for every prompt",
+        ),
+        (["--query=cat.png", f"--prompt=a/b={CAT}", "--out=m.png"], "with a name of letters"),
         (["--query=clip.mp4", "--first_mask=cat.png", "--out=m"], "label map has one 8-bit channel"),
         (["--query=clip.mp4", "--first_mask=first.png", "--out=m.png"], "need a folder"),
-        (["--query=clip.mp4", "--first_mask=first.png", "--out=m", "--overlay=o.gif"], ".mp4 file or a folder"),
-        (["--query=clip.mp4", "--first_mask=cat_mask.png", "--out=m"], "is 24x24, the first frame 48x32"),
-        (["--query", "cat.png", "photos/../cat.jpg", f"--prompt={CAT}", "--out=m"], "no such file"),
+        (["--query=clip.mp4", "--first_mask=first.png", "--out=m", "--overlay=o.gif"], "overlay may be an .mp4"),
+        (
+            ["--query=clip.mp4", "--first_mask=cat_mask.png", "--out=m", "--quiet"],
+            "differ in size from the first frame (32, 48)",
+        ),
+        (["--query", "cat.png", "photos/../cat.jpg", f"--prompt={CAT}", "--out=m"], "no picture there"),
     ],
 )
 def test_bad_input_leaves_nothing(run, work, flags, message):
@@ -240,6 +258,19 @@ def test_bad_input_leaves_nothing(run, work, flags, message):
     status, _, err = run(*flags)
     assert status == 2 and message in err and err.count("\n") == 1
     assert {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--query=clip.mp4"], "one of the arguments --prompt --first_mask is required"),
+        (["--query=cat.png"], "one of the arguments --prompt --first_mask is required"),
+        (["--query=clip.mp4", "--first_mask=first.png", f"--prompt={CAT}"], "not allowed with argument"),
+    ],
+)
+def test_an_example_is_either_prompts_or_a_first_mask(run, flags, message):
+    status, _, err = run(*flags, "--out=m")
+    assert status == 2 and message in err
 
 
 @pytest.mark.parametrize("prompt", ["cat.png:none.png", "clip.mp4:cat_mask.png", "cat.png:first.png"])

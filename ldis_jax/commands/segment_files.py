@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import glob
 import os
-import stat
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,39 +39,17 @@ def find_queries(names: Sequence[str]) -> list[Path]:
     """
     found: list[Path] = []
     for name in names:
-        if _is_folder(name):
-            inside = sorted(path for path in _children(name) if path.suffix.lower() in PICTURE_SUFFIXES)
-            if not inside:
-                raise LDISError(f"--query={name}: no pictures in this folder, whose sub-folders are not looked into")
-            found += inside
+        if os.path.isdir(name):
+            inside = sorted(glob.glob(f"{glob.escape(name)}/*", include_hidden=True))
+            matches = [path for path in inside if Path(path).suffix.lower() in PICTURE_SUFFIXES]
         else:
             matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
-            if not matches:
-                raise LDISError(f"{name}: no such file; name a picture, a folder, a pattern or a video")
-            found += map(Path, matches)
+        if not matches:
+            raise LDISError(f"--query={name}: no picture there that may be read; name a file, a folder or a pattern")
+        found += map(Path, matches)
     if len(found) > 1 and any(map(is_video, found)):
         raise LDISError(f"--query: {next(filter(is_video, found))} is a video; segment one at a time")
     return list(dict.fromkeys(found))
-
-
-def _is_folder(name: str) -> bool:
-    try:
-        return stat.S_ISDIR(os.stat(name).st_mode)
-    except PermissionError as error:
-        raise _unreadable(name, error) from None
-    except OSError:
-        return False
-
-
-def _children(folder: str) -> list[Path]:
-    try:
-        return list(Path(folder).iterdir())
-    except OSError as error:
-        raise _unreadable(folder, error) from None
-
-
-def _unreadable(name: str, error: OSError) -> LDISError:
-    return LDISError(f"--query={name}: cannot be read ({error.strerror or error}); look at its permissions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +162,7 @@ Work = PictureWork | FolderWork | ClipWork
 
 
 def picture_work(query: Path, classes: Classes, outputs: Outputs) -> PictureWork:
-    """Raises :class:`LDISError` where outputs are not PNG files or prompts are missing."""
+    """Raises :class:`LDISError` where outputs are not PNG files."""
     for path in outputs.given().values():
         if path.suffix.lower() != ".png":
             raise LDISError(f"{path}: outputs are PNG files; end the name in .png")
@@ -198,23 +175,15 @@ def folder_work(queries: Sequence[Path], classes: Classes, outputs: Outputs, mad
     Raises:
         LDISError: outputs that are no folders, or that hold something else than results of the same command.
     """
-    for path in outputs.given().values():
-        if path.suffix.lower() == ".png" or (path.exists() and not path.is_dir()):
-            raise LDISError(f"{path}: several pictures need a folder; name one")
+    _check_places(queries, outputs.given())
     root = Path(os.path.commonpath([query.absolute().parent for query in queries]))
-    places: dict[Path, Outputs] = {}
-    named: dict[Path, Path] = {}
-    for query in queries:
-        name = query.absolute().relative_to(root).with_suffix(".png")
-        _check_name(named.setdefault(name, query), query)
-        places[query] = outputs.within(name)
+    places = {query: outputs.within(query.absolute().relative_to(root).with_suffix(".png")) for query in queries}
     folders = Folders(outputs, {**made_by, "prompts": _digests(classes)})
     written = [place.files(tuple(classes)) for place in places.values()]
     folders.check({kind: [path for files in written for path in files[kind]] for kind in outputs.given()})
     given = [Path(path) for pairs in classes.values() for pair in pairs for path in pair]
     flagged = ((kind, path) for files in written for kind, paths in files.items() for path in paths)
     check_apart([*queries, *given], flagged)  # also those of an earlier command's results that this one reads
-    _prompts(classes)  # are there
     return FolderWork(places, classes, folders)
 
 
@@ -224,37 +193,35 @@ def clip_work(
     """Of one video file, or of the frames of a folder; ``made_by`` as of many pictures.
 
     Raises:
-        LDISError: prompts and labels do not fit together, an output cannot be, or there is no such video.
+        LDISError: labels that are none, an output that cannot be, or no such video.
     """
-    if len(queries) == 1 and not is_video(queries[0]):
-        raise LDISError(f"--first_mask: begins a video, and {queries[0]} is one picture; use --prompt")
-    if bool(classes) == (first_mask is not None):
-        raise LDISError("a video takes either --prompt or --first_mask, one of them")
+    film = outputs.overlay is not None and outputs.overlay.suffix.lower() == ".mp4"
+    in_folders = Outputs(outputs.out, None if film else outputs.overlay, None)
+    query = queries[0] if is_video(queries[0]) else queries[0].parent
+    _check_places(queries, in_folders.given())
     if outputs.probability is not None:
         raise LDISError("--probability: not of videos; leave it out")
-    if outputs.out.suffix or (outputs.out.exists() and not outputs.out.is_dir()):
-        raise LDISError(f"{outputs.out}: the masks of a video need a folder; name one")
-    if outputs.overlay is not None and outputs.overlay.suffix.lower() not in ("", ".mp4"):
-        raise LDISError(f"{outputs.overlay}: an overlay of a video is an .mp4 file or a folder")
-    query = queries[0] if is_video(queries[0]) else queries[0].parent
-    if any(path.parent != queries[0].parent for path in queries):
+    if query != queries[0] and set(queries) != set(find_queries([str(query)])):
         raise LDISError("--query: the frames of a video lie in one folder; name that folder")
-    named: dict[str, Path] = {}
-    for path in queries:
-        _check_name(named.setdefault(path.stem, path), path)
     labels = None if first_mask is None else read_first_labels(first_mask)
-    video = read_video(query)
-    first = next(iter(video))
-    if labels is not None and labels.shape != first.shape[:2]:
-        size = f"{labels.shape[1]}x{labels.shape[0]}, the first frame {first.shape[1]}x{first.shape[0]}"
-        raise LDISError(f"{first_mask}: is {size}; draw it on the first frame")
-    in_folders = Outputs(outputs.out, outputs.overlay if outputs.overlay and not outputs.overlay.suffix else None, None)
     given = {"prompts": _digests(classes)} if first_mask is None else {"first_mask": digest(first_mask)}
     facts = {**made_by, **given, "video": [[path.name, path.stat().st_size] for path in queries]}
     folders = Folders(in_folders, facts)
     # Any picture there would pass for a frame's, also of a longer video.
     folders.check({kind: folder.glob("*.png") for kind, folder in in_folders.given().items()})
-    return ClipWork(query, video, classes, labels, folders, outputs.overlay)
+    return ClipWork(query, read_video(query), classes, labels, folders, outputs.overlay)
+
+
+def _check_places(queries: Sequence[Path], folders: Mapping[str, Path]) -> None:
+    """Raises :class:`LDISError` where results of many pictures would not lie in folders, each under its own name."""
+    for path in folders.values():
+        a_file = path.suffix.lower() in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES, ".gif")
+        if a_file or (path.exists() and not path.is_dir()):
+            raise LDISError(f"{path}: several pictures need a folder; name one (a video's overlay may be an .mp4)")
+    named: dict[Path, Path] = {}
+    for query in queries:
+        if (first := named.setdefault(query.absolute().with_suffix(""), query)) != query:
+            raise LDISError(f"{query}: its mask would have the name of {first}'s; rename one")
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -269,18 +236,11 @@ def summary(report: Mapping[str, Any]) -> str:
 
 def _prompts(classes: Classes) -> Any:
     """As :meth:`LDISPipeline.segment_images` takes them."""
-    if not classes:
-        raise LDISError("--prompt: missing; give IMAGE:MASK")
     return classes.get("", classes)
 
 
 def _digests(classes: Classes) -> dict[str, list[list[str]]]:
     return {name: [[digest(path) for path in pair] for pair in pairs] for name, pairs in classes.items()}
-
-
-def _check_name(first: Path, query: Path) -> None:
-    if first != query:
-        raise LDISError(f"{query}: its mask would have the name of {first}'s; rename one")
 
 
 def _try_to_read(path: Path) -> np.ndarray | LDISError:

@@ -79,13 +79,10 @@ def labels_of(result: Result) -> np.ndarray:
 
 def check_apart(inputs: Iterable[Path], outputs: Iterable[tuple[str, Path]]) -> None:
     """Raises :class:`LDISError` where an output, after its flag, would replace an input or another flag's output."""
-    read, written = {path.resolve() for path in inputs}, dict[Path, str]()
+    taken = {path.resolve(): "read by this command" for path in inputs}
     for flag, path in outputs:
-        where = path.resolve()
-        if where in read:
-            raise LDISError(f"--{flag}={path}: is read by this command; write the result elsewhere")
-        if (other := written.setdefault(where, flag)) != flag:
-            raise LDISError(f"--{flag}={path}: is --{other}, too; give each a place of its own")
+        if (use := taken.setdefault(path.resolve(), f"--{flag}")) != f"--{flag}":
+            raise LDISError(f"--{flag}={path}: is {use}, too; write the result elsewhere")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,23 +127,12 @@ class Folders:
         if not path.is_file():
             return None
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(found["outputs"], list):
-                raise TypeError
-        except (ValueError, KeyError, TypeError):
-            raise LDISError(f"{path}: does not tell what made this folder; choose another folder") from None
-        return dict(found)
+            found = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            found = {}  # by no settings that we know
+        return {"outputs": [], **found}
 
 
 def digest(path: str | Path) -> str:
-    """16 hex digits of a prompt's file.
-
-    Raises:
-        LDISError: it cannot be read.
-    """
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
-    except OSError as error:
-        raise LDISError(
-            f"{path}: {(error.strerror or str(error)).lower()}; name a prompt's image and its mask"
-        ) from None
+    """16 hex digits of a prompt's file, which has been read."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]

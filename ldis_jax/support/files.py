@@ -20,7 +20,8 @@ StrPath = str | os.PathLike[str]
 def atomic_write(path: StrPath) -> Iterator[Path]:
     """Yields a temporary path beside ``path`` that takes its place if the body succeeds and vanishes if it fails.
 
-    Missing parent folders are made. The temporary name keeps the suffix, because writers read the format from it.
+    Missing parent folders are made. The temporary name keeps the suffix, because writers read the format from it. A
+    pipe or a device, /dev/stdout among them, is written to as it is.
 
     Raises:
         LDISError: the folder or the file cannot be written.
@@ -28,6 +29,9 @@ def atomic_write(path: StrPath) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
+        if _is_stream(path):
+            yield path
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
@@ -41,10 +45,17 @@ def atomic_write(path: StrPath) -> Iterator[Path]:
 def check_writable(path: StrPath) -> None:
     """Raises :class:`LDISError` where :func:`atomic_write` would, as far as can be seen before the work."""
     path = Path(path)
+    if _is_stream(path):
+        return
     there = next(folder for folder in path.absolute().parents if os.path.exists(folder))
     if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "is a folder" if path.is_dir() else f"no right to write in {there}"
         raise LDISError(f"{path}: cannot be written ({why}); choose another place")
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether no file may take the place of what is there; /dev/stdout may lead to a file, and is still no file."""
+    return str(path) in ("/dev/stdout", "/dev/stderr") or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 @contextlib.contextmanager
