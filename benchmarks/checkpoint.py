@@ -21,12 +21,11 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from ldis_jax.models.params import flatten
 from ldis_jax.runtime import sharding
 from ldis_jax.support.files import write_json
 from ldis_jax.training.checkpoint import Checkpoints
-from ldis_jax.training.loop import initial_model, make_loader
-from ldis_jax.training.optim import make_optimizer
+from ldis_jax.training.loop import make_loader
+from ldis_jax.training.run import Run
 from ldis_jax.training.step import StepMetrics, init_state, make_train_step
 
 
@@ -36,14 +35,13 @@ class Trainer:
     def __init__(self, config: ConfigDict):
         """Compiles the step of a config and takes it once."""
         mesh = sharding.make_mesh(**config.mesh)
-        task, model, _ = initial_model(config)
-        graphdef, params, frozen = flatten(model)
-        tx = make_optimizer(config.optim, config.train_steps)
-        self.state, placed = init_state(params, tx, mesh)
-        self._step = make_train_step(task, graphdef, tx, config.seed, mesh, placed)
+        run = Run.from_config(config, mesh, jax.default_backend())
+        graphdef, params, frozen, _ = run.start()
+        self.state, placed = init_state(params, run.optimizer, mesh)
+        self._step = make_train_step(run.task, graphdef, run.optimizer, config.seed, mesh, placed)
         whole = sharding.replicated(mesh)
         self._frozen, self._metrics = jax.device_put(frozen, whole), jax.device_put(StepMetrics.empty(), whole)
-        with make_loader(config, task, mesh) as loader:
+        with make_loader(run) as loader:
             batch = next(loader)
         for name in ("class_id", "bad_files"):
             batch.pop(name)

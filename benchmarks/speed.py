@@ -86,26 +86,22 @@ def _jax_train(folder: Path, batch: int, args: argparse.Namespace) -> Run:
     import jax
 
     from ldis_jax.config import base_config
-    from ldis_jax.models.params import flatten
     from ldis_jax.runtime import sharding
     from ldis_jax.runtime.memory import release_free_memory
     from ldis_jax.training.compiled_step import ready_step
-    from ldis_jax.training.loop import initial_model
-    from ldis_jax.training.optim import make_optimizer
-    from ldis_jax.training.step import StepMetrics, StepOptions, init_state
+    from ldis_jax.training.run import Run as TrainingRun
+    from ldis_jax.training.step import StepMetrics, init_state
 
     config = base_config("ldis1")
     config.init.folder, config.batch_size, config.dtype = str(folder), batch, args.dtype
     mesh = sharding.make_mesh(**config.mesh)
-    _, model, _ = initial_model(config)
-    _, params, frozen = flatten(model)
-    del model
-    options = StepOptions.from_config(config.step)
-    state, _ = init_state(params, make_optimizer(config.optim, config.train_steps), mesh, options)
+    training = TrainingRun.from_config(config, mesh, jax.default_backend())
+    _, params, frozen, _ = training.start()
+    state, _ = init_state(params, training.optimizer, mesh, training.options)
     del params
     metrics = jax.device_put(StepMetrics.empty(), sharding.replicated(mesh))
     frozen = jax.device_put(frozen, sharding.replicated(mesh))
-    step = ready_step(config, mesh, args.dtype).run
+    step = ready_step(training).run
     release_free_memory()
     arrays = episodes(batch)
     holder = [state]

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from absl import flags
 
-from ldis_jax.errors import LDISError
 from ldis_jax.runtime.chips import prepare_compile_only
 from ldis_jax.support import cli
 from ldis_jax.support.config_flag import config_file, read_config
@@ -38,8 +37,6 @@ Flags:
 def main() -> None:
     """Entry point."""
     config = read_config(_HELP)
-    if _JSON.value and not _JSON.value.endswith(".json"):
-        raise LDISError(f"--json={_JSON.value}: the figures are JSON; end the name in .json")
     prepare_compile_only()
 
     from ldis_jax.config import check_config
@@ -48,25 +45,25 @@ def main() -> None:
     from ldis_jax.runtime.chips import slice_devices
     from ldis_jax.support.files import check_writable, write_json
     from ldis_jax.training.compiled_step import ReadyStep, program_facts, write_executable
-    from ldis_jax.training.programs import compute_dtype
+    from ldis_jax.training.run import Run
 
     check_config(config)
     for path in filter(None, (_JSON.value, config.executable)):
         check_writable(path)
     devices = slice_devices(_TOPOLOGY.value, config.mesh.slices)
-    mesh = sharding.make_mesh(**config.mesh, devices=devices)
+    programs = ("train", "predict") if _PROGRAM.value == "both" else (_PROGRAM.value,)
+    if "train" in programs and _BATCH_SIZE.value:
+        config.batch_size = _BATCH_SIZE.value
+    run = Run.from_config(config, sharding.make_mesh(**config.mesh, devices=devices), "tpu")
     costs = {}
-    for program in ("train", "predict") if _PROGRAM.value == "both" else (_PROGRAM.value,):
+    for program in programs:
         batch_size = _BATCH_SIZE.value or (config.batch_size if program == "train" else config.eval.batch_size)
-        if program == "train":
-            config.batch_size = batch_size
-        compiled, cost = compile_program(config, program, _TOPOLOGY.value, mesh, batch_size)
+        compiled, cost = compile_program(run, program, _TOPOLOGY.value, batch_size)
         print("\n".join(lines(cost)), flush=True)
         if not cost["fits"]:
             print(f"  try {advice(config, cost)}", flush=True)
         if program == "train" and config.executable and compiled is not None:
-            facts = program_facts(config, mesh, compute_dtype(config, "tpu"))
-            write_executable(Path(config.executable), ReadyStep(compiled, cost["flops"]), facts)
+            write_executable(Path(config.executable), ReadyStep(compiled, cost["flops"]), program_facts(run))
             print(f"  wrote {config.executable}", flush=True)
         costs[program] = {"config": config_file(), **cost}
         if _JSON.value:

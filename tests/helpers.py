@@ -13,8 +13,10 @@ from ldis_jax.config import base_config
 from ldis_jax.models.config import AutoencoderConfig, PromptEncoderConfig, UNetConfig
 from ldis_jax.models.ldis import ModelConfig
 from ldis_jax.recipes.data import eval_set, procedural_source
+from ldis_jax.runtime import sharding
 from ldis_jax.support import cli
 from ldis_jax.tasks import LDIS1, LDISN
+from ldis_jax.training.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
@@ -62,6 +64,11 @@ def micro_config(folder, task="ldis1"):
     if task == "ldisn":
         config.task.num_steps = 2
     return config
+
+
+def run_of(config, mesh=None):
+    """The run of a config on this machine, on all devices unless a mesh is given."""
+    return Run.from_config(config, mesh or sharding.make_mesh(**config.mesh), "cpu")
 
 
 def call_command(main, monkeypatch, capsys, *arguments):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ldis_jax import segment
 from ldis_jax.media.images import read_image
-from ldis_jax.training.programs import run_task
+from ldis_jax.training.run import run_task
 from ldis_jax.weights import load_model
 from tests.data.test_folder_check import boxes, picture_folder
 from tests.helpers import ROOT, call_command, free_port

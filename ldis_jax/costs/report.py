@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ldis_jax.costs.hlo import collectives, estimated_cycles, unmodelled_custom_calls
 from ldis_jax.runtime import sharding
 from ldis_jax.runtime.chips import Chip, get_chip
 from ldis_jax.runtime.memory import memory_options, out_of_memory
-from ldis_jax.training.programs import PROGRAMS, compute_dtype, mathematical_flops, trained_params
+from ldis_jax.training.programs import PROGRAMS, mathematical_flops
+from ldis_jax.training.run import Run
 
 _PARTS_SHOWN = 6
 _RESERVED = 0.02  # of a chip's memory: the runtime's own, and what a program's buffers lose to alignment
@@ -30,15 +30,14 @@ _OF_THE_PROGRAM = (
 
 
 def compile_program(
-    config: ConfigDict, program: str, topology: str, mesh: Mesh, batch_size: int
+    run: Run, program: str, topology: str, batch_size: int
 ) -> tuple[jax.stages.Compiled | None, dict[str, Any]]:
     """Compiles for a slice and reads off the costs; minutes at full size.
 
     Args:
-        config: of a run.
+        run: with the mesh of the topology's devices.
         program: "train" or "predict".
         topology: such as "v5e:4x4".
-        mesh: of its devices.
         batch_size: over all chips.
 
     Returns:
@@ -48,8 +47,8 @@ def compile_program(
         knows; and what was compiled. Where the compiler refuses a program for want of memory there is none: its
         "peak_bytes" are what the compiler says it needs, its times and all else that only the program tells are None.
     """
-    chip = get_chip(topology)
-    lowered = PROGRAMS[program](config, mesh, batch_size, compute_dtype(config, "tpu")).trace().lower()
+    chip, mesh = get_chip(topology), run.mesh
+    lowered = PROGRAMS[program](run, batch_size).trace().lower()
     cost: dict[str, Any] = {
         "program": program,
         "topology": topology,
@@ -57,8 +56,8 @@ def compile_program(
         "mesh": dict(mesh.shape),
         "batch_size": batch_size,
         "chip_bytes": chip.memory,
-        "flops": mathematical_flops(config, program, mesh, batch_size),
-        "replicated": sharding.large_replicated(trained_params(config), mesh) if program == "train" else [],
+        "flops": mathematical_flops(run, program, batch_size),
+        "replicated": sharding.large_replicated(run.shapes[1], mesh) if program == "train" else [],
     }
     compiled, started = None, time.perf_counter()
     try:

@@ -16,13 +16,13 @@ from typing import NamedTuple
 import jax
 from jax.experimental import serialize_executable
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from ldis_jax.config import to_json
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.runtime.compilation_cache import processor
 from ldis_jax.support.files import atomic_write, check_writable
-from ldis_jax.training.programs import Program, abstract_model, mathematical_flops, train_program
+from ldis_jax.training.programs import Program, mathematical_flops, train_program
+from ldis_jax.training.run import Run
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -37,23 +37,17 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax")
 _COMPILERS = {"tpu": ("libtpu",), "gpu": ("jax-cuda12-pjrt", "jax-cuda13-pjrt")}  # packages that bring them
 
 
-def program_facts(config: ConfigDict, mesh: Mesh, dtype: str) -> dict[str, str]:
-    """All that a compiled step depends on, by name; equal facts mean the same program for the same devices.
-
-    Args:
-        config: of the run.
-        mesh: of the run's devices, or of a topology's.
-        dtype: of compute.
-    """
+def program_facts(run: Run) -> dict[str, str]:
+    """All that a compiled step depends on, by name; equal facts mean the same program for the same devices."""
+    mesh, task = run.mesh, run.task
     device = mesh.devices.flat[0]
-    keys = {key: value for key, value in to_json(config).items() if key not in _OF_THE_HOST}
-    task, model = abstract_model(config, dtype)
+    keys = {key: value for key, value in to_json(run.config).items() if key not in _OF_THE_HOST}
     facts = {
         "config": json.dumps(keys, sort_keys=True),
         "task": json.dumps(task.to_dict(), sort_keys=True),
         "noise schedule": json.dumps(task.schedule.to_dict() if task.needs_schedule else None, sort_keys=True),
-        "networks": json.dumps(model.config.to_dict(), sort_keys=True),
-        "dtype": dtype,
+        "networks": json.dumps(run.networks.to_dict(), sort_keys=True),
+        "dtype": run.dtype,
         "devices": f"{device.device_kind}: {[(d.id, d.process_index) for d in mesh.devices.flat]}",
         "mesh": str(dict(mesh.shape)),
         "compiler's flags": " ".join(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")),
@@ -73,37 +67,35 @@ class ReadyStep(NamedTuple):
     flops: float  # of a device; 0 where nobody asked
 
 
-def ready_step(config: ConfigDict, mesh: Mesh, dtype: str, with_flops: bool = False) -> ReadyStep:
+def ready_step(run: Run, with_flops: bool = False) -> ReadyStep:
     """The training step of a run: of the file ``config.executable`` if it holds it, else compiled, and written there.
 
     Args:
-        config: of the run.
-        mesh: of its devices.
-        dtype: of compute.
+        run: on real devices.
         with_flops: also count them, for which the step is traced once more; a file knows them.
 
     Raises:
         LDISError: the config does not fit together; the file cannot be written, or others can write it.
     """
-    started = time.monotonic()
+    started, config = time.monotonic(), run.config
     path = Path(config.executable) if config.executable else None
     if path is not None:
         check_writable(path)
-    program, facts = train_program(config, mesh, config.batch_size, dtype), program_facts(config, mesh, dtype)
+    program, facts = train_program(run, config.batch_size), program_facts(run)
     if path is not None and path.is_file():
         try:
-            loaded = read_executable(path, facts, program, mesh)
+            loaded = read_executable(path, facts, program, run.mesh)
         except ForeignFileError:
             raise LDISError(f"config.executable={path}: is there, and is no compiled step; name another file") from None
         except UnusableExecutableError as error:
-            _LOGGER.warning("config.executable=%s: %s; compiling anew", path, error)
+            _LOGGER.warning("config.executable=%s: %s; compiling again", path, error)
         else:
             _LOGGER.info("training step loaded from %s in %.1f s", path, time.monotonic() - started)
             return loaded
     compiled: jax.stages.Compiled = program.trace().lower().compile()
     _LOGGER.info("training step compiled in %.1f s", time.monotonic() - started)
     counted = path is not None or with_flops
-    step = ReadyStep(compiled, mathematical_flops(config, "train", mesh, config.batch_size) if counted else 0.0)
+    step = ReadyStep(compiled, mathematical_flops(run, "train", config.batch_size) if counted else 0.0)
     if path is not None and jax.process_index() == 0:
         write_executable(path, step, facts)
     return step

@@ -11,8 +11,7 @@ from ldis_jax import LDISError
 from ldis_jax.config import base_config
 from ldis_jax.costs.report import advice
 from ldis_jax.runtime.chips import get_chip, peak_flops, slice_devices
-from ldis_jax.training.programs import trained_params
-from tests.helpers import ROOT, micro_config
+from tests.helpers import ROOT, micro_config, run_of
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed"
@@ -63,7 +62,7 @@ def test_both_programs_on_a_slice(micro_folder, tmp_path):
         assert found["group"] == 4 and not found["network"]
         whole[found["kind"]] += found["bytes"] * 4 / 3 / (2 if found["kind"] == "all-reduce" else 1)
     config = micro_config(micro_folder)
-    size = 2 * sum(value.size for value in trained_params(config).values())
+    size = 2 * sum(value.size for value in run_of(config).shapes[1].values())
     assert whole["reduce-scatter"] + whole["all-reduce"] == pytest.approx(size, rel=0.03)
     assert whole["all-gather"] > size / 2  # of what is sharded
 
@@ -74,7 +73,7 @@ import ldis_jax.runtime.chips as chips, ldis_jax.costs.report as report, ldis_ja
 real = sharding.make_mesh
 chips.slice_devices = lambda topology, slices: None
 sharding.make_mesh = lambda **kw: real(1, 1, devices=jax.devices()[:1])
-report.compile_program = lambda config, program, topology, mesh, batch_size: (None, {
+report.compile_program = lambda run, program, topology, batch_size: (None, {
     "program": program, "topology": topology, "mesh": {"slice": 1, "data": 4, "fsdp": 1}, "batch_size": batch_size,
     "predicted_ms": 1.0, "predicted_compute_ms_by_part": {},
     "argument_bytes": 15e9, "temp_bytes": 9e9, "peak_bytes": 24e9, "chip_bytes": 16e9, "fits": False, "flops": 1e12,
@@ -92,7 +91,6 @@ import ldis_jax.compile as c; from ldis_jax.support import cli; cli.run(c.main)"
     [
         ((), "--config: missing"),
         (("--config=configs/tiny.py", "--topology=h100:8"), "--topology=h100:8: must start with v5e, v5p, v6e"),
-        (("--config=configs/tiny.py", "--json=costs.txt"), "end the name in .json"),
         (("--config=configs/tiny.py", "--config.executable=tests"), "tests: cannot be written (is a folder)"),
         (("--config=configs/tiny.py", "--program=eval"), "program"),
     ],
@@ -125,7 +123,7 @@ def test_advice_is_about_the_program():
 def test_shapes_without_an_init_folder_are_sd_15s():
     config = base_config("ldis1")
     config.init.folder = "not/there"
-    sizes = [value.size for value in trained_params(config).values()]
+    sizes = [value.size for value in run_of(config).shapes[1].values()]
     assert sum(sizes) == 859_520_964 + 787_200
     with pytest.raises(LDISError, match="v5e"):
         get_chip("v3:8")

@@ -14,14 +14,11 @@ from ml_collections import ConfigDict
 
 from ldis_jax.config import base_config
 from ldis_jax.models.ldis import ModelConfig
-from ldis_jax.models.params import flatten
 from ldis_jax.runtime import sharding
 from ldis_jax.tasks import task_from_dict
-from ldis_jax.training.loop import initial_model
-from ldis_jax.training.optim import make_optimizer
 from ldis_jax.training.step import StepMetrics, init_state, make_train_step
 from ldis_jax.weights import save_model
-from tests.helpers import MICRO, ROOT, SIZE, micro_task
+from tests.helpers import MICRO, ROOT, SIZE, micro_task, run_of
 from tests.reference import cases
 from tests.reference.weights import random_model
 
@@ -97,14 +94,14 @@ def test_it_takes_two_steps(path, folders):
     config.init.folder, config.task.image_size = str(folders / found[1]), SIZE
     config.optim.warmup_steps, config.optim.learning_rate = 0, 1e-3
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    task, model, frozen_files = initial_model(config)
-    graphdef, params, frozen = flatten(model)
+    with jax.numpy_dtype_promotion("standard"):  # of optax
+        run = run_of(config, mesh)
+    graphdef, params, frozen, frozen_files = run.start()
     assert ("unet" in frozen_files) == (config.lora.rank > 0)
     with jax.numpy_dtype_promotion("standard"):  # as in test_train
-        tx = make_optimizer(config.optim, 2)
-        state, placed = init_state(params, tx, mesh)
+        state, placed = init_state(params, run.optimizer, mesh)
         before = {name: np.asarray(value) for name, value in state.params.items()}
-        step = make_train_step(task, graphdef, tx, config.seed, mesh, placed)
+        step = make_train_step(run.task, graphdef, run.optimizer, config.seed, mesh, placed)
         metrics, frozen, batch = jax.device_put(
             (StepMetrics.empty(), frozen, episodes()),
             (sharding.replicated(mesh), sharding.replicated(mesh), sharding.batch_sharding(mesh)),

@@ -8,12 +8,11 @@ import jax
 import pytest
 
 from ldis_jax import LDISError
-from ldis_jax.runtime import sharding
 from ldis_jax.training import compiled_step
 from ldis_jax.training.compiled_step import ready_step
 from ldis_jax.training.loop import train
 from ldis_jax.training.metric_writer import read_metrics
-from tests.helpers import micro_config
+from tests.helpers import micro_config, run_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,7 +38,7 @@ def not_compiled(monkeypatch):
 
 
 def ready(config):
-    return ready_step(config, sharding.make_mesh(**config.mesh), "float32")
+    return ready_step(run_of(config))
 
 
 def test_a_second_run_loads_it_and_ends_the_same(saved, tmp_path, monkeypatch, caplog):
@@ -63,10 +62,10 @@ def test_keys_of_the_host_may_differ(saved, monkeypatch):
 
 def why_not(config, path):
     """Why the file is not this config's program."""
-    mesh = sharding.make_mesh(**config.mesh)
-    program = compiled_step.train_program(config, mesh, config.batch_size, "float32")
+    run = run_of(config)
+    program = compiled_step.train_program(run, config.batch_size)
     with pytest.raises(compiled_step.UnusableExecutableError) as found:
-        compiled_step.read_executable(path, compiled_step.program_facts(config, mesh, "float32"), program, mesh)
+        compiled_step.read_executable(path, compiled_step.program_facts(run), program, run.mesh)
     return str(found.value)
 
 
@@ -108,7 +107,7 @@ def test_another_program_is_compiled_and_takes_its_place(saved, tmp_path, monkey
     config.executable = str(tmp_path / "step.bin")
     (tmp_path / "step.bin").write_bytes(saved[1].read_bytes()[:-1000])
     ready(config)
-    assert f"{tmp_path / 'step.bin'}: damaged; compiling anew" in caplog.text
+    assert f"{tmp_path / 'step.bin'}: damaged; compiling again" in caplog.text
     not_compiled(monkeypatch)
     ready(config)
 
@@ -116,13 +115,13 @@ def test_another_program_is_compiled_and_takes_its_place(saved, tmp_path, monkey
 @pytest.mark.parametrize("package", ["jax", "optax", "source code", "compiler's flags", "processor"])
 def test_it_depends_on_versions_code_and_machine(saved, package):
     config, path, _ = saved
-    mesh = sharding.make_mesh(**config.mesh)
-    facts = compiled_step.program_facts(config, mesh, "float32")
+    run = run_of(config)
+    facts = compiled_step.program_facts(run)
     assert package in facts
-    program = compiled_step.train_program(config, mesh, config.batch_size, "float32")
-    compiled_step.read_executable(path, facts, program, mesh)
+    program = compiled_step.train_program(run, config.batch_size)
+    compiled_step.read_executable(path, facts, program, run.mesh)
     with pytest.raises(compiled_step.UnusableExecutableError, match=f"another {package}"):
-        compiled_step.read_executable(path, {**facts, package: "other"}, program, mesh)
+        compiled_step.read_executable(path, {**facts, package: "other"}, program, run.mesh)
 
 
 @pytest.mark.parametrize(

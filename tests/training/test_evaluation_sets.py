@@ -5,7 +5,7 @@ import pytest
 from ldis_jax.recipes.data import eval_set, procedural_source
 from ldis_jax.recipes.small import scenes_config
 from ldis_jax.training.evaluation_sets import Evaluation
-from ldis_jax.training.programs import run_task
+from ldis_jax.training.run import run_task
 
 
 def test_a_report_has_the_baselines_of_every_set(tmp_path):

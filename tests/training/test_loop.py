@@ -6,6 +6,7 @@ import signal
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from ldis_jax import LDISError, LDISPipeline
@@ -13,14 +14,15 @@ from ldis_jax.input_pipeline import TrainEpisodes
 from ldis_jax.models.params import flatten
 from ldis_jax.runtime import sharding
 from ldis_jax.support.files import only_one
+from ldis_jax.training import run as run_module
 from ldis_jax.training.checkpoint import saved_steps
 from ldis_jax.training.evaluation_sets import Evaluation
-from ldis_jax.training.loop import initial_model, make_loader, train
-from ldis_jax.training.optim import make_optimizer
+from ldis_jax.training.loop import make_loader, train
 from ldis_jax.training.programs import mathematical_flops
+from ldis_jax.training.run import run_task
 from ldis_jax.training.step import StepMetrics, init_state, make_train_step
-from ldis_jax.weights import load_model
-from tests.helpers import micro_config
+from ldis_jax.weights import load_model, model_folder
+from tests.helpers import micro_config, run_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -70,9 +72,10 @@ def test_a_run_leaves_everything_a_user_expects(finished, micro_folder):
     assert (
         last["train/steps_per_second"] > 0 and last["train/episodes_per_second"] == 8 * last["train/steps_per_second"]
     )
-    mesh = sharding.make_mesh()
-    flops = mathematical_flops(micro_config(micro_folder), "train", mesh, 8)
-    assert 8 * flops == pytest.approx(mathematical_flops(micro_config(micro_folder), "train", one_device(), 8))
+    flops, alone = (
+        mathematical_flops(run_of(micro_config(micro_folder), mesh), "train", 8) for mesh in (None, one_device())
+    )
+    assert 8 * flops == pytest.approx(alone)
     assert last["train/mfu"] == pytest.approx(flops * last["train/steps_per_second"] / 1e12)
     assert 0 <= last["train/data_wait"] <= 1 and 0 < last["train/goodput"] < 1
     assert list((workdir / "profile").rglob("*.xplane.pb"))
@@ -145,10 +148,16 @@ def test_results_without_checkpoints_are_not_written_over(micro_folder, tmp_path
     assert not (tmp_path / "config.json").exists()
 
 
-def test_a_finished_run_runs_again_without_training(finished, micro_folder):
+def test_a_finished_run_runs_again_without_training(finished, micro_folder, monkeypatch):
+    """And a start reads its task once and builds its optimizer once."""
     workdir, report = finished
     lines = read_lines(workdir)
+    calls = []
+    for module, name in ((run_module, "task_from_dict"), (model_folder, "task_from_dict"), (optax, "adamw")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, real=real, name=name, **kw: calls.append(name) or real(*a, **kw))
     again = train(micro_config(micro_folder), workdir)
+    assert sorted(calls) == ["adamw", "task_from_dict"]
     assert {**again, "seconds": 0} == {**report, "seconds": 0}
     assert read_lines(workdir) == lines
 
@@ -177,18 +186,17 @@ def test_every_mesh_gives_the_same_losses_and_compiles_once(task, meshes, micro_
     losses = {}
     for data, fsdp in meshes:
         mesh = sharding.make_mesh(data, fsdp, devices=jax.devices()[: data * fsdp])
-        method, model, _ = initial_model(config)
-        graphdef, params, frozen = flatten(model)
-        tx = make_optimizer(config.optim, config.train_steps)
-        state, placed = init_state(params, tx, mesh)
-        step = make_train_step(method, graphdef, tx, config.seed, mesh, placed)
+        run = run_of(config, mesh)
+        graphdef, params, frozen, _ = run.start()
+        state, placed = init_state(params, run.optimizer, mesh)
+        step = make_train_step(run.task, graphdef, run.optimizer, config.seed, mesh, placed)
         whole = sharding.replicated(mesh)
         frozen, empty = jax.device_put(frozen, whole), jax.device_put(StepMetrics.empty(), whole)
         if fsdp > 1:
             kernel = state.params["unet/mid_block/resnets/0/conv1/kernel"]
             assert kernel.addressable_shards[0].data.size * fsdp == kernel.size
         losses[data, fsdp] = []
-        with make_loader(config, method, mesh) as loader:
+        with make_loader(run) as loader:
             for _ in range(3):
                 batch = next(loader)
                 del batch["class_id"]
@@ -294,6 +302,6 @@ def test_the_init_folders_noise_schedule_is_trained_on(micro_folder_ldisn, tmp_p
     path = init / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "v_prediction"}))
     config = micro_config(init, "ldisn")
-    assert initial_model(config)[0].schedule.prediction_type == "v_prediction"
+    assert run_task(config).schedule.prediction_type == "v_prediction"
     config.init.folder = str(micro_folder_ldisn)
-    assert initial_model(config)[0].schedule.prediction_type == "epsilon"
+    assert run_task(config).schedule.prediction_type == "epsilon"

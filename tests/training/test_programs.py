@@ -7,9 +7,9 @@ import pytest
 
 from ldis_jax import LDISError
 from ldis_jax.recipes.small import small_config
-from ldis_jax.runtime import sharding
-from ldis_jax.training.programs import mathematical_flops, run_task
-from tests.helpers import micro_config
+from ldis_jax.training.programs import mathematical_flops
+from ldis_jax.training.run import run_task
+from tests.helpers import micro_config, run_of
 
 
 def test_what_a_drawn_unet_regresses():
@@ -36,13 +36,13 @@ def test_a_trained_unet_keeps_its_own():
 
 @pytest.mark.parametrize("loss_space", ["latent", "pixel"])
 def test_what_is_computed_again_counts_once(micro_folder, monkeypatch, loss_space):
-    config, mesh = micro_config(micro_folder), sharding.make_mesh()
+    config = micro_config(micro_folder)
     config.task.loss_space = loss_space
 
     def flops(remat):
         config.remat = remat
         with jax.numpy_dtype_promotion("standard"):  # of optax
-            return mathematical_flops(config, "train", mesh, 8)
+            return mathematical_flops(run_of(config), "train", 8)
 
     plain = flops("none")
     assert flops("blocks") == plain

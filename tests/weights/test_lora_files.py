@@ -17,11 +17,11 @@ from ldis_jax.models import LoRA
 from ldis_jax.models.params import flatten, unflatten
 from ldis_jax.tasks import PromptInputs
 from ldis_jax.training.checkpoint import read_params
-from ldis_jax.training.loop import initial_model, train
+from ldis_jax.training.loop import train
 from ldis_jax.weights import load_model, load_training_init, to_torch
 from ldis_jax.weights.lora_files import LORA_FILE, merge, open_lora, trained_part
 from ldis_jax.weights.tensors import Weights
-from tests.helpers import SIZE, call_command, micro_config
+from tests.helpers import SIZE, call_command, micro_config, run_of
 from tests.reference import cases
 from tests.reference.weights import arrays
 
@@ -85,20 +85,22 @@ def test_alone_over_the_base_is_what_was_merged(trained, tmp_path, monkeypatch, 
 
 def test_merged_predicts_what_the_pairs_predict(trained):
     config = lora_config(trained / "init")
-    task, model, _ = initial_model(config)
-    graphdef, fresh, frozen = flatten(model)
+    run = run_of(config)
+    graphdef, fresh, frozen, _ = run.start()
     saved = read_params(trained / "run" / "checkpoints").params
     assert saved.keys() == fresh.keys()
     query, keys = cases.random_images("q", 2, size=SIZE), jax.random.split(jax.random.key(0), 2)
     prompts = PromptInputs(*cases.prompts(1, size=SIZE))
     merged = load_model(trained / "run" / "model").model
     pairs, single, start = (
-        cases.run(task.predict, m, query, prompts, keys)
+        cases.run(run.task.predict, m, query, prompts, keys)
         for m in (unflatten(graphdef, saved, frozen), merged, load_model(trained / "init").model)
     )
     assert np.abs(pairs - single).max() <= 1e-5 * np.abs(single).max()
     assert np.abs(start - single).max() > 1e-3
-    before = cases.run(task.predict, model, query, prompts, keys)  # B is 0 before the first step
+    before = cases.run(
+        run.task.predict, unflatten(graphdef, fresh, frozen), query, prompts, keys
+    )  # B is 0 before the first step
     assert np.abs(before - start).max() <= 1e-6 * np.abs(start).max()
 
 
@@ -240,4 +242,4 @@ def test_lora_on_a_unet_that_is_drawn(micro_folder):
     config = lora_config(micro_folder)
     config.init.unet = {"block_out_channels": (8, 16)}
     with pytest.raises(LDISError, match="adapts a trained UNet"):
-        initial_model(config)
+        run_of(config).start()
