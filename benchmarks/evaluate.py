@@ -26,7 +26,7 @@ from ldis_jax.evaluate import prepare
 from ldis_jax.evaluation import run
 from ldis_jax.evaluation.protocols import get_protocol
 from ldis_jax.runtime import sharding
-from ldis_jax.support import cli
+from ldis_jax.support import cli, prediction_options
 from ldis_jax.support.files import write_json
 
 _FIGURES = ("batches", "loop_seconds", "bare_seconds", "loop_cpu_seconds", "bare_cpu_seconds", "report_seconds")
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--repeats", type=int, default=3, help="default 3; medians are reported")
     parser.add_argument("--json", help="write the figures to this file")
-    cli.add_ldisn_flags(parser)
+    prediction_options.add_flags(parser)
     args = parser.parse_args()
     args.revision = None
     protocol = get_protocol(args.benchmark)

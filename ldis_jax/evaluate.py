@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
-from ldis_jax.support import cli
+from ldis_jax.support import cli, prediction_options
 from ldis_jax.support.checks import check_integer
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--multihost", action="store_true", help="join the other hosts of a TPU slice or SLURM job first"
     )
-    cli.add_ldisn_flags(parser)
+    prediction_options.add_flags(parser)
     return parser.parse_args()
 
 
@@ -126,7 +126,7 @@ def prepare(
         evaluate = functools.partial(evaluate_images, protocol, open_episodes(source, protocol, args.manifest))
     folder = resolve(args.model, args.revision)
     task, model, _ = load_model(folder, jnp.dtype(args.dtype))
-    options = cli.ldisn_options(args)
+    options = prediction_options.given_options(args)
     if options and task.name != "ldisn":
         raise LDISError(f"--{next(iter(options))}: an option of LDIS-n, and this model is LDIS-1")
     try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ldis_jax.support import cli
+from ldis_jax.support import cli, prediction_options
 
 
 def _batch_size(text: str) -> int | None:
@@ -28,7 +28,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--num_prompts", type=int, default=1, help="the most prompts that a query may have (default 1)")
     parser.add_argument("--batch_size", type=_batch_size, metavar="N|any", help="of all calls (default any)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    cli.add_ldisn_flags(parser)
+    prediction_options.add_flags(parser)
     return parser.parse_args()
 
 
@@ -44,7 +44,7 @@ def main() -> None:
         num_prompts=args.num_prompts,
         batch_size=args.batch_size,
         platforms=args.platforms.split(","),
-        **cli.ldisn_options(args),
+        **prediction_options.given_options(args),
     )
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB for {args.platforms}")
 

@@ -22,7 +22,6 @@ from ldis_jax.inference.read_prompts import Classes, Prompt, read_prompts
 from ldis_jax.inference.results import ClassSegmentation, Segmentation, class_probabilities
 from ldis_jax.inference.stablehlo import write_stablehlo
 from ldis_jax.inference.tiles import Canvas, Tile
-from ldis_jax.input_pipeline.transforms import eval_image
 from ldis_jax.media.images import ImageSource, read_first_labels, read_image
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.support.checks import Counts, check_counts, check_integer
@@ -184,8 +183,7 @@ class LDISPipeline:
             ignore_label: mask value that is neither object nor background.
             tile_size: None fits the whole query into the network's square; else the query is cut into overlapping
                 squares of so many of its pixels, for small objects in large pictures.
-            **options: of LDIS-n: ``num_steps``, ``sampler``, ``timestep_spacing``, ``image_guidance_scale``,
-                ``prompt_guidance_scale``, ``guidance_start``, ``guidance_end``; see :class:`LDISN`.
+            **options: of LDIS-n; :data:`ldis_jax.support.prediction_options.OPTIONS` declares them.
 
         Raises:
             LDISError: an unreadable picture, a mask that does not fit its image or shows no object, a wrong option.
@@ -255,11 +253,10 @@ class LDISPipeline:
         The last is what a call returns, to rounding. Of LDIS-1 that is the only one.
         """
         images, masks, count = read_prompts({"object": prompts}, self.task.image_size, ignore_label)
-        picture = read_image(query)
-        square = eval_image(picture, self.task.image_size)[None]
-        for r in self._predictor.steps(self._predictor.inputs(square, images, masks, count, seed), options):
-            canvas = Canvas(picture, 1, None)
-            canvas.add(canvas.tiles[0], 0, np.asarray(r[0]))
+        canvas = Canvas(read_image(query), 1, self.task)
+        square = canvas.square(canvas.tiles[0])[None]
+        for rendered in self._predictor.steps(self._predictor.inputs(square, images, masks, count, seed), options):
+            canvas.add(canvas.tiles[0], 0, np.asarray(rendered[0]))
             yield self._result(canvas)
 
     def segment_video(
@@ -348,7 +345,7 @@ class LDISPipeline:
         """
         options |= {"noise": noise, "step_noise": step_noise}
         inputs = self._predictor.inputs(query, prompt_images, prompt_masks, num_prompts, seed)
-        return self._predictor.predict(inputs, options)
+        return self.task.residual(self._predictor.predict(inputs, options), inputs[0])
 
     def _canvases(
         self,
@@ -366,9 +363,9 @@ class LDISPipeline:
         read = self._predictor.read_prompts(*read_prompts(classes, self.task.image_size, ignore_label))
 
         def load(query: ImageSource) -> Iterator[tuple[_Row, dict[str, np.ndarray]]]:
-            canvas = Canvas(read_image(query), len(classes), tile_size)
+            canvas = Canvas(read_image(query), len(classes), self.task, tile_size)
             return (
-                ((canvas, tile, c), {"query_image": canvas.square(tile, self.task.image_size), "class": np.array(c)})
+                ((canvas, tile, c), {"query_image": canvas.square(tile), "class": np.array(c)})
                 for tile in canvas.tiles
                 for c in range(len(classes))
             )
@@ -376,8 +373,9 @@ class LDISPipeline:
         def predict(batch: dict[str, np.ndarray]) -> jax.Array:
             return self._predictor.predict_classes(batch["query_image"], batch["class"], read, seed, options)
 
-        for (canvas, tile, c), r in predict_batches(predict, queries, load, batch_size or self._default_batch()):
-            canvas.add(tile, c, r)
+        size = batch_size or self._default_batch()
+        for (canvas, tile, c), rendered in predict_batches(predict, queries, load, size):
+            canvas.add(tile, c, rendered)
             if not canvas.missing:
                 yield canvas
 
@@ -391,9 +389,8 @@ class LDISPipeline:
 
     def _result(self, canvas: Canvas) -> Segmentation:
         r = canvas.r()
-        logits = pseudo_mask.to_logit(r)
-        painted = canvas.pseudo_mask(r[0], self.task.picture_share)
-        return Segmentation(mask=logits[0] > 0, probability=class_probabilities(logits)[1], pseudo_mask=painted)
+        logits, probability = pseudo_mask.to_logit(r), class_probabilities(pseudo_mask.to_logit(r))[1]
+        return Segmentation(mask=logits[0] > 0, probability=probability, pseudo_mask=canvas.pseudo_mask(r[0]))
 
 
 _Row = tuple[Canvas, Tile, int]  # and a class

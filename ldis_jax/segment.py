@@ -19,7 +19,7 @@ import os
 from pathlib import Path
 
 from ldis_jax.errors import LDISError
-from ldis_jax.support import cli
+from ldis_jax.support import cli, prediction_options
 
 _SHOWN = 5  # of what failed
 
@@ -78,7 +78,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--ignore_label", type=int, help="mask value that is neither object nor background")
     parser.add_argument("--json", type=Path, help="also write what was found, with areas, to a file or /dev/stdout")
     parser.add_argument("--quiet", action="store_true", help="print errors only")
-    cli.add_ldisn_flags(parser)
+    prediction_options.add_flags(parser)
     return parser.parse_args()
 
 
@@ -102,7 +102,7 @@ def main() -> None:
         check_writable(path / "mask.png" if path.is_dir() and flag != "json" else path)
     check_prompts(classes, args.ignore_label)
     options = {"seed": args.seed, "ignore_label": args.ignore_label, "tile_size": args.tile_size}
-    options |= cli.ldisn_options(args)
+    options |= prediction_options.given_options(args)
     work: segment_files.Work
     if len(queries) == 1 and outputs.out.suffix and not segment_files.is_video(queries[0]) and not args.first_mask:
         work = segment_files.picture_work(queries[0], classes, outputs)
@@ -122,7 +122,7 @@ def main() -> None:
     compile_for = None
     if not work.many and devices == 1 and args.tile_size is None:
         shots = max(len(pairs) for pairs in classes.values())
-        compile_for = {"num_prompts": shots, "num_classes": len(classes), **cli.ldisn_options(args)}
+        compile_for = {"num_prompts": shots, "num_classes": len(classes), **prediction_options.given_options(args)}
     pipe = LDISPipeline.from_pretrained(args.model, dtype=args.dtype, compile_for=compile_for)
     pipe = pipe if devices == 1 else pipe.to(devices=devices)
     report = work.run(pipe, args.quiet, batch_size=args.batch_size, **options)

@@ -152,7 +152,7 @@ def test_tiles_cover_a_picture_and_overlap(height, width, size):
 def test_tiles_are_put_together_at_their_places(pipe):
     """Where every tile says the truth about its place, so does the whole."""
     truth = np.random.default_rng(0).normal(size=(90, 150, 3)).astype(np.float32)
-    canvas = Canvas(np.zeros((90, 150, 3), np.uint8), 2, 40)
+    canvas = Canvas(np.zeros((90, 150, 3), np.uint8), 2, pipe.task, 40)
     for tile in canvas.tiles:
         canvas.add(tile, 0, tile.cut(truth))
         canvas.add(tile, 1, -tile.cut(truth))

@@ -16,8 +16,9 @@ import numpy as np
 
 from ldis_jax.diffusion.schedule import NoiseSchedule
 from ldis_jax.errors import LDISError
+from ldis_jax.support.prediction_options import OPTIONS
 
-SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
+SAMPLERS = tuple(OPTIONS["sampler"].choices)
 
 Denoise = Callable[[jax.Array, jax.Array], jax.Array]
 

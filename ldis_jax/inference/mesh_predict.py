@@ -9,8 +9,9 @@ import jax
 import numpy as np
 from flax import nnx
 
+from ldis_jax.inference.program import prediction
 from ldis_jax.models.ldis import LDISModel
-from ldis_jax.models.params import Params, unflatten
+from ldis_jax.models.params import Params
 from ldis_jax.runtime import sharding
 from ldis_jax.tasks import PromptInputs, Task
 
@@ -19,6 +20,7 @@ def compiled_predict(
     task: Task, graphdef: nnx.GraphDef[LDISModel], mesh: jax.sharding.Mesh
 ) -> Callable[[Params, Params, Mapping[str, jax.Array]], jax.Array]:
     """The program behind :func:`make_predict`: (trained, frozen, batch with "index") -> R float32 [B, S, S, 3]."""
+    program = prediction(task, graphdef)
 
     @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
     def run(params: Params, frozen: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
@@ -26,7 +28,8 @@ def compiled_predict(
         params = jax.lax.with_sharding_constraint(params, sharding.replicated(mesh))
         keys = jax.vmap(lambda index: jax.random.fold_in(jax.random.key(0), index))(batch["index"])
         prompts = PromptInputs(batch["prompt_images"], batch["prompt_masks"])
-        return task.predict(unflatten(graphdef, params, frozen), batch["query_image"], prompts, keys)
+        queries = batch["query_image"]
+        return task.residual(program(params | frozen, queries, prompts, keys), queries)
 
     return run
 

@@ -9,23 +9,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import ArrayLike, DTypeLike
 
 from ldis_jax.diffusion import StepState, step_table, take_step
 from ldis_jax.errors import LDISError
+from ldis_jax.inference.program import prediction
 from ldis_jax.models.ldis import LDISModel
+from ldis_jax.models.params import Params, flatten, unflatten
 from ldis_jax.runtime import sharding
 from ldis_jax.support.checks import check_number
+from ldis_jax.support.prediction_options import OPTIONS, SCALES, STATIC
 from ldis_jax.tasks import LDISN, PromptInputs, Prompts, PromptTokens, Task, query_keys
 from ldis_jax.tasks.ldisn import Conditions, ddpm_noise, initial_noise
-from ldis_jax.tasks.task import decode_residual
+from ldis_jax.tasks.task import decode
 
-_STATIC_OPTIONS = ("num_steps", "sampler", "timestep_spacing", "guidance_start", "guidance_end")
-_SCALES = ("image_guidance_scale", "prompt_guidance_scale")
 _DTYPES = ("float32", "bfloat16")
-OPTIONS = (*_STATIC_OPTIONS, *_SCALES)  # of LDIS-n
 # XLA's default on a CPU makes what it can as early as it can: a tenth more memory, and no faster.
 _CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
@@ -54,12 +53,12 @@ class Predictor:
         if not 1 <= devices <= len(local):
             raise LDISError(f"devices={devices}: this process has {len(local)}; choose from 1 to {len(local)}")
         self.task, self.config, self.devices = task, model.config, devices
-        self._graphdef = nnx.graphdef(model)
+        self._graphdef = flatten(model)[0]
         self._mesh = sharding.make_mesh(devices=local[:devices]) if devices > 1 else None
         self.load(model)
         jit = functools.partial(jax.jit, compiler_options=_CPU_OPTIONS if jax.default_backend() == "cpu" else None)
         # One program a (K, batch) and choice of these; guidance scales are arrays and compile nothing.
-        self._predict = jit(self._predict_fn, static_argnames=_STATIC_OPTIONS)
+        self._predict = jit(self._predict_fn, static_argnames=STATIC)
         self._read = jit(self._read_fn)
         self._tokens = jit(self._tokens_fn)
         self._begin = jit(self._begin_fn)
@@ -68,7 +67,7 @@ class Predictor:
     @property
     def model(self) -> LDISModel:
         """The networks."""
-        return nnx.merge(self._graphdef, self.params)
+        return unflatten(self._graphdef, self.params)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -77,7 +76,8 @@ class Predictor:
 
     def load(self, model: LDISModel) -> None:
         """Other parameters of the same networks; what is compiled stays."""
-        self.params = nnx.state(model)
+        _, trained, frozen = flatten(model)
+        self.params = trained | frozen
         if self._mesh is not None:
             self.params = jax.device_put(self.params, sharding.replicated(self._mesh))
 
@@ -85,7 +85,7 @@ class Predictor:
         """The same networks in another type, or on another number of devices."""
         cast = jax.tree.map(lambda x: x.astype(dtype), self.params) if dtype is not None else self.params
         one = jax.device_put(cast, jax.local_devices()[0]) if self._mesh else cast
-        return Predictor(self.task, nnx.merge(self._graphdef, one), devices or self.devices)
+        return Predictor(self.task, unflatten(self._graphdef, one), devices or self.devices)
 
     def instruction_tokens(self, images: ArrayLike, masks: ArrayLike) -> tuple[jax.Array, jax.Array]:
         """See :meth:`ldis_jax.LDISPipeline.instruction_tokens`."""
@@ -110,7 +110,7 @@ class Predictor:
     def predict_classes(
         self, query: np.ndarray, classes: np.ndarray, prompts: PromptTokens, seed: int, options: dict[str, Any]
     ) -> jax.Array:
-        """R [B, S, S, 3] of queries [B, S, S, 3], each with the prompts of its class, int [B].
+        """Rendered [B, S, S, 3] of queries [B, S, S, 3], each with the prompts of its class, int [B].
 
         A query's noise depends on its class alone, so that a result does not depend on what else is in the batch.
         """
@@ -118,7 +118,7 @@ class Predictor:
         return self.predict((jnp.asarray(query), own, query_keys(_checked_seed(seed), classes)), options)
 
     def predict(self, inputs: Inputs, options: dict[str, Any]) -> jax.Array:
-        """R, float32 [B, S, S, 3]."""
+        """What the decoder renders, float32 [B, S, S, 3]; the task's ``residual`` makes R of it."""
         found = [self._predict(self.params, *own, **chosen) for own, chosen in self._calls(inputs, options)]
         return found[0][: inputs[0].shape[0]] if len(found) == 1 else jnp.concatenate(found)
 
@@ -152,22 +152,22 @@ class Predictor:
             yield inputs, options
 
     def steps(self, inputs: Inputs, options: dict[str, Any]) -> Iterator[jax.Array]:
-        """R after every step of LDIS-n, of x_0 as that step sees it; last what :meth:`predict` returns, to rounding."""
+        """What every step of LDIS-n renders, of x_0 as it sees it; last what :meth:`predict` returns, to rounding."""
         options = self.check_options(options, inputs[0].shape[0])
         if not isinstance(self.task, LDISN):
             yield self._predict(self.params, *inputs)
             return
-        task = self.task.with_options({name: options[name] for name in _STATIC_OPTIONS})
-        scales = {name: options[name] for name in _SCALES}
+        task = self.task.with_options({name: options[name] for name in STATIC})
+        scales = {name: options[name] for name in SCALES}
         query, prompts, keys = inputs
         conditions, state = self._begin(self.params, query, prompts, keys, options.get("noise"))
         table = step_table(task.prediction_schedule, task.num_steps, task.sampler)
         for i in range(task.num_steps):
             row = {name: values[i] for name, values in table.items()}
             noise = options["step_noise"][i] if "step_noise" in options else None
-            carried = (conditions, state, row, query, keys, noise, i + 1 == task.num_steps, scales)
-            state, r = self._step(self.params, *carried, guided=task.is_guided(i), sampler=task.sampler)
-            yield r
+            carried = (conditions, state, row, keys, noise, i + 1 == task.num_steps, scales)
+            state, rendered = self._step(self.params, *carried, guided=task.is_guided(i), sampler=task.sampler)
+            yield rendered
 
     def _pad_prompts(self, images: jax.Array, masks: jax.Array, num_prompts: ArrayLike) -> PromptInputs:
         padding = ((0, 0), (0, bucket(images.shape[1]) - images.shape[1]), (0, 0), (0, 0))
@@ -185,31 +185,30 @@ class Predictor:
         return inputs, options
 
     def _predict_fn(
-        self, params: Any, query: jax.Array, prompts: Prompts, keys: jax.Array, **options: Any
+        self, params: Params, query: jax.Array, prompts: Prompts, keys: jax.Array, **options: Any
     ) -> jax.Array:
-        return self.task.predict(nnx.merge(self._graphdef, params), query, prompts, keys, **options)
+        return prediction(self.task, self._graphdef)(params, query, prompts, keys, **options)
 
-    def _tokens_fn(self, params: Any, images: jax.Array, masks: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return self.task.instruction_tokens(nnx.merge(self._graphdef, params).prompt_encoder, images, masks)
+    def _tokens_fn(self, params: Params, images: jax.Array, masks: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return self.task.instruction_tokens(unflatten(self._graphdef, params).prompt_encoder, images, masks)
 
-    def _read_fn(self, params: Any, prompts: PromptInputs) -> PromptTokens:
-        return self.task.read_prompts(nnx.merge(self._graphdef, params).prompt_encoder, prompts)
+    def _read_fn(self, params: Params, prompts: PromptInputs) -> PromptTokens:
+        return self.task.read_prompts(unflatten(self._graphdef, params).prompt_encoder, prompts)
 
     def _begin_fn(
-        self, params: Any, query: jax.Array, prompts: PromptInputs, keys: jax.Array, noise: jax.Array | None
+        self, params: Params, query: jax.Array, prompts: PromptInputs, keys: jax.Array, noise: jax.Array | None
     ) -> tuple[Conditions, StepState]:
         assert isinstance(self.task, LDISN)
-        conditions = self.task.conditions(nnx.merge(self._graphdef, params), query, prompts)
+        conditions = self.task.conditions(unflatten(self._graphdef, params), query, prompts)
         drawn = initial_noise(keys, conditions.query_latents.shape[1:]) if noise is None else noise
         return conditions, StepState.start(drawn)
 
     def _step_fn(
         self,
-        params: Any,
+        params: Params,
         conditions: Conditions,
         state: StepState,
         row: dict[str, jax.Array],
-        query: jax.Array,
         keys: jax.Array,
         step_noise: jax.Array | None,
         last: jax.Array,
@@ -219,7 +218,7 @@ class Predictor:
         sampler: str,
     ) -> tuple[StepState, jax.Array]:
         assert isinstance(self.task, LDISN)
-        task, model = self.task.with_options(scales), nnx.merge(self._graphdef, params)
+        task, model = self.task.with_options(scales), unflatten(self._graphdef, params)
         shape = state.z.shape[1:]
         denoise = task.denoisers(model, conditions)[0 if guided else 1]
         state = take_step(
@@ -231,7 +230,7 @@ class Predictor:
             row,
         )
         painted = jnp.where(last, state.z, state.x_0)
-        return state, decode_residual(model.vae, painted, query, task.picture_share)
+        return state, decode(model.vae, painted)
 
     def _check_prompts(self, images: ArrayLike, masks: ArrayLike) -> tuple[jax.Array, jax.Array]:
         size = self.task.image_size
@@ -255,10 +254,10 @@ class Predictor:
             return {}
         options = {name: getattr(self.task, name) for name in OPTIONS} | options
         try:
-            self.task.with_options({name: options[name] for name in _STATIC_OPTIONS})
+            self.task.with_options({name: options[name] for name in STATIC})
         except ValueError as error:
             raise LDISError(str(error)) from None
-        for name in _SCALES:
+        for name in SCALES:
             options[name] = jnp.float32(check_number(name, options[name]))
         side = self.task.image_size // self.config.vae.downscale
         shape = (batch, side, side, self.config.vae.latent_channels)

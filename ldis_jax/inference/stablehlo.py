@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from ldis_jax.errors import LDISError
-from ldis_jax.inference.stablehlo_program import predict_program
+from ldis_jax.inference.stablehlo_program import exported_program
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.support.files import StrPath
 from ldis_jax.tasks import Task
@@ -60,7 +60,7 @@ def write_stablehlo(
         raise LDISError("export needs the package flatbuffers: pip install -c constraints.txt -e '.[export]'")
 
     batch = jax.export.symbolic_shape("B")[0] if batch_size is None else batch_size
-    program = predict_program(task, model, num_prompts, batch)
+    program = exported_program(task, model, num_prompts, batch)
     weights = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in program.weights.items()}
     exported = jax.export.export(jax.jit(program.run), platforms=list(dict.fromkeys(platforms)))(
         weights, program.inputs

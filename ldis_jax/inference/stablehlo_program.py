@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ldis_jax.inference.program import prediction
 from ldis_jax.models.ldis import LDISModel
-from ldis_jax.models.params import Params, flatten, unflatten
+from ldis_jax.models.params import Params, flatten
 from ldis_jax.tasks import PromptInputs, Task, query_keys
 
 Inputs = dict[str, jax.ShapeDtypeStruct]
 
 
-class PredictProgram(NamedTuple):
+class ExportedProgram(NamedTuple):
     """A prediction with everything decided but weights and pictures.
 
     Attributes:
@@ -31,7 +32,7 @@ class PredictProgram(NamedTuple):
     inputs: Inputs
 
 
-def predict_program(task: Task, model: LDISModel, num_prompts: int, batch: Any) -> PredictProgram:
+def exported_program(task: Task, model: LDISModel, num_prompts: int, batch: Any) -> ExportedProgram:
     """The prediction of a model.
 
     Args:
@@ -51,10 +52,12 @@ def predict_program(task: Task, model: LDISModel, num_prompts: int, batch: Any) 
     if task.draws_noise:
         inputs["seed"] = jax.ShapeDtypeStruct((), jnp.int32)
 
+    program = prediction(task, graphdef)
+
     def run(weights: Mapping[str, jax.Array], inputs: Mapping[str, jax.Array]) -> jax.Array:
         query = inputs["query"]
         prompts = PromptInputs(inputs["prompt_images"], inputs["prompt_masks"], inputs["num_prompts"])
         keys = query_keys(inputs.get("seed", 0), jnp.arange(query.shape[0]))
-        return task.predict(unflatten(graphdef, weights), query, prompts, keys)
+        return task.residual(program(weights, query, prompts, keys), query)
 
-    return PredictProgram(run, trained | frozen, inputs)
+    return ExportedProgram(run, trained | frozen, inputs)

@@ -9,6 +9,7 @@ import numpy as np
 from ldis_jax.input_pipeline.transforms import eval_image, restore_size
 from ldis_jax.media.overlays import to_picture
 from ldis_jax.support.checks import check_integer
+from ldis_jax.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,44 +48,50 @@ def _starts(length: int, side: int) -> list[int]:
 
 
 class Canvas:
-    """What the network says of one picture, tile by tile: R of every class at the picture's own size."""
+    """What the network renders of one picture, tile by tile: R of every class at the picture's own size."""
 
-    def __init__(self, picture: np.ndarray, num_classes: int, tile_size: int | None):
+    def __init__(self, picture: np.ndarray, num_classes: int, task: Task, tile_size: int | None = None):
         """Empty; ``picture`` is uint8 [H, W, 3]."""
         self.picture, self.tiles = picture, make_tiles(picture.shape[0], picture.shape[1], tile_size)
         self.missing = len(self.tiles) * num_classes
+        self._task = task
         shape = picture.shape[:2]
         self._sum = np.zeros((num_classes, *shape, 3), np.float32) if len(self.tiles) > 1 else None
         self._weight = np.zeros((*shape, 1), np.float32)
         self._whole: list[np.ndarray] = [np.zeros(0)] * num_classes
-        self._painted = np.zeros(0)  # for the first class, before it is scaled
+        self._rendered = np.zeros(0)  # for the first class, of a picture in one tile
+        self._squares: dict[Tile, np.ndarray] = {}  # fitted for the network, until R is made of what it renders
 
-    def square(self, tile: Tile, size: int) -> np.ndarray:
+    def square(self, tile: Tile) -> np.ndarray:
         """A tile as the network takes it, float32 [S, S, 3] in [-1, 1]."""
-        return eval_image(tile.cut(self.picture), size)
+        if tile not in self._squares:
+            self._squares[tile] = eval_image(tile.cut(self.picture), self._task.image_size)
+        return self._squares[tile]
 
-    def add(self, tile: Tile, class_index: int, r: np.ndarray) -> None:
-        """The network's output R for a tile, float32 [S, S, 3]."""
+    def add(self, tile: Tile, class_index: int, rendered: np.ndarray) -> None:
+        """What the network renders for a tile, float32 [S, S, 3]; classes in their order."""
         self.missing -= 1
-        restored = restore_size(r, tile.height, tile.width)
+        restored = restore_size(self._task.residual(rendered, self.square(tile)), tile.height, tile.width)
         if self._sum is None:
             self._whole[class_index] = restored
             if class_index == 0:
-                self._painted = r
+                self._rendered = rendered
             return
         weight = _ramp(tile.height)[:, None, None] * _ramp(tile.width)[None, :, None]
         tile.cut(self._sum[class_index])[:] += weight * restored
         if class_index == 0:
             tile.cut(self._weight)[:] += weight
+        if class_index == len(self._sum) - 1:
+            del self._squares[tile]
 
-    def pseudo_mask(self, r: np.ndarray, share: float) -> np.ndarray:
-        """What the decoder painted for the first class, uint8 [S, S, 3], of several tiles [H, W, 3].
+    def pseudo_mask(self, r: np.ndarray) -> np.ndarray:
+        """What the decoder rendered for the first class, uint8 [S, S, 3], of several tiles [H, W, 3].
 
-        ``r`` is that class's of :meth:`r`, ``share`` the part of the query that it lacks, g.
+        ``r`` is that class's of :meth:`r`.
         """
         if self._sum is None:
-            return to_picture(self._painted + share * self.square(self.tiles[0], len(self._painted)))
-        return to_picture(r + share * (self.picture / 127.5 - 1))
+            return to_picture(self._rendered)
+        return to_picture(r + self._task.picture_share * (self.picture / 127.5 - 1))
 
     def r(self) -> np.ndarray:
         """R of every class, float32 [C, H, W, 3]; where tiles overlap, the mean that trusts their middles most."""

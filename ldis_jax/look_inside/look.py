@@ -61,9 +61,10 @@ class LookInside:
         grid = self._token_grid(images, masks)
         square = eval_image(read_image(query), size)
         inputs = self._predictor.inputs(square[None], images, masks, count, seed)
-        for r, recorded in self._predictor.steps(inputs, options):
+        for rendered, recorded in self._predictor.steps(inputs, options):
             weights = {name: _by_place(np.asarray(x[0]), grid) for name, x in recorded.items()}
-            yield CrossAttention(to_picture(square), pseudo_mask.to_mask(np.asarray(r[0])), grid, weights)
+            mask = pseudo_mask.to_mask(self.pipe.task.residual(np.asarray(rendered[0]), square))
+            yield CrossAttention(to_picture(square), mask, grid, weights)
 
     def _token_grid(self, images: np.ndarray, masks: np.ndarray) -> TokenGrid:
         tokens, kept = self.pipe.instruction_tokens(images, masks)
@@ -75,7 +76,7 @@ class LookInside:
 
 
 class _RecordingPredictor(Predictor):
-    """A predictor whose programs give the weights of cross-attention beside R: layer -> float32 [B, s*s, K*L]."""
+    """A predictor whose programs also give the weights of cross-attention: layer -> float32 [B, s*s, K*L]."""
 
     def __init__(self, task: Task, model: LDISModel):
         self._recorded: dict[str, jax.Array] = {}  # while a program is traced
@@ -86,12 +87,11 @@ class _RecordingPredictor(Predictor):
         self._recorded[layer] = weights
 
     def _predict_fn(self, *arguments: Any, **options: Any) -> Any:
-        r = super()._predict_fn(*arguments, **options)
-        return r, self._taken()
+        return super()._predict_fn(*arguments, **options), self._taken()
 
     def _step_fn(self, *arguments: Any, **options: Any) -> Any:
-        state, r = super()._step_fn(*arguments, **options)
-        return state, (r, self._taken())
+        state, rendered = super()._step_fn(*arguments, **options)
+        return state, (rendered, self._taken())
 
     def _taken(self) -> Mapping[str, jax.Array]:
         recorded, self._recorded = self._recorded, {}

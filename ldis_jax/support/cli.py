@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from ldis_jax.errors import LDISError
 from ldis_jax.runtime.compilation_cache import use_compilation_cache
@@ -38,26 +37,3 @@ def run(main: Callable[[], None]) -> None:
 def _fail(message: object, status: int) -> NoReturn:
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(status)
-
-
-_LDISN_FLAGS: dict[str, dict[str, Any]] = {
-    "num_steps": {"type": int},
-    "sampler": {"choices": ("ddpm", "ddim", "dpmpp_2m")},
-    "timestep_spacing": {"choices": ("leading", "trailing")},
-    "image_guidance_scale": {"type": float},
-    "prompt_guidance_scale": {"type": float},
-    "guidance_start": {"type": float, "help": "share of the steps from which eq. 10 guides"},
-    "guidance_end": {"type": float, "help": "and to which; other steps cost a third"},
-}
-
-
-def add_ldisn_flags(parser: argparse.ArgumentParser) -> None:
-    """What only LDIS-n takes to predict; :func:`ldisn_options` reads it."""
-    group = parser.add_argument_group("LDIS-n only (defaults come with the model)")
-    for name, keywords in _LDISN_FLAGS.items():
-        group.add_argument(f"--{name}", **keywords)
-
-
-def ldisn_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags of :func:`add_ldisn_flags` that were given."""
-    return {name: value for name in _LDISN_FLAGS if (value := getattr(args, name)) is not None}

@@ -15,7 +15,7 @@ from ldis_jax.tasks.task import (
     PromptInputs,
     Prompts,
     Task,
-    decode_residual,
+    decode,
     encode_query_and_target,
     require_choice,
 )
@@ -80,10 +80,10 @@ class LDIS1(Task):
             return jnp.mean(jnp.square(painted - target)), {}
         return jnp.mean(jnp.square(prediction - target_latents * scale)), {}
 
-    def predict(
+    def render(
         self, model: LDISModel, query_image: jax.Array, prompts: Prompts, keys: jax.Array, **options: Any
     ) -> jax.Array:
-        """See :meth:`Task.predict`; takes no options."""
+        """See :meth:`Task.render`; takes no options."""
         if options:
             raise TypeError(f"LDIS-1 takes no option {sorted(options)}")
         latents, std = model.vae.encode(query_image)
@@ -96,7 +96,7 @@ class LDIS1(Task):
 
         latents = self._noised(latents * model.vae.scaling_factor, noise)
         latents = self._paint(model, latents, prompts)
-        return decode_residual(model.vae, latents, query_image, self.picture_share)
+        return decode(model.vae, latents)
 
     def _noised(self, latents: jax.Array, noise: Callable[[], jax.Array]) -> jax.Array:
         """z_t = sqrt(abar_t) z + sqrt(1 - abar_t) noise of scaled latents [B, s, s, 4], where the task says so."""

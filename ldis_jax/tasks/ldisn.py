@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from ldis_jax.diffusion import SAMPLERS, Denoise, NoiseSchedule, sample, two_scale_guidance
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.models.unet import Instruction
+from ldis_jax.support.prediction_options import OPTIONS
 from ldis_jax.tasks import instruction
 from ldis_jax.tasks.task import (
     Prompts,
     Task,
-    decode_residual,
+    decode,
     encode_query_and_target,
     interleave,
     require_choice,
@@ -76,7 +77,7 @@ class LDISN(Task):
                 f"num_steps={self.num_steps}, conditioning_dropout={p}: need num_steps >= 1, 0 <= p <= 1/3"
             )
         require_choice("sampler", self.sampler, SAMPLERS)
-        require_choice("timestep_spacing", self.timestep_spacing, ("schedule", "leading", "trailing"))
+        require_choice("timestep_spacing", self.timestep_spacing, ("schedule", *OPTIONS["timestep_spacing"].choices))
         if not 0 <= self.guidance_start <= self.guidance_end <= 1:
             raise ValueError(
                 f"guidance_start={self.guidance_start}, guidance_end={self.guidance_end}: "
@@ -111,44 +112,29 @@ class LDISN(Task):
         goal = self.schedule.training_target(target_latents, noise, timesteps)
         return jnp.mean(jnp.square(prediction - goal)), {}
 
-    def predict(  # type: ignore[override]  # names the options it takes
+    def render(
         self,
         model: LDISModel,
         query_image: jax.Array,
         prompts: Prompts,
         keys: jax.Array,
         *,
-        num_steps: int | None = None,
-        sampler: str | None = None,
-        timestep_spacing: str | None = None,
-        guidance_start: float | None = None,
-        guidance_end: float | None = None,
-        image_guidance_scale: jax.Array | float | None = None,
-        prompt_guidance_scale: jax.Array | float | None = None,
         noise: jax.Array | None = None,
         step_noise: jax.Array | None = None,
+        **options: Any,
     ) -> jax.Array:
-        """See :meth:`Task.predict`; options left out take the task's defaults.
+        """See :meth:`Task.render`.
 
         Args:
             model: the networks.
             query_image: [B, S, S, 3] in [-1, 1].
             prompts: K prompts a query.
             keys: [B] random keys.
-            num_steps: network evaluations (static).
-            sampler: "ddpm", "ddim" or "dpmpp_2m" (static).
-            timestep_spacing: as the field (static).
-            guidance_start: as the field (static).
-            guidance_end: as the field (static).
-            image_guidance_scale: s_q.
-            prompt_guidance_scale: s_t.
             noise: [B, s, s, 4] in place of the initial draw.
             step_noise: [num_steps, B, s, s, 4] in place of ddpm's draws; the last one has no effect.
+            **options: of :data:`ldis_jax.support.prediction_options.OPTIONS`, in place of the task's defaults.
         """
-        given: dict[str, Any] = {"num_steps": num_steps, "sampler": sampler, "timestep_spacing": timestep_spacing}
-        given |= {"guidance_start": guidance_start, "guidance_end": guidance_end}
-        given |= {"image_guidance_scale": image_guidance_scale, "prompt_guidance_scale": prompt_guidance_scale}
-        task = self.with_options(given)
+        task = self.with_options(options)
         conditions = task.conditions(model, query_image, prompts)
         guided, prompted = task.denoisers(model, conditions)
         shape = conditions.query_latents.shape[1:]
@@ -160,7 +146,7 @@ class LDISN(Task):
             task.num_steps,
             task.sampler,
         )
-        return decode_residual(model.vae, latents, query_image, self.picture_share)
+        return decode(model.vae, latents)
 
     def with_options(self, options: Mapping[str, Any]) -> LDISN:
         """The task with what prediction takes in place of its defaults; None leaves a default."""

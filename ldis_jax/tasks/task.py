@@ -115,13 +115,28 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
+    def render(
+        self, model: LDISModel, query_image: jax.Array, prompts: Prompts, keys: jax.Array, **options: Any
+    ) -> jax.Array:
+        """What the decoder renders, the pseudo mask as the network sees it, float32 [B, S, S, 3] about [-1, 1].
+
+        Args:
+            model: the networks.
+            query_image: [B, S, S, 3] in [-1, 1].
+            prompts: K prompts a query.
+            keys: [B] random keys, one a query, so that a result does not depend on its neighbours in the batch.
+            **options: of the task.
+        """
+
+    def residual(self, rendered: Any, query_image: Any) -> Any:
+        """R = rendered - g I_q with g of :attr:`picture_share`, [..., 3], of NumPy or JAX."""
+        return rendered if self.picture_share == 0 else pseudo_mask.residual(rendered, query_image, self.picture_share)
+
     def predict(
         self, model: LDISModel, query_image: jax.Array, prompts: Prompts, keys: jax.Array, **options: Any
     ) -> jax.Array:
-        """R = decoded - g I_q with g of :attr:`picture_share`, float32 [B, S, S, 3], for queries in [-1, 1].
-
-        ``keys`` [B] are one random key a query, so that a result does not depend on its neighbours in the batch.
-        """
+        """R, float32 [B, S, S, 3], of what :meth:`render` gives."""
+        return self.residual(self.render(model, query_image, prompts, keys, **options), query_image)
 
     @property
     def needs_schedule(self) -> bool:
@@ -220,7 +235,6 @@ def encode_query_and_target(
     return (query_mean, query_std), target_latents
 
 
-def decode_residual(vae: VAE, latents: jax.Array, query_image: jax.Array, share: float) -> jax.Array:
-    """Scaled latents [B, s, s, 4] -> R float32 [B, S, S, 3]; ``share`` is g."""
-    decoded = vae.decode(latents / vae.scaling_factor)
-    return pseudo_mask.residual(decoded, query_image, share)
+def decode(vae: VAE, latents: jax.Array) -> jax.Array:
+    """Scaled latents [B, s, s, 4] -> what they show, float32 [B, S, S, 3]."""
+    return vae.decode(latents / vae.scaling_factor)
