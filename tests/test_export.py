@@ -151,7 +151,6 @@ def export_command(monkeypatch, capsys, **arguments):
         ({"model": "nowhere"}, "nowhere"),
         ({"platforms": "cpu,gpu"}, "platforms='cpu,gpu': must be of cpu, tpu, cuda, rocm"),
         ({"platforms": ""}, "platforms=''"),
-        ({"out": "ldis.bin"}, "ldis.bin: "),
         ({"out": "file/ldis.safetensors"}, "file/ldis.safetensors: cannot be written"),
         ({"num_prompts": 0}, "num_prompts=0"),
         ({"batch_size": -1}, "batch_size=-1"),

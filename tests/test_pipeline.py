@@ -207,12 +207,12 @@ def test_what_is_no_array_of_numbers_is_named(pipe, pictures):
     query, images, masks = arrays(1)
     size = pipe.task.image_size
     for name, shape, call in (
-        ("query", f"[B, {size}, {size}, 3]", lambda: pipe.predict(pictures["query"], images, masks)),
-        ("prompt_images", f"[B, K, {size}, {size}, 3]", lambda: pipe.predict(query, pictures["prompt"], masks)),
+        ("query", f"[1, {size}, {size}, 3]", lambda: pipe.predict(pictures["query"], images, masks)),
+        ("prompt_images", f"[1, 1, {size}, {size}, 3]", lambda: pipe.predict(query, pictures["prompt"], masks)),
         ("prompt_masks", f"[B, K, {size}, {size}]", lambda: pipe.instruction_tokens(images, [pictures["mask"]])),
-        ("num_prompts", "[B]", lambda: pipe.predict(query, images, masks, num_prompts="all")),
+        ("num_prompts", "[1]", lambda: pipe.predict(query, images, masks, num_prompts="all")),
     ):
-        with pytest.raises(LDISError, match=rf"{name}: \w+ is no array {re.escape(shape)} of numbers"):
+        with pytest.raises(LDISError, match=rf"{name} \w+: expected numbers {re.escape(shape)}"):
             call()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -97,9 +97,7 @@ class Predictor:
         """Checked, with K padded; shapes as for :meth:`ldis_jax.LDISPipeline.predict`."""
         images, masks = self._check_prompts(images, masks)
         size, (batch, count) = self.task.image_size, masks.shape[:2]
-        query = _as_array("query", query, f"[B, {size}, {size}, 3]", jnp.float32)
-        if query.shape != (batch, size, size, 3):
-            raise LDISError(f"query {query.shape}: expected {(batch, size, size, 3)}")
+        query = _as_array("query", query, (batch, size, size, 3), jnp.float32)
         real = np.full(batch, count) if num_prompts is None else num_prompts
         return query, self._pad_prompts(images, masks, real), query_keys(_checked_seed(seed), np.arange(batch))
 
@@ -172,7 +170,7 @@ class Predictor:
     def _pad_prompts(self, images: jax.Array, masks: jax.Array, num_prompts: ArrayLike) -> PromptInputs:
         padding = ((0, 0), (0, bucket(images.shape[1]) - images.shape[1]), (0, 0), (0, 0))
         images, masks = jnp.pad(images, (*padding, (0, 0))), jnp.pad(masks, padding)
-        return PromptInputs(images, masks, _as_array("num_prompts", num_prompts, "[B]", jnp.int32))
+        return PromptInputs(images, masks, _as_array("num_prompts", num_prompts, images.shape[:1], jnp.int32))
 
     def _spread(self, inputs: Inputs, options: dict[str, Any], batch: int, mesh: Mesh) -> tuple[Inputs, dict[str, Any]]:
         """Over all devices; a batch that they do not divide is filled up with its last picture."""
@@ -234,14 +232,8 @@ class Predictor:
 
     def _check_prompts(self, images: ArrayLike, masks: ArrayLike) -> tuple[jax.Array, jax.Array]:
         size = self.task.image_size
-        images = _as_array("prompt_images", images, f"[B, K, {size}, {size}, 3]", jnp.float32)
-        masks = _as_array("prompt_masks", masks, f"[B, K, {size}, {size}]")
-        if masks.ndim != 4 or masks.shape[2:] != (size, size) or images.shape != (*masks.shape, 3) or not masks.size:
-            raise LDISError(
-                f"prompt_images {images.shape}, prompt_masks {masks.shape}: expected [B, K, {size}, {size}, 3] "
-                f"and [B, K, {size}, {size}]"
-            )
-        return images, masks
+        masks = _as_array("prompt_masks", masks, ("B", "K", size, size))
+        return _as_array("prompt_images", images, (*masks.shape, 3), jnp.float32), masks
 
     def check_options(self, options: dict[str, Any], batch: int = 1) -> dict[str, Any]:
         """Fills in LDIS-n's defaults and rejects what LDIS-1 would ignore."""
@@ -263,9 +255,7 @@ class Predictor:
         shape = (batch, side, side, self.config.vae.latent_channels)
         for name, expected in {"noise": shape, "step_noise": (options["num_steps"], *shape)}.items():
             if name in options:
-                options[name] = _as_array(name, options[name], str(list(expected)), jnp.float32)
-                if options[name].shape != expected:
-                    raise LDISError(f"{name} {options[name].shape}: expected {expected}")
+                options[name] = _as_array(name, options[name], expected, jnp.float32)
         return options
 
 
@@ -283,12 +273,25 @@ def _option_rows(options: dict[str, Any], rows: Any) -> dict[str, Any]:
     }
 
 
-def _as_array(name: str, value: ArrayLike, shape: str, dtype: DTypeLike | None = None) -> jax.Array:
+def _as_array(name: str, value: ArrayLike, shape: Sequence[int | str], dtype: DTypeLike | None = None) -> jax.Array:
+    """An array of a shape in which a word stands for any positive number."""
+    found: Any = type(value).__name__
     try:
-        return jnp.asarray(value, dtype)
+        array = jnp.asarray(value, dtype)
+        found = array.shape
     except (TypeError, ValueError):
-        kind = type(value).__name__
-        raise LDISError(f"{name}: {kind} is no array {shape} of numbers; pipe(query, prompts) takes pictures") from None
+        array = None
+    if (
+        array is None
+        or array.ndim != len(shape)
+        or any(
+            n < 1 if isinstance(expected, str) else n != expected
+            for n, expected in zip(array.shape, shape, strict=True)
+        )
+    ):
+        expected = ", ".join(map(str, shape))
+        raise LDISError(f"{name} {found}: expected numbers [{expected}]; pipe(query, prompts) takes images")
+    return array
 
 
 def _checked_seed(seed: int) -> int:

@@ -50,8 +50,6 @@ def write_stablehlo(
             written.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise LDISError(f"{path}: the program is written as safetensors; end the name in .safetensors")
     if num_prompts < 1 or (batch_size is not None and batch_size < 1):
         raise LDISError(f"num_prompts={num_prompts}, batch_size={batch_size}: must be positive")
     if not platforms or not set(platforms) <= set(PLATFORMS):

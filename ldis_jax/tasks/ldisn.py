@@ -71,17 +71,14 @@ class LDISN(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_steps < 1 or not 0 <= self.conditioning_dropout <= 1 / 3:
-            p = self.conditioning_dropout
-            raise ValueError(
-                f"num_steps={self.num_steps}, conditioning_dropout={p}: need num_steps >= 1, 0 <= p <= 1/3"
-            )
         require_choice("sampler", self.sampler, SAMPLERS)
         require_choice("timestep_spacing", self.timestep_spacing, ("schedule", *OPTIONS["timestep_spacing"].choices))
-        if not 0 <= self.guidance_start <= self.guidance_end <= 1:
+        ordered = 0 <= self.guidance_start <= self.guidance_end <= 1
+        if self.num_steps < 1 or not 0 <= self.conditioning_dropout <= 1 / 3 or not ordered:
             raise ValueError(
-                f"guidance_start={self.guidance_start}, guidance_end={self.guidance_end}: "
-                "need 0 <= guidance_start <= guidance_end <= 1"
+                f"num_steps={self.num_steps}, conditioning_dropout={self.conditioning_dropout}, "
+                f"guidance_start={self.guidance_start}, guidance_end={self.guidance_end}: need num_steps >= 1, "
+                "conditioning_dropout from 0 to 1/3, 0 <= guidance_start <= guidance_end <= 1"
             )
 
     def loss(

@@ -83,17 +83,18 @@ class Task(abc.ABC):
     def __post_init__(self) -> None:
         require_choice("target", self.target, pseudo_mask.TARGETS)
         require_choice("masking", self.masking, tuple(instruction.MASKING))
-        if self.image_size < 1:
-            raise ValueError(f"image_size={self.image_size}: must be positive")
         fits, need = {
-            "augmented": (0 <= self.mask_alpha < 1, "0 <= g < 1"),
-            "perturbed": (self.mask_alpha == 0, "0, for no picture is mixed in"),
-            "added": (self.mask_alpha >= 1, "at least 1, for it divides the picture"),
+            "augmented": (0 <= self.mask_alpha < 1, "from 0 on and below 1"),
+            "perturbed": (self.mask_alpha == 0, "0, for no image is mixed in"),
+            "added": (self.mask_alpha >= 1, "at least 1, for it divides the image"),
         }[self.target]
-        if not fits:
-            raise ValueError(f"mask_alpha={self.mask_alpha}: target={self.target!r} needs {need}")
-        if (self.mask_noise > 0) != (self.target == "perturbed") or self.mask_noise < 0:
-            raise ValueError(f"mask_noise={self.mask_noise}: must be positive for target='perturbed', else 0")
+        noise = "positive" if self.target == "perturbed" else "0"
+        fits &= self.mask_noise > 0 if self.target == "perturbed" else self.mask_noise == 0
+        if not fits or self.image_size < 1:
+            raise ValueError(
+                f"image_size={self.image_size}, target={self.target!r}, mask_alpha={self.mask_alpha}, "
+                f"mask_noise={self.mask_noise}: need image_size >= 1, mask_alpha {need}, mask_noise {noise}"
+            )
 
     def __init_subclass__(cls) -> None:
         _TASKS[cls.name] = cls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -9,7 +10,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -55,11 +56,11 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
+        # After another error, that one is to be shown.
+        first = contextlib.nullcontext() if kind is None else contextlib.suppress(TryAgainError)
         try:
-            self._manager.close()
-        except Exception as error:
-            if kind is None:  # else the first error is the one to show
-                raise self._unwritable(error) from error
+            with first, self._writing():
+                self._manager.close()
         finally:
             self._quiet.end()
 
@@ -85,24 +86,18 @@ class Checkpoints:
             data=ocp.args.JsonSave(data),
             fingerprint=ocp.args.JsonSave(self._fingerprint),
         )
-        try:
+        with self._writing():
             self._manager.save(step, args=arguments)
-        except Exception as error:  # Orbax and TensorStore raise whatever the file system leads them to
-            raise self._unwritable(error) from error
 
     def wait(self) -> None:
         """Until the save in the background is done; raises :class:`TryAgainError` if it fails."""
-        try:
+        with self._writing():
             self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._unwritable(error) from error
 
     def check(self) -> None:
         """Raises :class:`TryAgainError` if a save in the background has failed; does not wait for one."""
-        try:
+        with self._writing():
             self._manager.check_for_errors()
-        except Exception as error:
-            raise self._unwritable(error) from error
 
     def started(self) -> bool:
         """Whether a run has saved here, be it usable or not."""
@@ -177,13 +172,17 @@ class Checkpoints:
             raise _UnusableError("its arrays are not those that were saved")
         return restored, data
 
-    def _unwritable(self, error: Exception) -> TryAgainError:
-        steps = saved_steps(self._folder)
-        last = f"step {steps[-1]} is the newest whole one" if steps else "there is none yet"
-        return TryAgainError(
-            f"{self._folder}: a checkpoint could not be written ({_line(error)}); {last}. Mend the disk and run the "
-            f"same command again"
-        )
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise whatever the file system leads them to
+            steps = saved_steps(self._folder)
+            last = f"step {steps[-1]} is the newest whole one" if steps else "there is none yet"
+            raise TryAgainError(
+                f"{self._folder}: a checkpoint could not be written ({_line(error)}); {last}. Mend the disk and run "
+                f"the same command again"
+            ) from error
 
 
 class _Listed(NamedTuple):
@@ -284,11 +283,10 @@ def read_params(folder: Path, step: int | None = None) -> SavedModel:
         LDISError: no checkpoint, none of that step, or a damaged one.
     """
     steps = saved_steps(folder)
-    if not steps:
-        raise LDISError(f"{folder}: no checkpoints; expected the work folder of a training run")
-    step = steps[-1] if step is None else step
+    step = max(steps, default=0) if step is None else step
     if step not in steps:
-        raise LDISError(f"{folder}: no checkpoint of step {step}; there are {list_names(map(str, steps))}")
+        there = f"there are {list_names(map(str, steps))}" if steps else "expected the work folder of a training run"
+        raise LDISError(f"{folder}: no checkpoint of step {step}; {there}")
     where = (folder / str(step)).absolute()
     try:
         fingerprint = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(where / "fingerprint")

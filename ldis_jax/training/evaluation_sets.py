@@ -37,11 +37,11 @@ class Evaluation:
             episodes = frozen_episodes(entry, size, f"config.eval.sets.{name}")
             self._hashes[name] = episodes.hash
             self._sets[name] = EpisodeEvaluator(episodes, size, settings.batch_size, entry.protocol)
-        if not self._sets:
-            raise LDISError("config.eval.sets: empty; name at least one set to evaluate on")
-        self._main = settings.main_set or next(iter(self._sets))
+        self._main = settings.main_set or next(iter(self._sets), "")
         if self._main not in self._sets:
-            raise LDISError(f"config.eval.main_set={self._main!r}: must be one of {sorted(self._sets)}")
+            raise LDISError(
+                f"config.eval.main_set={self._main!r}: must be one of config.eval.sets, {sorted(self._sets)}"
+            )
         self._writes_pictures = pictures
         self._pictures = self._sets[self._main].episodes[: settings.pictures]
         self._swap = None

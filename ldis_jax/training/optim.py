@@ -14,19 +14,13 @@ from ldis_jax.errors import LDISError
 
 
 def learning_rate_schedule(config: ConfigDict, train_steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then "constant" (the paper), or "cosine" to a hundredth.
-
-    Raises:
-        LDISError: ``config.schedule`` is neither.
-    """
+    """Linear warm-up from 0, then "constant" (the paper), or "cosine" to a hundredth."""
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "constant":
         # optax's own warm-up of no steps stays at 0 for ever.
         return optax.warmup_constant_schedule(0.0, peak, warmup) if warmup else optax.constant_schedule(peak)
-    if config.schedule == "cosine":
-        start = 0.0 if warmup else peak
-        return optax.warmup_cosine_decay_schedule(start, peak, warmup, max(train_steps, warmup + 1), peak / 100)
-    raise LDISError(f"config.optim.schedule={config.schedule!r}: must be 'constant' or 'cosine'")
+    start = 0.0 if warmup else peak
+    return optax.warmup_cosine_decay_schedule(start, peak, warmup, max(train_steps, warmup + 1), peak / 100)
 
 
 def make_optimizer(config: ConfigDict, train_steps: int) -> optax.GradientTransformation:
@@ -46,9 +40,11 @@ def make_optimizer(config: ConfigDict, train_steps: int) -> optax.GradientTransf
         ("eps", config.eps > 0, "positive"),
         ("weight_decay", config.weight_decay >= 0, "not negative"),
         ("grad_clip", config.grad_clip > 0, "positive"),
+        ("schedule", config.schedule in ("constant", "cosine"), "'constant' or 'cosine'"),
+        ("moment_dtype", config.moment_dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'"),
     ):
         if not fits:
-            raise LDISError(f"config.optim.{key}={config[key]}: must be {need}")
+            raise LDISError(f"config.optim.{key}={config[key]!r}: must be {need}")
     adamw = optax.adamw(
         learning_rate_schedule(config, train_steps),
         b1=config.b1,
@@ -58,8 +54,6 @@ def make_optimizer(config: ConfigDict, train_steps: int) -> optax.GradientTransf
     )
     if config.moment_dtype == "bfloat16":
         adamw = bfloat16_moments(adamw)
-    elif config.moment_dtype != "float32":
-        raise LDISError(f"config.optim.moment_dtype={config.moment_dtype!r}: must be 'float32' or 'bfloat16'")
     return optax.chain(_to_float32(), clip_by_global_norm(config.grad_clip), adamw)
 
 

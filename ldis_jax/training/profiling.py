@@ -27,11 +27,9 @@ class Profiler:
             LDISError: ``steps`` is none of these.
         """
         match = re.fullmatch(r"(\d+)(?::(\d+))?", steps, re.ASCII) if steps else None
-        if steps and match is None:
-            raise LDISError(f"config.profile={steps!r}: must be a step, or 'first:last'")
         self._first = int(match[1]) if match else 1
         self._last = int(match[2] or self._first + _STEPS - 1) if match else 0
-        if match and not 1 <= self._first <= self._last:
+        if steps and not (match and 1 <= self._first <= self._last):
             raise LDISError(f"config.profile={steps!r}: must be a step, or 'first:last'; the first step is 1")
         self._folder, self._active = folder, False
 

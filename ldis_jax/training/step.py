@@ -84,11 +84,10 @@ class StepOptions:
     def from_config(cls, config: ConfigDict) -> StepOptions:
         """Of ``config.step``; raises :class:`LDISError` on wrong types and values."""
         check_fields(cls, config.to_dict(), "config.step")
-        options = cls(**config)
-        if options.accumulate < 1 or not 0 <= options.ema_decay < 1:
-            raise LDISError(f"config.step: {options}; need accumulate >= 1 and 0 <= ema_decay < 1")
-        if options.grad_dtype not in ("float32", "bfloat16"):
-            raise LDISError(f"config.step.grad_dtype={options.grad_dtype!r}: must be 'float32' or 'bfloat16'")
+        options, dtypes = cls(**config), ("float32", "bfloat16")
+        if options.accumulate < 1 or not 0 <= options.ema_decay < 1 or options.grad_dtype not in dtypes:
+            need = f"accumulate >= 1, 0 <= ema_decay < 1, grad_dtype {' or '.join(map(repr, dtypes))}"
+            raise LDISError(f"config.step: {options}; need {need}")
         return options
 
 
