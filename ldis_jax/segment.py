@@ -88,7 +88,8 @@ def main() -> None:
     classes = _read_classes(args.prompt)
     from ldis_jax.commands import segment_files
     from ldis_jax.commands.segment_outputs import Outputs, check_apart
-    from ldis_jax.inference.read_prompts import check_prompts
+    from ldis_jax.inference.read_prompts import open_prompts
+    from ldis_jax.media.images import IGNORE_LABEL
     from ldis_jax.support.files import check_writable, write_json
     from ldis_jax.weights.hub import resolve
     from ldis_jax.weights.model_folder import model_hash
@@ -100,12 +101,12 @@ def main() -> None:
     check_apart([*queries, *given, *filter(None, [args.first_mask])], written.items())
     for flag, path in written.items():
         check_writable(path / "mask.png" if path.is_dir() and flag != "json" else path)
-    check_prompts(classes, args.ignore_label)
+    prompts = open_prompts(classes, args.ignore_label)
     options = {"seed": args.seed, "ignore_label": args.ignore_label, "tile_size": args.tile_size}
     options |= prediction_options.given_options(args)
     work: segment_files.Work
     if len(queries) == 1 and outputs.out.suffix and not segment_files.is_video(queries[0]) and not args.first_mask:
-        work = segment_files.picture_work(queries[0], classes, outputs)
+        work = segment_files.picture_work(queries[0], outputs)
     else:
         made_by = {"model": model_hash(resolve(args.model)), "dtype": args.dtype, **options}
         if segment_files.is_video(queries[0]) or args.first_mask is not None:
@@ -125,7 +126,8 @@ def main() -> None:
         compile_for = {"num_prompts": shots, "num_classes": len(classes), **prediction_options.given_options(args)}
     pipe = LDISPipeline.from_pretrained(args.model, dtype=args.dtype, compile_for=compile_for)
     pipe = pipe if devices == 1 else pipe.to(devices=devices)
-    report = work.run(pipe, args.quiet, batch_size=args.batch_size, **options)
+    options["ignore_label"] = IGNORE_LABEL  # of masks that are opened
+    report = work.run(pipe, prompts.get("", prompts), args.quiet, batch_size=args.batch_size, **options)
     if args.json is not None:
         every = {"masks": work.all_masks(report)} if isinstance(work, segment_files.FolderWork) else {}
         write_json(args.json, {**report, **every})

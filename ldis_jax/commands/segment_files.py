@@ -57,14 +57,13 @@ class PictureWork:
     """One picture, one file an output; as of all work, ``many`` is whether devices could share it."""
 
     query: Path
-    prompts: Any
     outputs: Outputs
     many = False
 
-    def run(self, pipe: LDISPipeline, quiet: bool, **options: Any) -> dict[str, Any]:
-        """Does it, and reports; ``quiet`` says nothing meanwhile."""
+    def run(self, pipe: LDISPipeline, prompts: Any, quiet: bool, **options: Any) -> dict[str, Any]:
+        """Does it, and reports; ``prompts`` as for ``segment_images``; ``quiet`` says nothing meanwhile."""
         image = read_image(self.query)
-        result = next(pipe.segment_images([image], self.prompts, **options))
+        result = next(pipe.segment_images([image], prompts, **options))
         return {"masks": [self.outputs.save(self.query, image, result)], "failed": [], "skipped": 0}
 
 
@@ -77,7 +76,7 @@ class FolderWork:
     folders: Folders
     many = True
 
-    def run(self, pipe: LDISPipeline, quiet: bool, **options: Any) -> dict[str, Any]:
+    def run(self, pipe: LDISPipeline, prompts: Any, quiet: bool, **options: Any) -> dict[str, Any]:
         """Does it; a picture that cannot be read is left out, and listed in the report."""
         names = tuple(self.classes)
         left = [query for query, place in self.places.items() if not place.are_there(names)]
@@ -97,7 +96,7 @@ class FolderWork:
             (query, image), result = item
             return self.places[query].save(query, image, result)
 
-        results = pipe.segment_images(images(), _prompts(self.classes), **options)
+        results = pipe.segment_images(images(), prompts, **options)
         saved = map_ahead(save, ((read.popleft(), result) for result in results), _AHEAD)
         skipped, masks = len(self.places) - len(left), []
         try:
@@ -121,13 +120,12 @@ class ClipWork:
 
     query: Path
     video: Video
-    classes: Classes
     labels: np.ndarray | None
     folders: Folders
     overlay: Path | None
     many = True
 
-    def run(self, pipe: LDISPipeline, quiet: bool, **options: Any) -> dict[str, Any]:
+    def run(self, pipe: LDISPipeline, prompts: Any, quiet: bool, **options: Any) -> dict[str, Any]:
         """Does it, with few frames in memory."""
         frames: deque[np.ndarray] = deque()
 
@@ -140,7 +138,7 @@ class ClipWork:
             del options["ignore_label"]
             found = pipe.segment_video(read(), self.labels, **options)
         else:
-            found = map(labels_of, pipe.segment_images(read(), _prompts(self.classes), **options))
+            found = map(labels_of, pipe.segment_images(read(), prompts, **options))
         shown, out, masks = self.overlay, self.folders.outputs.out, []
         with VideoWriter(shown, self.video.fps) if shown and shown.suffix else contextlib.nullcontext() as writer:
             progress = tqdm(found, "segment", self.video.num_frames, unit="frame", disable=quiet)
@@ -161,12 +159,12 @@ class ClipWork:
 Work = PictureWork | FolderWork | ClipWork
 
 
-def picture_work(query: Path, classes: Classes, outputs: Outputs) -> PictureWork:
+def picture_work(query: Path, outputs: Outputs) -> PictureWork:
     """Raises :class:`LDISError` where outputs are not PNG files."""
     for path in outputs.given().values():
         if path.suffix.lower() != ".png":
             raise LDISError(f"{path}: outputs are PNG files; end the name in .png")
-    return PictureWork(query, _prompts(classes), outputs)
+    return PictureWork(query, outputs)
 
 
 def folder_work(queries: Sequence[Path], classes: Classes, outputs: Outputs, made_by: Mapping[str, Any]) -> FolderWork:
@@ -209,7 +207,7 @@ def clip_work(
     folders = Folders(in_folders, facts)
     # Any picture there would pass for a frame's, also of a longer video.
     folders.check({kind: folder.glob("*.png") for kind, folder in in_folders.given().items()})
-    return ClipWork(query, read_video(query), classes, labels, folders, outputs.overlay)
+    return ClipWork(query, read_video(query), labels, folders, outputs.overlay)
 
 
 def _check_places(queries: Sequence[Path], folders: Mapping[str, Path]) -> None:
@@ -232,11 +230,6 @@ def summary(report: Mapping[str, Any]) -> str:
             f"{name} covers {100 * share:.1f} % of the picture" for name, share in masks[0]["covers"].items()
         )
     return f"{len(masks)} masks" + (f", and {skipped} that were there" if skipped else "")
-
-
-def _prompts(classes: Classes) -> Any:
-    """As :meth:`LDISPipeline.segment_images` takes them."""
-    return classes.get("", classes)
 
 
 def _digests(classes: Classes) -> dict[str, list[list[str]]]:

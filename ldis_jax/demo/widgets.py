@@ -15,6 +15,7 @@ from ldis_jax.demo.uploads import Limits
 from ldis_jax.errors import LDISError
 from ldis_jax.media.overlays import PALETTE
 from ldis_jax.pipeline import LDISPipeline
+from ldis_jax.support.prediction_options import OPTIONS, Option
 
 COLOURS = ["#" + bytes(colour).hex() for colour in PALETTE]
 # All that runs the model waits in one line.
@@ -83,19 +84,16 @@ def ldisn_options(pipe: LDISPipeline) -> dict[str, Any]:
     if task.name != "ldisn":
         return {}
     with gr.Accordion("Sampling", open=True), gr.Group():
-        return {
-            "num_steps": gr.Slider(1, 100, task.num_steps, step=1, label="Steps"),
-            "prompt_guidance_scale": gr.Slider(
-                0, 15, task.prompt_guidance_scale, step=0.1, label="Guidance by the prompt"
-            ),
-            "image_guidance_scale": gr.Slider(
-                0, 15, task.image_guidance_scale, step=0.1, label="Guidance by the query"
-            ),
-            "sampler": gr.Radio(
-                [("DDPM", "ddpm"), ("DDIM", "ddim"), ("DPM-Solver++", "dpmpp_2m")], value=task.sampler, label="Sampler"
-            ),
-            "seed": gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1),
-        }
+        shown = {name: option for name, option in OPTIONS.items() if option.label}
+        components = {name: _component(option, getattr(task, name)) for name, option in shown.items()}
+        return components | {"seed": gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)}
+
+
+def _component(option: Option, value: Any) -> Any:
+    if option.choices:
+        return gr.Radio([(name, key) for key, name in option.choices.items()], value=value, label=option.label)
+    least, most, step = option.range
+    return gr.Slider(least, most, value, step=step, label=option.label)
 
 
 def legend(shares: Mapping[str, float]) -> str:

@@ -44,10 +44,16 @@ def read_prompts(
     return images, masks, np.array([len(prompts) for prompts in classes.values()], np.int32)
 
 
-def check_prompts(classes: Classes, ignore_label: int | None = None) -> None:
-    """Raises what :func:`read_prompts` would of any size: for before a model is loaded, which takes longer."""
-    for _ in _read(classes, ignore_label):
-        pass
+def open_prompts(classes: Classes, ignore_label: int | None = None) -> dict[str, list[Prompt]]:
+    """The prompts with their files read, for before a model is loaded, which takes longer; masks are in {0, 1, 255}.
+
+    Raises:
+        LDISError: what :func:`read_prompts` would raise for any size.
+    """
+    opened: dict[str, list[Prompt]] = {name: [] for name in classes}
+    for (c, _), _, image, mask in _read(classes, ignore_label):
+        opened[list(classes)[c]].append((image, mask))
+    return opened
 
 
 def _read(classes: Classes, ignore_label: int | None) -> Iterator[tuple[tuple[int, int], str, np.ndarray, np.ndarray]]:
