@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -53,15 +54,13 @@ def main() -> None:
     from ldis_jax.pipeline import LDISPipeline
 
     pipe = LDISPipeline.from_pretrained(args.model, dtype=args.dtype)
+    if importlib.util.find_spec("gradio") is None:
+        raise LDISError("the web page needs Gradio: pip install 'ldis_jax[demo]'")
     with _sigterm_exits(), tempfile.TemporaryDirectory(prefix="ldis_jax_demo_") as folder:
         # Gradio reads these when it is imported: uploads and results vanish with the server, and nothing calls home.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
-        try:
-            from ldis_jax.demo.page import serve
-        except ImportError as error:
-            if error.name != "gradio":
-                raise
-            raise LDISError("the web page needs Gradio: pip install 'ldis_jax[demo]'") from None
+        from ldis_jax.demo.page import serve
+
         about = "" if shipped_folder(args.model) is None else _SHIPPED
         serve(pipe, Limits(args.max_upload_mb, args.max_megapixels), args.host, args.port, about)
 

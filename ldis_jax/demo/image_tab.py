@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,30 @@ from ldis_jax.media.overlays import PALETTE, magnify, overlay
 _SCALE = '<span class="scale">Probability {}0 <i></i> 1</span>'
 
 
+@dataclasses.dataclass(frozen=True)
+class _Prompts:
+    """Components that hold a session's prompts: those added, and the one in the editor."""
+
+    added: Any
+    gallery: Any
+    canvas: Any
+    mask_file: Any
+    class_name: Any
+
+    @property
+    def inputs(self) -> list[Any]:
+        """What reading the editor's prompt takes, and those added."""
+        return [self.canvas, self.mask_file, self.class_name, self.added]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What :func:`_shown_prompts` gives."""
+        return [self.added, self.gallery, self.canvas, self.mask_file]
+
+
 def build(server: Server) -> None:
     """Lays the tab out and connects it."""
     examples = paint_examples()
-    prompts = gr.State([])
     gr.Markdown("### Examples")
     choosers = []
     with gr.Row():
@@ -47,27 +68,7 @@ def build(server: Server) -> None:
     with gr.Row():
         with gr.Column():
             gr.Markdown("### 1. Prompt\nA picture of the thing. Paint over it, or give its mask as a file.")
-            gr.HTML('<div id="prompt-alert" role="alert"></div>', elem_classes="alert", padding=False)
-            canvas = editor(
-                COLOURS[:1], sources=["upload", "clipboard"], show_label=False, height=380, elem_id="prompt"
-            )
-            with gr.Row():
-                class_name = gr.Textbox(label="Class name", value="object", max_length=60, elem_id="class")
-                mask_file = gr.File(
-                    label="Mask file, in place of painting", file_types=["image"], height=180, elem_id="mask-file"
-                )
-            read = gr.Image(
-                label="Mask file as read", format="png", height=180, interactive=False, visible=False, buttons=[],
-                elem_id="mask-read",
-            )  # fmt: skip
-            with gr.Row():
-                add = gr.Button("Add another prompt", elem_id="add")
-                clear = gr.Button("Remove all", elem_id="clear")
-            gallery = gr.Gallery(
-                label="Prompts", format="png", columns=3,
-                fit_columns=False, height=180, object_fit="contain", interactive=False,
-                buttons=[], visible=False, elem_id="prompts",
-            )  # fmt: skip
+            prompts = _prompt_editor(server)
         with gr.Column():
             gr.Markdown("### 2. Query\nThe picture to segment.")
             query = picture_input(show_label=False, height=380, elem_id="query")
@@ -85,6 +86,56 @@ def build(server: Server) -> None:
         scale = gr.HTML(_SCALE.format(""), elem_id="scale")
         download = gr.DownloadButton("Download mask", visible=False, elem_id="download")
 
+    def on_example(example: Example) -> tuple[Any, ...]:
+        return *_shown_prompts(example.prompts), example.query
+
+    def on_run(
+        path: str | None, painted: Any, mask: str | None, name: str, added: list[PaintedPrompt], *values: Any
+    ) -> Iterator[tuple[Any, ...]]:
+        with clear_errors():
+            image = read_query(path, server.limits)
+            if has_picture(painted) or not added:  # one prompt needs no "add"
+                added = pictures.add_prompt(added, read_prompt(painted, mask, name, server.limits))
+            given = dict(zip(options, values, strict=True))
+            folder = Path(tempfile.mkdtemp(dir=server.folder))
+            for result in pictures.segment(server.pipe, image, added, folder, **given):
+                yield _outputs(result, given.get("num_steps"))
+
+    work: dict[str, Any] = {
+        "fn": on_run,
+        "inputs": [query, *prompts.inputs, *options.values()],
+        "outputs": [summary, *shown, scale, download],
+        "show_progress_on": shown[0],
+        **MODEL_QUEUE,
+    }
+    run.click(**work)
+    for chooser, example in zip(choosers, examples, strict=True):
+        chooser.click(functools.partial(on_example, example), None, [*prompts.outputs, query], **PRIVATE).then(**work)
+
+
+def _prompt_editor(server: Server) -> _Prompts:
+    """Lays out where prompts are painted and listed, and connects it."""
+    gr.HTML('<div id="prompt-alert" role="alert"></div>', elem_classes="alert", padding=False)
+    canvas = editor(COLOURS[:1], sources=["upload", "clipboard"], show_label=False, height=380, elem_id="prompt")
+    with gr.Row():
+        class_name = gr.Textbox(label="Class name", value="object", max_length=60, elem_id="class")
+        mask_file = gr.File(
+            label="Mask file, in place of painting", file_types=["image"], height=180, elem_id="mask-file"
+        )
+    read = gr.Image(
+        label="Mask file as read", format="png", height=180, interactive=False, visible=False, buttons=[],
+        elem_id="mask-read",
+    )  # fmt: skip
+    with gr.Row():
+        add = gr.Button("Add another prompt", elem_id="add")
+        clear = gr.Button("Remove all", elem_id="clear")
+    gallery = gr.Gallery(
+        label="Prompts", format="png", columns=3,
+        fit_columns=False, height=180, object_fit="contain", interactive=False,
+        buttons=[], visible=False, elem_id="prompts",
+    )  # fmt: skip
+    prompts = _Prompts(gr.State([]), gallery, canvas, mask_file, class_name)
+
     def on_mask(painted: Any, mask: str | None) -> Any:
         """The mask on its picture, or alone where the picture is still to come."""
         if mask is None:
@@ -94,49 +145,21 @@ def build(server: Server) -> None:
                 return gr.Image(255 * magnify(read_mask_file(mask, server.limits)), visible=True)
             return gr.Image(_overlay(read_prompt(painted, mask, "", server.limits)), visible=True)
 
-    def on_add(
-        painted: Any, mask: str | None, name: str, before: list[PaintedPrompt]
-    ) -> tuple[list[PaintedPrompt], Any, None, None]:
+    def on_add(painted: Any, mask: str | None, name: str, before: list[PaintedPrompt]) -> tuple[Any, ...]:
         with clear_errors():
-            after = pictures.add_prompt(before, read_prompt(painted, mask, name, server.limits))
-        return after, _gallery(after), None, None
+            return _shown_prompts(pictures.add_prompt(before, read_prompt(painted, mask, name, server.limits)))
 
-    def on_example(example: Example) -> tuple[Any, ...]:
-        return list(example.prompts), _gallery(example.prompts), None, None, example.query
-
-    def on_run(
-        path: str | None, painted: Any, mask: str | None, name: str, added: list[PaintedPrompt], *values: Any
-    ) -> Iterator[tuple[Any, ...]]:
-        with clear_errors():
-            image = read_query(path, server.limits)
-            if has_picture(painted):  # one prompt needs no "add"
-                added = pictures.add_prompt(added, read_prompt(painted, mask, name, server.limits))
-            given = dict(zip(options, values, strict=True))
-            folder = Path(tempfile.mkdtemp(dir=server.folder))
-            for result in pictures.segment(server.pipe, image, added, folder, **given):
-                yield _outputs(result, given.get("num_steps"))
-
-    state = [prompts, gallery, canvas, mask_file]
     mask_file.change(on_mask, [canvas, mask_file], read, **PRIVATE)
-    add.click(on_add, [canvas, mask_file, class_name, prompts], state, **PRIVATE)
-    clear.click(lambda: ([], _gallery(()), None, None), None, state, **PRIVATE)
-    work: dict[str, Any] = {
-        "fn": on_run,
-        "inputs": [query, canvas, mask_file, class_name, prompts, *options.values()],
-        "outputs": [summary, *shown, scale, download],
-        "show_progress_on": shown[0],
-        **MODEL_QUEUE,
-    }
-    run.click(**work)
-    for chooser, example in zip(choosers, examples, strict=True):
-        chooser.click(functools.partial(on_example, example), None, [*state, query], **PRIVATE).then(**work)
+    add.click(on_add, prompts.inputs, prompts.outputs, **PRIVATE)
+    clear.click(lambda: _shown_prompts(()), None, prompts.outputs, **PRIVATE)
+    return prompts
 
 
-def _gallery(prompts: Any) -> Any:
-    """The prompts in the colours of their classes; hidden while there are none."""
+def _shown_prompts(prompts: Sequence[PaintedPrompt]) -> tuple[Any, ...]:
+    """The prompts, their gallery in the colours of their classes (hidden while there are none), and an empty editor."""
     colours = dict(zip(pictures.by_class(prompts), PALETTE, strict=False))
     items = [(_overlay(p, colours[p.class_name]), p.class_name) for p in prompts]
-    return gr.Gallery(items, visible=bool(items))
+    return list(prompts), gr.Gallery(items, visible=bool(items)), None, None
 
 
 def _overlay(prompt: PaintedPrompt, colour: np.ndarray = PALETTE[0]) -> np.ndarray:

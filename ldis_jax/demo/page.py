@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 
 import gradio as gr
@@ -57,9 +56,7 @@ def serve(pipe: LDISPipeline, limits: Limits, host: str, port: int, about: str =
         port: of that address.
         about: a line on the model to show under the title.
     """
-    # PIL refuses what has twice this many pixels, whoever opens it; from once on, our own limit does.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    Image.MAX_IMAGE_PIXELS = int(limits.megapixels * 1e6)
+    Image.MAX_IMAGE_PIXELS = None  # our own limit is looked at before a picture is decoded
     font = ("system-ui", "sans-serif")
     page = build(Server(pipe, limits, Path(os.environ["GRADIO_TEMP_DIR"]), about))
     page.launch(

@@ -47,10 +47,8 @@ def add_prompt(prompts: Sequence[PaintedPrompt], prompt: PaintedPrompt) -> list[
         LDISError: there are too many, or of more classes than there are colours.
     """
     prompts = [*prompts, prompt]
-    if len(prompts) > _MAX_PROMPTS:
-        raise LDISError(f"{_MAX_PROMPTS} prompts are the most; remove some")
-    if len(by_class(prompts)) > len(PALETTE):
-        raise LDISError(f"{len(PALETTE)} classes are the most; name a class that is there")
+    if len(prompts) > _MAX_PROMPTS or len(by_class(prompts)) > len(PALETTE):
+        raise LDISError(f"{_MAX_PROMPTS} prompts of {len(PALETTE)} classes are the most; remove some")
     return prompts
 
 
@@ -75,11 +73,9 @@ def segment(
         **options: ``seed``, and LDIS-n's.
 
     Raises:
-        LDISError: no prompts, or an option that is none.
+        LDISError: an option that is none.
     """
     classes = by_class(prompts)
-    if not classes:
-        raise LDISError("No prompts: drop a picture into the prompt editor and paint over the object")
     if len(classes) > 1:
         result = pipe.segment_classes(query, classes, **options)
         result.save(folder / "label_map.png")

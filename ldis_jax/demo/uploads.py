@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -45,28 +46,36 @@ class Limits:
                 f"{name}: {width}x{height} is more than the {self.megapixels:g} megapixels allowed here; scale it down"
             )
 
-    def check_upload(self, path: Path) -> None:
-        """Raises :class:`LDISError` where an uploaded file is too large, or was removed after its time."""
-        if not path.is_file():
-            raise LDISError(f"{path.name}: no longer on the server; drop it again")
-        if path.stat().st_size > self.upload_bytes:
-            raise LDISError(f"{path.name}: more than the {self.upload_mb:g} MB allowed here")
+    def check_upload(self, path: Path, name: str) -> None:
+        """Raises :class:`LDISError` where an uploaded file is too large, or was removed after its time.
 
-    def check_file(self, path: Path) -> bytes:
+        The page's script sends an empty file in place of one that is too large.
+        """
+        if not path.is_file() or not 0 < path.stat().st_size <= self.upload_bytes:
+            raise LDISError(
+                f"{name}: more than the {self.upload_mb:g} MB allowed here (as a PNG, where you paint), or no longer "
+                "on the server; drop it again, or a smaller one"
+            )
+
+    def read(self, path: str | Path, name: str = "") -> bytes:
         """The content of a picture file whose header says that it may be decoded.
 
+        Args:
+            path: of the file.
+            name: what errors call it; its own name, without its folder, unless given.
+
         Raises:
-            LDISError: not a picture, too large a file, or too many pixels; named without its folder.
+            LDISError: not a picture, too large a file, or too many pixels.
         """
-        self.check_upload(path)
+        path = Path(path)
+        name = name or path.name
+        self.check_upload(path, name)
         try:
             with Image.open(path) as image:
                 size = image.size
-        except Image.DecompressionBombError:
-            raise LDISError(f"{path.name}: too many pixels; scale it down") from None
         except (OSError, SyntaxError, ValueError):
-            raise LDISError(f"{path.name}: not a picture that can be read; convert it to PNG or JPEG") from None
-        self.check_size(*size, path.name)
+            raise LDISError(f"{name}: not a picture that can be read; convert it to PNG or JPEG") from None
+        self.check_size(*size, name)
         return path.read_bytes()
 
 
@@ -93,7 +102,7 @@ def read_query(path: str | None, limits: Limits) -> np.ndarray:
     """
     if path is None:
         raise LDISError("No query: drop the picture to segment")
-    return read_image(limits.check_file(Path(path)), Path(path).name)
+    return read_image(limits.read(path), Path(path).name)
 
 
 def read_prompt(
@@ -110,13 +119,9 @@ def read_prompt(
     Raises:
         LDISError: no picture, no mask, an empty one or one of another size.
     """
-    if not has_picture(editor):
-        raise LDISError("No prompt picture: drop one into the prompt editor")
-    image = read_image(_editors_picture(editor, "prompt picture", limits), "prompt picture")
+    image, layers = _editors_picture(editor, "prompt picture", limits)
     if mask_file is None:
-        mask = (_painted(editor["layers"], image.shape[:2], limits) > 0).astype(np.uint8)
-        if not mask.any():
-            raise LDISError("Empty mask: paint over the object in the prompt picture, or give a mask file")
+        mask = (_painted(layers, image.shape[:2], limits) > 0).astype(np.uint8)
     else:
         mask = read_mask_file(mask_file, limits)
         if mask.shape != image.shape[:2]:
@@ -134,7 +139,7 @@ def read_mask_file(path: str, limits: Limits) -> np.ndarray:
         LDISError: not a picture within the limits, or an empty mask.
     """
     name = Path(path).name
-    mask = read_mask(limits.check_file(Path(path)), name=name)
+    mask = read_mask(limits.read(path), name=name)
     if not mask.any():
         raise LDISError(f"{name}: empty mask; its object pixels must not be zero")
     return mask
@@ -150,13 +155,8 @@ def read_labels(editor: Mapping[str, Any] | None, limits: Limits) -> np.ndarray:
     Raises:
         LDISError: no picture, or nothing painted.
     """
-    if not has_picture(editor):
-        raise LDISError("No video: drop one, then paint its objects on the first frame")
-    image = read_image(_editors_picture(editor, "first frame", limits), "first frame")
-    labels = _painted(editor["layers"], image.shape[:2], limits)
-    if not np.isin(labels, (0, IGNORE_LABEL), invert=True).any():
-        raise LDISError("Empty mask: paint over the object on the first frame, one colour an object")
-    return labels
+    image, layers = _editors_picture(editor, "first frame of a video", limits)
+    return _painted(layers, image.shape[:2], limits)
 
 
 def has_picture(editor: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
@@ -164,11 +164,11 @@ def has_picture(editor: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]
     return editor is not None and editor["background"] is not None
 
 
-def _editors_picture(editor: Mapping[str, Any], name: str, limits: Limits) -> bytes:
-    path = Path(editor["background"])
-    if path.is_file() and not path.stat().st_size:  # what the page's script sends for a file that is too large
-        raise LDISError(f"{name}: more than the {limits.upload_mb:g} MB allowed here, as a PNG; scale it down")
-    return limits.check_file(path)
+def _editors_picture(editor: Mapping[str, Any] | None, name: str, limits: Limits) -> tuple[np.ndarray, Sequence[str]]:
+    """The picture in an editor, uint8 [H, W, 3], and the paths of the strokes on it."""
+    if not has_picture(editor):
+        raise LDISError(f"No {name}: drop a file, then paint over the object")
+    return read_image(limits.read(editor["background"], name), name), editor["layers"]
 
 
 def _painted(layers: Sequence[str], shape: tuple[int, ...], limits: Limits) -> np.ndarray:
@@ -176,16 +176,17 @@ def _painted(layers: Sequence[str], shape: tuple[int, ...], limits: Limits) -> n
     labels = np.zeros(shape, np.uint8)
     palette = PALETTE.astype(np.int32)
     for layer in layers:
-        limits.check_file(Path(layer))
-        with Image.open(layer) as image:
+        with Image.open(io.BytesIO(limits.read(layer))) as image:
             pixels = np.asarray(image.convert("RGBA"))
         if pixels.shape[:2] != shape:
-            raise LDISError("The strokes do not fit the picture; clear the editor and paint again")
+            continue  # they were painted on the picture before
         opaque = pixels[..., 3] > 127
         colours, index = np.unique(pixels[opaque][:, :3].astype(np.int32), axis=0, return_inverse=True)
         distance = np.linalg.norm(colours[:, None] - palette, axis=-1)
         nearest = np.where(distance.min(1) < _COLOUR_DISTANCE, distance.argmin(1) + 1, IGNORE_LABEL)
         labels[opaque] = nearest[index.ravel()].astype(np.uint8)
+    if np.isin(labels, (0, IGNORE_LABEL)).all():
+        raise LDISError("Empty mask: paint over the object, one colour an object, or give a mask file")
     return labels
 
 

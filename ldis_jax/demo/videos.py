@@ -90,21 +90,25 @@ def segment(
 
 
 def _open(path: str, limits: Limits) -> Video:
-    file = Path(path)
-    limits.check_upload(file)
-    try:
-        return read_video(file)
-    except LDISError as error:
-        raise LDISError(str(error).replace(str(file), file.name)) from None
+    with _without_folder(Path(path)):
+        limits.check_upload(Path(path), Path(path).name)
+        return read_video(path)
 
 
 def _frames(video: Video, limits: Limits) -> Iterator[np.ndarray]:
     frame = None
-    try:
+    with _without_folder(video.path):
         for frame in video:
             limits.check_size(frame.shape[1], frame.shape[0], video.path.name)
             yield frame
-    except LDISError as error:
-        raise LDISError(str(error).replace(str(video.path), video.path.name)) from None
     if frame is None:
         raise LDISError(f"{video.path.name}: has no frames; convert it to MP4")
+
+
+@contextlib.contextmanager
+def _without_folder(file: Path) -> Iterator[None]:
+    """Errors name an upload, and not where the server keeps it."""
+    try:
+        yield
+    except LDISError as error:
+        raise LDISError(str(error).replace(str(file), file.name)) from None

@@ -81,13 +81,15 @@ class CrossAttention:
         """The pixels of a place, bool [S, S]."""
         height, width = self.query.shape[:2]
         if isinstance(place, np.ndarray):
-            if place.shape != (height, width) or place.dtype != np.bool_ or not place.any():
-                raise LDISError(f"mask {place.dtype} {place.shape}: must be bool {(height, width)} and not empty")
-            return place
-        if len(place) != 2 or not (0 <= place[0] < height and 0 <= place[1] < width):
-            raise LDISError(f"place {place}: must be (row, column) within {(height, width)}")
-        pixels = np.zeros((height, width), bool)
-        pixels[place] = True
+            pixels, given = place, f"mask {place.dtype} {place.shape}"
+        else:
+            given = f"place {place}"
+            pixels = np.zeros((height, width), bool)
+            if len(place) == 2 and min(place) >= 0:
+                pixels[place[0] : place[0] + 1, place[1] : place[1] + 1] = True
+        if pixels.shape != (height, width) or pixels.dtype != np.bool_ or not pixels.any():
+            wanted = f"(row, column) within {(height, width)}, or a bool mask of that size and not empty"
+            raise LDISError(f"{given}: must be {wanted}")
         return pixels
 
     def _chosen(self, layers: Sequence[str]) -> list[np.ndarray]:

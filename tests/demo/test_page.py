@@ -155,7 +155,7 @@ def test_mistakes_are_clear_messages(page, pictures, tmp_path):
     drop(page, "#query", pictures["query"])
     page.wait_for_selector("#query img")
     page.click("#segment")
-    wait_for_error(page, "No prompts: drop a picture")
+    wait_for_error(page, "No prompt picture: drop a file")
     drop(page, "#prompt", pictures["prompt"])
     page.wait_for_timeout(500)
     page.click("#add")
@@ -185,7 +185,7 @@ def test_what_an_editor_cannot_take_is_said_and_nothing_waits(page, pictures, tm
     page.wait_for_timeout(500)
     assert not page.locator("#prompt-alert").is_visible()
     page.click("#segment")
-    wait_for_error(page, "prompt picture: more than the 0.2 MB allowed here, as a PNG")
+    wait_for_error(page, "prompt picture: more than the 0.2 MB allowed here (as a PNG")
 
 
 @needs_chromium

@@ -83,8 +83,8 @@ def test_labels_are_the_colours_of_the_strokes(painted):
         (lambda p, e, t: read_query(t / "gone.png", LIMITS), "no longer on the server"),
         (lambda p, e, t: read_query(p["query"], Limits(upload_mb=0.001)), "more than the 0.001 MB"),
         (lambda p, e, t: read_query(p["query"], Limits(megapixels=0.001)), "50x24 is more than the 0.001 megapixels"),
-        (lambda p, e, t: read_prompt(None, None, "", LIMITS), "No prompt picture"),
-        (lambda p, e, t: read_prompt({**e, "layers": []}, None, "", LIMITS), "Empty mask: paint"),
+        (lambda p, e, t: read_prompt(None, None, "", LIMITS), "No prompt picture: drop a file"),
+        (lambda p, e, t: read_prompt({**e, "layers": []}, None, "", LIMITS), "Empty mask: paint over"),
         (lambda p, e, t: read_prompt(e, t / "black.png", "", LIMITS), "black.png: empty mask"),
         (lambda p, e, t: read_prompt(e, p["query"], "", LIMITS), "is 50x24, its picture 30x40"),
         (lambda p, e, t: read_prompt(e, t / "text.png", "", LIMITS), "text.png: not a picture"),
@@ -92,11 +92,14 @@ def test_labels_are_the_colours_of_the_strokes(painted):
             lambda p, e, t: read_prompt({**e, "background": t / "empty"}, None, "", LIMITS),
             "picture: more than the 50",
         ),
-        (lambda p, e, t: read_labels({**e, "background": t / "empty"}, LIMITS), "first frame: more than the 50 MB"),
-        (lambda p, e, t: read_labels(None, LIMITS), "No video"),
+        (
+            lambda p, e, t: read_labels({**e, "background": t / "empty"}, LIMITS),
+            "frame of a video: more than the 50",
+        ),
+        (lambda p, e, t: read_labels(None, LIMITS), "No first frame of a video: drop a file"),
         (lambda p, e, t: read_labels({**e, "layers": []}, LIMITS), "Empty mask"),
         (lambda p, e, t: videos.first_frame(t / "text.png", LIMITS), r"^text.png: not a video"),
-        (lambda p, e, t: next(segment(None, None, [], t)), "No prompts"),
+        (lambda p, e, t: read_prompt({**e, "background": str(p["query"])}, None, "", LIMITS), "Empty mask"),
     ],
 )
 def test_mistakes_are_one_clear_line(pictures, painted, tmp_path, call, message):
@@ -145,10 +148,10 @@ def test_class_names_put_prompts_together(pipe, tmp_path):
 
 def test_prompts_and_classes_are_counted():
     prompt = PaintedPrompt(np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), np.uint8), "a")
-    with pytest.raises(LDISError, match="16 prompts"):
+    with pytest.raises(LDISError, match="16 prompts of 7 classes"):
         add_prompt([prompt] * 16, prompt)
     names = [PaintedPrompt(prompt.image, prompt.mask, str(i)) for i in range(7)]
-    with pytest.raises(LDISError, match="7 classes"):
+    with pytest.raises(LDISError, match="of 7 classes are the most"):
         add_prompt(names, prompt)
 
 
