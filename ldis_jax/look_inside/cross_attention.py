@@ -88,8 +88,9 @@ class CrossAttention:
             if len(place) == 2 and min(place) >= 0:
                 pixels[place[0] : place[0] + 1, place[1] : place[1] + 1] = True
         if pixels.shape != (height, width) or pixels.dtype != np.bool_ or not pixels.any():
-            wanted = f"(row, column) within {(height, width)}, or a bool mask of that size and not empty"
-            raise LDISError(f"{given}: must be {wanted}")
+            raise LDISError(
+                f"{given}: must be (row, column) within {(height, width)}, or a bool mask of that size and not empty"
+            )
         return pixels
 
     def _chosen(self, layers: Sequence[str]) -> list[np.ndarray]:
