@@ -1,5 +1,6 @@
 """Strictness for every test: eight fake devices, no silent rank or type promotion."""
 
+import collections
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -18,6 +19,7 @@ from PIL import Image
 
 from ldis_jax import LDISPipeline
 from ldis_jax.weights import save_model
+from tests import tiers
 from tests.helpers import MICRO, micro_task
 from tests.reference.weights import random_model
 
@@ -33,6 +35,34 @@ os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(16 << 30)  # a cache with a l
 jax.config.update("jax_compilation_cache_dir", os.environ["LDIS_JAX_TEST_CACHE"])
 jax.config.update("jax_compilation_cache_max_size", 16 << 30)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--store_durations", action="store_true", help="put what tests take into tests/durations.json")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items):
+    """Marks the thorough tier, and begins with the files that take longest: no worker is left alone with one."""
+    files = collections.Counter()
+    for test, seconds in tiers.seconds().items():
+        files[test.partition("::")[0]] += seconds
+    for item in items:
+        if tiers.is_slow(item.nodeid):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: -files[item.nodeid.partition("::")[0]])
+
+
+_TOOK: dict[str, float] = collections.Counter()
+
+
+def pytest_runtest_logreport(report):
+    _TOOK[report.nodeid] += report.duration
+
+
+def pytest_sessionfinish(session):
+    if session.config.getoption("store_durations") and not hasattr(session.config, "workerinput"):
+        tiers.store(_TOOK)
 
 
 @pytest.fixture(scope="session")

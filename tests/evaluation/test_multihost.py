@@ -13,8 +13,6 @@ from ldis_jax import evaluate
 from tests.evaluation.painted import ROOT, Painted, build, write_vspw
 from tests.helpers import call_command, free_port
 
-pytestmark = pytest.mark.slow  # two processes that compile, several times
-
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory):

@@ -22,7 +22,6 @@ from tests.helpers import MICRO, ROOT, SIZE, micro_task, run_of
 from tests.reference import cases
 from tests.reference.weights import random_model
 
-pytestmark = pytest.mark.slow  # a compilation a config
 FILES = sorted((ROOT / "configs" / "ablations").glob("*.py"))
 
 

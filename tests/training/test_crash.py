@@ -10,10 +10,7 @@ from ldis_jax.training.checkpoint import saved_steps
 from tools.kill_test import Run, kill_test
 from tools.mesh_test import deviations
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
-]  # several launches of Python and JAX, on a machine that may be busy
+pytestmark = pytest.mark.timeout(1800)  # several launches of Python and JAX, on a machine that may be busy
 LATER = ("15", "18", "21", "24", "27", "30", "33", "36", "39", "40")
 
 
