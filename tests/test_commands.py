@@ -15,6 +15,7 @@ from ldis_jax.media.images import read_image
 from ldis_jax.training.run import run_task
 from ldis_jax.weights import load_model
 from tests.data.test_folder_check import boxes, picture_folder
+from tests.forked import command
 from tests.helpers import ROOT, call_command, free_port
 
 
@@ -65,13 +66,6 @@ def test_segments_bad_input_exits_with_2_and_one_line(
     assert status == 2 and message in err
     assert err.count("\n") == 1 and "Traceback" not in err
     assert set(tmp_path.iterdir()) == before
-
-
-def command(*arguments, cwd=ROOT):
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=cwd, env=env, capture_output=True, text=True, check=False
-    )
 
 
 @pytest.mark.parametrize(

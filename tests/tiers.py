@@ -18,7 +18,7 @@ SLOW_FILES: dict[str, tuple[str, ...]] = {
     "commands/test_convert_weights.py": ("test_help_does_not_wait_for_jax",),
     "costs/test_compile.py": (
         *("test_advice_is_about_the_program", "test_meshes_of_real_slices", "test_peaks_of_devices_that_run"),
-        "test_text_of_a_program_that_xla_cannot_read_back",
+        *("test_text_of_a_program_that_xla_cannot_read_back", "test_bad_command_lines"),
     ),
     "docs/test_notebooks.py": ("test_it_is_committed_without_results", "test_it_asks_whose_repository_first"),
     "docs/test_reproduce.py": ("test_the_hours_on_the_page_are_those_of_the_cells",),
@@ -87,9 +87,9 @@ SLOW_TESTS: dict[str, tuple[str, ...]] = {
         "test_the_decoder_computed_again_gives_the_same_gradient_from_less_memory",
     ),
     "test_commands.py": (
-        *("test_bad_pictures_are_named_before_any_weight_is_read", "test_how_training_ends"),
         *("test_fine_tuning_takes_its_task_from_the_model_folder", "test_segment_writes_mask_and_overlay"),
         *("test_segments_bad_input_exits_with_2_and_one_line[change6-broken.png]", "test_waiting_for_other_hosts_ends"),
+        "test_how_training_ends",
     ),
     "training/test_checkpoint.py": (
         *("test_a_damaged_newest_checkpoint_gives_way_to_the_one_before", "test_eight_devices_to_fewer"),

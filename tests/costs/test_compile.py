@@ -11,6 +11,7 @@ from ldis_jax import LDISError
 from ldis_jax.config import base_config
 from ldis_jax.costs.report import advice
 from ldis_jax.runtime.chips import get_chip, peak_flops, slice_devices
+from tests.forked import command
 from tests.helpers import ROOT, micro_config, run_of
 
 needs_libtpu = pytest.mark.skipif(
@@ -90,13 +91,13 @@ import ldis_jax.compile as c; from ldis_jax.support import cli; cli.run(c.main)"
     ("flags", "message"),
     [
         ((), "--config: missing"),
-        (("--config=configs/tiny.py", "--topology=h100:8"), "--topology=h100:8: must start with v5e, v5p, v6e"),
+        (("--config=configs/tiny.py", "--topology=h100:8"), "--topology=h100:8: must be v5e, v5p, v6e"),
         (("--config=configs/tiny.py", "--config.executable=tests"), "tests: cannot be written (is a folder)"),
         (("--config=configs/tiny.py", "--program=eval"), "program"),
     ],
 )
 def test_bad_command_lines(flags, message):
-    done = run(*flags)
+    done = command("ldis_jax.compile", *flags)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not done.stdout
 

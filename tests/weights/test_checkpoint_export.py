@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -19,9 +17,11 @@ from ldis_jax.errors import LDISError
 from ldis_jax.training.checkpoint import read_params
 from ldis_jax.training.loop import train
 from ldis_jax.weights import load_model
-from tests.helpers import ROOT, micro_config
+from tests.forked import command
+from tests.helpers import micro_config
 from tests.reference.weights import arrays
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 NETWORKS = ("unet", "vae", "prompt_encoder")
 
 
@@ -40,9 +40,8 @@ def trained(tmp_path_factory, micro_folder_ldisn):
 
 def export(trained, out, *arguments):
     """The command on a machine with one device."""
-    env = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "ldis_jax.convert", f"--checkpoint={trained / 'run'}", f"--out={out}", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    env = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    return command("ldis_jax.convert", f"--checkpoint={trained / 'run'}", f"--out={out}", *arguments, env=env)
 
 
 def test_the_last_step_is_what_training_exported(trained, tmp_path):
