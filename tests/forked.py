@@ -33,7 +33,9 @@ def command(module, *arguments, cwd=ROOT, timeout=120, env=None):
     """What ``python -m module arguments`` gives, as ``subprocess.run`` says it, in ``env`` or this one."""
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder) / name for name in ("out", "err")]
-        process = _CONTEXT.Process(target=_run, args=(module, list(map(str, arguments)), cwd, dict(env or os.environ), outputs))
+        process = _CONTEXT.Process(
+            target=_run, args=(module, list(map(str, arguments)), cwd, dict(env or os.environ), outputs)
+        )
         process.start()
         process.join(timeout)
         if process.exitcode is None:
