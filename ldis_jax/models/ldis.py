@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -61,8 +62,7 @@ class LDISModel(nnx.Module):
         lora: LoRA | None = None,
     ) -> LDISModel:
         """The model with shapes in place of arrays, to be filled from files; costs no memory."""
-        model = nnx.eval_shape(lambda: cls(config, jax.random.key(0), dtype=dtype, lora=lora))
-        graphdef, state = nnx.split(model)
+        graphdef, state = _shapes(config, jnp.dtype(dtype), lora)
         return nnx.merge(graphdef, jax.tree.map(lambda x: x.update(dtype=param_dtype), state))
 
     @property
@@ -71,6 +71,12 @@ class LDISModel(nnx.Module):
         if self.lora is None:
             return TRAINABLE
         return lambda path, value: path[0] == "unet" and self.lora.trains("/".join(map(str, path[1:])))
+
+
+@functools.lru_cache(maxsize=8)
+def _shapes(config: ModelConfig, dtype: jnp.dtype, lora: LoRA | None) -> tuple[nnx.GraphDef, nnx.State]:
+    """A model's structure and the shapes of its arrays. Tracing it takes seconds, and a start asks several times."""
+    return nnx.split(nnx.eval_shape(lambda: LDISModel(config, jax.random.key(0), dtype=dtype, lora=lora)))
 
 
 def make_vae(config: VAEConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> VAE:
