@@ -79,6 +79,7 @@ SLOW_TESTS: dict[str, tuple[str, ...]] = {
         *(f"test_golden[R/{name}/2]" for name in ("added", "noised", "pre", "post", "none")),
         *(f"test_golden[R/ldisn/{sampler}]" for sampler in ("ddim/3", "ddpm/1", "ddpm/3")),
         *(f"test_golden[loss/{name}]" for name in ("pixel", "perturbed", "added", "noised", "ldisn_perturbed")),
+        *("test_golden[R/ldis1/3]", "test_golden[R/plain/3]", "test_golden[loss/ldisn]", "test_golden[gradient/ldisn]"),
         *("test_golden[gradient/pixel]", "test_instruction_mask"),
     ),
     "parity/test_tasks.py": ("test_ldisn_draws_from_each_querys_own_key", "test_neighbours_in_the_batch_do_not_matter"),

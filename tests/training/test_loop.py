@@ -180,7 +180,10 @@ def test_sigterm_in_an_evaluation_stops_and_the_next_run_evaluates(finished, mic
     assert evaluations[0] == evaluations[1] and len(evaluations[0]) == 2
 
 
-@pytest.mark.parametrize(("task", "meshes"), [("ldis1", [(1, 1), (8, 1), (2, 4)]), ("ldisn", [(1, 1), (1, 8)])])
+@pytest.mark.parametrize(
+    ("task", "meshes"),
+    [("ldis1", [(1, 1), (2, 4)]), ("ldis1", [(1, 1), (8, 1)]), ("ldisn", [(1, 1), (1, 8)])],
+)
 def test_every_mesh_gives_the_same_losses_and_compiles_once(task, meshes, micro_folder, micro_folder_ldisn):
     config = micro_config(micro_folder if task == "ldis1" else micro_folder_ldisn, task)
     losses = {}
