@@ -14,7 +14,6 @@ import argparse
 from pathlib import Path
 
 from ldis_jax.datasets.folder_check import SHOWN, check_folder, report_lines, summary
-from ldis_jax.errors import LDISError
 from ldis_jax.support import cli
 from ldis_jax.support.files import write_json
 
@@ -33,8 +32,6 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """Entry point."""
     args = _arguments()
-    if args.json is not None and args.json.suffix != ".json":
-        raise LDISError(f"--json={args.json}: the summary is JSON; end the name in .json")
     checked = check_folder(args.data)
     if args.json is not None:
         write_json(args.json, summary(checked))

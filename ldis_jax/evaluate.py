@@ -43,7 +43,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--data", required=True, type=Path, help="data set: built by data/build.py, or a folder in VOC layout"
     )
-    parser.add_argument("--out", required=True, type=Path, help="report to write, .json")
+    parser.add_argument("--out", required=True, type=Path, help="report to write")
     parser.add_argument("--manifest", type=Path, help="frozen episodes; drawn from the data where left out")
     parser.add_argument("--num_shots", type=int, nargs="+", metavar="K", help="a curve over these numbers of prompts")
     parser.add_argument("--batch_size", type=int, default=32, help="episodes at a time over all devices (default 32)")
@@ -60,14 +60,13 @@ def main() -> None:
     """Entry point."""
     args = _arguments()
     protocol = get_protocol(args.benchmark)
-    if args.out.suffix != ".json":
-        raise LDISError(f"{args.out}: the report is JSON; end the name in .json")
     check_integer("--batch_size", args.batch_size)
     shots = sorted(set(args.num_shots or ()))
-    if shots and (shots[0] < 1 or protocol.kind != "images"):
-        raise LDISError(f"--num_shots: numbers from 1 on, for a benchmark of pictures; {protocol.name} has {shots}")
-    if args.manifest is not None and protocol.kind != "images":
-        raise LDISError(f"--manifest: {protocol.name} is about whole videos; leave it out")
+    if min(shots, default=1) < 1 or (protocol.kind != "images" and (shots or args.manifest)):
+        raise LDISError(
+            f"--num_shots, --manifest: {protocol.name} is a benchmark of {protocol.kind}; both flags are for images, "
+            f"and numbers of prompts are from 1 on"
+        )
 
     import jax
 
@@ -127,12 +126,11 @@ def prepare(
     folder = resolve(args.model, args.revision)
     task, model, _ = load_model(folder, jnp.dtype(args.dtype))
     options = prediction_options.given_options(args)
-    if options and task.name != "ldisn":
-        raise LDISError(f"--{next(iter(options))}: an option of LDIS-n, and this model is LDIS-1")
     try:
         task = dataclasses.replace(task, **options)
-    except ValueError as error:
-        raise LDISError(f"--{next(iter(options))}: {error}") from None
+    except (TypeError, ValueError) as error:  # a field that the task does not have, or a value that it does not take
+        why = error if task.name == "ldisn" else "an option of LDIS-n, and this model is LDIS-1"
+        raise LDISError(f"--{next(iter(options))}: {why}") from None
     facts: dict[str, Any] = {
         "model": folder.name,
         "model_hash": model_hash(folder),
@@ -149,6 +147,7 @@ def prepare(
 
 
 def _print_report(report: dict[str, Any], out: Path) -> None:
+    from ldis_jax.evaluation.run import beside
     from ldis_jax.support.markdown import with_interval
 
     points = report.get("k_shot_curve", ())
@@ -161,7 +160,7 @@ def _print_report(report: dict[str, Any], out: Path) -> None:
         print(f"note: {note}")
     what = "videos" if "videos" in report else "episodes"
     print(f"{report[what]} {what}, hash {report[f'{what}_hash']}; {report['domain']}")
-    print(f"{out}, {out.with_suffix('.md')}")
+    print(f"{out}, {beside(out, '.md')}")
 
 
 if __name__ == "__main__":

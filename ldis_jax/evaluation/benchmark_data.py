@@ -97,14 +97,11 @@ def _records(source: IndexedSource, protocol: Protocol, manifest: Path | None) -
         return draw_episodes(source, protocol)
     records = read_manifest(manifest)
     for i, record in enumerate(records):
-        if len(record.prompts) != protocol.num_shots:
+        left_out = protocol.classes and record.class_id not in protocol.classes
+        if left_out or len(record.prompts) != protocol.num_shots:
             raise LDISError(
-                f"{manifest}: episode {i} has {len(record.prompts)} prompts, {protocol.name} needs "
-                f"{protocol.num_shots}; freeze a manifest for it"
-            )
-        if protocol.classes and record.class_id not in protocol.classes:
-            raise LDISError(
-                f"{manifest}: episode {i} is of class {record.class_id}, which {protocol.name} leaves out; freeze a "
-                f"manifest for it"
+                f"{manifest}: episode {i} has {len(record.prompts)} prompts of class {record.class_id}, "
+                f"{protocol.name} needs {protocol.num_shots} of {list(protocol.classes) or 'any'}; freeze a manifest "
+                f"for it"
             )
     return records

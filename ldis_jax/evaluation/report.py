@@ -13,8 +13,8 @@ from ldis_jax.evaluation.video_benchmark import Frame, VideoSource, segment_fram
 from ldis_jax.evaluators import PictureEvaluator
 from ldis_jax.inference.batches import Predict
 from ldis_jax.input_pipeline import Episode
-from ldis_jax.media.images import IGNORE_LABEL, write_png
-from ldis_jax.media.overlays import PALETTE, contact_sheet, overlay
+from ldis_jax.media.images import write_png
+from ldis_jax.media.overlays import contact_sheet, overlay_labels
 from ldis_jax.media.plots import plot_bars, plot_shots
 from ldis_jax.support import markdown
 
@@ -156,9 +156,9 @@ def write_video_page(
 
 def strip(video: str, given: tuple[np.ndarray, np.ndarray], frames: Sequence[Frame]) -> np.ndarray:
     """A picture of a video: the first frame with its labels, then frames with prediction and truth; uint8 [H, W, 3]."""
-    first = _coloured(*given)
-    predicted = [first, *(_coloured(frame.picture, frame.predicted) for frame in frames)]
-    true = [first, *(_coloured(frame.picture, frame.truth) for frame in frames)]
+    first = overlay_labels(*given)
+    predicted = [first, *(overlay_labels(frame.picture, frame.predicted) for frame in frames)]
+    true = [first, *(overlay_labels(frame.picture, frame.truth) for frame in frames)]
     titles = ["frame 0, given", *(f"frame {frame.time}" for frame in frames)]
     return contact_sheet([predicted, true], titles, [f"{video}: prediction", "truth"])
 
@@ -166,13 +166,6 @@ def strip(video: str, given: tuple[np.ndarray, np.ndarray], frames: Sequence[Fra
 def _spread(length: int) -> list[int]:
     """Numbers of frames spread over a video of this many, the first left out."""
     return np.unique(np.linspace(1, length - 1, _SHOWN, dtype=int)).tolist()
-
-
-def _coloured(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    for label in np.unique(labels):
-        if label not in (0, IGNORE_LABEL):
-            picture = overlay(picture, labels == label, PALETTE[(label - 1) % len(PALETTE)])
-    return picture
 
 
 def _figures(report: Mapping[str, Any], names: Mapping[str, str]) -> str:

@@ -67,7 +67,7 @@ def evaluate_images(
             "accumulation": protocol.accumulation,
         }
         write_json(out, report)
-        write_page(out.with_suffix(".md"), report, records, episodes, predict, image_size, batch_size)
+        write_page(beside(out, ".md"), report, records, episodes, predict, image_size, batch_size)
         return report
 
     return hosts.on_lead(finish)
@@ -116,7 +116,7 @@ def evaluate_curve(
             "accumulation": protocol.accumulation,
         }
         write_json(out, report)
-        write_curve_page(out.with_suffix(".md"), report)
+        write_curve_page(beside(out, ".md"), report)
         return report
 
     return hosts.on_lead(finish)
@@ -180,10 +180,15 @@ def evaluate_videos(
         }
         write_json(out, report)
         ranked_by = measure.RANKED_BY
-        write_video_page(out.with_suffix(".md"), report, ranked_by, source, predict, image_size, batch_size)
+        write_video_page(beside(out, ".md"), report, ranked_by, source, predict, image_size, batch_size)
         return report
 
     return hosts.on_lead(finish)
+
+
+def beside(out: Path, ending: str) -> Path:
+    """A file that belongs to a report: of its name without .json; other names are kept whole, so that none is lost."""
+    return out.with_name((out.stem if out.suffix == ".json" else f"{out.name}-page") + ending)
 
 
 def _header(protocol: Protocol, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,7 +245,7 @@ def _measure(
 
         def start() -> int:
             nonlocal records
-            records = stack.enter_context(Records(out.with_suffix(".records.jsonl"), header))
+            records = stack.enter_context(Records(beside(out, ".records.jsonl"), header))
             return len(records)
 
         done = hosts.on_lead(start)

@@ -144,20 +144,6 @@ def segment_videos(
         found, group = next(by_video, (None, iter(())))
 
 
-def segment_video(
-    predict: Predict, source: VideoSource, video: str, image_size: int, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and true labels of every frame but the first, uint8 [T - 1, H, W] each; see :func:`segment_frames`.
-
-    Raises:
-        LDISError: a video of fewer than 3 frames, frames of several sizes, or a first frame without an object.
-    """
-    ((_, labels),) = segment_videos(predict, source, [video], image_size, batch_size)
-    if labels is None:
-        raise LDISError(f"video {video!r}: too short, or no object in its first frame; leave it out")
-    return labels.predicted, labels.truth
-
-
 def objects_of(labels: np.ndarray, image_size: int) -> dict[int, np.ndarray]:
     """A prompt mask uint8 [S, S] in {0, 1, 255} of every label that can still be seen at S pixels."""
     found = {}

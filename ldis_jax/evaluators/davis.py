@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ldis_jax.errors import LDISError, list_names
+from ldis_jax.errors import LDISError
 
 
 def jaccard(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -45,11 +45,9 @@ def boundary_f(pred: np.ndarray, truth: np.ndarray, tolerance: float = 0.008) ->
         float64 [T] in [0, 1].
 
     Raises:
-        LDISError: another shape or type, shapes that differ, or a negative tolerance.
+        LDISError: another shape or type, or shapes that differ.
     """
     pred, truth = check_videos(pred, truth, "b")
-    if not 0 <= tolerance < math.inf:
-        raise LDISError(f"tolerance={tolerance}: must be a share of the diagonal below 1, or pixels")
     radius = math.ceil(tolerance if tolerance >= 1 else tolerance * math.hypot(*pred.shape[1:]))
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     disk = (x * x + y * y <= radius * radius).astype(np.uint8)
@@ -113,22 +111,11 @@ class DavisMetrics:
         Raises:
             LDISError: a bad array; no frame left to count; a sequence that was added before.
         """
-        pred, truth = check_videos(pred, truth, "b", f"sequence {sequence!r}: ")
+        ends = np.s_[1:-1] if self.leave_out_ends else np.s_[:]
+        pred, truth = check_videos(pred[ends], truth[ends], "b", f"sequence {sequence!r}, counted frames: ")
         if sequence in self._frames:
             raise LDISError(f"sequence {sequence!r}: added twice; name every sequence and object apart")
-        if self.leave_out_ends:
-            if len(truth) < 3:
-                raise LDISError(f"sequence {sequence!r}: {len(truth)} frames; without the first and last none is left")
-            pred, truth = pred[1:-1], truth[1:-1]
         self._frames[sequence] = jaccard(pred, truth), boundary_f(pred, truth)
-
-    def merge(self, other: DavisMetrics) -> None:
-        """Adds another's sequences, in place; the order of merging does not matter."""
-        if other.leave_out_ends != self.leave_out_ends:
-            raise LDISError("merging DAVIS figures with and without the first and last frames; count one way in both")
-        if both := self._frames.keys() & other._frames.keys():
-            raise LDISError(f"sequence {list_names(both)}: in both parts of a merge; add every sequence once")
-        self._frames |= other._frames
 
     def result(self) -> dict[str, Any]:
         """The figures, all in percent; raises where nothing was added.
@@ -158,12 +145,11 @@ def _figures(j: np.ndarray, f: np.ndarray) -> dict[str, float]:
 def check_videos(pred: np.ndarray, truth: np.ndarray, kinds: str, where: str = "") -> tuple[np.ndarray, np.ndarray]:
     """Both as arrays [T, H, W] of one size, not empty, whose dtype.kind is one of ``kinds``; raises LDISError."""
     pred, truth = np.asarray(pred), np.asarray(truth)
-    for name, array in (("pred", pred), ("truth", truth)):
-        if array.ndim != 3 or not array.size or array.dtype.kind not in kinds:
-            wanted = "bool" if kinds == "b" else "integer"
-            raise LDISError(f"{where}{name} is {array.dtype} {array.shape}; pass {wanted} labels [T, H, W], not empty")
-    if pred.shape != truth.shape:
+    usable = all(array.ndim == 3 and array.size and array.dtype.kind in kinds for array in (pred, truth))
+    if not usable or pred.shape != truth.shape:
+        wanted = "bool" if kinds == "b" else "integer"
         raise LDISError(
-            f"{where}pred {pred.shape} and truth {truth.shape} differ in size; pass the same frames of both"
+            f"{where}pred is {pred.dtype} {pred.shape} and truth {truth.dtype} {truth.shape}; pass {wanted} labels "
+            f"[T, H, W] of one size, not empty"
         )
     return pred, truth

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ldis_jax.errors import LDISError, list_names
+from ldis_jax.errors import LDISError
 from ldis_jax.evaluators.davis import check_videos
 from ldis_jax.media.images import IGNORE_LABEL
 
@@ -67,18 +67,16 @@ class VSPWMetrics:
             LDISError: a bad array; a video that was added before.
         """
         pred, truth = check_videos(pred, truth, "biu", f"video {video!r}: ")
-        if video in self._shares:
-            raise LDISError(f"video {video!r}: added twice; name every video apart")
-        for name, array in (("pred", pred), ("truth", truth)):
-            if array.min() < 0 or array.max() >= _LABELS:
-                raise LDISError(f"video {video!r}: {name} has labels {array.min()}..{array.max()}; map them to 0..255")
-        self._shares[video] = _window_shares(pred, truth, self.sizes, self.rules)
+        low, high = min(pred.min(), truth.min()), max(pred.max(), truth.max())
+        if low < 0 or high >= _LABELS:
+            raise LDISError(f"video {video!r}: has labels {low}..{high}; map them to 0..255")
+        self._add_shares({video: _window_shares(pred, truth, self.sizes, self.rules)})
         for p, t in zip(pred, truth, strict=True):
             pairs = t.astype(np.intp) * _LABELS + p.astype(np.intp)
             self._confusion += np.bincount(pairs.ravel(), minlength=_LABELS**2).reshape(_LABELS, _LABELS)
 
     def state(self) -> dict[str, Any]:
-        """What was added, JSON-able; :meth:`add_state` of equal settings takes it."""
+        """What was added, JSON-able; :meth:`add_state` of equal settings takes it, in any order of parts."""
         true, predicted = np.nonzero(self._confusion)
         counts = self._confusion[true, predicted]
         confusion = np.stack([true, predicted, counts], axis=-1).tolist()
@@ -87,23 +85,14 @@ class VSPWMetrics:
 
     def add_state(self, state: dict[str, Any]) -> None:
         """Adds what another's :meth:`state` holds, in place."""
-        other = VSPWMetrics(self.sizes, rules=self.rules)
+        self._add_shares({v: dict(zip(self.sizes, shares, strict=True)) for v, shares in state["shares"].items()})
         true, predicted, counts = np.array(state["confusion"], np.int64).reshape(-1, 3).T
-        other._confusion[true, predicted] = counts
-        other._shares = {v: dict(zip(self.sizes, shares, strict=True)) for v, shares in state["shares"].items()}
-        self.merge(other)
+        self._confusion[true, predicted] += counts  # a pair of labels is in a state once
 
-    def merge(self, other: VSPWMetrics) -> None:
-        """Adds another's videos, in place; the order of merging does not matter."""
-        if (self.sizes, self.rules) != (other.sizes, other.rules):
-            raise LDISError(
-                f"merging VC of windows {self.sizes} by {self.rules!r} and {other.sizes} by {other.rules!r}; "
-                "make both parts alike"
-            )
-        if both := self._shares.keys() & other._shares.keys():
-            raise LDISError(f"video {list_names(both)}: in both parts of a merge; add every video once")
-        self._shares |= other._shares
-        self._confusion += other._confusion
+    def _add_shares(self, shares: dict[str, dict[int, list[float]]]) -> None:
+        if both := self._shares.keys() & shares.keys():
+            raise LDISError(f"video {min(both)!r}: added twice; name every video apart")
+        self._shares |= shares
 
     def result(self, *, allow_missing: bool = False) -> dict[str, Any]:
         """{"miou", "vc8", "vc16": percent, one "vc" for each size, "iou_per_class": {label: percent}}.
@@ -160,8 +149,5 @@ def _mean_share(shares: list[float], n: int) -> float:
 
 
 def _check_settings(sizes: Sequence[int], rules: str) -> None:
-    if rules not in _RULES:
-        raise LDISError(f"rules={rules!r}: must be one of {_RULES}")
-    for n in sizes:
-        if not isinstance(n, int | np.integer) or n < 1:
-            raise LDISError(f"n={n!r}: a window has a whole number of frames, at least 1")
+    if rules not in _RULES or not all(isinstance(n, int | np.integer) and n >= 1 for n in sizes):
+        raise LDISError(f"n={sizes}, rules={rules!r}: need whole numbers of frames from 1 on, and one of {_RULES}")

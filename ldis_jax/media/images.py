@@ -182,14 +182,14 @@ def write_png(path: StrPath, array: np.ndarray, palette: np.ndarray | None = Non
 
 def _check_array(array: np.ndarray, what: str, dtypes: tuple[type, ...]) -> np.ndarray:
     """[H, W] or [H, W, C] -> [H, W, C]."""
-    if array.dtype not in dtypes:
+    channels = array[..., None] if array.ndim == 2 else array
+    if array.dtype not in dtypes or channels.ndim != 3 or channels.shape[-1] not in (1, 3, 4) or not array.size:
         names = " or ".join(np.dtype(d).name for d in dtypes)
-        raise LDISError(f"{what} array: dtype {array.dtype}; convert it to {names}")
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or not array.size:
-        raise LDISError(f"{what} array: shape {array.shape}; pass [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]")
-    return array
+        raise LDISError(
+            f"{what} array: {array.dtype} of shape {array.shape}; pass {names} of [H, W], [H, W, 1], [H, W, 3] or "
+            f"[H, W, 4]"
+        )
+    return channels
 
 
 def _decode_jpeg(source: object) -> np.ndarray | None:
@@ -229,8 +229,6 @@ def _decode(source: StrPath | bytes | Image.Image, name: str) -> tuple[Image.Ima
         where = name or "picture"
     elif isinstance(source, (str, os.PathLike)):
         where = str(source)
-        if not os.path.isfile(source):
-            raise LDISError(f"{where}: {'is a folder' if os.path.isdir(source) else 'no such file'}; name a picture")
     else:
         raise LDISError(f"{type(source).__name__} is not a picture; pass a path, a PIL image or a numpy array")
     with _decode_errors(where):
@@ -247,9 +245,13 @@ def _decode_errors(where: str) -> Iterator[None]:
     """Says in one line what PIL raises on a bad file."""
     try:
         yield
-    except Image.DecompressionBombError as error:
-        raise LDISError(f"{where}: too large ({error}); scale it down first") from None
-    except Image.UnidentifiedImageError:
-        raise LDISError(f"{where}: not a picture that PIL can read; convert it to PNG or JPEG") from None
-    except _DECODE_ERRORS as error:
-        raise LDISError(f"{where}: damaged picture ({error}); fetch or save it again") from None
+    except (Image.DecompressionBombError, *_DECODE_ERRORS) as error:
+        if isinstance(error, FileNotFoundError | IsADirectoryError):
+            why = f"{'no such file' if isinstance(error, FileNotFoundError) else 'is a folder'}; name a picture"
+        elif isinstance(error, Image.DecompressionBombError):
+            why = f"too large ({error}); scale it down first"
+        elif isinstance(error, Image.UnidentifiedImageError):
+            why = "not a picture that PIL can read; convert it to PNG or JPEG"
+        else:
+            why = f"damaged picture ({error}); fetch or save it again"
+        raise LDISError(f"{where}: {why}") from None

@@ -113,15 +113,15 @@ class VideoWriter:
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """A container and its first video stream."""
     av = _pyav()
-    if not path.is_file():
-        raise LDISError(f"{path}: no such file; name a video, or a folder of frames")
     try:
         with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise LDISError(f"{path}: holds no video")
-            yield container, container.streams.video[0]
+            if container.streams.video:
+                yield container, container.streams.video[0]
+                return
+        why = "holds no video"
     except av.FFmpegError as error:
-        raise LDISError(f"{path}: not a video that FFmpeg can read ({error}); convert it to MP4") from None
+        why = f"not a video that FFmpeg can read ({error}); convert it to MP4"
+    raise LDISError(f"{path}: {why}")
 
 
 def _file_frames(path: Path) -> Iterator[np.ndarray]:

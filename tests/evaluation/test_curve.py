@@ -105,8 +105,11 @@ def test_a_curve_and_its_resumption(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"shots": (0, 1)}, "--num_shots: numbers from 1 on, for a benchmark of pictures; toy has [0, 1]"),
-        ({"shots": (1,), "benchmark": "mini-vspw"}, "--num_shots: numbers from 1 on, for a benchmark of pictures"),
+        (
+            {"shots": (0, 1)},
+            "both flags are for images, and numbers of prompts are from 1 on",
+        ),
+        ({"shots": (1,), "benchmark": "mini-vspw"}, "mini-vspw is a benchmark of semantic; both flags are for images"),
         ({"shots": (1, 9)}, "9-shot episodes need 10 images of a class"),
     ],
 )

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from ldis_jax import evaluate
-from ldis_jax.errors import LDISError
 from ldis_jax.evaluation.protocols import PROTOCOLS, Protocol
 from ldis_jax.evaluation.report import ranked_videos
 from ldis_jax.evaluation.run import evaluate_videos
@@ -19,7 +18,6 @@ from ldis_jax.evaluation.video_benchmark import (
     VideoLabels,
     objects_of,
     segment_frames,
-    segment_video,
     segment_videos,
     videos_hash,
 )
@@ -38,7 +36,7 @@ DAVIS = ROOT / "../shared/data/davis"
 @pytest.mark.parametrize("labels", [(1,), (1, 3)])
 def test_labels_are_propagated(labels):
     source = Painted(labels)
-    predicted, truth = segment_video(by_colour, source, "clip", SIZE, batch_size=5)
+    ((_, (_, predicted, truth)),) = segment_videos(by_colour, source, ["clip"], SIZE, batch_size=5)
     assert predicted.shape == truth.shape == (11, 24, 32)
     np.testing.assert_array_equal(truth, source.truth("clip")[1:])
     assert set(np.unique(predicted)) == {0, *labels}
@@ -51,12 +49,6 @@ def test_objects_too_small_to_see_are_left_out():
     labels[:20, :20], labels[41, 41], labels[50:] = 1, 2, 255
     found = objects_of(labels, SIZE)
     assert list(found) == [1] and set(np.unique(found[1])) == {0, 1, 255}
-
-
-def test_empty_first_frame_is_refused():
-    source = Painted(())
-    with pytest.raises(LDISError, match="video 'clip': too short, or no object in its first frame"):
-        segment_video(by_colour, source, "clip", SIZE, 5)
 
 
 def test_hash_follows_names_and_lengths():
@@ -270,7 +262,7 @@ def test_short_and_empty_videos_are_left_out_in_their_place(length):
     assert [video for video, labels in found if labels is None] == ["empty", "short", "void"]
     for video, labels in found:
         if labels is not None:
-            predicted, truth = segment_video(by_colour, source, video, SIZE, 5)
+            ((_, (_, predicted, truth)),) = segment_videos(by_colour, source, [video], SIZE, 5)
             np.testing.assert_array_equal(labels.predicted, predicted)
             np.testing.assert_array_equal(labels.truth, truth)
 

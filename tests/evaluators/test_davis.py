@@ -1,5 +1,4 @@
 import json
-import math
 
 import numpy as np
 import pytest
@@ -161,20 +160,13 @@ def test_ends_count_only_where_asked():
     assert metric.result()["per_sequence"]["one frame"]["j_and_f"] == 100.0
 
 
-def test_merge_is_update_in_any_order():
-    parts = [DavisMetrics() for _ in range(3)]
-    whole = DavisMetrics()
+def test_order_of_updates_does_not_matter():
+    one, other = DavisMetrics(), DavisMetrics()
     for seed in (9, 7, 8):
-        parts[seed % 3].update(str(seed), *blobs(seed))
+        one.update(str(seed), *blobs(seed))
     for seed in (7, 8, 9):
-        whole.update(str(seed), *blobs(seed))
-    parts[2].merge(parts[0])
-    parts[2].merge(parts[1])
-    assert parts[2].result() == whole.result()
-    overlap = DavisMetrics()
-    overlap.update("8", *blobs(8))
-    with pytest.raises(LDISError, match="sequence 8: in both"):
-        parts[2].merge(overlap)
+        other.update(str(seed), *blobs(seed))
+    assert one.result() == other.result()
 
 
 def test_bad_input_is_one_line():
@@ -182,29 +174,24 @@ def test_bad_input_is_one_line():
     for metric in (jaccard, boundary_f):
         for pred, truth, match in (
             (mask[0], mask[0], r"pred is bool \(4, 5\)"),
-            (mask, mask.astype(np.uint8), r"truth is uint8"),
+            (mask, mask.astype(np.uint8), r"truth uint8 .*pass bool"),
             (mask[:, :0], mask[:, :0], "not empty"),
-            (mask, mask[:2], "differ in size"),
-            (mask[:, :, :4], mask, "differ in size"),
+            (mask, mask[:2], r"pred is bool \(3, 4, 5\) and truth bool \(2, 4, 5\); .* of one size"),
+            (mask[:, :, :4], mask, "of one size"),
         ):
             with pytest.raises(LDISError, match=match) as error:
                 metric(pred, truth)
             assert "\n" not in str(error.value)
-    for tolerance in (-0.1, math.nan, math.inf):
-        with pytest.raises(LDISError, match="tolerance"):
-            boundary_f(mask, mask, tolerance)
     scores = DavisMetrics()
     with pytest.raises(LDISError, match="no sequences"):
         scores.result()
-    with pytest.raises(LDISError, match=r"sequence 'dog': pred .* differ in size"):
+    with pytest.raises(LDISError, match=r"sequence 'dog', .*: pred .* of one size"):
         scores.update("dog", mask, mask[1:])
-    with pytest.raises(LDISError, match="sequence 'dog': 2 frames"):
+    with pytest.raises(LDISError, match=r"sequence 'dog', counted frames: pred is bool \(0, 4, 5\) .* not empty"):
         scores.update("dog", mask[1:], mask[1:])
     scores.update("dog", mask, mask)
     with pytest.raises(LDISError, match="sequence 'dog': added twice"):
         scores.update("dog", mask, mask)
-    with pytest.raises(LDISError, match="with and without"):
-        scores.merge(DavisMetrics(leave_out_ends=False))
 
 
 @pytest.mark.skipif(not DAVIS.is_dir(), reason="shared data are not here")

@@ -77,7 +77,7 @@ def test_a_failed_video_leaves_nothing(tmp_path):
 def test_bad_videos(tmp_path, video):
     (tmp_path / "text.mp4").write_text("not a video")
     (tmp_path / "empty").mkdir()
-    for path, message in [("no.mp4", "no such file"), ("text.mp4", "not a video"), ("empty", "no pictures")]:
+    for path, message in [("no.mp4", "No such file"), ("text.mp4", "not a video"), ("empty", "no pictures")]:
         with pytest.raises(LDISError, match=message):
             read_video(tmp_path / path)
     with pytest.raises(LDISError, match="end the name"):
