@@ -156,6 +156,12 @@ def test_the_report_of_a_pipe(run, work):
     assert stat.S_ISFIFO(os.stat("pipe").st_mode)
 
 
+def test_the_report_may_be_printed(work, monkeypatch, capfd, micro_folder):
+    flags = ["--query=photos/0/q0.png", f"--prompt={CAT}", "--out=mask.png", "--json=/dev/stdout"]
+    status, out, err = call_command(segment.main, monkeypatch, capfd, f"--model={micro_folder}", *flags)
+    assert (status, err) == (0, "") and json.loads(out)["masks"][0]["mask"] == "mask.png"
+
+
 def test_other_weights_in_the_same_folder_do_not_go_on(run, work, micro_folder):
     shutil.copytree(micro_folder, work / "model")
     flags = ["--model=model", "--query=photos/0", f"--prompt={CAT}", "--out=masks"]

@@ -6,10 +6,10 @@ import dataclasses
 
 import numpy as np
 
+from ldis_jax.demo.pictures import overlaid
 from ldis_jax.demo.uploads import PaintedPrompt
 from ldis_jax.input_pipeline.episodes import Episode
 from ldis_jax.input_pipeline.procedural import ProceduralScenes
-from ldis_jax.media.overlays import PALETTE, overlay
 
 _SIDE, _GAP = 256, 8  # pixels
 
@@ -30,10 +30,9 @@ class Example:
 
     def picture(self) -> np.ndarray:
         """The prompts and the query side by side, uint8 [S, S', 3] on white."""
-        colours = dict(zip(dict.fromkeys(prompt.class_name for prompt in self.prompts), PALETTE, strict=False))
-        tiles = [overlay(prompt.image, prompt.mask > 0, colours[prompt.class_name]) for prompt in self.prompts]
         gap = np.full((_SIDE, _GAP, 3), 255, np.uint8)
-        return np.concatenate([part for tile in [*tiles, self.query] for part in (tile, gap)][:-1], axis=1)
+        tiles = [*overlaid(self.prompts), self.query]
+        return np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)
 
 
 def paint_examples() -> list[Example]:

@@ -26,7 +26,7 @@ from ldis_jax.demo.widgets import (
     legend,
     picture_input,
 )
-from ldis_jax.media.overlays import PALETTE, magnify, overlay
+from ldis_jax.media.overlays import magnify
 
 _SCALE = '<span class="scale">Probability {}0 <i></i> 1</span>'
 
@@ -143,7 +143,8 @@ def _prompt_editor(server: Server) -> _Prompts:
         with clear_errors():
             if not has_picture(painted):
                 return gr.Image(255 * magnify(read_mask_file(mask, server.limits)), visible=True)
-            return gr.Image(_overlay(read_prompt(painted, mask, "", server.limits)), visible=True)
+            [shown] = pictures.overlaid([read_prompt(painted, mask, "", server.limits)])
+            return gr.Image(shown, visible=True)
 
     def on_add(painted: Any, mask: str | None, name: str, before: list[PaintedPrompt]) -> tuple[Any, ...]:
         with clear_errors():
@@ -157,13 +158,9 @@ def _prompt_editor(server: Server) -> _Prompts:
 
 def _shown_prompts(prompts: Sequence[PaintedPrompt]) -> tuple[Any, ...]:
     """The prompts, their gallery in the colours of their classes (hidden while there are none), and an empty editor."""
-    colours = dict(zip(pictures.by_class(prompts), PALETTE, strict=False))
-    items = [(_overlay(p, colours[p.class_name]), p.class_name) for p in prompts]
+    names = [prompt.class_name for prompt in prompts]
+    items = list(zip(pictures.overlaid(prompts), names, strict=True))
     return list(prompts), gr.Gallery(items, visible=bool(items)), None, None
-
-
-def _overlay(prompt: PaintedPrompt, colour: np.ndarray = PALETTE[0]) -> np.ndarray:
-    return overlay(magnify(prompt.image), magnify(prompt.mask) > 0, colour.tolist())
 
 
 def _outputs(result: pictures.PictureResult, num_steps: int | None) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ldis_jax.demo.uploads import PaintedPrompt
 from ldis_jax.errors import LDISError
-from ldis_jax.media.overlays import PALETTE, magnify, overlay_labels, probability_picture
+from ldis_jax.media.overlays import PALETTE, magnify, overlay, overlay_labels, probability_picture
 from ldis_jax.pipeline import LDISPipeline
 
 _MAX_PROMPTS = 16
@@ -58,6 +58,12 @@ def by_class(prompts: Sequence[PaintedPrompt]) -> dict[str, list[tuple[np.ndarra
     for prompt in prompts:
         classes.setdefault(prompt.class_name, []).append((prompt.image, prompt.mask))
     return classes
+
+
+def overlaid(prompts: Sequence[PaintedPrompt]) -> list[np.ndarray]:
+    """Each prompt with its object in the colour of its class, uint8 [H', W', 3]; small ones are magnified."""
+    colours = dict(zip(by_class(prompts), PALETTE, strict=False))
+    return [overlay(magnify(each.image), magnify(each.mask) > 0, colours[each.class_name]) for each in prompts]
 
 
 def segment(

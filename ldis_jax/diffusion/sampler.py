@@ -37,12 +37,7 @@ class StepState(NamedTuple):
 
 def sampler_timesteps(schedule: NoiseSchedule, num_steps: int, sampler: str) -> np.ndarray:
     """Descending timesteps, int [num_steps]; of DPM-Solver++ "leading" leaves one step out at the end, as diffusers."""
-    if sampler != "dpmpp_2m" or schedule.timestep_spacing != "leading":
-        return schedule.timesteps(num_steps)
-    if not 1 <= num_steps < schedule.num_train_timesteps:
-        raise LDISError(f"num_steps={num_steps}: must lie in 1..{schedule.num_train_timesteps - 1}")
-    stride = schedule.num_train_timesteps // (num_steps + 1)
-    return np.arange(1, num_steps + 1)[::-1] * stride + schedule.steps_offset
+    return schedule.timesteps(num_steps, sampler == "dpmpp_2m" and schedule.timestep_spacing == "leading")
 
 
 def step_coefficients(schedule: NoiseSchedule, timesteps: np.ndarray, sampler: str) -> dict[str, np.ndarray]:

@@ -69,13 +69,13 @@ class NoiseSchedule:
         root = np.linspace(self.beta_start ** (1 / power), self.beta_end ** (1 / power), self.num_train_timesteps)
         return np.cumprod(1.0 - root**power)
 
-    def timesteps(self, num_steps: int) -> np.ndarray:
-        """Descending timesteps of a sampler, int [num_steps]."""
-        if not 1 <= num_steps <= self.num_train_timesteps:
-            raise LDISError(f"num_steps={num_steps}: must lie in 1..{self.num_train_timesteps}")
+    def timesteps(self, num_steps: int, but_last: bool = False) -> np.ndarray:
+        """Descending timesteps of a sampler, int [num_steps]; ``but_last`` are those of one step more, without it."""
+        if not 1 <= num_steps <= self.num_train_timesteps - but_last:
+            raise LDISError(f"num_steps={num_steps}: must lie in 1..{self.num_train_timesteps - but_last}")
         if self.timestep_spacing == "leading":
-            step = self.num_train_timesteps // num_steps
-            steps = np.arange(num_steps)[::-1] * step + self.steps_offset
+            step = self.num_train_timesteps // (num_steps + but_last)
+            steps = np.arange(but_last, num_steps + but_last)[::-1] * step + self.steps_offset
         else:
             stride = self.num_train_timesteps / num_steps
             steps = np.round(np.arange(self.num_train_timesteps, 0, -stride)[:num_steps]).astype(int) - 1

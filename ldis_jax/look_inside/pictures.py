@@ -47,8 +47,7 @@ def attended_sheet(found: CrossAttention, places: Mapping[str, Place], layers: S
     rows, labels = [], []
     for label, place in places.items():
         maps = found.prompt_map(place, layers)
-        heat = [heat_map(picture, values, 0, maps.max()) for picture, values in zip(pictures, maps, strict=True)]
-        rows.append([_mark(found.query, found.pixels(place)), *heat])
+        rows.append([_mark(found.query, found.pixels(place)), *_heat(pictures, maps)])
         labels.append(f"{label}: 0 to {maps.max():.2f}")
     return contact_sheet(rows, ("from here", *(f"to prompt {k + 1}" for k in range(len(pictures)))), labels)
 
@@ -89,7 +88,7 @@ def layers_sheet(found: CrossAttention, place: Place) -> np.ndarray:
     rows, labels = [], []
     for name, weights in found.weights.items():
         maps = found.prompt_map(place, [name])
-        rows.append([heat_map(picture, values, 0, maps.max()) for picture, values in zip(pictures, maps, strict=True)])
+        rows.append(_heat(pictures, maps))
         labels.append(f"{name} at {len(weights)} x {len(weights)}: 0 to {maps.max():.2f}")
     return contact_sheet(rows, [f"to prompt {k + 1}" for k in range(len(pictures))], labels)
 
@@ -119,9 +118,9 @@ def steps_sheet(query: ImageSource, steps: Sequence[Segmentation], most: int = 6
     return contact_sheet(rows, [f"step {i + 1}" for i in shown], labels)
 
 
-def _spread(mask: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    """A bool mask at a picture's size, each cell a block."""
-    return cv2.resize(mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+def _heat(pictures: Sequence[np.ndarray], maps: np.ndarray) -> list[np.ndarray]:
+    """Each picture under its map, all on one scale from 0."""
+    return [heat_map(picture, values, 0, maps.max()) for picture, values in zip(pictures, maps, strict=True)]
 
 
 def _mark(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -129,4 +128,5 @@ def _mark(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     large = magnify(picture)
     if mask.sum() == 1:
         mask = cv2.dilate(mask.astype(np.uint8), np.ones((2 * (len(mask) // 32) + 1,) * 2, np.uint8)) > 0
-    return spotlight(large, _spread(mask, large))
+    blocks = cv2.resize(mask.astype(np.uint8), large.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    return spotlight(large, blocks > 0)

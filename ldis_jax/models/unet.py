@@ -174,6 +174,14 @@ def _resnet(config: UNetConfig, c_in: int, c_out: int, *, dtype: DTypeLike, rngs
     )
 
 
+def _transformers(
+    count: int, channels: int, heads: int | None, config: UNetConfig, *, dtype: DTypeLike, rngs: nnx.Rngs
+) -> nnx.List[Transformer2DModel]:
+    if heads is None:
+        return nnx.List()
+    return nnx.List(Transformer2DModel(channels, heads, config, dtype=dtype, rngs=rngs) for _ in range(count))
+
+
 class DownBlock(nnx.Module):
     """``CrossAttnDownBlock2D``, or ``DownBlock2D`` where ``heads`` is None."""
 
@@ -191,11 +199,7 @@ class DownBlock(nnx.Module):
         resnet = functools.partial(_resnet, config, dtype=dtype, rngs=rngs)
         n = config.layers_per_block
         self.resnets = nnx.List(resnet(c_in if i == 0 else c_out, c_out) for i in range(n))
-        self.attentions = nnx.List(
-            []
-            if heads is None
-            else [Transformer2DModel(c_out, heads, config, dtype=dtype, rngs=rngs) for _ in range(n)]
-        )
+        self.attentions = _transformers(n, c_out, heads, config, dtype=dtype, rngs=rngs)
         self.downsamplers = nnx.List([] if last else [Downsample2D(c_out, PAD_BOTH, dtype=dtype, rngs=rngs)])
 
     def __call__(
@@ -218,7 +222,7 @@ class MidBlock(nnx.Module):
 
     def __init__(self, config: UNetConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         channels = config.block_out_channels[-1]
-        self.attentions = nnx.List([Transformer2DModel(channels, config.num_heads[-1], config, dtype=dtype, rngs=rngs)])
+        self.attentions = _transformers(1, channels, config.num_heads[-1], config, dtype=dtype, rngs=rngs)
         self.resnets = nnx.List(_resnet(config, channels, channels, dtype=dtype, rngs=rngs) for _ in range(2))
 
     def __call__(self, x: jax.Array, temb: jax.Array, layers: Iterator[tuple[Instruction, ...]], run: Run) -> jax.Array:
@@ -246,11 +250,7 @@ class UpBlock(nnx.Module):
         self.resnets = nnx.List(
             resnet((c_in if i == 0 else c_out) + skip, c_out) for i, skip in enumerate(skip_channels)
         )
-        self.attentions = nnx.List(
-            []
-            if heads is None
-            else [Transformer2DModel(c_out, heads, config, dtype=dtype, rngs=rngs) for _ in skip_channels]
-        )
+        self.attentions = _transformers(len(skip_channels), c_out, heads, config, dtype=dtype, rngs=rngs)
         self.upsamplers = nnx.List([] if last else [Upsample2D(c_out, dtype=dtype, rngs=rngs)])
 
     def __call__(

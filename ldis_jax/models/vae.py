@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -43,18 +45,20 @@ class MidBlock(nnx.Module):
         return self.resnets[1](self.attentions[0](self.resnets[0](x)))
 
 
+def _resnets(
+    c_in: int, c_out: int, count: int, config: AutoencoderConfig, dtype: DTypeLike, rngs: nnx.Rngs
+) -> nnx.List[ResnetBlock2D]:
+    resnet = functools.partial(ResnetBlock2D, groups=config.norm_num_groups, eps=_EPS, dtype=dtype, rngs=rngs)
+    return nnx.List(resnet(c_in if i == 0 else c_out, c_out) for i in range(count))
+
+
 class DownEncoderBlock2D(nnx.Module):
     """Resnets, then a strided convolution unless it is the last level."""
 
     def __init__(
         self, c_in: int, c_out: int, config: AutoencoderConfig, last: bool, *, dtype: DTypeLike, rngs: nnx.Rngs
     ):
-        self.resnets = nnx.List(
-            ResnetBlock2D(
-                c_in if i == 0 else c_out, c_out, groups=config.norm_num_groups, eps=_EPS, dtype=dtype, rngs=rngs
-            )
-            for i in range(config.layers_per_block)
-        )
+        self.resnets = _resnets(c_in, c_out, config.layers_per_block, config, dtype, rngs)
         down = [] if last else [Downsample2D(c_out, PAD_RIGHT_BELOW, dtype=dtype, rngs=rngs)]
         self.downsamplers = nnx.List(down)
 
@@ -70,12 +74,7 @@ class UpDecoderBlock2D(nnx.Module):
     def __init__(
         self, c_in: int, c_out: int, config: AutoencoderConfig, last: bool, *, dtype: DTypeLike, rngs: nnx.Rngs
     ):
-        self.resnets = nnx.List(
-            ResnetBlock2D(
-                c_in if i == 0 else c_out, c_out, groups=config.norm_num_groups, eps=_EPS, dtype=dtype, rngs=rngs
-            )
-            for i in range(config.layers_per_block + 1)
-        )
+        self.resnets = _resnets(c_in, c_out, config.layers_per_block + 1, config, dtype, rngs)
         self.upsamplers = nnx.List([] if last else [Upsample2D(c_out, dtype=dtype, rngs=rngs)])
 
     def __call__(self, x: jax.Array, run: Run) -> jax.Array:
