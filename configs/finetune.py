@@ -16,15 +16,13 @@ Expected:  :small: of 12 photographs of cats, two of them held out: loss from 1.
 
 from ml_collections import ConfigDict
 
-from ldis_jax.config import base_config
-from ldis_jax.errors import LDISError
+from ldis_jax.config import base_config, check_variant
 from ldis_jax.recipes.data import folder_data
 
 
 def get_config(method: str = "full") -> ConfigDict:
     """Trains "full", "lora" or "small" on ``data.folder``; a share of its pictures is held out to evaluate."""
-    if method not in ("full", "lora", "small"):
-        raise LDISError(f"configs/finetune.py:{method}: must be :full, :lora or :small")
+    check_variant("configs/finetune.py", method, ("full", "lora", "small"))
     config = base_config("ldis1")
     config.task = ConfigDict()
     config.init.folder = "tiny" if method == "small" else "pretrained/ldis1"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +17,27 @@ from ml_collections import ConfigDict
 from ldis_jax.errors import LDISError
 from ldis_jax.models.layers import REMAT
 from ldis_jax.support.checks import check_integer, check_number
-from ldis_jax.tasks import LDIS1, LDISN
+from ldis_jax.tasks import task_from_dict
 from ldis_jax.weights.shipped import shipped_folder
 
 # Keys -> their least values.
 _INTEGERS = {
     **dict.fromkeys(("train_steps", "batch_size", "num_shots", "eval.batch_size", "step.accumulate"), 1),
     **dict.fromkeys(("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"), 1),
-    **dict.fromkeys(("seed", "optim.warmup_steps", "eval.pictures", "eval.prompt_swap"), 0),
+    **dict.fromkeys(("optim.warmup_steps", "eval.pictures", "eval.prompt_swap"), 0),
 }
-_LARGEST_SEED = 2**32 - 1  # what random keys tell apart
-_LONGEST_WATCH = 1e6  # minutes
+# A seed is what random keys tell apart; a watch is in minutes.
+_RANGES = {"seed": (0, 2**32 - 1), "watchdog_minutes": (0, 10**6)}
 _CHOICES = {"dtype": ("auto", "float32", "bfloat16"), "remat": REMAT}
 
 
 def base_config(task: str) -> ConfigDict:
     """The paper's recipe for "ldis1" or "ldisn", without data."""
-    if task not in ("ldis1", "ldisn"):
-        raise LDISError(f"task={task!r}: must be 'ldis1' or 'ldisn'")
     config = ConfigDict()
     config.seed = 123
 
     # What ldis_config.json holds: fields of tasks.LDIS1 or tasks.LDISN. Empty takes those of the init folder.
-    config.task = ConfigDict((LDIS1() if task == "ldis1" else LDISN()).to_dict())
+    config.task = ConfigDict(task_from_dict({"task": task}, "base_config").to_dict())
 
     config.init = ConfigDict()
     # Folder with vae/, prompt_encoder/ and, unless config.init.unet is given, unet/; "tiny" is the shipped one.
@@ -123,17 +121,25 @@ def check_config(config: ConfigDict) -> None:
     for key, value in _leaves(config.to_dict(), "config"):
         if isinstance(value, float):
             check_number(key, value)
-    for key, least in _INTEGERS.items():
+    counts = {f"eval.sets.{name}.num_shots": 1 for name, entry in config.eval.sets.items() if "num_shots" in entry}
+    for key, least in (_INTEGERS | counts).items():
         check_integer(f"config.{key}", operator.attrgetter(key)(config), least)
-    for name, entry in config.eval.sets.items():
-        check_integer(f"config.eval.sets.{name}.num_shots", entry.get("num_shots", 1))
-    if config.seed > _LARGEST_SEED:
-        raise LDISError(f"config.seed={config.seed}: must be at most {_LARGEST_SEED}")
-    if not 0 <= config.watchdog_minutes <= _LONGEST_WATCH:
-        raise LDISError(f"config.watchdog_minutes={config.watchdog_minutes}: must be from 0 to {_LONGEST_WATCH:.0f}")
+    for key, (least, most) in _RANGES.items():
+        if not least <= config[key] <= most:
+            raise LDISError(f"config.{key}={config[key]}: must be from {least} to {most}")
     for key, choices in _CHOICES.items():
         if config[key] not in choices:
             raise LDISError(f"config.{key}={config[key]!r}: must be one of {', '.join(choices)}")
+
+
+def check_variant(file: str, variant: str, variants: Collection[str]) -> None:
+    """Checks what stands behind the colon of ``--config=FILE:VARIANT``; empty if there is none.
+
+    Raises:
+        LDISError: none of ``variants``.
+    """
+    if variant not in variants:
+        raise LDISError(f"{file}:{variant or 'VARIANT'}: must be one of {', '.join(variants)}")
 
 
 def _leaves(values: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:

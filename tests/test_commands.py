@@ -157,7 +157,10 @@ def test_an_unknown_key_in_a_config_file_is_one_short_line(tmp_path):
         (["--workdir=x"], "--config"),
         (["--config=configs/tiny.py", "surplus"], "surplus"),
         (["--config=configs/tiny.py", "--no_such_flag"], "no_such_flag"),
-        (["--config=configs/finetune.py:all"], "must be :full, :lora or :small"),
+        (["--config=configs/finetune.py:all"], "finetune.py:all: must be one of full, lora, small"),
+        (["--config=configs/ablations.py"], "configs/ablations.py:VARIANT: must be one of ldis1_pixel, "),
+        (["--config=configs/ablations/ldisn_vanilla.py"], "; give --config=configs/ablations.py:ldisn_vanilla"),
+        (["--config", "configs/evidence/joint.py", "--config.seed=1"], "; give --config=configs/evidence.py:joint"),
         (["--config=configs/finetune.py"], "--config.data.folder: missing"),
         (["--config=configs/finetune.py", "--config.data.folder=tests"], "needs images/ and masks/"),
     ],
@@ -222,6 +225,7 @@ def test_every_config_loads():
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        config = module.get_config()
+        first = next(iter(getattr(module, "VARIANTS", ())), None)  # tests of theirs load all of them
+        config = module.get_config(first) if first else module.get_config()
         assert config.train_steps > 0 and len(config.data.sources) and len(config.eval.sets), path
         assert "Command:" in module.__doc__ and "Expected:" in module.__doc__, path

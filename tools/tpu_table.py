@@ -29,9 +29,14 @@ _PAGE = ROOT / "docs" / "tpu.md"
 _RECIPES = ("<!-- table: tools/tpu_table.py -->", "<!-- end of table -->")
 _OPTIONS = ("<!-- options: tools/tpu_table.py -->", "<!-- end of options -->")
 _FEWEST = {"v5e": "v5e:1x1", "v6e": "v6e:1x1", "v5p": "v5p:2x2x1"}
-_LDIS1_VARIANTS = "configs/ablations/ldis1_"
+_LDIS1_VARIANTS = "configs/ablations.py:ldis1_"
 # Gradients of kernels are rounded to bfloat16 by the products that make them, whatever they are stored in.
 _GRADS, _MOMENTS = "--config.step.grad_dtype=bfloat16", "--config.optim.moment_dtype=bfloat16"
+
+
+def recipe(config: str) -> str:
+    """Short name of a value of --config: its variant, or else the file's stem."""
+    return Path(config.rpartition(":")[2]).stem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Cell:
         """Of its figures."""
         where = self.topology.replace(":", "_") + (f"_x{self.slices}" if self.slices > 1 else "")
         name = f"-{self.name}" if self.name else ""
-        return _CELLS / f"{Path(self.config).stem}-{where}-{self.batch_size}-{program}{name}.json"
+        return _CELLS / f"{recipe(self.config)}-{where}-{self.batch_size}-{program}{name}.json"
 
     def command(self, program: str, out: Path) -> list[str]:
         """Compiles one program into a JSON file."""
@@ -95,7 +100,7 @@ def cells() -> list[Cell]:
             Cell(config, "v5p:4x4x4", 256, _fsdp(16)),
             Cell(config, "v5e:16x16", 2048, _fsdp(16), slices=2),
         ]
-    for config in ("configs/ablations/ldis1_pixel.py", "configs/ablations/ldis1_lora_rank4.py"):
+    for config in ("configs/ablations.py:ldis1_pixel", "configs/ablations.py:ldis1_lora_rank4"):
         found += [
             Cell(config, "v5e:1x1", 8, (_GRADS, _MOMENTS)),
             Cell(config, "v5e:2x2", 64, (_MOMENTS, *_fsdp(4))),
@@ -160,7 +165,7 @@ def recipes_table() -> str:
 def _row(cell: Cell, cost: dict[str, Any]) -> str:
     fits = "" if cost["fits"] else " (does not fit)"
     values = (
-        f"{Path(cell.config).stem} {cost['program']}",
+        f"{recipe(cell.config)} {cost['program']}",
         cell.topology + (f" x {cell.slices}" if cell.slices > 1 else ""),
         cell.batch_size,
         " ".join(f"`{option.removeprefix('--config.')}`" for option in cost["options"]) or "none",
@@ -186,7 +191,7 @@ def options_table() -> str:
     if not base.path("train").is_file():
         return ""
     rows = [
-        f"Each alone, on the training step of `{Path(base.config).stem}` with {base.batch_size} pictures on "
+        f"Each alone, on the training step of `{recipe(base.config)}` with {base.batch_size} pictures on "
         f"`{base.topology}` and `mesh.fsdp=4`, where all of them fit; predicted, as above:",
         "",
     ]
@@ -216,7 +221,7 @@ def _weak_scaling() -> list[str]:
         if len(paths) == 2 and all(path.is_file() for path in paths):
             few, many = (json.loads(path.read_text())["predicted_ms"] for path in paths)
             sentences.append(
-                f"* Weak scaling, four pictures a chip: from `v5e:4x4` to `v5e:16x16` a step of `{Path(config).stem}` "
+                f"* Weak scaling, four pictures a chip: from `v5e:4x4` to `v5e:16x16` a step of `{recipe(config)}` "
                 f"goes from {few:.1f} to {many:.1f} ms, {100 * few / many:.0f} %, with no exchange hidden."
             )
     return sentences

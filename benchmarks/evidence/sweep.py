@@ -45,9 +45,9 @@ def result_path(variant: str, seed: int) -> Path:
     return RESULTS / f"{variant}-{seed}.json"
 
 
-def config_path(variant: str) -> Path:
-    """Of one variant."""
-    return Path("configs", "evidence", f"{variant}.py")
+def config_of(variant: str) -> str:
+    """The value of --config."""
+    return f"configs/evidence.py:{variant}"
 
 
 def run(variant: str, seed: int) -> None:
@@ -58,7 +58,7 @@ def run(variant: str, seed: int) -> None:
     from ldis_jax.weights.model_folder import model_hash
 
     workdir, started = RUNS / f"{variant}-{seed}", time.time()
-    command = [sys.executable, "-m", "ldis_jax.main", f"--config={config_path(variant)}", f"--workdir={workdir}"]
+    command = [sys.executable, "-m", "ldis_jax.main", f"--config={config_of(variant)}", f"--workdir={workdir}"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     finished = subprocess.run(
         [*command, f"--config.seed={seed}"], env=environment, check=False, capture_output=True, text=True
@@ -73,7 +73,7 @@ def run(variant: str, seed: int) -> None:
     facts = {
         "variant": variant,
         "seed": seed,
-        "config": str(config_path(variant)),
+        "config": config_of(variant),
         "model_hash": model_hash(workdir / "model"),
         "seconds": round(time.time() - started, 1),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",

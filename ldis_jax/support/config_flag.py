@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import runpy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -25,31 +27,45 @@ def read_config(help_text: str) -> ConfigDict:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text)
         sys.exit(0)
+    _refuse_moved(sys.argv[1:])
     try:
         rest = flags.FLAGS(sys.argv)[1:]
-        if _CONFIG.value is None:
-            raise LDISError("--config: missing; for example --config=configs/tiny.py")
-        if rest:
-            raise LDISError(f"{rest[0]}: unknown argument; see --help")
-        _CONFIG.value.to_dict()  # a config file that could not be loaded raises here, not on parsing
-    except LDISError:
-        raise
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        message = str(error).replace("\\n", " ").replace("\\'", "'").strip("'")  # as the text of a KeyError needs
-        message = message.rpartition(f"{LDISError.__name__}: ")[2]  # what a config file says, without its traceback
-        message = re.sub(r' Other fields present: "\{.*\}"', "", message, flags=re.DOTALL)  # the whole config
-        raise LDISError(f"bad command line or config: {message}; see --help") from error
+        if _CONFIG.value is not None:
+            _CONFIG.value.to_dict()  # a config file that could not be loaded raises here, not on parsing
     except Exception as error:  # whatever the code of a config file raises
-        message = f"{type(error).__name__}: {error}"
-        raise LDISError(f"bad command line or config: {message}; see --help") from error
+        raise LDISError(f"bad command line or config: {_in_short(error)}; see --help") from error
+    if _CONFIG.value is None:
+        raise LDISError("--config: missing; for example --config=configs/tiny.py")
+    if rest:
+        raise LDISError(f"{rest[0]}: unknown argument; see --help")
     return _CONFIG.value
 
 
 def config_file() -> str:
-    """The config's file, as it was given."""
-    return config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
+    """The config's file as it was given, with its variant."""
+    return config_flags.get_config_filename(flags.FLAGS["config"])
 
 
 def config_name() -> str:
-    """Stem of the config's file."""
-    return Path(config_file()).stem
+    """What a run is called: the variant of a file that holds many (``VARIANTS``), else the file's stem."""
+    file, _, variant = config_file().partition(":")
+    named = variant and variant in runpy.run_path(file).get("VARIANTS", ())
+    return variant if named else Path(file).stem
+
+
+def _refuse_moved(arguments: Sequence[str]) -> None:
+    """Names the variant that a config file of before has become."""
+    for argument in arguments:
+        path = Path(argument.rpartition("=")[2])
+        file = f"{path.parent}.py"
+        if path.suffix == ".py" and not path.exists() and Path(file).is_file():
+            raise LDISError(f"--config={path}: no such file; give --config={file}:{path.stem}")
+
+
+def _in_short(error: Exception) -> str:
+    """What an error of the command line or of a config file says, without what surrounds it."""
+    if not isinstance(error, (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)):
+        return f"{type(error).__name__}: {error}"
+    message = str(error).replace("\\n", " ").replace("\\'", "'").strip("'")  # as the text of a KeyError needs
+    message = message.rpartition(f"{LDISError.__name__}: ")[2]  # what a config file says, without its traceback
+    return re.sub(r' Other fields present: "\{.*\}"', "", message, flags=re.DOTALL).strip()  # the whole config

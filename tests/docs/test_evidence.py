@@ -1,10 +1,9 @@
 """The experiments of docs/evidence.md: their data, a run of each kind, the statistics, and the page."""
 
-import ast
 import dataclasses
-import importlib.util
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,34 +15,26 @@ from benchmarks.evidence.claims import Comparison, evidence
 from benchmarks.evidence.figures import Contrast, Count, Estimate, Results
 from ldis_jax.input_pipeline import make_source
 from ldis_jax.weights.model_folder import model_hash
-from tests.helpers import ROOT, call_command, paint_pair
+from tests.helpers import ROOT, call_command, load_script, paint_pair
 
-CONFIGS = ROOT / "configs"
-FOLDER = CONFIGS / "evidence"
+FILE = load_script(ROOT / "configs" / "evidence.py")
 SHORT = ["--config.train_steps=2", "--config.eval_every=2", "--config.eval.prompt_swap=2", "--config.eval.pictures=0"]
 
 
-def get_config(variant, folder=FOLDER):
-    spec = importlib.util.spec_from_file_location(variant, folder / f"{variant}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
-
-
-def test_every_variant_has_a_file_and_the_same_budget():
-    files = {path.stem for path in FOLDER.glob("*.py")}
-    assert files == set(sweep.VARIANTS) and sweep.PROBES.keys() <= files
-    configs = {name: get_config(name) for name in sorted(files)}
+def test_every_variant_is_run_and_has_the_same_budget():
+    assert FILE.VARIANTS.keys() == set(sweep.VARIANTS) and sweep.PROBES.keys() <= FILE.VARIANTS.keys()
+    assert "sweep.py --only VARIANT\n" in FILE.__doc__
+    configs = {name: FILE.get_config(name) for name in sorted(FILE.VARIANTS)}
     assert {(c.train_steps, c.batch_size, c.num_shots) for c in configs.values()} == {(500, 16, 1)}
-    assert len({c.to_json() for c in configs.values()}) == len(files)
+    assert len({c.to_json() for c in configs.values()}) == len(configs)
     for name, config in configs.items():
-        text = (FOLDER / f"{name}.py").read_text()
-        assert f"sweep.py --only {name}\n" in text and ast.get_docstring(ast.parse(text))
+        assert re.search(rf"^{name} +\S", FILE.__doc__, re.MULTILINE)
         assert config.task.task == ("ldisn" if name.startswith("ldisn") else "ldis1")
 
 
 def test_the_shipped_model_is_one_of_them():
-    shipped, ours = (json.loads(config.to_json()) for config in (get_config("tiny", CONFIGS), get_config("ldis1")))
+    tiny = load_script(ROOT / "configs" / "tiny.py").get_config()
+    shipped, ours = (json.loads(config.to_json()) for config in (tiny, FILE.get_config("ldis1")))
     assert {key for key in shipped if shipped[key] != ours[key]} == {"eval", "eval_every", "checkpoint_every"}
 
 
@@ -74,17 +65,17 @@ def test_small_data(sources, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     assert call_command(small_data.main, monkeypatch, capsys, f"--source={sources}")[0] == 0
     for name in ("joint", "only_semantic"):
-        config = get_config(name)
+        config = FILE.get_config(name)
         for entries in (config.data.sources, {key: entry.source for key, entry in config.eval.sets.items()}):
             episodes = make_source(entries, 128)
             assert episodes.draw(np.random.default_rng(0), 1).query_mask.any()
-    train = make_source({"x": get_config("joint").data.sources.images}, 128)
+    train = make_source({"x": FILE.get_config("joint").data.sources.images}, 128)
     assert max(max(train.draw(np.random.default_rng(i), 1).query_mask.shape) for i in range(8)) == small_data.LONG_SIDE
-    held_out = make_source({"x": get_config("joint").eval.sets.objects.source}, 128)
+    held_out = make_source({"x": FILE.get_config("joint").eval.sets.objects.source}, 128)
     assert {name.decode().split("/")[0] for name in held_out.index.names} == set(small_data.HELD_OUT)
-    frames = {split: make_source({"x": entry}, 128).num_images for split, entry in (
-        ("train", get_config("joint").data.sources.semantic), ("val", get_config("joint").eval.sets.semantic.source)
-    )}  # fmt: skip
+    joint = FILE.get_config("joint")
+    semantic = {"train": joint.data.sources.semantic, "val": joint.eval.sets.semantic.source}
+    frames = {split: make_source({"x": entry}, 128).num_images for split, entry in semantic.items()}
     assert frames == {"train": 60, "val": 5}
     status, _, err = call_command(small_data.main, monkeypatch, capsys, "--source=nowhere")
     assert status == 2 and err == "error: --source=nowhere: has no folder coco_mini\n"

@@ -1,8 +1,7 @@
-"""Every file under configs/ablations: it says what it is, and trains, on the smallest networks."""
+"""Every variant of configs/ablations.py: it says what it is, and trains, on the smallest networks."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 from pathlib import Path
@@ -13,28 +12,22 @@ import pytest
 from ml_collections import ConfigDict
 
 from ldis_jax.config import base_config
+from ldis_jax.errors import LDISError
 from ldis_jax.models.ldis import ModelConfig
 from ldis_jax.runtime import sharding
 from ldis_jax.tasks import task_from_dict
 from ldis_jax.training.step import StepMetrics, init_state, make_train_step
 from ldis_jax.weights import save_model
-from tests.helpers import MICRO, ROOT, SIZE, micro_task, run_of
+from tests.helpers import MICRO, ROOT, SIZE, load_script, micro_task, run_of
 from tests.reference import cases
 from tests.reference.weights import random_model
 
-FILES = sorted((ROOT / "configs" / "ablations").glob("*.py"))
-
-
-def load(path: Path) -> ConfigDict:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+FILE = load_script(ROOT / "configs" / "ablations.py")
+VARIANTS = sorted(FILE.VARIANTS)
 
 
 def changes(config: ConfigDict) -> dict[str, object]:
-    """What a file changes of the recipe, data left out."""
+    """What a variant changes of the recipe, data left out."""
     base, flat = {}, {}
     for found, values in ((base, base_config(config.task.task)), (flat, config)):
         for section in ("task", "lora", "optim"):
@@ -43,23 +36,34 @@ def changes(config: ConfigDict) -> dict[str, object]:
     return {key: value for key, value in flat.items() if base[key] != value}
 
 
-def test_all_variants_have_a_file():
-    assert {path.stem for path in FILES} == {
+def test_all_variants_are_there():
+    assert set(VARIANTS) == {
         *(f"ldis1_{name}" for name in ("pixel", "lora_rank1", "lora_rank4", "noised", "plain_clip")),
         *(f"ldisn_{name}" for name in ("pre_mask", "post_mask", "no_mask", "vanilla", "perturbed", "added")),
     }
-    configs = [load(path) for path in FILES]
-    assert len({(config.task.task, str(changes(config))) for config in configs}) == len(FILES)
+    configs = {variant: FILE.get_config(variant) for variant in VARIANTS}
+    assert {variant: changes(config) for variant, config in configs.items()} == FILE.VARIANTS
+    assert all(variant.startswith(f"{config.task.task}_") for variant, config in configs.items())
+    assert len({(config.task.task, str(changes(config))) for config in configs.values()}) == len(VARIANTS)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_its_header_says_what_it_is(path):
-    text = path.read_text()
+@pytest.mark.parametrize("variant", ["", "ldis1"])
+def test_what_is_no_variant_is_told_them(variant):
+    with pytest.raises(
+        LDISError, match=f"ablations.py:{variant or 'VARIANT'}: must be one of ldis1_pixel, .*ldisn_added"
+    ):
+        FILE.get_config(variant)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_header_says_what_it_is(variant):
+    text = FILE.__doc__
     for part in ("Paper:", "Command:", "Needs:", "Hardware:", "Time:", "Expected:"):
         assert f"\n{part}" in text
-    assert f"--config=configs/ablations/{path.stem}.py" in text
-    assert f"ablations/{path.stem}.py" in (ROOT / "docs" / "variants.md").read_text()
-    assert task_from_dict(load(path).task.to_dict(), str(path))
+    assert "--config=configs/ablations.py:VARIANT" in text
+    assert re.search(rf"^{variant} +\S.*\n +Paper: ", text, re.MULTILINE)
+    assert f"ablations.py:{variant}`" in (ROOT / "docs" / "variants.md").read_text()
+    assert task_from_dict(FILE.get_config(variant).task.to_dict(), variant)
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +89,12 @@ def episodes() -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_it_takes_two_steps(path, folders):
-    config = load(path)
-    found = re.search(r"--config\.init\.folder=pretrained/(\w+)", path.read_text())
-    assert found is not None
-    config.init.folder, config.task.image_size = str(folders / found[1]), SIZE
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_it_takes_two_steps(variant, folders):
+    config = FILE.get_config(variant)
+    folder = variant if variant == "ldis1_plain_clip" else config.task.task
+    assert f"pretrained/{folder}" in FILE.__doc__
+    config.init.folder, config.task.image_size = str(folders / folder), SIZE
     config.optim.warmup_steps, config.optim.learning_rate = 0, 1e-3
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     with jax.numpy_dtype_promotion("standard"):  # of optax
