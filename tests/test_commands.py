@@ -95,7 +95,13 @@ def test_how_training_ends(tmp_path, body, status, error):
     ("stop", "status", "error"),
     [
         ("", 1, "error: --multihost: cannot join the other hosts (no answer in 3 s); see launch/README.md\n"),
-        ("threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()\n", 7, ""),
+        (  # a second after it has begun to wait, however long it took to come there
+            "join = multihost.join\n"
+            "def late():\n    threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()\n    join()\n"
+            "multihost.join = late\n",
+            7,
+            "",
+        ),
     ],
     ids=["they are silent", "SIGTERM meanwhile"],
 )
