@@ -19,12 +19,6 @@ from ldis_jax.support import cli
 NAMES = ("pascal", "coco20i", "davis16", "vspw", "fss1000", "folder")
 
 
-def _workers(text: str) -> int:
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError("must not be negative")
-    return value
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", metavar="NAME", choices=NAMES, help=", ".join(NAMES))
@@ -33,7 +27,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--split", nargs="+", default=[], help="what to build (default: the usual ones that are there)")
     workers = os.cpu_count() or 1
     parser.add_argument(
-        "--num_workers", type=_workers, default=workers, help=f"processes that read and check (default: {workers})"
+        "--num_workers", type=int, default=workers, help=f"processes that read and check (default: {workers})"
     )
     parser.add_argument(
         "--skip_bad", action="store_true", help="leave bad files out instead of stopping; index.json lists them"

@@ -23,15 +23,6 @@ from ldis_jax.input_pipeline.episodes import episodes_hash
 from ldis_jax.support.files import write_json
 
 
-def _at_least(minimum: int):
-    def integer(text: str) -> int:
-        if (value := int(text)) < minimum:
-            raise argparse.ArgumentTypeError(f"must be at least {minimum}")
-        return value
-
-    return integer
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 on bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -39,13 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--split", default="val", help="a built split, or the stem of a file in ImageSets/Segmentation (default: val)"
     )
-    parser.add_argument("--classes", type=_at_least(1), nargs="+", help="labels to draw, for a fold (default: all)")
-    parser.add_argument("--num_shots", type=_at_least(1), default=1, help="prompts an episode (default: 1)")
-    parser.add_argument("--episodes", type=_at_least(1), default=1000, help="how many (default: 1000)")
-    parser.add_argument("--seed", type=_at_least(0), default=0, help="default: 0")
+    parser.add_argument("--classes", type=int, nargs="+", help="labels to draw, for a fold (default: all)")
+    parser.add_argument("--num_shots", type=int, default=1, help="prompts an episode (default: 1)")
+    parser.add_argument("--episodes", type=int, default=1000, help="how many (default: 1000)")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--benchmark", help="name of a benchmark of ldis_jax.evaluate, in place of the flags above")
     parser.add_argument("--out", required=True, help="manifest to write, .json")
     args = parser.parse_args(argv)
+    if min(args.num_shots, args.episodes, args.seed + 1) < 1:
+        parser.error("--num_shots and --episodes must be at least 1, --seed at least 0")
     try:
         protocol = Protocol(
             "episodes",

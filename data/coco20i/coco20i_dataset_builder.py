@@ -36,43 +36,37 @@ class Builder(RecordBuilder):
 
     def class_names(self) -> Sequence[str]:
         """Of the annotation file."""
-        return ("background", *(category["name"] for category in self._categories()))
+        return ("background", *(name for _, name in self._coco[0]))
 
     def items(self) -> Iterator[Item]:
         """In the order of the annotation file."""
-        path = _annotations(self.source, self.split)
-        try:
-            label_of = {category["id"]: label for label, category in enumerate(self._categories(), 1)}
-            instances: dict[int, list[tuple[int, dict[str, Any]]]] = {}
-            for annotation in self._coco["annotations"]:
-                kept = {key: annotation[key] for key in ("segmentation", "area", "iscrowd")}
-                instances.setdefault(annotation["image_id"], []).append((label_of[annotation["category_id"]], kept))
-            for image in self._coco["images"]:
-                if found := instances.get(image["id"]):
-                    name = Path(image["file_name"])
-                    mask = Instances(f"{path}: image {name}", image["height"], image["width"], tuple(found))
-                    yield Item(name.stem, str(self.source / f"{self.split}2014" / name.name), mask)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise LDISError(f"{path}: not COCO's instances ({error!r} is wrong or missing); fetch it again") from None
-
-    def _categories(self) -> list[dict[str, Any]]:
-        try:
-            return sorted(self._coco["categories"], key=lambda category: category["id"])
-        except (KeyError, TypeError) as error:
-            raise LDISError(
-                f"{_annotations(self.source, self.split)}: no categories ({error!r}); fetch it again"
-            ) from None
+        return iter(self._coco[1])
 
     @functools.cached_property
-    def _coco(self) -> Any:
+    def _coco(self) -> tuple[list[tuple[int, str]], list[Item]]:
+        """(id, name) of the categories in the order of their ids, and the annotated images."""
         if importlib.util.find_spec("pycocotools") is None:
             raise LDISError('coco20i paints masks with pycocotools; install it: pip install "ldis_jax[data]"')
         path = _annotations(self.source, self.split)
         try:
-            with open(path, encoding="utf-8") as file:
-                return json.load(file)
-        except (OSError, ValueError) as error:
-            raise LDISError(f"{path}: cannot be read ({error}); see data/coco20i/README.md for the layout") from None
+            coco = json.loads(path.read_text(encoding="utf-8"))
+            categories = sorted((category["id"], category["name"]) for category in coco["categories"])
+            label_of = {number: label for label, (number, _) in enumerate(categories, 1)}
+            instances: dict[int, list[tuple[int, dict[str, Any]]]] = {}
+            for annotation in coco["annotations"]:
+                kept = {key: annotation[key] for key in ("segmentation", "area", "iscrowd")}
+                instances.setdefault(annotation["image_id"], []).append((label_of[annotation["category_id"]], kept))
+            items = []
+            for image in coco["images"]:
+                if found := instances.get(image["id"]):
+                    name = Path(image["file_name"])
+                    mask = Instances(f"{path}: image {name}", image["height"], image["width"], tuple(found))
+                    items.append(Item(name.stem, str(self.source / f"{self.split}2014" / name.name), mask))
+            return categories, items
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LDISError(
+                f"{path}: not COCO's instances ({error!r}); fetch it again, see data/coco20i/README.md for the layout"
+            ) from None
 
 
 def _annotations(source: Path, split: str) -> Path:

@@ -170,14 +170,12 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
                 shards.write(example)
         finally:
             split_info = shards.close()
-        if self._bad and not self._skip_bad:
-            raise LDISError(
-                f"{len(self._bad)} of {self._total} images of {self.name}/{self.split} are bad; mend them or leave "
-                f"them out with --skip_bad. {_first(self._bad)}"
-            )
         index = self._index.finish()
-        if not len(index):
-            raise LDISError(f"{self.source}: split {self.split!r} has no usable image. {_first(self._bad)}")
+        if (self._bad and not self._skip_bad) or not len(index):
+            raise LDISError(
+                f"{len(self._bad)} of {self._total} images of {self.name}/{self.split} are bad; a split needs a usable "
+                f"image. Mend them or leave them out with --skip_bad. {_first(self._bad)}"
+            )
         if self._bad:
             self.warnings.append(f"left out {len(self._bad)} bad images, see {SUMMARY_FILE}. {_first(self._bad)}")
         self.info.set_splits(tfds.core.SplitDict([split_info]))
@@ -232,15 +230,10 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
             same, bad = summary["fingerprint"] == self._fingerprint, summary["bad"]
         except (OSError, ValueError, KeyError, TypeError):
             same, bad = False, []
-        if not same:
-            raise LDISError(
-                f"{folder}: was built from another source, or {self.source} has changed since; delete that folder to "
-                f"build it anew, or give another --out"
-            )
-        if bad and not self._skip_bad:
-            raise LDISError(
-                f"{folder}: was built with --skip_bad and lacks {len(bad)} images; delete it to build it anew"
-            )
+        if not same or (bad and not self._skip_bad):
+            lacks = f"with --skip_bad and lacks {len(bad)} images"
+            why = lacks if same else f"from another source, or {self.source} has changed since"
+            raise LDISError(f"{folder}: was built {why}; delete that folder to build it anew, or give another --out")
 
     # TFDS announces a download and a dataset of unknown size.
     def _log_download_bytes(self) -> None:

@@ -62,14 +62,15 @@ class CheckedFolder:
 
     def require_usable(self, skip_bad: bool) -> None:
         """Raises :class:`LDISError` where it cannot be trained on, or, without ``skip_bad``, has any problem."""
+        why = self.fatal
         if self.problems and not skip_bad:
             count = f"{len(self.problems)} file{'s' if len(self.problems) > 1 else ''}"
-            raise LDISError(
+            why = (
                 f"{self.layout.root}: {count} cannot be used, such as {self.problems[0]}. Mend "
                 f"them; to leave them out, check_data takes --skip_bad, and training --config.data.skip_bad=True"
             )
-        if self.fatal:
-            raise LDISError(self.fatal)
+        if why:
+            raise LDISError(why)
 
     def classes(self) -> dict[str, dict[str, int]]:
         """Name of each class -> its "label", how many "pictures" show it, and how many of them are "held_out"."""

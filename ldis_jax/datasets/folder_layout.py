@@ -73,15 +73,15 @@ def find_layout(root: StrPath) -> FolderLayout:
         LDISError: no such folder, or neither layout in it.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise LDISError(f"{root}: no such folder; name one with images/ and masks/ in it")
-    folders = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
+    inside = sorted(root.iterdir()) if root.is_dir() else []
+    folders = {path.name.lower(): path for path in inside if path.is_dir()}
     for names in (("jpegimages", "segmentationclass"), ("images", "masks")):
         if all(name in folders for name in names):
             images, masks = (folders[name] for name in names)
             return _pair_up(root, names[0] == "jpegimages", images, masks)
     held = ", ".join(sorted(folders)[:5]) or "no folders"
-    raise LDISError(f"{root}: needs images/ and masks/, or VOC's JPEGImages/ and SegmentationClass/; it has {held}")
+    held = f"it has {held}" if root.is_dir() else "there is no such folder"
+    raise LDISError(f"{root}: needs images/ and masks/, or VOC's JPEGImages/ and SegmentationClass/; {held}")
 
 
 def _pair_up(root: Path, label_maps: bool, images: Path, masks: Path) -> FolderLayout:

@@ -75,15 +75,14 @@ class ImageIndex:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 index = cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise LDISError(f"{path}: cannot be read as an index ({error}); build the records again") from None
-        images = (index.names, index.videos, index.frames, index.heights, index.widths, index.offsets[1:])
-        if (
-            len({len(column) for column in images}) > 1
-            or not len(index.labels) == len(index.pixels) == index.offsets[-1]
-        ):
-            raise LDISError(f"{path}: its arrays do not fit each other; build the records again")
-        return index
+            images = (index.names, index.videos, index.frames, index.heights, index.widths, index.offsets[1:])
+            entries = {len(index.labels), len(index.pixels), int(index.offsets[-1])}
+            if len({len(column) for column in images}) == len(entries) == 1:
+                return index
+            why: object = "its arrays do not fit each other"
+        except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            why = error
+        raise LDISError(f"{path}: cannot be read as an index ({why}); build the records again")
 
 
 class IndexWriter:

@@ -29,10 +29,9 @@ def read_meta(path: StrPath) -> list[str]:
     try:
         pair = _load(Path(path).read_bytes())
         names = sorted({str(name) for files in dict(pair[1]).values() for name in files})
-    except LDISError as error:
-        raise LDISError(f"{path}: {error}") from None
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise LDISError(f"{path}: not the pair (.., {{class: [file, ...]}}) of a meta file ({error!r})") from None
+        damaged = f"not the pair (.., {{class: [file, ...]}}) of a meta file ({error!r})"
+        raise LDISError(f"{path}: {error if isinstance(error, LDISError) else damaged}") from None
     return names
 
 
@@ -92,9 +91,7 @@ def _load(data: bytes) -> Any:
     if data.startswith(np.lib.format.MAGIC_PREFIX):
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        _shape, _fortran, dtype = read(stream)
-        if not dtype.hasobject:
-            raise LDISError("an array of plain values, not a pickled pair; list the names in a .txt instead")
+        read(stream)
     value = _Unpickler(stream).load()
     # A 0-d object array holds the pair itself, a 1-d one its two items.
     return value.item() if isinstance(value, _Array) and len(value.values) == 1 else value

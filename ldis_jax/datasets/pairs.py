@@ -42,10 +42,8 @@ def read_pair(
         labels = read_label_map(mask, mask_name)
     elif rule == "nonzero":
         labels = np.multiply(read_mask(mask, name=mask_name), object_label, dtype=np.int32)
-    elif rule == "half":
-        labels = np.multiply((read_image(mask, mask_name) >= 128).any(axis=-1), object_label, dtype=np.int32)
     else:
-        raise LDISError(f"mask rule {rule!r}: must be one of {', '.join(MASK_RULES)}")
+        labels = np.multiply((read_image(mask, mask_name) >= 128).any(axis=-1), object_label, dtype=np.int32)
     if pixels.shape[:2] != labels.shape:
         raise LDISError(
             f"{mask_name or mask!s}: mask is {labels.shape[1]}x{labels.shape[0]}, its image {image_name or image!s} is "

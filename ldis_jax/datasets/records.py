@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ldis_jax.datasets.pairs import MASK_RULES
 from ldis_jax.errors import LDISError
 from ldis_jax.support.files import StrPath
 
@@ -36,30 +37,22 @@ class RecordReader:
         path = self.folder / SUMMARY_FILE
         try:
             self.summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            self.mask_rule, self.class_names = self.summary["mask_rule"], self.summary["class_names"]
+            self.mask_rule = MASK_RULES[MASK_RULES.index(self.summary["mask_rule"])]
+            self.class_names = self.summary["class_names"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise LDISError(f"{path}: no finished records ({error}); build them with data/build.py") from None
         self._records: Any = None
 
-    def __len__(self) -> int:
-        return len(self._open())
-
     def __getitem__(self, row: int) -> dict[str, Any]:
         """``image`` and ``mask``, bytes of the files; ``name`` and ``video``, bytes; ``frame`` and ``object_label``."""
         try:
-            return self._open()[row]
+            if self._records is None:
+                import tensorflow_datasets as tfds  # a second that a program without records need not wait
+
+                self._records = tfds.builder_from_directory(os.fspath(self.folder)).as_data_source(self.split)
+            return self._records[row]
         except (RuntimeError, ValueError, OSError) as error:
             raise LDISError(f"{self.folder}: record {row} cannot be read ({error}); build the records again") from None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_records": None}
-
-    def _open(self) -> Any:
-        if self._records is None:
-            import tensorflow_datasets as tfds  # a second that a program without records need not wait
-
-            try:
-                self._records = tfds.builder_from_directory(os.fspath(self.folder)).as_data_source(self.split)
-            except (RuntimeError, ValueError, OSError) as error:
-                raise LDISError(f"{self.folder}: cannot be opened ({error}); build the records again") from None
-        return self._records

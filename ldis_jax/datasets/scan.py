@@ -81,12 +81,12 @@ def scan(item: Item, rule: str) -> Scan:
 
 
 def scan_all(items: Iterable[Item], rule: str, num_workers: int) -> Iterator[tuple[Item, Scan]]:
-    """Scans in ``num_workers`` processes, or in this one for 0; the order is that of ``items`` in any case.
+    """Scans in ``num_workers`` processes, or in this one for 0 and less; the order is that of ``items`` in any case.
 
     Raises:
         LDISError: a worker died.
     """
-    if not num_workers:
+    if num_workers < 1:
         yield from ((item, scan(item, rule)) for item in items)
         return
     context = multiprocessing.get_context("spawn")
@@ -115,10 +115,9 @@ def _read_bytes(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read()
-    except FileNotFoundError:
-        raise LDISError(f"{path}: no such file") from None
     except OSError as error:
-        raise LDISError(f"{path}: cannot be read ({error.strerror or error})") from None
+        why = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror or error})"
+        raise LDISError(f"{path}: {why}") from None
 
 
 def _follow_parent() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -48,7 +50,7 @@ class ShardWriter:
             LDISError: the disk is full, for example.
         """
         record = self._features.serialize_example(self._features.encode_example(example))
-        try:
+        with self._writing():
             if self._left <= 0:
                 self._close_file()
                 path = self._template.sharded_filepath(shard_index=len(self._lengths), num_shards=None)
@@ -57,10 +59,6 @@ class ShardWriter:
                 self._writer = ArrayRecordWriter(self._path, "group_size:1,uncompressed")
                 self._lengths.append(0)
             self._writer.write(record)
-        except RuntimeError as error:
-            raise LDISError(
-                f"{self._path}: cannot be written ({error}); free the disk, or choose another --out"
-            ) from None
         self._lengths[-1] += 1
         self._bytes += len(record)
         self._left -= len(record)
@@ -74,15 +72,20 @@ class ShardWriter:
         Raises:
             LDISError: a file does not hold what was written to it.
         """
-        try:
+        with self._writing():
             self._close_file()
+        return tfds.core.SplitInfo(
+            name=self._split, shard_lengths=self._lengths, num_bytes=self._bytes, filename_template=self._template
+        )
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except RuntimeError as error:
             raise LDISError(
                 f"{self._path}: cannot be written ({error}); free the disk, or choose another --out"
             ) from None
-        return tfds.core.SplitInfo(
-            name=self._split, shard_lengths=self._lengths, num_bytes=self._bytes, filename_template=self._template
-        )
 
     def _close_file(self) -> None:
         if self._writer is None:

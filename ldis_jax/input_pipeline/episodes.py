@@ -84,8 +84,6 @@ class TrainEpisodes:
             length: how many episodes there are: steps x global batch size.
             augment: false uses evaluation's transform, with the same draws of images; so do episodes that say so.
         """
-        if num_shots < 1 or seed < 0:
-            raise LDISError(f"num_shots={num_shots}, seed={seed}: need num_shots >= 1 and seed >= 0")
         self.source, self.num_shots, self.image_size = source, num_shots, image_size
         self.seed, self.length, self.augment = seed, length, augment
         self.bad_files: Counter[str] = Counter()  # how often each error of a file was met, in this process
@@ -164,28 +162,27 @@ def read_manifest(path: StrPath) -> list[EpisodeRecord]:
     """
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))
+        records = [_record(entry) for entry in entries] if isinstance(entries, list) else []
+        why: object = f"episode {records.index(None)}" if None in records else "no list of episodes"
     except (OSError, ValueError) as error:
-        raise LDISError(f"{path}: cannot be read as an episode manifest ({error})") from None
-    if not isinstance(entries, list) or not entries:
-        raise LDISError(f"{path}: an episode manifest is a JSON list with one entry an episode")
-    return [_record(entry, f"{path}: episode {i}") for i, entry in enumerate(entries)]
-
-
-def _record(entry: Any, where: str) -> EpisodeRecord:
-    try:
-        prompts = entry["prompts"]
-        record = EpisodeRecord(entry["class_id"], entry["class_name"], entry["query"], tuple(prompts))
-    except (TypeError, KeyError):
-        raise LDISError(f'{where}: an entry is {{"class_id", "class_name", "query", "prompts": [...]}}') from None
-    if type(record.class_id) is not int or record.class_id < 1 or record.class_id == IGNORE_LABEL:
+        records, why = [], error
+    if not records or None in records:
         raise LDISError(
-            f"{where}: class_id {record.class_id!r} is not a whole number from 1 on, {IGNORE_LABEL} left out"
+            f'{path}: cannot be read as an episode manifest ({why}); it is a JSON list of {{"class_id", "class_name", '
+            f'"query", "prompts": [...]}}, where class_id is a whole number from 1 on, {IGNORE_LABEL} left out, and '
+            f"prompts are one or more names, none of them the query"
         )
-    if not all(isinstance(name, str) for name in (record.class_name, record.query, *record.prompts)):
-        raise LDISError(f"{where}: class_name, query and prompts are strings")
-    if not isinstance(prompts, list) or not prompts or record.query in record.prompts:
-        raise LDISError(f"{where}: prompts is a list of one or more images, none of them the query {record.query!r}")
-    return record
+    return [record for record in records if record is not None]
+
+
+def _record(entry: Any) -> EpisodeRecord | None:
+    """None of anything else."""
+    match entry:
+        case {"class_id": int(label), "class_name": str(name), "query": str(query), "prompts": [str(), *_] as prompts}:
+            fits = not isinstance(label, bool) and label > 0 and label != IGNORE_LABEL and query not in prompts
+            if fits and all(isinstance(prompt, str) for prompt in prompts):
+                return EpisodeRecord(label, name, query, tuple(prompts))
+    return None
 
 
 def episodes_hash(records: Sequence[EpisodeRecord]) -> str:

@@ -47,11 +47,8 @@ class FrozenEpisodes(Sequence[Episode]):
     @overload
     def __getitem__(self, index: slice) -> list[Episode]: ...
     def __getitem__(self, index: int | slice) -> Episode | list[Episode]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self._length))]
-        if not 0 <= index < self._length:
-            raise IndexError(index)
-        return self._make(index)
+        chosen = range(self._length)[index]
+        return self._make(chosen) if isinstance(chosen, int) else [self._make(i) for i in chosen]
 
 
 def swap_pairs(scenes: ProceduralScenes, count: int, seed: int = 0) -> list[tuple[Episode, Episode]]:

@@ -110,7 +110,7 @@ class IndexedSource(abc.ABC):
             (uint8 [H, W, 3], integers [H, W] with 255 for void).
 
         Raises:
-            LDISError: no such video, or a damaged file.
+            LDISError: a damaged file.
         """
         rows = self._frames_of(video)
         return self._read(self._name(rows[number]))
@@ -118,16 +118,9 @@ class IndexedSource(abc.ABC):
     def _frames_of(self, video: str) -> np.ndarray:
         """Rows of a video's frames in order of time."""
         if video not in self._frames:
-            found = np.flatnonzero(self.index.video_names == video.encode())
-            if not len(found):
-                raise LDISError(f"{self._where}: holds no video {video!r}; name one of its own")
-            rows = np.flatnonzero(self.index.videos == found[0])
+            rows = np.flatnonzero(self.index.video_names[self.index.videos] == video.encode())
             self._frames[video] = rows[np.argsort(self.index.frames[rows], kind="stable")]
         return self._frames[video]
-
-    def queries(self, num_shots: int) -> np.ndarray:
-        """Rows of the images that can be a query with this many prompts, for :meth:`draw_record`; int64 [Q]."""
-        return self._usable_queries(num_shots)
 
     def draw_record(self, rng: np.random.Generator, num_shots: int, query: int | None = None) -> EpisodeRecord:
         """Draws an episode without reading its pictures: a query evenly, then evenly one of its classes.
@@ -140,7 +133,7 @@ class IndexedSource(abc.ABC):
         Raises:
             LDISError: no class has num_shots + 1 images, or, of videos, no class in a video has as many frames.
         """
-        queries = self._usable_queries(num_shots)
+        queries = self.queries(num_shots)
         query = queries[rng.integers(len(queries))] if query is None else query
         first, last = np.searchsorted(self._rows, (query, query + 1))
         entries = [i for i in range(first, last) if self._num_prompts[i] >= num_shots]
@@ -179,7 +172,12 @@ class IndexedSource(abc.ABC):
     def _class_name(self, class_id: int) -> str:
         return self.class_names[class_id] if class_id < len(self.class_names) else f"class {class_id}"
 
-    def _usable_queries(self, num_shots: int) -> np.ndarray:
+    def queries(self, num_shots: int) -> np.ndarray:
+        """Rows of the images that can be a query with this many prompts, for :meth:`draw_record`; int64 [Q].
+
+        Raises:
+            LDISError: as :meth:`draw_record`.
+        """
         if num_shots not in self._queries:
             usable = self._is_query & (self._num_prompts >= num_shots)
             if not usable.any():

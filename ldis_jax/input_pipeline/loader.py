@@ -41,10 +41,10 @@ class TrainLoader(Iterator[dict[str, np.ndarray]]):
         """The arrays of :func:`~ldis_jax.input_pipeline.episodes.network_arrays` with a leading batch axis."""
         if self._iterator is None:
             # A worker makes every n-th batch with one thread; without workers threads make whole batches.
-            threads = 1 if self._num_workers else _THREADS
+            threads = 1 if self._num_workers > 0 else _THREADS
             read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
             dataset = self._batches[self._step :].to_iter_dataset(read_options)
-            if self._num_workers:
+            if self._num_workers > 0:
                 if not flags.FLAGS.is_parsed():
                     flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which nobody parses outside of absl.app
                 dataset = dataset.mp_prefetch(
@@ -91,18 +91,12 @@ def make_train_loader(
     Args:
         source: the episodes; its length bounds the number of steps.
         global_batch_size: G, over all processes.
-        num_workers: worker processes; 0 uses threads. Workers are spawned, so the program needs the usual
+        num_workers: worker processes; 0 and less use threads. Workers are spawned, so the program needs the usual
             ``if __name__ == "__main__"``.
         rows: the samples of each global batch that this process makes, ascending, see ``sharding.process_rows``; None
             is all.
 
-    Raises:
-        LDISError: G is less than 1, or exceeds the number of episodes; a number of workers below 0.
     """
-    if global_batch_size < 1 or num_workers < 0:
-        raise LDISError(f"global_batch_size={global_batch_size}, num_workers={num_workers}: need >= 1 and >= 0")
-    if len(source) < global_batch_size:
-        raise LDISError(f"global_batch_size={global_batch_size} exceeds the {len(source)} episodes of the run")
     share = _ProcessShare(source, global_batch_size, range(global_batch_size) if rows is None else rows)
     return TrainLoader(grain.MapDataset.source(share).batch(len(share.rows)), num_workers)
 

@@ -19,8 +19,6 @@ class MixtureSource:
 
     def __init__(self, sources: Sequence[EpisodeSource], weights: Sequence[float]):
         """Binds sources to weights (not negative, any sum)."""
-        if len(sources) != len(weights):
-            raise LDISError(f"mixture: {len(sources)} sources but {len(weights)} weights; give one weight a source")
         mass = np.array([w * source.num_images for source, w in zip(sources, weights, strict=True)], np.float64)
         if not (np.isfinite(mass).all() and (mass >= 0).all() and mass.sum() > 0):
             raise LDISError(f"mixture: weights {list(weights)} must be finite, not negative and not all 0")

@@ -115,5 +115,5 @@ def test_garbage_is_one_line(tmp_path, data):
 
 def test_plain_arrays_are_not_pairs(tmp_path):
     np.save(tmp_path / "m.npy", np.arange(3))
-    with pytest.raises(LDISError, match="plain values"):
+    with pytest.raises(LDISError, match="not the pair"):
         read_meta(tmp_path / "m.npy")

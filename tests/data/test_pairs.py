@@ -39,5 +39,3 @@ def test_rules(tmp_path):
     assert labels["labels"].tolist() == [[0, 1, 127, 128]]
     assert labels["nonzero"].tolist() == [[0, 700, 700, 700]]
     assert labels["half"].tolist() == [[0, 0, 0, 700]]
-    with pytest.raises(LDISError, match="labels, nonzero, half"):
-        read_pair(tmp_path / "i.png", tmp_path / "m.png", "red")

@@ -142,9 +142,6 @@ def test_bounds():
     for index in (2, -1):
         with pytest.raises(IndexError):
             episodes[index]
-    for bad in ({"num_shots": 0, "seed": 0}, {"num_shots": 1, "seed": -1}):
-        with pytest.raises(LDISError, match="num_shots >= 1 and seed >= 0"):
-            TrainEpisodes(Noise(), image_size=32, length=1, **bad)
 
 
 ENTRY = {"class_id": 3, "class_name": "bird", "query": "a", "prompts": ["b", "c"]}
@@ -160,19 +157,19 @@ def test_manifest_round_trip(tmp_path):
     ("text", "match"),
     [
         ("{", "cannot be read"),
-        ("[]", "is a JSON list"),
-        ('{"a": 1}', "is a JSON list"),
-        ("[1]", "episode 0: an entry is"),
-        (json.dumps([ENTRY, {"query": "a"}]), "episode 1: an entry is"),
-        (json.dumps([ENTRY | {"class_id": "3"}]), "class_id '3'"),
-        (json.dumps([ENTRY | {"class_id": True}]), "class_id True"),
+        ("[]", "no list of episodes.*is a JSON list"),
+        ('{"a": 1}', "no list of episodes.*is a JSON list"),
+        ("[1]", "(episode 0)"),
+        (json.dumps([ENTRY, {"query": "a"}]), "(episode 1)"),
+        (json.dumps([ENTRY | {"class_id": "3"}]), "(episode 0).*whole number"),
+        (json.dumps([ENTRY | {"class_id": True}]), "(episode 0).*whole number"),
         (json.dumps([ENTRY | {"class_id": 0}]), "from 1 on"),
         (json.dumps([ENTRY | {"class_id": 255}]), "255 left out"),
-        (json.dumps([ENTRY | {"query": 5}]), "are strings"),
-        (json.dumps([ENTRY | {"prompts": [["b"]]}]), "are strings"),
+        (json.dumps([ENTRY | {"query": 5}]), "(episode 0)"),
+        (json.dumps([ENTRY | {"prompts": [["b"]]}]), "(episode 0)"),
         (json.dumps([ENTRY | {"prompts": []}]), "one or more"),
-        (json.dumps([ENTRY | {"prompts": "bc"}]), "prompts is a list"),
-        (json.dumps([ENTRY | {"prompts": ["b", "a"]}]), "none of them the query 'a'"),
+        (json.dumps([ENTRY | {"prompts": "bc"}]), "(episode 0)"),
+        (json.dumps([ENTRY | {"prompts": ["b", "a"]}]), "none of them the query"),
     ],
 )
 def test_bad_manifests(tmp_path, text, match):

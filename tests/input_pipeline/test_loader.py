@@ -119,19 +119,6 @@ def test_a_user_error_comes_through(num_workers):
     assert str(info.value) == "a.png: damaged picture"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        ({"global_batch_size": 0}, "global_batch_size=0"),
-        ({"global_batch_size": 4, "num_workers": -1}, "num_workers=-1"),
-        ({"global_batch_size": 64}, "exceeds the 42 episodes"),
-    ],
-)
-def test_bad_arguments(episodes, arguments, match):
-    with pytest.raises(LDISError, match=match):
-        make_train_loader(episodes, **arguments)
-
-
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_the_interpreter_exits_with_an_open_loader(voc_root, tmp_path, num_workers):
     script = tmp_path / "script.py"
