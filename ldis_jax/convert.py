@@ -25,7 +25,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m ldis_jax.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    origin = parser.add_argument_group("from (one of these)")
+    origin = parser.add_argument_group("from (one of these)").add_mutually_exclusive_group(required=True)
     origin.add_argument("--sd15", help="Stable Diffusion 1.5: diffusers folder, hub id, or original single file")
     origin.add_argument("--checkpoint", type=Path, metavar="WORKDIR", help="work folder of ldis_jax.main")
     origin.add_argument("--model", help='model folder, hub id, or "tiny"')
@@ -63,20 +63,21 @@ def _seed(text: str) -> int:
     return value
 
 
-# What goes with one origin and means nothing with another.
-_ONLY_WITH = {
-    "sd15": ("task", "alpha_clip", "clip", "zero_alpha", "ldis", "sd15_config", "seed"),
-    "checkpoint": ("step", "init"),
-    "model": ("lora",),
+# Flag -> the origins with which it does something.
+_GOES_WITH = {
+    **dict.fromkeys(("task", "alpha_clip", "clip", "zero_alpha", "ldis", "sd15_config", "seed"), ("sd15",)),
+    **dict.fromkeys(("vae", "variant", "revision"), ("sd15", "model")),
+    **dict.fromkeys(("step", "init"), ("checkpoint",)),
+    "lora": ("model",),
 }
-_NOT_WITH_CHECKPOINT = ("vae", "variant", "revision")
+_TO = {"ldis_pt": "model", "lora": "checkpoint"}
 
 
-def _reject_unused(args: argparse.Namespace, origin: str) -> None:
-    """A flag that would do nothing is a mistake that its user should hear of."""
-    unused = {name: f"--{origin}" for other, names in _ONLY_WITH.items() if other != origin for name in names}
-    if origin == "checkpoint":
-        unused |= dict.fromkeys(_NOT_WITH_CHECKPOINT, "--checkpoint")
+def _check(args: argparse.Namespace, origin: str) -> None:
+    """A flag that would do nothing is a mistake that its user should hear of; so is one that is missing."""
+    unused = {name: f"--{origin}" for name, origins in _GOES_WITH.items() if origin not in origins}
+    if origin != _TO.get(args.to, origin):
+        unused["to"] = f"--{origin}"
     if args.to == "lora":
         unused["init"] = "--to=lora, which needs no base"
     if args.to == "ldis_pt":
@@ -88,29 +89,23 @@ def _reject_unused(args: argparse.Namespace, origin: str) -> None:
     if origin == "sd15":
         single = os.path.isfile(args.sd15)
         unused["variant" if single else "sd15_config"] = "--sd15=FILE" if single else "--sd15=FOLDER"
-    for name, other in unused.items():
-        if getattr(args, name) not in (None, False):
-            raise LDISError(f"--{name}: has no effect with {other}; see --help")
+    faults = [f"--{name}: has no effect with {other}" for name, other in unused.items() if getattr(args, name)]
+    for one, other in (("task", "ldis"), ("alpha_clip", "clip")) if origin == "sd15" else ():
+        if getattr(args, one) is None and getattr(args, other) is None:
+            faults.append(f"--sd15: needs --{one} or --{other}")
+    if faults:
+        raise LDISError(f"{'; '.join(faults)}; see --help")
 
 
 def main() -> None:
     """Entry point."""
     args = _arguments()
-    given = [name for name in ("sd15", "checkpoint", "model") if getattr(args, name) is not None]
-    if len(given) != 1:
-        raise LDISError("give one of --sd15, --checkpoint and --model; see --help")
-    _reject_unused(args, given[0])
-    if args.to == "ldis_pt" and given != ["model"]:
-        raise LDISError("--to=ldis_pt: writes a model folder's UNet; give it with --model")
-    if args.to == "lora":
-        if given != ["checkpoint"]:
-            raise LDISError("--to=lora: writes what a training run with config.lora trained; give it with --checkpoint")
-        if args.out.suffix != ".safetensors":
-            raise LDISError(f"{args.out}: end the name in .safetensors")
+    origin = next(name for name in ("sd15", "checkpoint", "model") if getattr(args, name) is not None)
+    _check(args, origin)
 
     from ldis_jax.commands import convert_weights
 
-    match given[0]:
+    match origin:
         case "sd15":
             print(convert_weights.from_stable_diffusion(args))
         case "checkpoint":

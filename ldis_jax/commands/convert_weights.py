@@ -17,6 +17,7 @@ from ldis_jax.errors import LDISError
 from ldis_jax.models.config import PromptEncoderConfig, UNetConfig, VAEConfig
 from ldis_jax.models.ldis import LDISModel, ModelConfig
 from ldis_jax.models.lora import LoRA
+from ldis_jax.support.files import reading
 from ldis_jax.tasks import task_from_dict
 from ldis_jax.training.checkpoint import read_params
 from ldis_jax.training.metric_writer import read_metrics
@@ -47,20 +48,18 @@ def from_stable_diffusion(args: argparse.Namespace) -> str:
     source = resolve(args.sd15, args.revision, args.variant)
     base = open_stable_diffusion(source, args.variant, args.sd15_config)
     clip = None if args.clip is None else resolve(args.clip)
-    tower, prompt_encoder = open_prompt_encoder(clip, args.alpha_clip, zero_alpha=args.zero_alpha)
+    encoder, prompt_encoder = open_prompt_encoder(clip, args.alpha_clip, zero_alpha=args.zero_alpha)
     vae_config, vae = (base.vae_config, base.vae) if args.vae is None else _open_vae(args.vae)
     name, unet = args.task, base.unet
     if args.ldis is not None:
         name, unet = open_ldis_checkpoint(args.ldis)
         if args.task not in (None, name):
             raise LDISError(f"{args.ldis}: weights of {name}, and --task={args.task}; leave --task out")
-    if name is None:
-        raise LDISError("--task: missing; ldis1 or ldisn")
     # What plain CLIP cannot do is left out of the masking.
-    task = task_from_dict({"task": name, "masking": "both" if tower.alpha else "post"})
+    task = task_from_dict({"task": name, "masking": "both" if encoder.alpha else "post"})
     task = with_schedule(task, base.schedule)
-    unet_config, unet = adapt_unet(base.unet_config, unet, task, tower.width, args.seed or 0)
-    config = ModelConfig(unet_config, vae_config, tower)
+    unet_config, unet = adapt_unet(base.unet_config, unet, task, encoder.width, args.seed or 0)
+    config = ModelConfig(unet_config, vae_config, encoder)
     check_sizes(task, config, str(source))
 
     origins = [args.sd15, args.vae, args.alpha_clip, args.clip, args.ldis]
@@ -84,7 +83,7 @@ def from_checkpoint(args: argparse.Namespace) -> str:
     saved = read_params(args.checkpoint / "checkpoints", args.step)
     where = f"{args.checkpoint / 'checkpoints' / str(saved.step)}"
     found = saved.fingerprint
-    try:
+    with reading(f"{where}: fingerprint"):
         config = ModelConfig(
             UNetConfig.from_dict(found["networks"]["unet"], where),
             vae_config_from_dict(found["networks"]["vae"], where),
@@ -101,18 +100,14 @@ def from_checkpoint(args: argparse.Namespace) -> str:
         }
         frozen_hashes, seed = dict(found["frozen"]), int(found["seed"])
         lora = LoRA.from_dict(found.get("lora", {}), where)
-    except LDISError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise LDISError(f"{where}: its fingerprint is not one of this version ({error!r})") from None
     unet = _unet_of(saved.params, config, lora, where)
     if args.to == "lora":
         if lora is None:
             raise LDISError(f"{args.checkpoint}: trained the whole UNet, no LoRA; leave --to=lora out")
         write_lora(args.out, task, trained_part(unet.tensors, lora), args.dtype or "float32")
         return f"{args.out}: LoRA of step {saved.step}"
-    started = _init_of(args.checkpoint / "config.json", args.init is None)
-    init = args.init or init_folder(started["folder"])
+    started = _init_of(args.checkpoint / "config.json")
+    init = args.init or init_folder(str(started.get("folder")))
     if not init.is_dir():
         raise LDISError(f"{init}: no such folder, and training started from it; say where it is with --init")
     weights = {name: open_weights(init / name, name) for name in FROZEN}
@@ -133,8 +128,6 @@ def from_model(args: argparse.Namespace) -> str:
     folder = resolve(args.model, args.revision, args.variant)
     task, config, weights = open_model(folder, args.variant, args.lora)
     if args.to == "ldis_pt":
-        if args.out.suffix != ".pt":
-            raise LDISError(f"{args.out}: end the name in .pt")
         write_ldis_checkpoint(args.out, match(LDISModel.abstract(config).unet, weights["unet"]))
         return f"{args.out}: the UNet as the paper's scripts load it, from CHECKPOINT/pytorch_model/"
     card = read_card(folder)
@@ -167,11 +160,9 @@ def _unet_of(params: Mapping[str, np.ndarray], config: ModelConfig, lora: LoRA |
     return Weights(tensors, where)
 
 
-def _init_of(path: Path, needed: bool) -> dict[str, Any]:
-    """``init`` of a run's ``config.json``, with the folder that training started from where it is ``needed``."""
-    init = read_json(path).get("init") if needed or path.is_file() else None
-    if needed and not (isinstance(init, dict) and isinstance(init.get("folder"), str)):
-        raise LDISError(f"{path}: names no init.folder; say where training started with --init")
+def _init_of(path: Path) -> dict[str, Any]:
+    """``init`` of a run's ``config.json``, which may be gone where --init says what it would."""
+    init = read_json(path).get("init") if path.is_file() else None
     return init if isinstance(init, dict) else {}
 
 

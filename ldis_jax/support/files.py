@@ -1,4 +1,4 @@
-"""Output files that are written whole or not at all."""
+"""Files that are read with one clear line where they cannot be, and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,6 +17,35 @@ StrPath = str | os.PathLike[str]
 
 
 @contextlib.contextmanager
+def reading(where: object) -> Iterator[None]:
+    """Turns whatever a missing, damaged or foreign file makes its reader raise into one line that names it.
+
+    Raises:
+        LDISError: for every other exception of the body but ``MemoryError``.
+    """
+    try:
+        yield
+    except (LDISError, MemoryError):
+        raise
+    except Exception as error:
+        why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise LDISError(f"{where}: cannot be read ({' '.join(why.split())[:200]})") from error
+
+
+@contextlib.contextmanager
+def writing(path: StrPath) -> Iterator[None]:
+    """Turns the system's errors into one line that names the file or folder to be written.
+
+    Raises:
+        LDISError: for an ``OSError`` of the body.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise LDISError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+
+
+@contextlib.contextmanager
 def atomic_write(path: StrPath) -> Iterator[Path]:
     """Yields a temporary path beside ``path`` that takes its place if the body succeeds and vanishes if it fails.
 
@@ -28,7 +57,7 @@ def atomic_write(path: StrPath) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
-    try:
+    with writing(path):
         if _is_stream(path):
             yield path
             return
@@ -38,8 +67,6 @@ def atomic_write(path: StrPath) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise LDISError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
 
 
 def check_writable(path: StrPath) -> None:
@@ -67,10 +94,8 @@ def only_one(folder: Path, error: LDISError) -> Iterator[None]:
     Raises:
         LDISError: ``error`` where another process holds it; another where nothing can be written in the folder.
     """
-    try:
+    with writing(folder):
         lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR)
-    except OSError as refused:
-        raise LDISError(f"{folder}: cannot be written ({refused.strerror or refused}); choose another place") from None
     with open(lock, "rb"):  # closes it
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ldis_jax.errors import LDISError
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.tasks import instruction
 from ldis_jax.tasks.task import (
@@ -45,7 +46,7 @@ class LDIS1(Task):
         require_choice("query_latents", self.query_latents, ("mode", "sample"))
         require_choice("loss_space", self.loss_space, ("latent", "pixel"))
         if self.timestep >= (last := self.schedule.num_train_timesteps):
-            raise ValueError(f"timestep={self.timestep}: must be less than the noise schedule's {last}")
+            raise LDISError(f"timestep={self.timestep}: must be less than the noise schedule's {last}")
 
     @property
     def needs_schedule(self) -> bool:

@@ -79,12 +79,13 @@ def open_prompt_encoder(
         if "conv1_alpha.weight" not in alpha.tensors:
             raise LDISError(f"{alpha_clip}: no tensor conv1_alpha.weight, so no Alpha-CLIP; is it the --clip file?")
         weights = alpha if weights is None else weights.overlaid(alpha.tensors, alpha.where)
-    if weights is None:
-        raise LDISError("a prompt encoder needs --alpha_clip=FILE, --clip=FILE or FOLDER, or both")
+    assert weights is not None  # the command asks for one of them
     if zero_alpha and "conv1_alpha.weight" not in weights.tensors and "conv1.weight" in weights.tensors:
         conv1 = weights.tensors["conv1.weight"].shape
         weights = weights.overlaid({"conv1_alpha.weight": _zeros((conv1[0], 1, *conv1[2:]))})
-    return _sizes(weights, config), weights
+    if config is None:
+        config = _sizes(weights)
+    return dataclasses.replace(config, alpha="conv1_alpha.weight" in weights.tensors), weights
 
 
 def _open_tower(weights: Weights) -> Weights:
@@ -98,15 +99,13 @@ def _open_tower(weights: Weights) -> Weights:
     return weights.rename(rename_tower)
 
 
-def _sizes(weights: Weights, config: PromptEncoderConfig | None) -> PromptEncoderConfig:
-    """The tower's sizes from its tensors' shapes; the number of heads from ``config`` where there is one."""
+def _sizes(weights: Weights) -> PromptEncoderConfig:
+    """The encoder's sizes from its tensors' shapes."""
     tensors = weights.tensors
     for name, axes in (("conv1.weight", 4), ("positional_embedding", 2)):
         if name not in tensors or tensors[name].ndim != axes:
             raise LDISError(f"{weights.where}: no tensor {name} with {axes} axes; expected CLIP's ViT-L/14 or like it")
     width, patch = tensors["conv1.weight"].shape[0], tensors["conv1.weight"].shape[-1]
-    if not all(tensors["conv1.weight"].shape):
-        raise LDISError(f"{weights.where}: conv1.weight {list(tensors['conv1.weight'].shape)} is empty")
     grid = math.isqrt(max(tensors["positional_embedding"].shape[0] - 1, 0))
     layers = {match[1] for name in tensors if (match := re.match(r"transformer\.resblocks\.(\d+)\.", name))}
     values = {
@@ -114,28 +113,21 @@ def _sizes(weights: Weights, config: PromptEncoderConfig | None) -> PromptEncode
         "patch_size": patch,
         "width": width,
         "layers": len(layers),
-        "heads": config.heads if config else width // _HEAD_DIM,
-        "alpha": "conv1_alpha.weight" in tensors,
+        "heads": width // _HEAD_DIM,
     }
-    found = PromptEncoderConfig.from_dict(values, weights.where)
-    if config is not None and config != dataclasses.replace(found, alpha=config.alpha):
-        raise LDISError(f"{weights.where}: config.json says {config}, the tensors {found}")
-    return found
+    return PromptEncoderConfig.from_dict(values, weights.where)
 
 
 def _open_transformers(folder: Path) -> tuple[PromptEncoderConfig, Weights]:
     path = folder / "config.json"
     values = read_json(path)
-    values = values.get("vision_config", values)
-    if not isinstance(values, dict):
-        raise LDISError(f"{path}: vision_config is no JSON object")
+    vision = values.get("vision_config")
+    values = vision if isinstance(vision, dict) else values
     for key, expected in {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}.items():  # transformers' defaults, too
         if values.get(key, expected) != expected:
             raise LDISError(f"{path}: {key}={values[key]!r}; the prompt encoder has {expected!r}")
     sizes = {ours: values.get(key, default) for key, (ours, default) in _TRANSFORMERS_SIZES.items()}
-    config = PromptEncoderConfig.from_dict({**sizes, "alpha": False}, str(path))
-    if values.get("intermediate_size", 3072) != 4 * config.width:
-        raise LDISError(f"{path}: intermediate_size is not 4 x hidden_size {config.width}; the prompt encoder's is")
+    config = PromptEncoderConfig.from_dict(sizes, str(path))
     return config, _rename_transformers(open_network(folder, TRANSFORMERS))
 
 

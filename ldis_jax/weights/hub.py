@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from ldis_jax.weights.shipped import shipped_folder
 
 _CONFIGS = ("README.md", "model_index.json", "*config.json")
 _SHARD = "-?????-of-?????"
+_NO_ID = "no such folder (a run writes its model/ at its end), nor 'tiny' or a hub id of the form owner/name"
 
 
 def resolve(folder_or_hub_id: str, revision: str | None = None, variant: str | None = None) -> Path:
@@ -30,64 +32,53 @@ def resolve(folder_or_hub_id: str, revision: str | None = None, variant: str | N
         LDISError: neither a path nor a repository, a missing file, or access refused.
     """
     path = Path(folder_or_hub_id)
-    try:
-        exists = bool(folder_or_hub_id) and path.exists()
-    except OSError as error:
-        raise LDISError(f"{folder_or_hub_id[:80]}: cannot be read ({error.strerror or error})") from None
-    if exists:
-        if revision is not None:
-            raise LDISError(f"{path}: a local path has no revision {revision!r}")
+    exists = bool(folder_or_hub_id) and os.path.exists(path)
+    if exists and revision is None:
         return path
-    if shipped := shipped_folder(folder_or_hub_id):
+    if not exists and (shipped := shipped_folder(folder_or_hub_id)):
         return shipped
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", folder_or_hub_id):
-        raise _no_id(folder_or_hub_id)
-    return _download(folder_or_hub_id, revision, variant)
-
-
-def _no_id(text: str) -> LDISError:
-    return LDISError(
-        f"{text!r}: no such folder (a run writes its model/ at its end), nor 'tiny' or a hub id of the form owner/name"
-    )
+    if not exists and re.fullmatch(r"[\w.-]+/[\w.-]+", folder_or_hub_id):
+        return _download(folder_or_hub_id, revision, variant)
+    raise LDISError(f"{folder_or_hub_id!r}: {f'a local path has no revision {revision!r}' if exists else _NO_ID}")
 
 
 def _download(hub_id: str, revision: str | None, variant: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
-    where = hub_id if revision is None else f"{hub_id} at {revision}"
     try:
         files = _list_files(hub_id, revision)
         if files is None:
-            return _cached(hub_id, revision)
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=_needed(files, where, variant)))
-    except LDISError:
-        raise
-    except HFValidationError:
-        raise _no_id(hub_id) from None
-    except GatedRepoError:
-        raise LDISError(f"{where}: access refused; accept its terms on the hub, then log in: hf auth login") from None
-    except RevisionNotFoundError:
-        raise LDISError(f"{where}: the repository has no such revision; give a branch, tag or commit of it") from None
-    except RepositoryNotFoundError:
-        raise LDISError(
-            f"{where}: no such folder and no such repository on the hub; a private one needs: hf auth login"
-        ) from None
-    except LocalEntryNotFoundError:
-        raise LDISError(
-            f"{where}: no such folder, not in the hub's local cache, and the hub is out of reach; fetch it online once"
-        ) from None
+            return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+        if patterns := _needed(files, variant):
+            return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+        wanted = f"unet/{DIFFUSERS[0]}{f'.{variant}' if variant else ''}.safetensors"
+        why = f"the repository has no weights that LDIS reads, such as {wanted}"
     except Exception as error:  # the network, the disk, or what else may stop the library
-        line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise LDISError(
-            f"{where}: the hub did not give it ({line}); mend that and try again: whole files are kept"
-        ) from None
+        # The library counts as missing what we had no use for; what we miss ourselves is said on reading.
+        if found := getattr(error, "snapshot_path", None):
+            return Path(found)
+        why = _why(error)
+    raise LDISError(f"{hub_id if revision is None else f'{hub_id} at {revision}'}: {why}")
+
+
+def _why(error: Exception) -> str:
+    """What an error of huggingface_hub means, and what to do."""
+    from huggingface_hub import errors
+
+    known: dict[type[Exception], str] = {  # the first that fits, for some are kinds of others
+        errors.HFValidationError: _NO_ID,
+        errors.GatedRepoError: "access refused; accept its terms on the hub, then log in: hf auth login",
+        errors.RevisionNotFoundError: "the repository has no such revision; give a branch, tag or commit of it",
+        errors.RepositoryNotFoundError: (
+            "no such folder and no such repository on the hub; a private one needs: hf auth login"
+        ),
+        errors.LocalEntryNotFoundError: (
+            "no such folder, not in the hub's local cache, and the hub is out of reach; fetch it online once"
+        ),
+    }
+    line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    other = f"the hub did not give it ({line}); mend that and try again: whole files are kept"
+    return next((why for kind, why in known.items() if isinstance(error, kind)), other)
 
 
 def _list_files(hub_id: str, revision: str | None) -> list[str] | None:
@@ -97,32 +88,16 @@ def _list_files(hub_id: str, revision: str | None) -> list[str] | None:
 
     try:
         info = HfApi().model_info(hub_id, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except HFValidationError:
-        raise
-    except HfHubHTTPError as error:
-        if error.response.status_code < 500:
+    except Exception as error:
+        answered = isinstance(error, HfHubHTTPError) and error.response.status_code < 500
+        if answered or isinstance(error, HFValidationError):
             raise
-        return None
-    except Exception:  # offline, no connection, or a network that answers in the hub's place
-        return None
+        return None  # offline, no connection, or a network that answers in the hub's place
     return [file.rfilename for file in info.siblings or ()]
 
 
-def _cached(hub_id: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError as error:
-        # The library counts as missing what we had no use for; what we miss ourselves is said on reading.
-        if found := getattr(error, "snapshot_path", None):
-            return Path(found)
-        raise
-
-
-def _needed(files: Sequence[str], where: str, variant: str | None) -> list[str]:
-    """Patterns of the configs, the card, and one form of each network's weights."""
+def _needed(files: Sequence[str], variant: str | None) -> list[str]:
+    """Patterns of the configs, the card, and one form of each network's weights; none where there are no weights."""
     patterns = []
     # At the root lie autoencoders and CLIP.
     for network, stems in (*STEMS.items(), ("", DIFFUSERS), ("", TRANSFORMERS)):
@@ -135,7 +110,4 @@ def _needed(files: Sequence[str], where: str, variant: str | None) -> list[str]:
         if index := re.fullmatch(r"(.+)\.(safetensors|bin)\.index(.*)\.json", found):
             stem, kind, suffix = index.groups()
             patterns += [f"{prefix}{stem}{end}.{kind}" for end in (f"{suffix}{_SHARD}", f"{_SHARD}{suffix}")]
-    if not patterns:
-        wanted = f"unet/{DIFFUSERS[0]}{f'.{variant}' if variant else ''}.safetensors"
-        raise LDISError(f"{where}: the repository has no weights that LDIS reads, such as {wanted}")
-    return [*_CONFIGS, *patterns]
+    return [*_CONFIGS, *patterns] if patterns else []

@@ -21,14 +21,12 @@ def open_ldis_checkpoint(path: Path) -> tuple[str, Weights]:
         LDISError: an unreadable file, or one that is no LDIS UNet.
     """
     weights = open_file(path).rename(lambda name: name.removeprefix("module."))  # DistributedDataParallel's
-    for name in ("conv_in.weight", "encoder_hid_proj.weight"):
-        if name not in weights.tensors:
-            raise LDISError(f"{path}: no tensor {name}, so no LDIS checkpoint; expected mp_rank_00_model_states.pt")
-    channels = weights.tensors["conv_in.weight"].shape[1:2]
-    if not channels or channels[0] not in _TASKS:
-        shape = list(weights.tensors["conv_in.weight"].shape)
-        raise LDISError(f"{path}: conv_in.weight {shape}; LDIS-1 has 4 input channels, LDIS-n 8")
-    return _TASKS[channels[0]], weights
+    conv_in = weights.tensors.get("conv_in.weight")
+    task = _TASKS.get(conv_in.shape[1]) if conv_in is not None and conv_in.ndim == 4 else None
+    if task is None or "encoder_hid_proj.weight" not in weights.tensors:
+        needs = "a conv_in.weight of 4 (LDIS-1) or 8 (LDIS-n) input channels and an encoder_hid_proj.weight"
+        raise LDISError(f"{path}: no LDIS checkpoint, which has {needs}; expected mp_rank_00_model_states.pt")
+    return task, weights
 
 
 def write_ldis_checkpoint(path: Path, unet: Mapping[str, LazyTensor]) -> None:

@@ -17,12 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldis_jax.errors import LDISError, list_names
+from ldis_jax.errors import LDISError
 from ldis_jax.models.lora import LoRA
+from ldis_jax.support.files import reading
 from ldis_jax.tasks import Task, task_from_dict
 from ldis_jax.weights.network_files import open_file
 from ldis_jax.weights.rules import Entry
-from ldis_jax.weights.tensors import LazyTensor, Weights, cast, read_metadata, write_safetensors
+from ldis_jax.weights.tensors import LazyTensor, Weights, cast, write_safetensors
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 _PREFIX = "unet."
@@ -70,7 +71,6 @@ def trained_part(unet: Mapping[str, LazyTensor], lora: LoRA) -> Weights:
 def write_lora(path: Path, task: Task, weights: Weights, dtype: str = "float32") -> None:
     """Writes :func:`trained_part` as the file that the module's docstring describes."""
     tensors = {f"{_PREFIX}{name}": cast(tensor, dtype) for name, tensor in weights.tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_safetensors(path, tensors, metadata={_TASK_KEY: json.dumps(task.to_dict())})
 
 
@@ -84,15 +84,9 @@ def open_lora(path: Path) -> TrainedLoRA:
     weights = open_file(path)
     if not any(re.search(r"\.lora_[AB]\.weight$", name) for name in weights.tensors):
         raise LDISError(f"{path}: no tensor unet.*.lora_A.weight, so no LoRA in diffusers' naming")
-    task = None
-    if path.suffix == ".safetensors" and (text := read_metadata(path).get(_TASK_KEY)) is not None:
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError):
-            values = None
-        if not isinstance(values, dict):
-            raise LDISError(f"{path}: {_TASK_KEY} in its metadata is no JSON object")
-        task = task_from_dict(values, str(path))
+    text = weights.metadata.get(_TASK_KEY)
+    with reading(f"{path}: {_TASK_KEY} in its metadata"):
+        task = None if text is None else task_from_dict({**json.loads(text)}, str(path))
     return TrainedLoRA(task, weights.rename(lambda name: name.removeprefix(_PREFIX)))
 
 
@@ -104,7 +98,8 @@ def merge(base: Weights, lora: Weights) -> Weights:
         lora: of :func:`trained_part` or :func:`open_lora`.
 
     Raises:
-        LDISError: a pair that is incomplete, or does not fit the base.
+        LDISError: a pair that is incomplete, or does not fit the base. A tensor that the base lacks stays, for
+            :func:`~ldis_jax.weights.rules.match` to name.
     """
     merged = {name: cast(tensor, "float32") for name, tensor in base.tensors.items()}
     added = dict(lora.tensors)
@@ -116,8 +111,6 @@ def merge(base: Weights, lora: Weights) -> Weights:
             shapes = [tensor and list(tensor.shape) for tensor in (a, b, kernel)]
             raise LDISError(f"{where}: {layer} has A {shapes[0]}, B {shapes[1]}, weight {shapes[2]}; do they belong?")
         merged[f"{layer}.weight"] = _sum(kernel, a, b)
-    if unknown := [f"{name} {list(added[name].shape)}" for name in added if name not in merged]:
-        raise LDISError(f"{where}: unused tensor {list_names(unknown)}; is the base what it was trained from?")
     return Weights({**merged, **{name: cast(tensor, "float32") for name, tensor in added.items()}}, where)
 
 

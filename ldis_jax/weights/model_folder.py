@@ -30,7 +30,7 @@ from ldis_jax.models.config import (
     VAEConfig,
 )
 from ldis_jax.models.ldis import LDISModel, ModelConfig
-from ldis_jax.support.files import write_json
+from ldis_jax.support.files import write_json, writing
 from ldis_jax.tasks import Task, task_from_dict
 from ldis_jax.weights.card import CARD, model_card
 from ldis_jax.weights.clip import rename_tower
@@ -39,7 +39,7 @@ from ldis_jax.weights.network_files import STEMS, open_network, read_json
 from ldis_jax.weights.rules import fill, match, to_torch
 from ldis_jax.weights.tensors import LazyTensor, Weights, cast, write_safetensors
 
-Config = TypeVar("Config", UNetConfig, VAEConfig, PromptEncoderConfig)
+Config = TypeVar("Config", bound=UNetConfig | VAEConfig | PromptEncoderConfig)
 
 TASK_FILE = "ldis_config.json"
 NETWORKS = tuple(STEMS)
@@ -97,8 +97,7 @@ def read_task(folder: Path) -> Task:
     values = read_json(path)
     if "masking" not in values and not read_json_config(PromptEncoderConfig, folder / "prompt_encoder").alpha:
         values["masking"] = "post"  # all that plain CLIP could do, before there was a key to say so
-    task = task_from_dict(values, str(path))
-    return with_schedule(task, read_schedule(folder)) if task.needs_schedule else task
+    return _with_schedule_of(folder, task_from_dict(values, str(path)))
 
 
 def with_schedule(task: Task, schedule: NoiseSchedule) -> Task:
@@ -107,10 +106,11 @@ def with_schedule(task: Task, schedule: NoiseSchedule) -> Task:
     Raises:
         LDISError: LDIS-1's timestep is beyond the schedule.
     """
-    try:
-        return dataclasses.replace(task, schedule=schedule) if task.needs_schedule else task
-    except ValueError as error:
-        raise LDISError(str(error)) from None
+    return dataclasses.replace(task, schedule=schedule) if task.needs_schedule else task
+
+
+def _with_schedule_of(folder: Path, task: Task) -> Task:
+    return with_schedule(task, read_schedule(folder)) if task.needs_schedule else task
 
 
 def read_schedule(folder: Path) -> NoiseSchedule:
@@ -144,18 +144,23 @@ _RENAMES = {"vae": _rename_vae, "prompt_encoder": rename_tower}
 
 def check_sizes(task: Task, config: ModelConfig, where: str) -> None:
     """Raises :class:`LDISError` where the networks do not fit the task or each other."""
-    unet, latent = config.unet, config.vae.latent_channels
-    if unet.in_channels != (latent if task.name == "ldis1" else 2 * latent):
-        raise LDISError(f"{where}: a UNet of {unet.in_channels} input channels cannot serve task {task.name!r}")
-    if unet.out_channels != latent:
-        raise LDISError(f"{where}: the UNet paints {unet.out_channels} channels, the VAE has {latent}")
-    if (unet.encoder_hid_dim or unet.cross_attention_dim) != config.prompt_encoder.width:
-        raise LDISError(f"{where}: the prompt encoder's width {config.prompt_encoder.width} does not fit the UNet")
+    unet, latent, encoder = config.unet, config.vae.latent_channels, config.prompt_encoder
     multiple = config.vae.downscale * 2 ** (len(unet.block_out_channels) - 1)
-    if task.image_size % multiple:
-        raise LDISError(f"{where}: image_size {task.image_size} is not a multiple of {multiple}")
-    if not config.prompt_encoder.alpha and task.masking in ("both", "pre"):
-        raise LDISError(f"{where}: masking={task.masking!r} needs Alpha-CLIP; plain CLIP takes 'post' or 'none'")
+    faults = {
+        f"a UNet of {unet.in_channels} input channels cannot serve task {task.name!r}": (
+            unet.in_channels != latent * (1 if task.name == "ldis1" else 2)
+        ),
+        f"the UNet predicts {unet.out_channels} channels, the VAE has {latent}": unet.out_channels != latent,
+        f"the prompt encoder's width {encoder.width} does not fit the UNet": (
+            (unet.encoder_hid_dim or unet.cross_attention_dim) != encoder.width
+        ),
+        f"image_size {task.image_size} is not a multiple of {multiple}": task.image_size % multiple != 0,
+        f"masking={task.masking!r} needs Alpha-CLIP; plain CLIP takes 'post' or 'none'": (
+            not encoder.alpha and task.masking in ("both", "pre")
+        ),
+    }
+    if found := [fault for fault, there in faults.items() if there]:
+        raise LDISError(f"{where}: {'; '.join(found)}")
 
 
 def open_model(
@@ -177,7 +182,7 @@ def open_model(
         trained = open_lora(Path(lora))
         weights["unet"] = merge(weights["unet"], trained.weights)
         if trained.task is not None:
-            task = with_schedule(trained.task, read_schedule(folder)) if trained.task.needs_schedule else trained.task
+            task = _with_schedule_of(folder, trained.task)
     check_sizes(task, config, str(folder))
     return task, config, weights
 
@@ -220,8 +225,8 @@ def write_folder(
 ) -> None:
     """Writes a model folder beside its destination and moves it into place when it is whole.
 
-    An existing folder is replaced only if it is a model folder and nothing else lies in it. Tensors are read, checked
-    and written one at a time.
+    An existing folder is replaced only if it is empty, or a model folder in which nothing else lies. Tensors are read,
+    checked and written one at a time.
 
     Args:
         folder: the destination.
@@ -239,7 +244,7 @@ def write_folder(
     checked = {name: match(getattr(abstract, name), networks[name]) for name in NETWORKS}
     if dtype is not None:
         checked = {name: {key: cast(t, dtype) for key, t in tensors.items()} for name, tensors in checked.items()}
-    try:
+    with writing(folder):
         folder = Path(folder).resolve()  # "." and ".." would mean another folder once this one is moved away
         _require_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -247,21 +252,17 @@ def write_folder(
         try:
             _write_contents(staging, task, config, checked, model_card(task, config) if card is None else card)
             _move_into_place(staging, folder)
-        except BaseException:
+        finally:
             shutil.rmtree(staging, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise LDISError(f"{folder}: cannot be written ({error.strerror or error}); choose another place") from error
 
 
 def _require_replaceable(folder: Path) -> None:
-    """A model folder is replaced as a whole, so nothing else may lie in it."""
-    if not folder.exists():
-        return
-    if not (folder / TASK_FILE).is_file():
-        raise LDISError(f"{folder}: exists and is no model folder; choose another or remove it")
-    if others := {path.name for path in folder.iterdir()} - {TASK_FILE, CARD, "scheduler", *NETWORKS}:
-        raise LDISError(f"{folder}: holds more than a model ({list_names(others)}); choose another or move it away")
+    """A model folder is replaced as a whole, so nothing else may lie in it; an empty folder is as good as none."""
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    others = names - {TASK_FILE, CARD, "scheduler", *NETWORKS}
+    if others or (names and TASK_FILE not in names):
+        what = list_names(others or names)
+        raise LDISError(f"{folder}: exists and is no model folder, or holds more than one ({what}); choose another")
 
 
 def _write_contents(
@@ -278,21 +279,17 @@ def _write_contents(
 
 def _move_into_place(staging: Path, folder: Path) -> None:
     staging.chmod(0o755)
-    if not folder.exists():
+    if not folder.exists() or not any(folder.iterdir()):
         staging.rename(folder)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
     try:
         folder.rename(old / "model")
-        try:
-            staging.rename(folder)
-        except BaseException:
-            (old / "model").rename(folder)
-            raise
-    except BaseException:
-        old.rmdir()  # which refuses where a model is left in it
-        raise
-    shutil.rmtree(old)
+        staging.rename(folder)
+    finally:
+        if not folder.exists():
+            (old / "model").rename(folder)  # where this fails too, the old model stays in ``old``
+        shutil.rmtree(old)
 
 
 def write_network(

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ldis_jax.errors import LDISError, list_names
-from ldis_jax.weights.tensors import LazyTensor, Weights, open_safetensors
+from ldis_jax.support.files import reading
+from ldis_jax.weights.tensors import LazyTensor, Weights, is_safetensors, open_safetensors
 from ldis_jax.weights.torch_files import open_torch
 
 # Stems of (safetensors, .bin) files; our prompt encoder has transformers' names.
@@ -23,15 +24,8 @@ STEMS = {"unet": DIFFUSERS, "vae": DIFFUSERS, "prompt_encoder": TRANSFORMERS}
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; one clear line where it is missing or is none."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise LDISError(f"{path}: no such file; is {path.parent} a model folder?") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise LDISError(f"{path}: not readable as JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise LDISError(f"{path}: expected a JSON object, found {type(values).__name__}")
-    return values
+    with reading(path):
+        return {**json.loads(path.read_text(encoding="utf-8"))}
 
 
 def find_weights(names: Collection[str], stems: tuple[str, str], variant: str | None = None) -> str | None:
@@ -72,24 +66,28 @@ def open_network(folder: Path, stems: tuple[str, str], variant: str | None = Non
 
 
 def open_file(path: Path, *, torchscript: bool = False) -> Weights:
-    """A safetensors file, or one of torch's; see :func:`open_torch` about ``torchscript``."""
-    if not path.is_file():
-        raise LDISError(f"{path}: {'a folder, and a file is expected' if path.is_dir() else 'no such file'}")
-    return open_safetensors(path) if path.suffix == ".safetensors" else open_torch(path, torchscript=torchscript)
+    """A safetensors file, or one of torch's; see :func:`open_torch` about ``torchscript``.
+
+    Raises:
+        LDISError: a missing, damaged or malicious file.
+    """
+    with reading(path):
+        return open_safetensors(path) if is_safetensors(path) else open_torch(path, torchscript=torchscript)
 
 
 def _open_sharded(index: Path) -> Weights:
     """All shards that an index names, each tensor where the index says it is."""
     weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(value, str) for value in weight_map.values()):
-        raise LDISError(f"{index}: expected a weight_map of tensor names to file names")
-    files = sorted(set(weight_map.values()))
-    if outside := [name for name in files if Path(name).name != name or name in ("", ".", "..")]:
-        raise LDISError(f"{index}: shards must lie beside it, not at {list_names(outside)}")
+    expected: dict[str, set[str]] = {}
+    for name, file in weight_map.items() if isinstance(weight_map, dict) else ():
+        expected.setdefault(str(file), set()).add(name)
     tensors: dict[str, LazyTensor] = {}
-    for file in files:
-        shard, expected = open_file(index.parent / file), {name for name in weight_map if weight_map[name] == file}
-        if wrong := shard.tensors.keys() ^ expected:
-            raise LDISError(f"{index}: disagrees with {file} about tensor {list_names(wrong)}")
+    wrong = [file for file in expected if Path(file).name != file]  # outside the folder
+    for file in () if wrong else sorted(expected):
+        shard = open_file(index.parent / file)
+        wrong += shard.tensors.keys() ^ expected[file]
         tensors |= shard.tensors
+    if wrong or not tensors:
+        what = list_names(wrong) or "weight_map"
+        raise LDISError(f"{index}: disagrees with the files beside it about {what}; fetch them again")
     return Weights(tensors, str(index))

@@ -79,22 +79,24 @@ def match(module: nnx.Module, weights: Weights) -> dict[str, LazyTensor]:
         LDISError: a missing, unused or wrongly shaped tensor, or one that is not floating point.
     """
     entries, tensors, where = table(module), weights.tensors, weights.where
-    if lora := [name for name in tensors if "lora" in name.lower() and name not in entries]:
-        raise LDISError(f"{where}: a LoRA file, not a whole model ({lora[0]}); merge it into one with --lora")
-    if missing := [f"{name} {list(entries[name].shape)}" for name in entries.keys() - tensors.keys()]:
-        raise LDISError(f"{where}: missing tensor {list_names(missing)}; is it another kind of checkpoint?")
-    if unused := [f"{name} {list(tensors[name].shape)}" for name in tensors.keys() - entries.keys()]:
-        raise LDISError(f"{where}: unused tensor {list_names(unused)}; does config.json belong to these weights?")
-    wrong = []
-    for name, entry in entries.items():
-        found = tensors[name]
-        if found.shape != entry.shape:
-            wrong.append(f"{name} {list(found.shape)} (expected {list(entry.shape)})")
-        elif found.dtype not in FLOATS:
-            wrong.append(f"{name} of type {found.dtype} (expected one of {', '.join(FLOATS)})")
-    if wrong:
-        raise LDISError(f"{where}: wrong tensor {list_names(wrong)}; does config.json belong to these weights?")
-    return {name: _require_finite(tensors[name], f"{where}: {name}") for name in entries}
+    lora = [name for name in tensors if "lora" in name.lower() and name not in entries]
+    missing = [f"{name} {list(entries[name].shape)}" for name in entries.keys() - tensors.keys()]
+    unused = [f"{name} {list(tensors[name].shape)}" for name in tensors.keys() - entries.keys()]
+    both = [(name, tensors[name], entry.shape) for name, entry in entries.items() if name in tensors]
+    wrong = [f"{name} {list(t.shape)} (expected {list(shape)})" for name, t, shape in both if t.shape != shape]
+    types = ", ".join(FLOATS)
+    wrong += [f"{name} of type {t.dtype} (expected one of {types})" for name, t, _ in both if t.dtype not in FLOATS]
+    if lora:
+        fault = f"a LoRA file, not a whole model ({lora[0]}); merge it into one with --lora"
+    elif missing:
+        fault = f"missing tensor {list_names(missing)}; is it another kind of checkpoint?"
+    elif unused:
+        fault = f"unused tensor {list_names(unused)}; does config.json belong to these weights?"
+    elif wrong:
+        fault = f"wrong tensor {list_names(wrong)}; does config.json belong to these weights?"
+    else:
+        return {name: _require_finite(tensors[name], f"{where}: {name}") for name in entries}
+    raise LDISError(f"{where}: {fault}")
 
 
 def fill(

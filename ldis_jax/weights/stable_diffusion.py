@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.models.config import AutoencoderConfig, UNetConfig, VAEConfig
+from ldis_jax.support.files import reading
 from ldis_jax.tasks import Task
 from ldis_jax.weights.model_folder import open_weights, read_json_config, read_schedule, read_vae_config
 from ldis_jax.weights.network_files import open_file
@@ -61,58 +63,34 @@ def open_stable_diffusion(
     unet_config, vae_config, schedule = UNetConfig(encoder_hid_dim=None), AutoencoderConfig(), NoiseSchedule()
     if config_folder is not None:
         unet_config = read_json_config(UNetConfig, config_folder / "unet")
-        found = read_vae_config(config_folder / "vae")
-        if not isinstance(found, AutoencoderConfig):
-            raise LDISError(f"{config_folder}: a single file holds an AutoencoderKL, not an {type(found).__name__}")
-        vae_config, schedule = found, _schedule_of(config_folder)
-    parts = _split_single_file(open_file(source))
-    return StableDiffusion(
-        unet_config,
-        _to_diffusers(parts["unet"], "unet", unet_config.to_dict()),
-        vae_config,
-        _to_diffusers(parts["vae"], "vae", vae_config.to_dict()),
-        schedule,
-    )
+        vae_config = read_json_config(AutoencoderConfig, config_folder / "vae")
+        schedule = _schedule_of(config_folder)
+    unet, vae = _split_single_file(open_file(source), {"unet": unet_config.to_dict(), "vae": vae_config.to_dict()})
+    return StableDiffusion(unet_config, unet, vae_config, vae, schedule)
 
 
 def _schedule_of(folder: Path) -> NoiseSchedule:
     return read_schedule(folder) if (folder / "scheduler").is_dir() else NoiseSchedule()
 
 
-def _split_single_file(weights: Weights) -> dict[str, Weights]:
-    rest = dict(weights.tensors)
-    parts = {}
-    for network, prefix in _PREFIXES.items():
-        names = [name for name in rest if name.startswith(prefix) and not _UNUSED.fullmatch(name)]
-        if not names:
-            raise LDISError(
-                f"{weights.where}: no tensor {prefix}*; expected all of Stable Diffusion 1.5, its VAE included"
-            )
-        parts[network] = Weights({name: rest.pop(name) for name in names}, weights.where)
-    if unknown := [f"{name} {list(rest[name].shape)}" for name in rest if not _UNUSED.fullmatch(name)]:
-        raise LDISError(f"{weights.where}: unused tensor {list_names(unknown)}; is it Stable Diffusion 1.5?")
-    return parts
-
-
-def _to_diffusers(weights: Weights, network: str, config: dict[str, Any]) -> Weights:
-    """The original names as diffusers' own converter maps them; it only moves tensors, so lazy ones pass through."""
-    try:
+def _split_single_file(weights: Weights, configs: Mapping[str, dict[str, Any]]) -> list[Weights]:
+    """UNet and VAE, under the names that diffusers' own converter gives; it moves tensors, so lazy ones do."""
+    rest = {name: tensor for name, tensor in weights.tensors.items() if not _UNUSED.fullmatch(name)}
+    parts, wrong = [], []
+    with reading(weights.where):
         from diffusers.loaders import single_file_utils
-    except ImportError:
-        raise LDISError(f"{weights.where}: pip install 'ldis_jax[torch]' to read an original checkpoint") from None
-    convert = getattr(single_file_utils, f"convert_ldm_{network}_checkpoint")
-    try:
-        converted = convert(dict(weights.tensors), config)
-    except (KeyError, IndexError, AttributeError, TypeError, ZeroDivisionError) as error:
-        line = f"{type(error).__name__}: {error}"
-        raise LDISError(f"{weights.where}: not Stable Diffusion 1.5's {network} ({line})") from None
-    # The converter passes over what it does not know.
-    if len(converted) != len(weights.tensors):
-        raise LDISError(
-            f"{weights.where}: diffusers' converter uses {len(converted)} of {len(weights.tensors)} tensors of the "
-            f"{network}; is it Stable Diffusion 1.5?"
-        )
-    return Weights(converted, weights.where)
+
+        for network, prefix in _PREFIXES.items():
+            part = {name: rest.pop(name) for name in list(rest) if name.startswith(prefix)}
+            convert = getattr(single_file_utils, f"convert_ldm_{network}_checkpoint")
+            converted = convert(dict(part), configs[network]) if part else {}
+            if not part or len(converted) != len(part):  # the converter passes over what it does not know
+                wrong.append(f"{len(part)} {prefix}*, of which diffusers' converter uses {len(converted)}")
+            parts.append(Weights(converted, weights.where))
+    wrong += [f"unused {name} {list(tensor.shape)}" for name, tensor in rest.items()]
+    if wrong:
+        raise LDISError(f"{weights.where}: not Stable Diffusion 1.5, its VAE included: {list_names(wrong)}")
+    return parts
 
 
 def adapt_unet(

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from ldis_jax.errors import LDISError
-from ldis_jax.support.files import atomic_write
+from ldis_jax.support.files import atomic_write, reading
 
 FLOATS = ("float32", "float16", "bfloat16")
 # The format's type names where they differ from NumPy's in more than spelling.
@@ -57,6 +57,7 @@ class Weights(NamedTuple):
 
     tensors: Mapping[str, LazyTensor]
     where: str
+    metadata: Mapping[str, str] = types.MappingProxyType({})  # free text of a safetensors header
 
     def rename(self, function: Callable[[str], str | None]) -> Weights:
         """Each name replaced; None drops a tensor that the network has no use for.
@@ -65,15 +66,13 @@ class Weights(NamedTuple):
             LDISError: two names become one.
         """
         renamed: dict[str, LazyTensor] = {}
-        origin: dict[str, str] = {}
         for name, tensor in self.tensors.items():
             target = function(name)
-            if target is None:
-                continue
-            if target in origin:
-                raise LDISError(f"{self.where}: {name} and {origin[target]} are the same parameter")
-            origin[target], renamed[target] = name, tensor
-        return Weights(renamed, self.where)
+            if target in renamed:
+                raise LDISError(f"{self.where}: two tensors are the same parameter, {target}")
+            if target is not None:
+                renamed[target] = tensor
+        return self._replace(tensors=renamed)
 
     def overlaid(self, added: Mapping[str, LazyTensor], where: str = "") -> Weights:
         """``added`` on top; ``where`` names both origins in messages."""
@@ -114,22 +113,21 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     return np.dtype(getattr(ml_dtypes, name, name))
 
 
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is one by its name, or begins as they do: the header's length in eight bytes, then JSON."""
+    with open(path, "rb") as file:
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
+
+
 def open_safetensors(path: Path) -> Weights:
     """The tensors of one safetensors file; its header is checked by the library against the file's length."""
-    try:
-        file = safe_open(path, framework="np", backend="pread")  # mapped pages would count as memory until the end
-        slices = {name: file.get_slice(name) for name in list(file.keys())}
-    except OSError as error:
-        raise LDISError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except SafetensorError as error:
-        raise LDISError(f"{path}: not a readable safetensors file ({_line(error)}); fetch it again") from None
+    file = safe_open(path, framework="np", backend="pread")  # mapped pages would count as memory until the end
+    slices = {name: file.get_slice(name) for name in list(file.keys())}
 
     def reader(name: str) -> Callable[[], np.ndarray]:
         def read() -> np.ndarray:
-            try:
+            with reading(f"{path}: {name}"):
                 return file.get_tensor(name)
-            except (SafetensorError, TypeError, AttributeError, KeyError) as error:
-                raise LDISError(f"{path}: cannot read tensor {name} ({_line(error)})") from None
 
         return read
 
@@ -137,13 +135,8 @@ def open_safetensors(path: Path) -> Weights:
         kind = str(slices[name].get_dtype())
         return _DTYPES.get(kind, kind.lower())
 
-    return Weights({n: LazyTensor(tuple(s.get_shape()), dtype(n), reader(n)) for n, s in slices.items()}, str(path))
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The free text in the header of a safetensors file that :func:`open_safetensors` has read."""
-    with safe_open(path, framework="np") as file:
-        return file.metadata() or {}
+    tensors = {name: LazyTensor(tuple(s.get_shape()), dtype(name), reader(name)) for name, s in slices.items()}
+    return Weights(tensors, str(path), file.metadata() or {})
 
 
 def write_safetensors(
@@ -174,7 +167,3 @@ def write_safetensors(
             array = np.ascontiguousarray(tensors[name].read())
             file.write(array.reshape(-1).view(np.uint8).data)
             progress(array.nbytes)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

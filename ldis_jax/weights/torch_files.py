@@ -37,23 +37,19 @@ def open_torch(path: Path, *, torchscript: bool = False) -> Weights:
         torchscript: whether a TorchScript archive, which is code, may be compiled to get at its tensors.
 
     Raises:
-        LDISError: a missing, damaged or malicious file, one without tensors, or torch is not installed.
+        LDISError: a malicious file, one that holds more than tensors, or torch is not installed. A damaged one raises
+            what it leads torch to; :func:`~ldis_jax.weights.network_files.open_file` puts that in one line.
     """
     torch = _torch(path)
     state = _load(torch, path, torchscript)
     for _ in range(_MAX_NESTING):
         if isinstance(state, Mapping) and not any(isinstance(value, torch.Tensor) for value in state.values()):
             state = next((state[key] for key in _STATE_KEYS if isinstance(state.get(key), Mapping)), None)
-    if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):
-        raise LDISError(f"{path}: holds no tensors; expected a state dict, at the top or under {list(_STATE_KEYS)}")
-    bad = [f"{key} ({type(value).__name__})" for key, value in state.items() if not isinstance(value, torch.Tensor)]
-    bad += [f"{key!r} ({type(key).__name__} as a name)" for key in state if not isinstance(key, str)]
-    if bad:
-        raise LDISError(f"{path}: not a tensor {list_names(bad)}; expected a state dict")
-    if odd := [
-        f"{name} ({tensor.layout}, {tensor.device})" for name, tensor in state.items() if _is_odd(torch, tensor)
-    ]:
-        raise LDISError(f"{path}: not a dense tensor {list_names(odd)}")
+    state = state if isinstance(state, Mapping) else {}
+    bad = [f"{key!r} ({_kind(torch, value)})" for key, value in state.items() if not _is_dense(torch, key, value)]
+    if bad or not state:
+        places, found = list(_STATE_KEYS), list_names(bad) or "no tensors"
+        raise LDISError(f"{path}: expected a state dict, at the top or under {places}; found {found}")
     return Weights({name: _lazy(torch, tensor) for name, tensor in state.items()}, str(path))
 
 
@@ -70,41 +66,45 @@ def write_torch(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
 
 
 def _load(torch: ModuleType, path: Path, torchscript: bool) -> Any:
-    try:
-        archive = zipfile.is_zipfile(path)
-        names = _check_archive(path) if archive else []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about TorchScript's future
-            if any(name.endswith("/constants.pkl") for name in names):
-                if not torchscript:
-                    raise LDISError(f"{path}: refused, a TorchScript archive, which is code; only --clip takes one")
-                return torch.jit.load(path, map_location="cpu").state_dict()
-            return torch.load(path, map_location="cpu", mmap=archive, weights_only=True)
-    except LDISError:
-        raise
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"it asks to load {found[1].rstrip(',')}" if found else "it is damaged, or holds more than tensors"
-        raise LDISError(f"{path}: refused, {what}; a weight file may hold tensors only") from None
-    except OSError as error:
-        raise LDISError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # torch's reader raises whatever a damaged file leads it to
-        line = " ".join(str(error).split())[:120]
-        raise LDISError(f"{path}: not a readable torch file ({type(error).__name__}: {line}); fetch it again") from None
+    archive = zipfile.is_zipfile(path)
+    names, unpacked = _entries(path) if archive else ([], 0)
+    code = any(name.endswith("/constants.pkl") for name in names)
+    if unpacked > 2 * path.stat().st_size + _MAX_CODE_BYTES:  # torch compresses no tensors
+        refused = f"an archive that unpacks to {unpacked / 1e9:.3g} GB; torch.save writes none"
+    elif code and not torchscript:
+        refused = "a TorchScript archive, which is code; only --clip takes one"
+    else:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about TorchScript's future
+                if code:
+                    return torch.jit.load(path, map_location="cpu").state_dict()
+                return torch.load(path, map_location="cpu", mmap=archive, weights_only=True)
+        except pickle.UnpicklingError as error:
+            found = re.search(r"GLOBAL (\S+)", str(error))
+            what = f"it asks to load {found[1].rstrip(',')}" if found else "it is damaged, or holds more than tensors"
+            refused = f"{what}; a weight file may hold tensors only"
+    raise LDISError(f"{path}: refused, {refused}")
 
 
-def _is_odd(torch: ModuleType, tensor: Any) -> bool:
-    return tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested
-
-
-def _check_archive(path: Path) -> list[str]:
-    """File names in a zip; torch compresses no tensors, so what unpacks to far more than its size is not torch's."""
+def _entries(path: Path) -> tuple[list[str], int]:
+    """A zip's file names, and the bytes that it unpacks to."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-    unpacked = sum(entry.file_size for entry in entries)
-    if unpacked > 2 * path.stat().st_size + _MAX_CODE_BYTES:
-        raise LDISError(f"{path}: refused, an archive that unpacks to {unpacked / 1e9:.3g} GB; torch.save writes none")
-    return [entry.filename for entry in entries]
+    return [entry.filename for entry in entries], sum(entry.file_size for entry in entries)
+
+
+def _kind(torch: ModuleType, value: Any) -> str:
+    return f"{value.layout}, {value.device}" if isinstance(value, torch.Tensor) else type(value).__name__
+
+
+def _is_dense(torch: ModuleType, name: Any, value: Any) -> bool:
+    return (
+        isinstance(name, str)
+        and isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and not (value.is_meta or value.is_nested)
+    )
 
 
 def _lazy(torch: ModuleType, tensor: Any) -> LazyTensor:

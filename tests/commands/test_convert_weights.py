@@ -154,22 +154,31 @@ def test_clip_without_alpha(convert_to):
     assert load_model("zero").task.masking == "both"
 
 
+@pytest.mark.parametrize("origins", [[], ["--sd15=sd15", "--model=sd15"]])
+def test_one_origin(convert_to, tmp_path, origins):
+    before = sorted(tmp_path.rglob("*"))
+    status, _, err = convert_to(*origins, "--out=x")
+    assert status == 2 and "--sd15" in err.splitlines()[-1] and "--model" in err.splitlines()[-1], err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out=x"], "give one of --sd15, --checkpoint and --model"),
-        (["--sd15=sd15", "--model=sd15", "--out=x"], "give one of"),
-        (["--sd15=sd15", "--clip=ViT.pt", "--out=x"], "--task: missing; ldis1 or ldisn"),
-        (["--sd15=sd15", "--task=ldis1", "--out=x"], "--alpha_clip=FILE"),
+        (["--sd15=sd15", "--clip=ViT.pt", "--out=x"], "--sd15: needs --task or --ldis"),
+        (["--sd15=sd15", "--task=ldis1", "--out=x"], "--sd15: needs --alpha_clip or --clip"),
         (["--sd15=nowhere", *CLIP, "--task=ldis1", "--out=x"], "'nowhere': no such folder (a run writes its model/ at"),
-        (["--sd15=sd15", "--alpha_clip=none.pth", "--task=ldis1", "--out=x"], "none.pth: no such file"),
+        (["--sd15=sd15", "--alpha_clip=none.pth", "--task=ldis1", "--out=x"], "none.pth: cannot be read (No such file"),
         (["--sd15=sd15", *CLIP, "--ldis=ldis1.pt", "--task=ldisn", "--out=x"], "weights of ldis1, and --task=ldisn"),
-        (["--sd15=sd15", *CLIP, "--ldis=alpha.pth", "--out=x"], "no tensor conv_in.weight, so no LDIS checkpoint"),
+        (["--sd15=sd15", *CLIP, "--ldis=alpha.pth", "--out=x"], "no LDIS checkpoint"),
         (["--sd15=sd15", *CLIP, "--task=ldis1", "--out=busy"], "exists and is no model folder"),
-        (["--sd15=sd15", *CLIP, "--task=ldis1", "--vae=ViT.pt", "--out=x"], "ViT.pt/config.json: no such file"),
-        (["--model=sd15", "--out=x"], "ldis_config.json: no such file"),
+        (
+            ["--sd15=sd15", *CLIP, "--task=ldis1", "--vae=ViT.pt", "--out=x"],
+            "config.json: cannot be read (Not a dir",
+        ),
+        (["--model=sd15", "--out=x"], "ldis_config.json: cannot be read (No such file or directory)"),
         (["--model=sd15", "--task=ldis1", "--out=x"], "--task: has no effect with --model"),
-        (["--sd15=sd15", "--to=ldis_pt", "--out=x.pt"], "--to=ldis_pt: writes a model folder's UNet"),
+        (["--sd15=sd15", "--to=ldis_pt", "--out=x.pt"], "--to: has no effect with --sd15"),
         (["--checkpoint=busy", "--out=x"], "busy/checkpoints: no checkpoints"),
         (["--sd15=v1-5.safetensors", *CLIP, "--task=ldis1", "--out=x"], "v1-5.safetensors: "),
         (["--model=model", "--to=ldis_pt", "--vae=sd15", "--out=x.pt"], "--vae: has no effect with --to=ldis_pt"),
@@ -179,9 +188,9 @@ def test_clip_without_alpha(convert_to):
         (["--sd15=sd15", *CLIP, "--ldis=ldis1.pt", "--seed=5", "--out=x"], "--seed: has no effect with --ldis"),
         (["--sd15=sd15", *CLIP, "--zero_alpha", "--task=ldis1", "--out=x"], "--zero_alpha: has no effect with"),
         (["--sd15=sd15", "--alpha_clip=ViT.pt", "--task=ldis1", "--out=x"], "a TorchScript archive, which is code"),
-        (["--sd15=sd15", "--alpha_clip=sd15", "--task=ldis1", "--out=x"], "a folder, and a file is expected"),
+        (["--sd15=sd15", "--alpha_clip=sd15", "--task=ldis1", "--out=x"], "sd15: cannot be read (Is a directory)"),
         (["--sd15=sd15", *CLIP, "--task=ldis1", f"--out={300 * 'x'}"], "cannot be written (File name too long)"),
-        ([f"--sd15={300 * 'x'}", *CLIP, "--task=ldis1", "--out=x"], "cannot be read (File name too long)"),
+        ([f"--sd15={300 * 'x'}", *CLIP, "--task=ldis1", "--out=x"], "no such folder"),
         (["--sd15=sd15", *CLIP, "--task=ldis1", "--out=/proc/nowhere/x"], "cannot be written"),
         (["--sd15=sd15", "--revision=main", *CLIP, "--task=ldis1", "--out=x"], "a local path has no revision"),
     ],
@@ -200,7 +209,7 @@ def test_only_a_model_folder_with_nothing_else_is_replaced(convert_to, tmp_path)
     assert convert_to("--sd15=sd15", *CLIP, "--ldis=ldis1.pt", "--out=model")[0] == 0
     (tmp_path / "model" / "notes.txt").write_text("mine")
     status, _, err = convert_to("--model=model", "--out=model")
-    assert status == 2 and "holds more than a model (notes.txt)" in err
+    assert status == 2 and "or holds more than one (notes.txt)" in err
     assert (tmp_path / "model" / "notes.txt").read_text() == "mine"
 
 
@@ -309,8 +318,8 @@ def spoil(folder, how):
 
 HOSTILE = {
     "malicious pickle": "refused, it asks to load",
-    "truncated": "not a readable safetensors file",
-    "lying header": "not a readable safetensors file",
+    "truncated": "safetensors: cannot be read (",
+    "lying header": "safetensors: cannot be read (",
     "trillion elements": "wrong tensor conv_in.bias [1000000000000]",
     "nan": "conv_in.bias [8] holds NaN or infinity",
     "fp8": "wrong tensor conv_in.bias of type f8_e4m3",

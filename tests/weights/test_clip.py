@@ -120,11 +120,6 @@ def test_tokens_are_transformers_own(tmp_path):
     assert np.abs(found - truth).max() <= 1e-5 * np.abs(truth).max()
 
 
-def test_no_clip_at_all():
-    with pytest.raises(LDISError, match="--alpha_clip=FILE"):
-        open_prompt_encoder(None, None)
-
-
 def test_resnet_clip(files):
     torch.save({"visual.layer1.0.conv1.weight": torch.ones(2, 2)}, files / "rn50.pt")
     with pytest.raises(LDISError, match=r"rn50.pt: no tensor conv1.weight with 4 axes; expected CLIP's ViT-L/14"):
@@ -153,15 +148,16 @@ def test_unknown_and_lora_tensors(files, tower):
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ({"layer_norm_eps": 1e-6}, "layer_norm_eps"),
         ({"num_attention_heads": 3}, "does not divide"),
-        ({"num_hidden_layers": 3}, "config.json says"),
-        ({"image_size": 56}, "config.json says"),
+        ({"num_hidden_layers": 3}, r"missing tensor transformer\.resblocks\.2\."),
+        ({"num_hidden_layers": 1}, r"unused tensor transformer\.resblocks\.1\."),
+        ({"image_size": 56}, r"wrong tensor positional_embedding \[5, 128\]"),
     ],
 )
 def test_configs_that_do_not_fit(files, values, message):
     path = files / "vision_folder" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
     with pytest.raises(LDISError, match=message):
-        open_prompt_encoder(files / "vision_folder", None)
+        read(*open_prompt_encoder(files / "vision_folder", None))
 
 
 def test_missing_projection(files, tower):

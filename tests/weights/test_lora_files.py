@@ -125,10 +125,10 @@ def test_another_rank_is_another_model(trained):
 @pytest.mark.parametrize("step", [3, 6])
 def test_any_step_alone_and_merged(trained, tmp_path, monkeypatch, capsys, step):
     source = [f"--checkpoint={trained / 'run'}", f"--step={step}"]
-    for arguments in (["--to=lora", f"--out={tmp_path / 'x.safetensors'}"], [f"--out={tmp_path / 'model'}"]):
+    for arguments in (["--to=lora", f"--out={tmp_path / 'any' / 'name'}"], [f"--out={tmp_path / 'model'}"]):
         status, _, error = call_command(convert.main, monkeypatch, capsys, *source, *arguments)
         assert status == 0, error
-    merged = load_model(trained / "init", lora=tmp_path / "x.safetensors").model.unet
+    merged = load_model(trained / "init", lora=tmp_path / "any" / "name").model.unet
     found = tensors(tmp_path / "model")
     for name, array in arrays(merged).items():
         np.testing.assert_array_equal(array, found[name])
@@ -223,11 +223,10 @@ def test_a_base_in_half_precision_gives_float32(trained):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model=init", "--to=lora", "--out=x.safetensors"], "--to=lora: writes what a training run"),
-        (["--checkpoint=run", "--to=lora", "--out=x.bin"], "x.bin: end the name in .safetensors"),
+        (["--model=init", "--to=lora", "--out=x.safetensors"], "--to: has no effect with --model"),
         (["--checkpoint=run", "--to=lora", "--init=init", "--out=x.safetensors"], "--init: has no effect"),
         (["--checkpoint=run", "--lora=run/lora", "--out=x"], "--lora: has no effect with --checkpoint"),
-        (["--model=init", "--lora=nowhere", "--out=x"], "nowhere: no such file"),
+        (["--model=init", "--lora=nowhere", "--out=x"], "nowhere: cannot be read (No such file"),
         (["--model=init", "--lora=init/" + UNET, "--out=x"], "so no LoRA"),
     ],
 )

@@ -215,9 +215,12 @@ def test_save_replaces_a_model_but_nothing_else(tmp_path, saved):
     assert load_model(saved).task == cases.TASKS["ldis1"]
     (tmp_path / "holiday").mkdir()
     (tmp_path / "holiday" / "photo.jpg").write_bytes(b"1")
+    (tmp_path / "empty").mkdir()
+    save_model(tmp_path / "empty", cases.TASKS["plain"], cases.model("plain"))
+    assert load_model(tmp_path / "empty").task == cases.TASKS["plain"]
     with pytest.raises(LDISError, match="no model folder"):
         save_model(tmp_path / "holiday", cases.TASKS["plain"], cases.model("plain"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["holiday", "model"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "holiday", "model"]
 
 
 def test_failed_save_leaves_the_old_model(tmp_path, saved, monkeypatch):

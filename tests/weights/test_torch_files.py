@@ -138,16 +138,25 @@ SPOILED = {
     ),
     "malicious pickle": (pickled, "refused, "),
     "zip bomb": (lambda path, _: zipped(path, zipfile.ZIP_DEFLATED, 10**9), "refused, an archive that unpacks to 1 GB"),
-    "another zip": (lambda path, _: zipped(path, zipfile.ZIP_STORED, 8), "not a readable torch file|holds no tensors"),
-    "no tensors": (lambda path, _: torch.save({"a": 1}, path), "holds no tensors"),
-    "a list": (lambda path, _: torch.save([torch.ones(2)], path), "holds no tensors"),
-    "mixed": (lambda path, _: torch.save({"a": torch.ones(2), "b": 3}, path), r"not a tensor b \(int\)"),
-    "sparse": (lambda path, _: torch.save({"a": torch.eye(3).to_sparse()}, path), r"not a dense tensor a"),
-    "names": (lambda path, _: torch.save({1: torch.ones(2)}, path), r"not a tensor 1 \(int as a name\)"),
-    "meta": (lambda path, _: torch.save({"a": torch.ones(2, device="meta")}, path), "not a dense tensor a .*meta"),
-    "nested": (nested_without_end, "holds no tensors"),
-    "text": (lambda path, _: path.write_text("<html>not found</html>"), "refused|not a readable torch file"),
-    "empty": (lambda path, _: path.write_bytes(b""), "not a readable torch file"),
+    "another zip": (lambda path, _: zipped(path, zipfile.ZIP_STORED, 8), "cannot be read|expected a state dict"),
+    "no tensors": (lambda path, _: torch.save({"a": 1}, path), r".* found 'a' \(int\)"),
+    "a list": (lambda path, _: torch.save([torch.ones(2)], path), ".* found no tensors"),
+    "mixed": (
+        lambda path, _: torch.save({"a": torch.ones(2), "b": 3}, path),
+        r".* found 'b' \(int\)$",
+    ),
+    "sparse": (
+        lambda path, _: torch.save({"a": torch.eye(3).to_sparse()}, path),
+        r".* found 'a' \(torch.sparse_coo, cpu\)",
+    ),
+    "names": (lambda path, _: torch.save({1: torch.ones(2)}, path), r".* found 1 \("),
+    "meta": (
+        lambda path, _: torch.save({"a": torch.ones(2, device="meta")}, path),
+        ".* found 'a' .*meta",
+    ),
+    "nested": (nested_without_end, "expected a state dict"),
+    "text": (lambda path, _: path.write_text("<html>not found</html>"), "refused|cannot be read"),
+    "empty": (lambda path, _: path.write_bytes(b""), "cannot be read"),
     "missing": (lambda path, _: None, "cannot be read .No such file"),
 }
 
@@ -158,7 +167,7 @@ def test_spoiled_files_are_one_clear_line_and_run_nothing(tmp_path, name):
     path, marker = tmp_path / "x.pt", tmp_path / "executed"
     spoil(path, Evil(marker))
     with pytest.raises(LDISError, match=f"x.pt: ({message})") as error:
-        open_torch(path)
+        open_file(path)
     assert "\n" not in str(error.value)
     assert not marker.exists()
 
@@ -168,8 +177,8 @@ def test_truncated(tmp_path, keep):
     path = tmp_path / "x.pt"
     torch.save({"a": torch.ones(5000)}, path)
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    with pytest.raises(LDISError, match=r"x.pt: (refused|not a readable torch file|cannot be read)"):
-        open_torch(path)
+    with pytest.raises(LDISError, match=r"x.pt: (refused|cannot be read)"):
+        open_file(path)
 
 
 def test_a_huge_tensor_of_few_bytes_is_not_made(tmp_path):
