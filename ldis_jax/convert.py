@@ -89,12 +89,16 @@ def _check(args: argparse.Namespace, origin: str) -> None:
     if origin == "sd15":
         single = os.path.isfile(args.sd15)
         unused["variant" if single else "sd15_config"] = "--sd15=FILE" if single else "--sd15=FOLDER"
-    faults = [f"--{name}: has no effect with {other}" for name, other in unused.items() if getattr(args, name)]
+    faults = [
+        LDISError(f"--{name}: has no effect with {other}; see --help")
+        for name, other in unused.items()
+        if getattr(args, name)
+    ]
     for one, other in (("task", "ldis"), ("alpha_clip", "clip")) if origin == "sd15" else ():
         if getattr(args, one) is None and getattr(args, other) is None:
-            faults.append(f"--sd15: needs --{one} or --{other}")
+            faults.append(LDISError(f"--sd15: needs --{one} or --{other}; see --help"))
     if faults:
-        raise LDISError(f"{'; '.join(faults)}; see --help")
+        raise faults[0]
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ from ldis_jax.weights.shipped import shipped_folder
 
 _CONFIGS = ("README.md", "model_index.json", "*config.json")
 _SHARD = "-?????-of-?????"
-_NO_ID = "no such folder (a run writes its model/ at its end), nor 'tiny' or a hub id of the form owner/name"
 
 
 def resolve(folder_or_hub_id: str, revision: str | None = None, variant: str | None = None) -> Path:
@@ -39,12 +38,20 @@ def resolve(folder_or_hub_id: str, revision: str | None = None, variant: str | N
         return shipped
     if not exists and re.fullmatch(r"[\w.-]+/[\w.-]+", folder_or_hub_id):
         return _download(folder_or_hub_id, revision, variant)
-    raise LDISError(f"{folder_or_hub_id!r}: {f'a local path has no revision {revision!r}' if exists else _NO_ID}")
+    fault = LDISError(f"{path}: a local path has no revision {revision!r}") if exists else _no_id(folder_or_hub_id)
+    raise fault
+
+
+def _no_id(text: str) -> LDISError:
+    return LDISError(
+        f"{text!r}: no such folder (a run writes its model/ at its end), nor 'tiny' or a hub id of the form owner/name"
+    )
 
 
 def _download(hub_id: str, revision: str | None, variant: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
+    where = hub_id if revision is None else f"{hub_id} at {revision}"
     try:
         files = _list_files(hub_id, revision)
         if files is None:
@@ -52,33 +59,37 @@ def _download(hub_id: str, revision: str | None, variant: str | None) -> Path:
         if patterns := _needed(files, variant):
             return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
         wanted = f"unet/{DIFFUSERS[0]}{f'.{variant}' if variant else ''}.safetensors"
-        why = f"the repository has no weights that LDIS reads, such as {wanted}"
+        refused = LDISError(f"{where}: the repository has no weights that LDIS reads, such as {wanted}")
     except Exception as error:  # the network, the disk, or what else may stop the library
         # The library counts as missing what we had no use for; what we miss ourselves is said on reading.
         if found := getattr(error, "snapshot_path", None):
             return Path(found)
-        why = _why(error)
-    raise LDISError(f"{hub_id if revision is None else f'{hub_id} at {revision}'}: {why}")
+        refused = _refused(error, where)
+    raise refused
 
 
-def _why(error: Exception) -> str:
+def _refused(error: Exception, where: str) -> LDISError:
     """What an error of huggingface_hub means, and what to do."""
     from huggingface_hub import errors
 
-    known: dict[type[Exception], str] = {  # the first that fits, for some are kinds of others
-        errors.HFValidationError: _NO_ID,
-        errors.GatedRepoError: "access refused; accept its terms on the hub, then log in: hf auth login",
-        errors.RevisionNotFoundError: "the repository has no such revision; give a branch, tag or commit of it",
-        errors.RepositoryNotFoundError: (
-            "no such folder and no such repository on the hub; a private one needs: hf auth login"
-        ),
-        errors.LocalEntryNotFoundError: (
-            "no such folder, not in the hub's local cache, and the hub is out of reach; fetch it online once"
-        ),
-    }
     line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    other = f"the hub did not give it ({line}); mend that and try again: whole files are kept"
-    return next((why for kind, why in known.items() if isinstance(error, kind)), other)
+    match error:  # some are kinds of others
+        case errors.HFValidationError():
+            return _no_id(where)
+        case errors.GatedRepoError():
+            return LDISError(f"{where}: access refused; accept its terms on the hub, then log in: hf auth login")
+        case errors.RevisionNotFoundError():
+            return LDISError(f"{where}: the repository has no such revision; give a branch, tag or commit of it")
+        case errors.RepositoryNotFoundError():
+            return LDISError(
+                f"{where}: no such folder and no such repository on the hub; a private one needs: hf auth login"
+            )
+        case errors.LocalEntryNotFoundError():
+            return LDISError(
+                f"{where}: no such folder, not in the hub's local cache, and the hub is out of reach; "
+                "fetch it online once"
+            )
+    return LDISError(f"{where}: the hub did not give it ({line}); mend that and try again: whole files are kept")
 
 
 def _list_files(hub_id: str, revision: str | None) -> list[str] | None:

@@ -39,7 +39,7 @@ from ldis_jax.weights.network_files import STEMS, open_network, read_json
 from ldis_jax.weights.rules import fill, match, to_torch
 from ldis_jax.weights.tensors import LazyTensor, Weights, cast, write_safetensors
 
-Config = TypeVar("Config", bound=UNetConfig | VAEConfig | PromptEncoderConfig)
+Config = TypeVar("Config", UNetConfig, AutoencoderConfig, AutoencoderTinyConfig, PromptEncoderConfig)
 
 TASK_FILE = "ldis_config.json"
 NETWORKS = tuple(STEMS)
@@ -146,21 +146,19 @@ def check_sizes(task: Task, config: ModelConfig, where: str) -> None:
     """Raises :class:`LDISError` where the networks do not fit the task or each other."""
     unet, latent, encoder = config.unet, config.vae.latent_channels, config.prompt_encoder
     multiple = config.vae.downscale * 2 ** (len(unet.block_out_channels) - 1)
-    faults = {
-        f"a UNet of {unet.in_channels} input channels cannot serve task {task.name!r}": (
-            unet.in_channels != latent * (1 if task.name == "ldis1" else 2)
-        ),
-        f"the UNet predicts {unet.out_channels} channels, the VAE has {latent}": unet.out_channels != latent,
-        f"the prompt encoder's width {encoder.width} does not fit the UNet": (
-            (unet.encoder_hid_dim or unet.cross_attention_dim) != encoder.width
-        ),
-        f"image_size {task.image_size} is not a multiple of {multiple}": task.image_size % multiple != 0,
-        f"masking={task.masking!r} needs Alpha-CLIP; plain CLIP takes 'post' or 'none'": (
-            not encoder.alpha and task.masking in ("both", "pre")
-        ),
-    }
-    if found := [fault for fault, there in faults.items() if there]:
-        raise LDISError(f"{where}: {'; '.join(found)}")
+    fault = None
+    if unet.in_channels != latent * (1 if task.name == "ldis1" else 2):
+        fault = LDISError(f"{where}: a UNet of {unet.in_channels} input channels cannot serve task {task.name!r}")
+    elif unet.out_channels != latent:
+        fault = LDISError(f"{where}: the UNet predicts {unet.out_channels} channels, the VAE has {latent}")
+    elif (unet.encoder_hid_dim or unet.cross_attention_dim) != encoder.width:
+        fault = LDISError(f"{where}: the prompt encoder's width {encoder.width} does not fit the UNet")
+    elif task.image_size % multiple:
+        fault = LDISError(f"{where}: image_size {task.image_size} is not a multiple of {multiple}")
+    elif not encoder.alpha and task.masking in ("both", "pre"):
+        fault = LDISError(f"{where}: masking={task.masking!r} needs Alpha-CLIP; plain CLIP takes 'post' or 'none'")
+    if fault is not None:
+        raise fault
 
 
 def open_model(

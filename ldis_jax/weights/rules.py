@@ -87,16 +87,16 @@ def match(module: nnx.Module, weights: Weights) -> dict[str, LazyTensor]:
     types = ", ".join(FLOATS)
     wrong += [f"{name} of type {t.dtype} (expected one of {types})" for name, t, _ in both if t.dtype not in FLOATS]
     if lora:
-        fault = f"a LoRA file, not a whole model ({lora[0]}); merge it into one with --lora"
+        fault = LDISError(f"{where}: a LoRA file, not a whole model ({lora[0]}); merge it into one with --lora")
     elif missing:
-        fault = f"missing tensor {list_names(missing)}; is it another kind of checkpoint?"
+        fault = LDISError(f"{where}: missing tensor {list_names(missing)}; is it another kind of checkpoint?")
     elif unused:
-        fault = f"unused tensor {list_names(unused)}; does config.json belong to these weights?"
+        fault = LDISError(f"{where}: unused tensor {list_names(unused)}; does config.json belong to these weights?")
     elif wrong:
-        fault = f"wrong tensor {list_names(wrong)}; does config.json belong to these weights?"
+        fault = LDISError(f"{where}: wrong tensor {list_names(wrong)}; does config.json belong to these weights?")
     else:
         return {name: _require_finite(tensors[name], f"{where}: {name}") for name in entries}
-    raise LDISError(f"{where}: {fault}")
+    raise fault
 
 
 def fill(

@@ -70,9 +70,10 @@ def _load(torch: ModuleType, path: Path, torchscript: bool) -> Any:
     names, unpacked = _entries(path) if archive else ([], 0)
     code = any(name.endswith("/constants.pkl") for name in names)
     if unpacked > 2 * path.stat().st_size + _MAX_CODE_BYTES:  # torch compresses no tensors
-        refused = f"an archive that unpacks to {unpacked / 1e9:.3g} GB; torch.save writes none"
+        size = f"{unpacked / 1e9:.3g} GB"
+        refused = LDISError(f"{path}: refused, an archive that unpacks to {size}; torch.save writes none")
     elif code and not torchscript:
-        refused = "a TorchScript archive, which is code; only --clip takes one"
+        refused = LDISError(f"{path}: refused, a TorchScript archive, which is code; only --clip takes one")
     else:
         try:
             with warnings.catch_warnings():
@@ -83,8 +84,8 @@ def _load(torch: ModuleType, path: Path, torchscript: bool) -> Any:
         except pickle.UnpicklingError as error:
             found = re.search(r"GLOBAL (\S+)", str(error))
             what = f"it asks to load {found[1].rstrip(',')}" if found else "it is damaged, or holds more than tensors"
-            refused = f"{what}; a weight file may hold tensors only"
-    raise LDISError(f"{path}: refused, {refused}")
+            refused = LDISError(f"{path}: refused, {what}; a weight file may hold tensors only")
+    raise refused
 
 
 def _entries(path: Path) -> tuple[list[str], int]:

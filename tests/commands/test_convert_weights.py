@@ -179,7 +179,7 @@ def test_one_origin(convert_to, tmp_path, origins):
         (["--model=sd15", "--out=x"], "ldis_config.json: cannot be read (No such file or directory)"),
         (["--model=sd15", "--task=ldis1", "--out=x"], "--task: has no effect with --model"),
         (["--sd15=sd15", "--to=ldis_pt", "--out=x.pt"], "--to: has no effect with --sd15"),
-        (["--checkpoint=busy", "--out=x"], "busy/checkpoints: no checkpoints"),
+        (["--checkpoint=busy", "--out=x"], "busy/checkpoints: no checkpoint"),
         (["--sd15=v1-5.safetensors", *CLIP, "--task=ldis1", "--out=x"], "v1-5.safetensors: "),
         (["--model=model", "--to=ldis_pt", "--vae=sd15", "--out=x.pt"], "--vae: has no effect with --to=ldis_pt"),
         (["--model=model", "--to=ldis_pt", "--dtype=bfloat16", "--out=x.pt"], "--dtype: has no effect with --to"),
@@ -324,7 +324,7 @@ HOSTILE = {
     "nan": "conv_in.bias [8] holds NaN or infinity",
     "fp8": "wrong tensor conv_in.bias of type f8_e4m3",
     "lora": "a LoRA file, not a whole model",
-    "sdxl": "unsupported network option addition_embed_type='text_time'",
+    "sdxl": "addition_embed_type='text_time' is not supported",
 }
 
 

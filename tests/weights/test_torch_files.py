@@ -139,7 +139,7 @@ SPOILED = {
     "malicious pickle": (pickled, "refused, "),
     "zip bomb": (lambda path, _: zipped(path, zipfile.ZIP_DEFLATED, 10**9), "refused, an archive that unpacks to 1 GB"),
     "another zip": (lambda path, _: zipped(path, zipfile.ZIP_STORED, 8), "cannot be read|expected a state dict"),
-    "no tensors": (lambda path, _: torch.save({"a": 1}, path), r".* found 'a' \(int\)"),
+    "no tensors": (lambda path, _: torch.save({"a": 1}, path), ".* found no tensors"),
     "a list": (lambda path, _: torch.save([torch.ones(2)], path), ".* found no tensors"),
     "mixed": (
         lambda path, _: torch.save({"a": torch.ones(2), "b": 3}, path),
