@@ -147,7 +147,7 @@ def test_unknown_and_lora_tensors(files, tower):
     [
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ({"layer_norm_eps": 1e-6}, "layer_norm_eps"),
-        ({"num_attention_heads": 3}, "does not divide"),
+        ({"num_attention_heads": 3}, "do not divide by patch_size and heads"),
         ({"num_hidden_layers": 3}, r"missing tensor transformer\.resblocks\.2\."),
         ({"num_hidden_layers": 1}, r"unused tensor transformer\.resblocks\.1\."),
         ({"image_size": 56}, r"wrong tensor positional_embedding \[5, 128\]"),
