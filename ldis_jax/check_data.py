@@ -19,9 +19,7 @@ from ldis_jax.support.files import write_json
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m ldis_jax.check_data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser("check_data", __doc__)
     parser.add_argument("--data", required=True, type=Path, help="folder with images/ and masks/, or in VOC's layout")
     parser.add_argument("--skip_bad", action="store_true", help="judge what is left without the files that are bad")
     parser.add_argument("--limit", type=int, default=SHOWN, help=f"files to list (default {SHOWN})")

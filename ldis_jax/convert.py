@@ -22,9 +22,7 @@ from ldis_jax.support import cli
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m ldis_jax.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser("convert", __doc__)
     origin = parser.add_argument_group("from (one of these)").add_mutually_exclusive_group(required=True)
     origin.add_argument("--sd15", help="Stable Diffusion 1.5: diffusers folder, hub id, or original single file")
     origin.add_argument("--checkpoint", type=Path, metavar="WORKDIR", help="work folder of ldis_jax.main")

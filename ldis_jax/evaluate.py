@@ -32,12 +32,7 @@ if TYPE_CHECKING:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m ldis_jax.evaluate",
-        description=__doc__,
-        epilog=textwrap.fill(f"benchmarks: {', '.join(PROTOCOLS)}", 100),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.Parser("evaluate", __doc__, textwrap.fill(f"benchmarks: {', '.join(PROTOCOLS)}", 100))
     parser.add_argument("--model", required=True, help='model folder, hub id, or "tiny"')
     parser.add_argument("--benchmark", required=True, metavar="NAME", help="see below")
     parser.add_argument(

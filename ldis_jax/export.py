@@ -19,9 +19,7 @@ def _batch_size(text: str) -> int | None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m ldis_jax.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser("export", __doc__)
     parser.add_argument("--model", required=True, help='model folder, hub id, or "tiny"')
     parser.add_argument("--out", required=True, type=Path, help="file to write, .safetensors")
     parser.add_argument("--platforms", default="cpu,tpu,cuda", help="of cpu, tpu, cuda, rocm (default %(default)s)")

@@ -57,9 +57,7 @@ def _read_classes(values: list[str]) -> dict[str, list[tuple[str, str]]]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m ldis_jax.segment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser("segment", __doc__)
     parser.add_argument("--model", required=True, help='model folder, hub id, or "tiny"')
     parser.add_argument("--query", required=True, nargs="+", help="pictures, folders of them, patterns, or one video")
     shown = parser.add_mutually_exclusive_group(required=True)

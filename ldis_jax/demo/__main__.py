@@ -31,9 +31,7 @@ def _positive(value: str) -> float:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m ldis_jax.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser("demo", __doc__)
     parser.add_argument("--model", required=True, help='model folder, hub id, or "tiny"')
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at; others than this machine's own open "
                         "the page to the network, without a password (default 127.0.0.1)")  # fmt: skip

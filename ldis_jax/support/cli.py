@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import sys
 from collections.abc import Callable
@@ -10,6 +11,19 @@ from typing import NoReturn
 from ldis_jax.errors import LDISError
 from ldis_jax.runtime.compilation_cache import use_compilation_cache
 from ldis_jax.runtime.memory import out_of_memory
+
+
+class Parser(argparse.ArgumentParser):
+    """The flags of a command; a wrong one is one line, as all bad input is."""
+
+    def __init__(self, name: str, description: str | None, epilog: str | None = None):
+        """Of ``python -m ldis_jax.NAME``, whose ``--help`` prints both texts as they are."""
+        layout = argparse.RawDescriptionHelpFormatter
+        super().__init__(f"python -m ldis_jax.{name}", None, description, epilog, formatter_class=layout)
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with status 2."""
+        _fail(f"{message}; see --help", 2)
 
 
 def run(main: Callable[[], None]) -> None:
