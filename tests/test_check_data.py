@@ -36,6 +36,6 @@ def test_every_bad_file_has_its_line(tmp_path, monkeypatch, capsys):
 
 
 def test_bad_usage(tmp_path, monkeypatch, capsys):
-    for arguments, message in (([f"--data={tmp_path / 'none'}"], "none: no such folder"),):
+    for arguments, message in (([f"--data={tmp_path / 'none'}"], "none: needs images/ and masks/"),):
         status, _, err = call_command(check_data.main, monkeypatch, capsys, *arguments)
         assert status == 2 and message in err and err.count("\n") == 1

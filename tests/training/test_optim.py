@@ -2,7 +2,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from ldis_jax import LDISError
-from ldis_jax.training.optim import learning_rate_schedule
+from ldis_jax.config import base_config
+from ldis_jax.training.optim import learning_rate_schedule, make_optimizer
 
 
 @pytest.mark.parametrize(
@@ -21,5 +22,7 @@ def test_schedules(schedule, warmup, expected):
 
 
 def test_unknown_schedule():
-    with pytest.raises(LDISError, match="linear"):
-        learning_rate_schedule(ConfigDict({"learning_rate": 1.0, "warmup_steps": 0, "schedule": "linear"}), 9)
+    config = base_config("ldis1").optim
+    config.schedule = "linear"
+    with pytest.raises(LDISError, match=r"config\.optim\.schedule='linear': must be 'constant' or 'cosine'"):
+        make_optimizer(config, 9)
