@@ -85,12 +85,14 @@ class Run:
         Raises:
             LDISError: values out of range, or that do not fit together or the folder.
         """
-        task = run_task(config)
+        task, lora = run_task(config), LoRA.from_dict(config.lora.to_dict(), "config.lora")
+        if lora is not None and config.init.unet:
+            raise LDISError("config.lora: adapts a trained UNet, and config.init.unet draws one; leave one of them out")
         return cls(
             config,
             task,
             _networks(config, task),
-            LoRA.from_dict(config.lora.to_dict(), "config.lora"),
+            lora,
             StepOptions.from_config(config.step),
             make_optimizer(config.optim, config.train_steps),
             mesh,

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from ldis_jax.errors import LDISError
 from ldis_jax.models.config import PromptEncoderConfig, UNetConfig
 from ldis_jax.models.ldis import LDISModel, ModelConfig
 from ldis_jax.models.lora import LoRA
@@ -59,12 +58,9 @@ def load_training_init(
         lora: trains pairs beside the UNet's attention in place of the UNet.
 
     Raises:
-        LDISError: a missing or unreadable file, weights that do not fit their config or the task, or LoRA on a UNet
-            that is drawn.
+        LDISError: a missing or unreadable file, or weights that do not fit their config or the task.
     """
     folder = Path(folder)
-    if lora is not None and unet_overrides is not None:
-        raise LDISError("config.lora: adapts a trained UNet, and config.init.unet draws one; leave one of them out")
     model_config, weights = networks_of_folder(folder, task, unet_overrides, seed)
     model = LDISModel.abstract(model_config, dtype=dtype, lora=lora)
     frozen = {name: open_weights(folder / name, name) for name in FROZEN}
