@@ -69,7 +69,7 @@ SLOW_TESTS: dict[str, tuple[str, ...]] = {
     "docs/test_pages.py": ("test_the_commands_of_the_fine_tuning_page",),
     "evaluation/test_benchmark.py": (
         *("test_a_run_cut_off_goes_on_to_the_same_report", "test_batch_size_changes_nothing"),
-        "test_copy_prompt_of_a_report_is_the_figure_of_hsnets_own_code",
+        *("test_copy_prompt_of_a_report_is_the_figure_of_hsnets_own_code", "test_intervals_cover_as_they_say"),
     ),
     "evaluation/test_video_benchmark.py": ("test_the_command", "test_davis_2017_has_several_objects_a_video"),
     "input_pipeline/test_loader.py": ("test_the_interpreter_exits_with_an_open_loader",),
@@ -87,7 +87,10 @@ SLOW_TESTS: dict[str, tuple[str, ...]] = {
         *("test_golden[R/ldis1/3]", "test_golden[R/plain/3]", "test_golden[loss/ldisn]", "test_golden[gradient/ldisn]"),
         *("test_golden[gradient/pixel]", "test_instruction_mask"),
     ),
-    "parity/test_tasks.py": ("test_ldisn_draws_from_each_querys_own_key", "test_neighbours_in_the_batch_do_not_matter"),
+    "parity/test_tasks.py": (
+        *("test_ldisn_draws_from_each_querys_own_key", "test_neighbours_in_the_batch_do_not_matter"),
+        "test_ldisn_options_override_the_tasks_defaults",
+    ),
     "tasks/test_variants.py": (
         "test_noise_at_prediction_is_a_function_of_each_querys_key",
         "test_the_decoder_computed_again_gives_the_same_gradient_from_less_memory",
@@ -97,6 +100,7 @@ SLOW_TESTS: dict[str, tuple[str, ...]] = {
         *("test_segments_bad_input_exits_with_2_and_one_line[change6-broken.png]", "test_waiting_for_other_hosts_ends"),
         "test_how_training_ends",
     ),
+    "test_segment.py": ("test_what_is_compiled_while_weights_are_read",),
     "training/test_checkpoint.py": (
         *("test_a_damaged_newest_checkpoint_gives_way_to_the_one_before", "test_eight_devices_to_fewer"),
         "test_a_flipped_bit_is_noticed_or_harms_nothing",
