@@ -24,7 +24,8 @@ import numpy as np
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluate import prepare
 from ldis_jax.evaluation import run
-from ldis_jax.evaluation.protocols import get_protocol
+from ldis_jax.evaluation.protocols import PROTOCOLS
+from ldis_jax.evaluation.report import Subject
 from ldis_jax.runtime import sharding
 from ldis_jax.support import cli, prediction_options
 from ldis_jax.support.files import write_json
@@ -43,14 +44,14 @@ class Clock:
         self.wall, self.cpu = time.perf_counter() - self._start[0], time.process_time() - self._start[1]
 
 
-def measure_loop(evaluate: Callable[..., Any], facts: dict, predict: Callable, size: int, batch_size: int) -> dict:
+def measure_loop(evaluate: Callable[..., Any], subject: Subject) -> dict:
     """Evaluates once: the figures of the loop, and of what follows it."""
     loop, calls, at_end = Clock(), [0], [0]
     real = run._measure
 
     def counted(batch: dict[str, np.ndarray]) -> jax.Array:
         calls[0] += 1
-        return predict(batch)
+        return subject.predict(batch)
 
     def timed(*args: Any) -> Any:
         with loop:
@@ -61,7 +62,7 @@ def measure_loop(evaluate: Callable[..., Any], facts: dict, predict: Callable, s
     run._measure = timed
     try:
         with tempfile.TemporaryDirectory() as folder, Clock() as whole:
-            evaluate(facts, counted, size, batch_size, Path(folder) / "report.json")
+            evaluate(subject._replace(predict=counted), Path(folder) / "report.json")
     finally:
         run._measure = real
     return {
@@ -104,7 +105,7 @@ def main() -> None:
     """Prints the medians and writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="model folder")
-    parser.add_argument("--benchmark", required=True, help="as of ldis_jax.evaluate")
+    parser.add_argument("--benchmark", required=True, choices=PROTOCOLS, metavar="NAME", help="as of ldis_jax.evaluate")
     parser.add_argument("--data", required=True, type=Path, help="as of ldis_jax.evaluate")
     parser.add_argument("--manifest", type=Path, help="as of ldis_jax.evaluate")
     parser.add_argument("--batch_size", type=int, default=32, help="default 32")
@@ -114,15 +115,16 @@ def main() -> None:
     prediction_options.add_flags(parser)
     args = parser.parse_args()
     args.revision = None
-    protocol = get_protocol(args.benchmark)
-    evaluate, facts, predict, size = prepare(args, protocol, [])
+    protocol = PROTOCOLS[args.benchmark]
+    evaluate, subject = prepare(args, protocol, [])
+    size, facts = subject.image_size, subject.facts
     batch = device_batch(size, protocol.num_shots, args.batch_size)
-    predict(batch).block_until_ready()  # compiles
+    subject.predict(batch).block_until_ready()  # compiles
 
     repeats = []
     for _ in range(args.repeats):
-        figures = measure_loop(evaluate, facts, predict, size, args.batch_size)
-        repeats.append(figures | measure_bare(predict, batch, figures["batches"]))
+        figures = measure_loop(evaluate, subject)
+        repeats.append(figures | measure_bare(subject.predict, batch, figures["batches"]))
     medians = {name: statistics.median(figures[name] for figures in repeats) for name in _FIGURES}
     ratio = statistics.median(figures["loop_seconds"] / figures["bare_seconds"] for figures in repeats)
     outside = medians["loop_cpu_seconds"] - medians["bare_cpu_seconds"]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluation.benchmark_data import draw_episodes, open_source
-from ldis_jax.evaluation.protocols import Protocol, get_protocol
+from ldis_jax.evaluation.protocols import PROTOCOLS, Protocol
 from ldis_jax.input_pipeline.episodes import episodes_hash
 from ldis_jax.support.files import write_json
 
@@ -34,7 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--num_shots", type=int, default=1, help="prompts an episode (default: 1)")
     parser.add_argument("--episodes", type=int, default=1000, help="how many (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument("--benchmark", help="name of a benchmark of ldis_jax.evaluate, in place of the flags above")
+    parser.add_argument(
+        "--benchmark",
+        choices=PROTOCOLS,
+        metavar="NAME",
+        help="of a benchmark of ldis_jax.evaluate, in place of the flags above",
+    )
     parser.add_argument("--out", required=True, help="manifest to write, .json")
     args = parser.parse_args(argv)
     if min(args.num_shots, args.episodes, args.seed + 1) < 1:
@@ -50,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed=args.seed,
         )
         if args.benchmark:
-            protocol = get_protocol(args.benchmark)
+            protocol = PROTOCOLS[args.benchmark]
             if protocol.kind != "images":
                 raise LDISError(f"--benchmark={args.benchmark}: is about whole videos; evaluate it without a manifest")
         records = draw_episodes(open_source(Path(args.root), protocol), protocol)

@@ -18,23 +18,22 @@ import argparse
 import dataclasses
 import functools
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldis_jax.errors import LDISError
-from ldis_jax.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
+from ldis_jax.evaluation.protocols import PROTOCOLS, Protocol
 from ldis_jax.support import cli, prediction_options
 from ldis_jax.support.checks import check_integer
 
 if TYPE_CHECKING:
-    from ldis_jax.inference.batches import Predict
+    from ldis_jax.evaluation.report import Subject
 
 
 def _arguments() -> argparse.Namespace:
     parser = cli.Parser("evaluate", __doc__, textwrap.fill(f"benchmarks: {', '.join(PROTOCOLS)}", 100))
     parser.add_argument("--model", required=True, help='model folder, hub id, or "tiny"')
-    parser.add_argument("--benchmark", required=True, metavar="NAME", help="see below")
+    parser.add_argument("--benchmark", required=True, choices=PROTOCOLS, metavar="NAME", help="see below")
     parser.add_argument(
         "--data", required=True, type=Path, help="data set: built by data/build.py, or a folder in VOC layout"
     )
@@ -54,7 +53,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """Entry point."""
     args = _arguments()
-    protocol = get_protocol(args.benchmark)
+    protocol = PROTOCOLS[args.benchmark]
     check_integer("--batch_size", args.batch_size)
     shots = sorted(set(args.num_shots or ()))
     if min(shots, default=1) < 1 or (protocol.kind != "images" and (shots or args.manifest)):
@@ -72,15 +71,15 @@ def main() -> None:
 
     from ldis_jax.evaluation import hosts
 
-    evaluate, *arguments = hosts.on_every(functools.partial(prepare, args, protocol, shots))
-    report = evaluate(*arguments, -(-args.batch_size // jax.process_count()), args.out)
+    evaluate, subject = hosts.on_every(functools.partial(prepare, args, protocol, shots))
+    report = evaluate(subject, args.out)
     if jax.process_index() == 0:
         _print_report(report, args.out)
 
 
 def prepare(
     args: argparse.Namespace, protocol: Protocol, shots: list[int]
-) -> tuple[Callable[..., dict[str, Any]], dict[str, Any], Predict, int]:
+) -> tuple[functools.partial[dict[str, Any]], Subject]:
     """Opens data and model, on the devices of this host alone.
 
     Args:
@@ -89,8 +88,8 @@ def prepare(
         shots: numbers of prompts of a curve; empty for a single report.
 
     Returns:
-        (one of the functions of ``benchmark.run`` with protocol and data bound, facts of the model, predict, image
-        size S); the function takes the other three, batch size and report.
+        One of the functions of ``evaluation.run`` with protocol and data bound, which takes the model and the report's
+        path; and the model.
 
     Raises:
         LDISError: missing or unusable data or model, or an option that the model does not have.
@@ -101,6 +100,7 @@ def prepare(
     from ldis_jax import __version__
     from ldis_jax.evaluation.benchmark_data import open_curve, open_episodes, open_source
     from ldis_jax.evaluation.protocols import domain
+    from ldis_jax.evaluation.report import Subject
     from ldis_jax.evaluation.run import evaluate_curve, evaluate_images, evaluate_videos
     from ldis_jax.inference.mesh_predict import make_predict
     from ldis_jax.models.params import flatten
@@ -111,7 +111,6 @@ def prepare(
     from ldis_jax.weights.model_folder import model_hash
 
     source = open_source(args.data, protocol)
-    evaluate: Callable[..., dict[str, Any]]
     if protocol.kind != "images":
         evaluate = functools.partial(evaluate_videos, protocol, source)
     elif shots:
@@ -126,7 +125,7 @@ def prepare(
     except (TypeError, ValueError) as error:  # a field that the task does not have, or a value that it does not take
         why = error if task.name == "ldisn" else "an option of LDIS-n, and this model is LDIS-1"
         raise LDISError(f"--{next(iter(options))}: {why}") from None
-    facts: dict[str, Any] = {
+    facts = {
         "model": folder.name,
         "model_hash": model_hash(folder),
         "task": task.name,
@@ -138,7 +137,7 @@ def prepare(
     graphdef, *params = flatten(model)
     trained, frozen = jax.device_put(params, sharding.replicated(mesh))
     predict = functools.partial(make_predict(task, graphdef, frozen, mesh), trained)
-    return evaluate, facts, predict, task.image_size
+    return evaluate, Subject(facts, predict, task.image_size, -(-args.batch_size // jax.process_count()))
 
 
 def _print_report(report: dict[str, Any], out: Path) -> None:

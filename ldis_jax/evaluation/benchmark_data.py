@@ -26,30 +26,23 @@ def open_source(root: Path, protocol: Protocol) -> IndexedSource:
     """Built records where ``data/build.py`` has been, or else a folder in VOC layout.
 
     Raises:
-        LDISError: missing or unreadable data; pictures where videos are asked for.
+        LDISError: missing or unreadable data; images where videos are asked for.
     """
-    built = records_folder(root, protocol.split).is_dir()
-    kind = RecordSource if built else VOCFolder
-    if not built and protocol.kind != "images":
-        raise LDISError(
-            f"{root}: no built records of split {protocol.split!r}, which videos need; "
-            f"python data/build.py {protocol.data} --source=... --out={root.parent} --split={protocol.split}"
-        )
-    source = kind(root, protocol.split, protocol.classes or None)
-    if protocol.kind != "images" and not source.videos:
-        raise LDISError(f"{root}: holds pictures, and {protocol.name} is about videos; give the records of a video set")
-    return source
+    kind = RecordSource if records_folder(root, protocol.split).is_dir() else VOCFolder
+    if protocol.kind == "images" or kind is RecordSource:
+        source = kind(root, protocol.split, protocol.classes or None)
+        if protocol.kind == "images" or source.videos:
+            return source
+    raise LDISError(
+        f"{root}: no built records of videos of split {protocol.split!r}, which {protocol.name} needs; "
+        f"python data/build.py {protocol.data} --source=... --out={root.parent} --split={protocol.split}"
+    )
 
 
 def draw_episodes(source: IndexedSource, protocol: Protocol) -> list[EpisodeRecord]:
     """The protocol's episodes: draws of (its seed, index); or, where it gives no number, one for every query image."""
-    if protocol.episodes:
-        rngs = (episode_rng(protocol.seed, i) for i in range(protocol.episodes))
-        return [source.draw_record(rng, protocol.num_shots) for rng in rngs]
-    queries = source.queries(protocol.num_shots)
-    return [
-        source.draw_record(episode_rng(protocol.seed, i), protocol.num_shots, query) for i, query in enumerate(queries)
-    ]
+    shots, queries = protocol.num_shots, [None] * protocol.episodes or source.queries(protocol.num_shots)
+    return [source.draw_record(episode_rng(protocol.seed, i), shots, query) for i, query in enumerate(queries)]
 
 
 def open_episodes(source: IndexedSource, protocol: Protocol, manifest: Path | None = None) -> FrozenEpisodes:

@@ -46,32 +46,26 @@ def in_order(mine: Iterator[Any], count: int, every: int) -> Iterator[Any]:
 
 def on_every(make: Callable[[], T]) -> T:
     """What ``make`` gives this process; a :class:`LDISError` that it raises on any process is raised on every one."""
-    if jax.process_count() == 1:
-        return make()
     made: list[T] = []
     _exchange(lambda: made.append(make()))
     return made[0]
 
 
-def check_same(facts: dict[str, Any]) -> None:
-    """Raises :class:`LDISError`, on every process, where they hold different facts, JSON-able."""
-    if jax.process_count() == 1:
-        return
+def differing(facts: dict[str, Any]) -> list[str]:
+    """The keys whose values, JSON-able, are not the same on all processes."""
     first, *others = _exchange(lambda: facts)
-    for other in others:
-        if wrong := [key for key in first if first[key] != other.get(key)]:
-            raise LDISError(f"the hosts differ in {', '.join(wrong)}; give all of them the same model and data")
+    return [key for key in first if any(first[key] != other.get(key) for other in others)]
 
 
 def on_lead(make: Callable[[], T]) -> T:
     """What process 0 makes, JSON-able, or the :class:`LDISError` that it raises, on every process."""
-    if jax.process_count() == 1:
-        return make()
     return _exchange(make if jax.process_index() == 0 else lambda: None)[0]
 
 
 def _exchange(make: Callable[[], Any]) -> list[Any]:
     """The results of all processes, by process."""
+    if jax.process_count() == 1:
+        return [make()]
     try:
         mine = {"value": make()}
     except LDISError as error:

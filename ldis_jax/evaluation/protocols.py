@@ -10,8 +10,6 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
-from ldis_jax.errors import LDISError
-
 COCO_FOLD_CLASSES, PASCAL_FOLD_CLASSES, FOLDS = 20, 5, 4
 _HSNET_EPISODES = 1000
 
@@ -73,13 +71,6 @@ def _protocols() -> dict[str, Protocol]:
 
 
 PROTOCOLS = _protocols()
-
-
-def get_protocol(name: str) -> Protocol:
-    """A protocol by name; raises :class:`LDISError` with the names there are."""
-    if name not in PROTOCOLS:
-        raise LDISError(f"--benchmark={name}: must be one of {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name]
 
 
 def domain(training_sets: Mapping[str, Sequence[int]], data: str, classes: Sequence[int]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldis_jax.errors import LDISError
+from ldis_jax.support.files import writing
 
 
 class Records:
@@ -23,32 +24,24 @@ class Records:
         Raises:
             LDISError: the file belongs to another evaluation, or cannot be read or written.
         """
-        self._path, self.records = path, list[dict[str, Any]]()
+        self.records: list[dict[str, Any]] = []
         header = json.loads(json.dumps(header))
-        kept = 0
-        try:
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            data = path.read_bytes() if path.exists() else b""
-            lines = data.splitlines(keepends=True)
+            lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
             if lines and not lines[-1].endswith(b"\n"):
                 lines.pop()  # written in part when the run was cut off
             if lines:
-                found, *self.records = [json.loads(line) for line in lines]
+                found, *self.records = _read(lines)
                 if found != header:
                     raise LDISError(
                         f"{path}: holds another evaluation ({_first_difference(found, header)}); remove it, or choose "
                         "another --out"
                     )
-                kept = sum(map(len, lines))
-            self._file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115
-            self._file.truncate(kept)
-            self._file.seek(kept)
+            self._file = open(path, "ab")  # noqa: SIM115
+            self._file.truncate(sum(map(len, lines)))
             if not lines:
                 self._write(header)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise LDISError(f"{path}: not records of an evaluation ({error}); remove it") from None
-        except OSError as error:
-            raise LDISError(f"{path}: cannot be written ({error.strerror or error}); choose another --out") from None
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds a record; it outlives the process from here on."""
@@ -59,9 +52,6 @@ class Records:
         self._file.write(json.dumps(obj, separators=(",", ":")).encode() + b"\n")
         self._file.flush()
 
-    def __len__(self) -> int:
-        return len(self.records)
-
     def __enter__(self) -> Records:
         return self
 
@@ -70,8 +60,15 @@ class Records:
         self._file.close()
 
 
+def _read(lines: list[bytes]) -> list[Any]:
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError:  # no JSON, or no text
+        return [None]
+
+
 def _first_difference(found: Any, wanted: dict[str, Any]) -> str:
     if not isinstance(found, dict):
-        return "no header"
+        return "no records that can be read"
     key = next(key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key))
     return f"{key}: {found.get(key)!r}, now {wanted.get(key)!r}"

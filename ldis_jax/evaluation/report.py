@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,8 +19,24 @@ from ldis_jax.media.plots import plot_bars, plot_shots
 from ldis_jax.support import markdown
 
 _SHOWN = 4  # episodes or videos that are best, median and worst, and frames of a video
-T = TypeVar("T")
 _CAPTION = "Percent, with 95 % bootstrap intervals in brackets."
+T = TypeVar("T")
+
+
+class Subject(NamedTuple):
+    """The model that is measured.
+
+    Attributes:
+        facts: for the report: "model", "model_hash", "task", "settings", "domain", "software".
+        predict: as evaluators take it; on this process's devices alone.
+        image_size: S.
+        batch_size: over all devices of this process.
+    """
+
+    facts: Mapping[str, Any]
+    predict: Predict
+    image_size: int
+    batch_size: int
 
 
 def ranked(records: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
@@ -46,9 +62,7 @@ def write_page(
     report: Mapping[str, Any],
     records: Sequence[Mapping[str, Any]],
     episodes: Sequence[Episode],
-    predict: Predict,
-    image_size: int,
-    batch_size: int,
+    subject: Subject,
 ) -> None:
     """Writes the page and its pictures: bars by class, and the best, median and worst episodes, predicted again.
 
@@ -57,24 +71,19 @@ def write_page(
         report: the JSON report.
         records: of the whole evaluation.
         episodes: all of them.
-        predict: as evaluators take it.
-        image_size: S.
-        batch_size: as in the evaluation, so that nothing compiles anew.
+        subject: as in the evaluation, so that nothing compiles again.
     """
-    pictures = path.with_suffix("")
+    pictures, (_, predict, size, batch_size) = path.with_suffix(""), subject
     plot_bars(report["iou_per_class"], "IoU by class, percent", pictures / "classes.png")
-    sheets = []
+    parts = [_figures(report, {"miou": "mIoU", "fb_iou": "FB-IoU"}), _facts(report)]
+    parts.append(f"## Classes\n\n![IoU by class]({pictures.name}/classes.png)")
     for name, indices in ranked(records).items():
         if indices:
-            sheet = PictureEvaluator(episodes, image_size, batch_size, pictures / f"{name}.png", indices)
+            sheet = PictureEvaluator(episodes, size, batch_size, pictures / f"{name}.png", indices)
             for _ in sheet.run(predict):
                 pass
-            sheets.append(f"## {name.capitalize()} episodes\n\n![{name} episodes]({pictures.name}/{name}.png)")
-    names = {"miou": "mIoU", "fb_iou": "FB-IoU"}
-    parts = [_figures(report, names), _facts(report, _episodes_of(report))]
-    markdown.write_page(
-        path, report["benchmark"], [*parts, f"## Classes\n\n![IoU by class]({pictures.name}/classes.png)", *sheets]
-    )
+            parts.append(f"## {name.capitalize()} episodes\n\n![{name} episodes]({pictures.name}/{name}.png)")
+    markdown.write_page(path, report["benchmark"], parts)
 
 
 def write_curve_page(path: Path, report: Mapping[str, Any]) -> None:
@@ -90,28 +99,20 @@ def write_curve_page(path: Path, report: Mapping[str, Any]) -> None:
     columns = {"miou": "mIoU", "fb_iou": "FB-IoU", "gain": f"mIoU over {points[0]['num_shots']}-shot"}
     rows = [("prompts", *columns.values()), ("---",) * (1 + len(columns))]
     rows += [(str(point["num_shots"]), *(markdown.with_interval(point, name) for name in columns)) for point in points]
-    rows += [
-        (who, *(markdown.with_interval(v, n) for n in ("miou", "fb_iou")), "")
-        for who, v in markdown.everyone(report)[1:]
-    ]
+    for who, values in markdown.everyone(report)[1:]:
+        rows.append((who, *(markdown.with_interval(values, name) for name in ("miou", "fb_iou")), ""))
     most, classes = points[-1]["num_shots"], len(points[-1]["iou_per_class"])
     queries = (
         f"All rows are of the same {report['episodes']} queries of {classes} classes, those with more than {most} "
         f"images; fewer prompts are the first of the {most}. A difference's interval is of the same resamples of both."
     )
     picture = f"![mIoU by number of prompts]({plot.parent.name}/{plot.name})"
-    parts = [markdown.table(rows), f"{_CAPTION} {queries}", picture, _facts(report, _episodes_of(report))]
+    parts = [markdown.table(rows), f"{_CAPTION} {queries}", picture, _facts(report)]
     markdown.write_page(path, f"{report['benchmark']}, by number of prompts", parts)
 
 
 def write_video_page(
-    path: Path,
-    report: Mapping[str, Any],
-    ranked_by: str,
-    source: VideoSource,
-    predict: Predict,
-    image_size: int,
-    batch_size: int,
+    path: Path, report: Mapping[str, Any], ranked_by: str, source: VideoSource, subject: Subject
 ) -> None:
     """Writes the page of a video benchmark: bars by class or video, and the best, median and worst videos.
 
@@ -122,9 +123,7 @@ def write_video_page(
         report: the JSON report.
         ranked_by: the figure of "per_video" that says which videos are best.
         source: the videos.
-        predict: as evaluators take it.
-        image_size: S.
-        batch_size: as in the evaluation, so that nothing compiles anew.
+        subject: as in the evaluation, so that nothing compiles again.
     """
     pictures, numbers = path.with_suffix(""), {video: i for i, video in enumerate(source.videos)}
     names = [name for name in report if f"{name}_interval" in report]
@@ -138,12 +137,11 @@ def write_video_page(
     sections, lengths = ranked_videos(report["per_video"], ranked_by), source.videos
     shown = dict.fromkeys(itertools.chain.from_iterable(sections.values()))  # of few videos, one in several sections
     frames = [(video, t) for video in shown for t in _spread(lengths[video])]
-    predicted = segment_frames(predict, source, frames, image_size, batch_size)
+    predicted = segment_frames(subject.predict, source, frames, subject.image_size, subject.batch_size)
     for video, group in itertools.groupby(predicted, key=lambda frame: frame.video):
         write_png(pictures / f"{numbers[video]:04d}.png", strip(video, source.frame(video, 0), list(group)))
 
-    facts = {"videos": f"{report['videos']}, hash `{report['videos_hash']}`; left out: {len(report['left_out'])}"}
-    parts = [_figures(report, {name: name for name in names}), *report["notes"], _facts(report, facts)]
+    parts = [_figures(report, {name: name for name in names}), *report["notes"], _facts(report)]
     parts.append(f"## {title}\n\n![{title}]({pictures.name}/bars.png)")
     for name, videos in sections.items():
         if fresh := [video for video in videos if shown.pop(video, True) is None]:
@@ -173,17 +171,13 @@ def _figures(report: Mapping[str, Any], names: Mapping[str, str]) -> str:
     return f"{markdown.figures_table(report, names)}\n\n{_CAPTION}"
 
 
-def _episodes_of(report: Mapping[str, Any]) -> dict[str, Any]:
-    shots = report["num_shots"] if isinstance(report["num_shots"], int) else max(report["num_shots"])
-    episodes = f"{report['episodes']} of {shots} prompts, hash `{report['episodes_hash']}`"
-    return {"episodes": episodes, "accumulation": report["accumulation"]}
-
-
-def _facts(report: Mapping[str, Any], about: Mapping[str, Any]) -> str:
-    facts = {
-        "model": f"{report['model']} ({report['task']}), hash `{report['model_hash']}`",
-        **about,
-        "test classes in training": report["domain"],
-        "software": report["software"],
-    }
-    return markdown.bullet_list(facts)
+def _facts(report: Mapping[str, Any]) -> str:
+    if "videos" in report:
+        about = {"videos": f"{report['videos']}, hash `{report['videos_hash']}`; left out: {len(report['left_out'])}"}
+    else:
+        shots = report["num_shots"] if isinstance(report["num_shots"], int) else max(report["num_shots"])
+        episodes = f"{report['episodes']} of {shots} prompts, hash `{report['episodes_hash']}`"
+        about = {"episodes": episodes, "accumulation": report["accumulation"]}
+    model = f"{report['model']} ({report['task']}), hash `{report['model_hash']}`"
+    others = {"test classes in training": report["domain"], "software": report["software"]}
+    return markdown.bullet_list({"model": model, **about, **others})

@@ -15,12 +15,12 @@ from ldis_jax.evaluation import hosts
 from ldis_jax.evaluation.intervals import image_figures, miou_gain
 from ldis_jax.evaluation.protocols import Protocol
 from ldis_jax.evaluation.records import Records
-from ldis_jax.evaluation.report import write_curve_page, write_page, write_video_page
+from ldis_jax.evaluation.report import Subject, write_curve_page, write_page, write_video_page
 from ldis_jax.evaluation.video_benchmark import MIN_FRAMES, VideoLabels, VideoSource, segment_videos, videos_hash
 from ldis_jax.evaluation.video_measures import MEASURES
 from ldis_jax.evaluators.episodes import BASELINES, baseline_masks, predict_episodes
 from ldis_jax.evaluators.mean_iou import episode_areas
-from ldis_jax.inference.batches import Predict, map_ahead
+from ldis_jax.inference.batches import map_ahead
 from ldis_jax.input_pipeline import Episode, FrozenEpisodes
 from ldis_jax.support.files import write_json
 from ldis_jax.tasks import pseudo_mask
@@ -29,92 +29,54 @@ from ldis_jax.tasks import pseudo_mask
 _MEET_BATCHES, _MEET_VIDEOS = 8, 2
 
 
-def evaluate_images(
-    protocol: Protocol,
-    episodes: FrozenEpisodes,
-    facts: Mapping[str, Any],
-    predict: Predict,
-    image_size: int,
-    batch_size: int,
-    out: Path,
-) -> dict[str, Any]:
+def evaluate_images(protocol: Protocol, episodes: FrozenEpisodes, subject: Subject, out: Path) -> dict[str, Any]:
     """Evaluates all episodes that ``out`` has no record of yet, then writes report and page.
 
     Args:
         protocol: what is measured.
         episodes: of the protocol, on the data at hand.
-        facts: of the model, for the report: "model", "model_hash", "task", "settings", "domain", "software".
-        predict: as evaluators take it; on this process's devices alone.
-        image_size: S.
-        batch_size: over all devices of this process.
+        subject: the model.
         out: JSON report; beside it come ``.records.jsonl``, ``.md`` and a folder of pictures.
 
     Returns:
         The content of ``out``.
     """
-    header = _header(protocol, facts) | {"episodes_hash": episodes.hash}
-    records = _measure_episodes([episodes], header, predict, image_size, batch_size, out)
+    records = _measure_episodes(protocol, [episodes], {"episodes_hash": episodes.hash}, subject, out)
 
     def finish() -> dict[str, Any]:
-        report = {
-            "benchmark": protocol.name,
-            **facts,
-            **_figures(records, "areas", protocol),
-            "baselines": {name: _figures(records, name, protocol) for name in BASELINES},
-            "episodes": len(episodes),
-            "episodes_hash": episodes.hash,
-            "num_shots": protocol.num_shots,
-            "accumulation": protocol.accumulation,
-        }
+        figures = _figures(records, "areas", protocol)
+        report = _image_report(protocol, subject, figures, records, episodes, protocol.num_shots)
         write_json(out, report)
-        write_page(beside(out, ".md"), report, records, episodes, predict, image_size, batch_size)
+        write_page(beside(out, ".md"), report, records, episodes, subject)
         return report
 
     return hosts.on_lead(finish)
 
 
 def evaluate_curve(
-    protocol: Protocol,
-    curve: Mapping[int, FrozenEpisodes],
-    facts: Mapping[str, Any],
-    predict: Predict,
-    image_size: int,
-    batch_size: int,
-    out: Path,
+    protocol: Protocol, curve: Mapping[int, FrozenEpisodes], subject: Subject, out: Path
 ) -> dict[str, Any]:
-    """As :func:`evaluate_images`, once for every number of prompts K.
+    """As :func:`evaluate_images`, once for every number of prompts K of ``curve``, on the same queries.
 
-    Args:
-        protocol: what is measured; its own number of prompts does not count.
-        curve: K -> episodes, on the same queries.
-        facts: of the model.
-        predict: as evaluators take it; compiled once a K.
-        image_size: S.
-        batch_size: over all devices of this process.
-        out: JSON report with "k_shot_curve": the figures for each K, and "gain", the mIoU over that of the first K.
+    The report's "k_shot_curve" has the figures for each K, and "gain", the mIoU over that of the first K.
     """
     shots, sets = list(curve), list(curve.values())
     hashes = {str(k): episodes.hash for k, episodes in curve.items()}
-    header = _header(protocol, facts) | {"episodes_hashes": hashes}
-    records = _measure_episodes(sets, header, predict, image_size, batch_size, out)
+    records = _measure_episodes(protocol, sets, {"episodes_hashes": hashes}, subject, out)
 
     def finish() -> dict[str, Any]:
         count = len(sets[0])
         parts = [records[i * count : (i + 1) * count] for i in range(len(sets))]
         points = [
-            {"num_shots": k, **_figures(part, "areas", protocol), **_gain(parts[0], part, protocol), "episodes_hash": h}
-            for k, part, h in zip(shots, parts, hashes.values(), strict=True)
+            {
+                "num_shots": k,
+                **_figures(part, "areas", protocol),
+                **miou_gain(parts[0], part, protocol.accumulation),
+                "episodes_hash": digest,
+            }
+            for k, part, digest in zip(shots, parts, hashes.values(), strict=True)
         ]
-        report = {
-            "benchmark": protocol.name,
-            **facts,
-            "k_shot_curve": points,
-            "baselines": {name: _figures(parts[0], name, protocol) for name in BASELINES},
-            "episodes": count,
-            "episodes_hash": sets[-1].hash,
-            "num_shots": shots,
-            "accumulation": protocol.accumulation,
-        }
+        report = _image_report(protocol, subject, {"k_shot_curve": points}, parts[0], sets[-1], shots)
         write_json(out, report)
         write_curve_page(beside(out, ".md"), report)
         return report
@@ -122,15 +84,7 @@ def evaluate_curve(
     return hosts.on_lead(finish)
 
 
-def evaluate_videos(
-    protocol: Protocol,
-    source: VideoSource,
-    facts: Mapping[str, Any],
-    predict: Predict,
-    image_size: int,
-    batch_size: int,
-    out: Path,
-) -> dict[str, Any]:
+def evaluate_videos(protocol: Protocol, source: VideoSource, subject: Subject, out: Path) -> dict[str, Any]:
     """As :func:`evaluate_images`, of videos whose first frame is the prompt; the baseline repeats its labels.
 
     Videos without an object in the first frame are left out and named in the report.
@@ -145,11 +99,11 @@ def evaluate_videos(
         return {"video": video, "model": measure.record(video, labels), "repeat_first": measure.record(video, repeated)}
 
     def make(rest: Sequence[int]) -> Iterator[dict[str, Any]]:
-        found = segment_videos(predict, source, [names[i] for i in rest], image_size, batch_size)
+        videos = [names[i] for i in rest]
+        found = segment_videos(subject.predict, source, videos, subject.image_size, subject.batch_size)
         return map_ahead(record, tqdm(found, protocol.name, len(rest), unit="video", leave=False), 1, threads=1)
 
-    header = _header(protocol, facts) | {"videos_hash": digest}
-    records = _measure(out, header, len(names), make, _MEET_VIDEOS)
+    records = _measure(protocol, {"videos_hash": digest}, subject, out, len(names), make, _MEET_VIDEOS)
 
     def finish() -> dict[str, Any]:
         measured = [record for record in records if "model" in record]
@@ -166,7 +120,7 @@ def evaluate_videos(
                 values["iou_per_class"] = {known.get(c, f"class {c}"): value for c, value in by_label}
         report = {
             "benchmark": protocol.name,
-            **facts,
+            **subject.facts,
             **figures["model"],
             "baselines": {"repeat_first": figures["repeat_first"]},
             "notes": [
@@ -179,8 +133,7 @@ def evaluate_videos(
             "videos_hash": digest,
         }
         write_json(out, report)
-        ranked_by = measure.RANKED_BY
-        write_video_page(beside(out, ".md"), report, ranked_by, source, predict, image_size, batch_size)
+        write_video_page(beside(out, ".md"), report, measure.RANKED_BY, source, subject)
         return report
 
     return hosts.on_lead(finish)
@@ -191,18 +144,8 @@ def beside(out: Path, ending: str) -> Path:
     return out.with_name((out.stem if out.suffix == ".json" else f"{out.name}-page") + ending)
 
 
-def _header(protocol: Protocol, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What records must agree on to be continued; "format" is that of the records themselves."""
-    return {key: facts[key] for key in ("model_hash", "task", "settings")} | {"benchmark": protocol.name, "format": 2}
-
-
 def _measure_episodes(
-    sets: Sequence[FrozenEpisodes],
-    header: dict[str, Any],
-    predict: Predict,
-    image_size: int,
-    batch_size: int,
-    out: Path,
+    protocol: Protocol, sets: Sequence[FrozenEpisodes], hashes: Mapping[str, Any], subject: Subject, out: Path
 ) -> list[dict[str, Any]]:
     """Records of sets of one length, one after the other: areas of the model and of the baselines."""
     count = len(sets[0])
@@ -214,18 +157,21 @@ def _measure_episodes(
         return {"class_id": episode.class_id, "class_name": episode.class_name, **areas}
 
     def make(rest: Sequence[int]) -> Iterator[dict[str, Any]]:
+        _, predict, size, batch_size = subject
         for k, episodes in enumerate(sets):
             if indices := [i - k * count for i in rest if i // count == k]:
-                title = f"{header['benchmark']}, {k + 1} of {len(sets)}" if len(sets) > 1 else header["benchmark"]
-                found = predict_episodes(predict, episodes, image_size, batch_size, title=title, indices=indices)
+                title = f"{protocol.name}, {k + 1} of {len(sets)}" if len(sets) > 1 else protocol.name
+                found = predict_episodes(predict, episodes, size, batch_size, title=title, indices=indices)
                 yield from map_ahead(record, found, batch_size)
 
-    return _measure(out, header, len(sets) * count, make, _MEET_BATCHES * batch_size)
+    return _measure(protocol, hashes, subject, out, len(sets) * count, make, _MEET_BATCHES * subject.batch_size)
 
 
 def _measure(
+    protocol: Protocol,
+    hashes: Mapping[str, Any],
+    subject: Subject,
     out: Path,
-    header: dict[str, Any],
     count: int,
     make: Callable[[Sequence[int]], Iterator[dict[str, Any]]],
     meet_every: int,
@@ -233,20 +179,26 @@ def _measure(
     """Records of all items, on process 0: those there are beside ``out``, and of the rest each as soon as it is made.
 
     Args:
+        protocol: what is measured.
+        hashes: of the items.
+        subject: the model.
         out: the report.
-        header: of the records.
         count: how many items there are.
         make: some of ``range(count)`` -> a record each, in order.
         meet_every: see :func:`hosts.in_order`.
     """
-    hosts.check_same(header)
+    # What records must agree on to be continued; "format" is that of the records themselves.
+    header = {key: subject.facts[key] for key in ("model_hash", "task", "settings")}
+    header |= {"benchmark": protocol.name, "format": 2, **hashes}
+    if wrong := hosts.differing(header):
+        raise LDISError(f"the hosts differ in {', '.join(wrong)}; give all of them the same model and data")
     records: Records | None = None
     with contextlib.ExitStack() as stack:
 
         def start() -> int:
             nonlocal records
             records = stack.enter_context(Records(beside(out, ".records.jsonl"), header))
-            return len(records)
+            return len(records.records)
 
         done = hosts.on_lead(start)
         for record in hosts.in_order(make(hosts.share(range(done, count))), count - done, meet_every):
@@ -258,15 +210,26 @@ def _measure(
 def _figures(records: Sequence[dict[str, Any]], key: str, protocol: Protocol) -> dict[str, Any]:
     """Figures of the areas under ``key``, by name of class."""
     names = {record["class_id"]: record["class_name"] for record in records}
-    found = image_figures(_chosen(records, key), protocol.accumulation)
+    found = image_figures([{**record, "areas": record[key]} for record in records], protocol.accumulation)
     return found | {"iou_per_class": {names[c]: value for c, value in found["iou_per_class"].items()}}
 
 
-def _gain(
-    first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]], protocol: Protocol
-) -> dict[str, float | list[float] | None]:
-    return miou_gain(_chosen(first, "areas"), _chosen(second, "areas"), protocol.accumulation)
-
-
-def _chosen(records: Sequence[dict[str, Any]], key: str) -> list[dict[str, Any]]:
-    return [{"class_id": record["class_id"], "areas": record[key]} for record in records]
+def _image_report(
+    protocol: Protocol,
+    subject: Subject,
+    figures: Mapping[str, Any],
+    records: Sequence[dict[str, Any]],
+    episodes: FrozenEpisodes,
+    num_shots: int | list[int],
+) -> dict[str, Any]:
+    """The model's figures beside the baselines' of ``records``."""
+    return {
+        "benchmark": protocol.name,
+        **subject.facts,
+        **figures,
+        "baselines": {name: _figures(records, name, protocol) for name in BASELINES},
+        "episodes": len(episodes),
+        "episodes_hash": episodes.hash,
+        "num_shots": num_shots,
+        "accumulation": protocol.accumulation,
+    }

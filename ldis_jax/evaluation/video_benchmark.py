@@ -62,16 +62,6 @@ class _Prompt(NamedTuple):
     labels: np.ndarray
 
 
-class _Query(NamedTuple):
-    """A label to look for in a frame."""
-
-    video: str
-    time: int
-    picture: np.ndarray
-    truth: np.ndarray
-    labels: list[int]  # of the frame, this one among them
-
-
 def segment_frames(
     predict: Predict, source: VideoSource, frames: Iterable[tuple[str, int]], image_size: int, batch_size: int
 ) -> Iterator[Frame]:
@@ -97,15 +87,16 @@ def segment_frames(
         image, labels = source.frame(video, 0)
         return _Prompt(eval_image(image, image_size), objects_of(labels, image_size), labels)
 
-    def load(frame: tuple[str, int]) -> list[tuple[_Query, dict[str, np.ndarray]]]:
-        video, time = frame
+    def load(place: tuple[str, int]) -> list[tuple[tuple[Frame, list[int]], dict[str, np.ndarray]]]:
+        """A query a label: the frame, nothing predicted yet, with all labels to look for in it."""
+        video, time = place
         prompt = prompt_of(video)
         if not prompt.masks:
             return []
         picture, truth = source.frame(video, time)
         if truth.shape != prompt.labels.shape:
             raise LDISError(f"video {video!r}: frame {time} differs in size from the first {prompt.labels.shape}")
-        query = _Query(video, time, picture, truth, list(prompt.masks))
+        query = Frame(video, time, picture, truth, np.zeros_like(truth)), list(prompt.masks)
         shared = {"query_image": eval_image(picture, image_size), "prompt_images": prompt.image[None]}
         first_index = (time - 1) * len(prompt.masks)  # of a query in its video, wherever the evaluation began
         return [
@@ -114,13 +105,12 @@ def segment_frames(
         ]
 
     logits: list[np.ndarray] = []  # of the current frame, one a label
-    for query, r in predict_batches(predict, frames, load, batch_size):
-        logits.append(pseudo_mask.to_logit(restore_size(r, *query.truth.shape)))
-        if len(logits) == len(query.labels):
-            lookup = np.array([0, *query.labels], np.uint8)
-            predicted = lookup[class_probabilities(np.stack(logits)).argmax(0)]
+    for (frame, labels), r in predict_batches(predict, frames, load, batch_size):
+        logits.append(pseudo_mask.to_logit(restore_size(r, *frame.truth.shape)))
+        if len(logits) == len(labels):
+            lookup = np.array([0, *labels], np.uint8)
+            yield frame._replace(predicted=lookup[class_probabilities(np.stack(logits)).argmax(0)])
             logits.clear()
-            yield Frame(query.video, query.time, query.picture, query.truth, predicted)
 
 
 def segment_videos(

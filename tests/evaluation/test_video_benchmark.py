@@ -12,7 +12,7 @@ from PIL import Image
 
 from ldis_jax import evaluate
 from ldis_jax.evaluation.protocols import PROTOCOLS, Protocol
-from ldis_jax.evaluation.report import ranked_videos
+from ldis_jax.evaluation.report import Subject, ranked_videos
 from ldis_jax.evaluation.run import evaluate_videos
 from ldis_jax.evaluation.video_benchmark import (
     VideoLabels,
@@ -148,7 +148,8 @@ def test_pictures_are_not_videos(micro_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit):
         run(evaluate.main)
-    assert "no built records of split 'val', which videos need; python data/build.py davis16" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "no built records of videos of split 'val', which mini-davis16 needs; python data/build.py davis16" in err
 
 
 FACTS = {"model": "m", "model_hash": "1", "task": "ldis1", "settings": {}, "domain": "unknown", "software": "none"}
@@ -157,7 +158,7 @@ FACTS = {"model": "m", "model_hash": "1", "task": "ldis1", "settings": {}, "doma
 def evaluated(kind, source, tmp_path, predict=by_colour):
     """(report, page) of a benchmark of painted videos."""
     out = tmp_path / "r.json"
-    evaluate_videos(Protocol("toy", "any", kind=kind), source, FACTS, predict, SIZE, 5, out)
+    evaluate_videos(Protocol("toy", "any", kind=kind), source, Subject(FACTS, predict, SIZE, 5), out)
     return json.loads(out.read_text()), out.with_suffix(".md").read_text()
 
 
