@@ -7,14 +7,13 @@ Example:
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 import os
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from pathlib import Path
 
 from ldis_jax.errors import LDISError
 from ldis_jax.support import cli
@@ -54,23 +53,16 @@ def main() -> None:
     pipe = LDISPipeline.from_pretrained(args.model, dtype=args.dtype)
     if importlib.util.find_spec("gradio") is None:
         raise LDISError("the web page needs Gradio: pip install 'ldis_jax[demo]'")
-    with _sigterm_exits(), tempfile.TemporaryDirectory(prefix="ldis_jax_demo_") as folder:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves the ``with`` block, as Ctrl-C does
+    with tempfile.TemporaryDirectory(prefix="ldis_jax_demo_") as folder:
         # Gradio reads these when it is imported: uploads and results vanish with the server, and nothing calls home.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
         from ldis_jax.demo.page import serve
+        from ldis_jax.demo.widgets import Server
 
         about = "" if shipped_folder(args.model) is None else _SHIPPED
-        serve(pipe, Limits(args.max_upload_mb, args.max_megapixels), args.host, args.port, about)
-
-
-@contextlib.contextmanager
-def _sigterm_exits() -> Iterator[None]:
-    """SIGTERM unwinds the ``with`` blocks inside, as Ctrl-C does."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        limits = Limits(args.max_upload_mb, args.max_megapixels)
+        serve(Server(pipe, limits, Path(folder), about), args.host, args.port)
 
 
 def _check_address(host: str, port: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -10,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from ldis_jax.demo import pictures
 from ldis_jax.demo.examples import Example, paint_examples
-from ldis_jax.demo.uploads import PaintedPrompt, has_picture, read_mask_file, read_prompt, read_query
+from ldis_jax.demo.uploads import PaintedPrompt, read_mask_file, read_prompt, read_query
 from ldis_jax.demo.widgets import (
     COLOURS,
     MODEL_QUEUE,
     PRIVATE,
     Server,
-    clear_errors,
     editor,
     ldisn_options,
     legend,
@@ -29,27 +26,6 @@ from ldis_jax.demo.widgets import (
 from ldis_jax.media.overlays import magnify
 
 _SCALE = '<span class="scale">Probability {}0 <i></i> 1</span>'
-
-
-@dataclasses.dataclass(frozen=True)
-class _Prompts:
-    """Components that hold a session's prompts: those added, and the one in the editor."""
-
-    added: Any
-    gallery: Any
-    canvas: Any
-    mask_file: Any
-    class_name: Any
-
-    @property
-    def inputs(self) -> list[Any]:
-        """What reading the editor's prompt takes, and those added."""
-        return [self.canvas, self.mask_file, self.class_name, self.added]
-
-    @property
-    def outputs(self) -> list[Any]:
-        """What :func:`_shown_prompts` gives."""
-        return [self.added, self.gallery, self.canvas, self.mask_file]
 
 
 def build(server: Server) -> None:
@@ -68,7 +44,7 @@ def build(server: Server) -> None:
     with gr.Row():
         with gr.Column():
             gr.Markdown("### 1. Prompt\nA picture of the thing. Paint over it, or give its mask as a file.")
-            prompts = _prompt_editor(server)
+            prompt, shown_prompts = _prompt_editor(server)
         with gr.Column():
             gr.Markdown("### 2. Query\nThe picture to segment.")
             query = picture_input(show_label=False, height=380, elem_id="query")
@@ -92,9 +68,9 @@ def build(server: Server) -> None:
     def on_run(
         path: str | None, painted: Any, mask: str | None, name: str, added: list[PaintedPrompt], *values: Any
     ) -> Iterator[tuple[Any, ...]]:
-        with clear_errors():
+        with server.clear_errors():
             image = read_query(path, server.limits)
-            if has_picture(painted) or not added:  # one prompt needs no "add"
+            if painted["background"] or not added:  # one prompt needs no "add"
                 added = pictures.add_prompt(added, read_prompt(painted, mask, name, server.limits))
             given = dict(zip(options, values, strict=True))
             folder = Path(tempfile.mkdtemp(dir=server.folder))
@@ -103,18 +79,22 @@ def build(server: Server) -> None:
 
     work: dict[str, Any] = {
         "fn": on_run,
-        "inputs": [query, *prompts.inputs, *options.values()],
+        "inputs": [query, *prompt, *options.values()],
         "outputs": [summary, *shown, scale, download],
         "show_progress_on": shown[0],
         **MODEL_QUEUE,
     }
     run.click(**work)
     for chooser, example in zip(choosers, examples, strict=True):
-        chooser.click(functools.partial(on_example, example), None, [*prompts.outputs, query], **PRIVATE).then(**work)
+        chooser.click(functools.partial(on_example, example), None, [*shown_prompts, query], **PRIVATE).then(**work)
 
 
-def _prompt_editor(server: Server) -> _Prompts:
-    """Lays out where prompts are painted and listed, and connects it."""
+def _prompt_editor(server: Server) -> tuple[list[Any], list[Any]]:
+    """Lays out where prompts are painted and listed, and connects it.
+
+    Returns:
+        The components that reading the editor's prompt takes, those added last; and those of :func:`_shown_prompts`.
+    """
     gr.HTML('<div id="prompt-alert" role="alert"></div>', elem_classes="alert", padding=False)
     canvas = editor(COLOURS[:1], sources=["upload", "clipboard"], show_label=False, height=380, elem_id="prompt")
     with gr.Row():
@@ -134,26 +114,27 @@ def _prompt_editor(server: Server) -> _Prompts:
         fit_columns=False, height=180, object_fit="contain", interactive=False,
         buttons=[], visible=False, elem_id="prompts",
     )  # fmt: skip
-    prompts = _Prompts(gr.State([]), gallery, canvas, mask_file, class_name)
+    added = gr.State([])
+    prompt, shown = [canvas, mask_file, class_name, added], [added, gallery, canvas, mask_file]
 
     def on_mask(painted: Any, mask: str | None) -> Any:
         """The mask on its picture, or alone where the picture is still to come."""
         if mask is None:
             return gr.Image(None, visible=False)
-        with clear_errors():
-            if not has_picture(painted):
+        with server.clear_errors():
+            if not painted["background"]:
                 return gr.Image(255 * magnify(read_mask_file(mask, server.limits)), visible=True)
-            [shown] = pictures.overlaid([read_prompt(painted, mask, "", server.limits)])
-            return gr.Image(shown, visible=True)
+            [picture] = pictures.overlaid([read_prompt(painted, mask, "", server.limits)])
+            return gr.Image(picture, visible=True)
 
     def on_add(painted: Any, mask: str | None, name: str, before: list[PaintedPrompt]) -> tuple[Any, ...]:
-        with clear_errors():
+        with server.clear_errors():
             return _shown_prompts(pictures.add_prompt(before, read_prompt(painted, mask, name, server.limits)))
 
     mask_file.change(on_mask, [canvas, mask_file], read, **PRIVATE)
-    add.click(on_add, prompts.inputs, prompts.outputs, **PRIVATE)
-    clear.click(lambda: _shown_prompts(()), None, prompts.outputs, **PRIVATE)
-    return prompts
+    add.click(on_add, prompt, shown, **PRIVATE)
+    clear.click(lambda: _shown_prompts(()), None, shown, **PRIVATE)
+    return prompt, shown
 
 
 def _shown_prompts(prompts: Sequence[PaintedPrompt]) -> tuple[Any, ...]:
@@ -168,15 +149,13 @@ def _outputs(result: pictures.PictureResult, num_steps: int | None) -> tuple[Any
     if num_steps is not None and result.file is None:
         text = f"Step {result.step} of {num_steps} &emsp; {text}"
     several = result.pseudo_mask is None
-    pseudo_mask: np.ndarray | None = result.pseudo_mask
+    what = "label map" if several else "mask"
     return (
         text,
         result.overlay,
         result.mask,
         result.probability,
-        gr.Image(pseudo_mask, visible=not several),
+        gr.Image(result.pseudo_mask, visible=not several),
         _SCALE.format("of the label that a pixel has been given: " if several else ""),
-        gr.DownloadButton(
-            f"Download {'label map' if several else 'mask'}", value=result.file, visible=result.file is not None
-        ),
+        gr.DownloadButton(f"Download {what}", value=result.file, visible=result.file is not None),
     )

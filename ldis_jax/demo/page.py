@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import gradio as gr
 from PIL import Image
 
-from ldis_jax.demo import image_tab, script, video_tab
-from ldis_jax.demo.uploads import Limits
+from ldis_jax.demo import image_tab, video_tab
 from ldis_jax.demo.widgets import Server
-from ldis_jax.pipeline import LDISPipeline
 
 _MAX_WAITING, _MAX_SESSIONS = 16, 32
 _CHECK_EVERY, _KEEP_FILES = 600, 3600  # seconds
@@ -24,6 +19,38 @@ _CSS = """
 .scale { display: flex; align-items: center; gap: .6em; font-size: .85em; opacity: .85; }
 .scale i { flex: none; width: 9em; height: .7em; border-radius: .2em;
   background: linear-gradient(90deg, #00224e, #35456c, #666970, #948e77, #c8b866, #fee838); }
+"""
+# What the page does in the browser beyond Gradio; LIMIT is the most bytes that the server takes of one file.
+_HEAD = """
+<script>
+(() => {
+  // An editor sends its picture as a PNG without a look at the limit, and waits for ever where the server refuses it.
+  // An empty file in its place gets to our functions, which say what is wrong.
+  const send = window.fetch;
+  window.fetch = (address, options) => {
+    if (options?.body instanceof FormData) {
+      const body = new FormData();
+      for (const [key, value] of options.body) {
+        body.append(key, value instanceof File && value.size > LIMIT ? new File([], value.name) : value);
+      }
+      options = {...options, body};
+    }
+    return send(address, options);
+  };
+  // An editor stays empty, without a word, where the browser cannot read a picture.
+  const check = (event, files) => {
+    const editor = event.target.closest?.("#prompt");
+    if (!editor || !files?.length) return;
+    const alert = document.querySelector("#prompt-alert");
+    alert.textContent = "";
+    createImageBitmap(files[0]).then((picture) => picture.close(), () => {
+      alert.textContent = `${files[0].name}: not a picture that can be read; convert it to PNG or JPEG`;
+    });
+  };
+  document.addEventListener("change", (event) => check(event, event.target.files), true);
+  document.addEventListener("drop", (event) => check(event, event.dataTransfer?.files), true);
+})();
+</script>
 """
 
 
@@ -46,26 +73,18 @@ def build(server: Server) -> gr.Blocks:
     return page
 
 
-def serve(pipe: LDISPipeline, limits: Limits, host: str, port: int, about: str = "") -> None:
-    """Serves the page until it is interrupted; uploads and results lie in GRADIO_TEMP_DIR.
-
-    Args:
-        pipe: the model.
-        limits: of uploads.
-        host: address to serve at.
-        port: of that address.
-        about: a line on the model to show under the title.
-    """
+def serve(server: Server, host: str, port: int) -> None:
+    """Serves the page at an address until it is interrupted."""
     Image.MAX_IMAGE_PIXELS = None  # our own limit is looked at before a picture is decoded
     font = ("system-ui", "sans-serif")
-    page = build(Server(pipe, limits, Path(os.environ["GRADIO_TEMP_DIR"]), about))
+    page = build(server)
     page.launch(
         server_name=host,
         server_port=port,
         share=False,
         quiet=True,
         prevent_thread_lock=True,
-        max_file_size=limits.upload_bytes,
+        max_file_size=server.limits.upload_bytes,
         state_session_capacity=_MAX_SESSIONS,
         footer_links=[],
         run_history=False,
@@ -73,7 +92,7 @@ def serve(pipe: LDISPipeline, limits: Limits, host: str, port: int, about: str =
         enable_monitoring=False,
         theme=gr.themes.Default(primary_hue="blue", font=font, font_mono=("ui-monospace", "monospace")),
         css=_CSS,
-        head=script.head(limits.upload_bytes),
+        head=_HEAD.replace("LIMIT", str(server.limits.upload_bytes)),
     )
     print(f"serving at {page.local_url}; Ctrl-C ends it", flush=True)
     page.block_thread()

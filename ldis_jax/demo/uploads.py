@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from ldis_jax.errors import LDISError
+from ldis_jax.inference.read_prompts import open_prompts
 from ldis_jax.media.images import IGNORE_LABEL, read_image, read_mask
 from ldis_jax.media.overlays import PALETTE
 
@@ -46,37 +48,28 @@ class Limits:
                 f"{name}: {width}x{height} is more than the {self.megapixels:g} megapixels allowed here; scale it down"
             )
 
-    def check_upload(self, path: Path, name: str) -> None:
-        """Raises :class:`LDISError` where an uploaded file is too large, or was removed after its time.
-
-        The page's script sends an empty file in place of one that is too large.
-        """
-        if not path.is_file() or not 0 < path.stat().st_size <= self.upload_bytes:
-            raise LDISError(
-                f"{name}: more than the {self.upload_mb:g} MB allowed here (as a PNG, where you paint), or no longer "
-                "on the server; drop it again, or a smaller one"
-            )
-
-    def read(self, path: str | Path, name: str = "") -> bytes:
+    def read(self, path: str | None, name: str) -> bytes:
         """The content of a picture file whose header says that it may be decoded.
 
         Args:
-            path: of the file.
-            name: what errors call it; its own name, without its folder, unless given.
+            path: None where nothing was uploaded. The page's script sends an empty file in place of one that is too
+                large, and the server removes files after their time.
+            name: what errors call it.
 
         Raises:
-            LDISError: not a picture, too large a file, or too many pixels.
+            LDISError: no such file, or too large a one.
         """
-        path = Path(path)
-        name = name or path.name
-        self.check_upload(path, name)
-        try:
-            with Image.open(path) as image:
-                size = image.size
-        except (OSError, SyntaxError, ValueError):
-            raise LDISError(f"{name}: not a picture that can be read; convert it to PNG or JPEG") from None
+        file = Path(path or "")
+        if not file.is_file() or not 0 < file.stat().st_size <= self.upload_bytes:
+            raise LDISError(
+                f"No {name}: drop a file of at most {self.upload_mb:g} MB (as a PNG, where you paint); it is kept for "
+                "an hour"
+            )
+        size = 0, 0  # of what is no picture, which decoding says
+        with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(file) as image:
+            size = image.size
         self.check_size(*size, name)
-        return path.read_bytes()
+        return file.read_bytes()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,18 +93,14 @@ def read_query(path: str | None, limits: Limits) -> np.ndarray:
     Raises:
         LDISError: none, or not a picture within the limits.
     """
-    if path is None:
-        raise LDISError("No query: drop the picture to segment")
-    return read_image(limits.read(path), Path(path).name)
+    return read_image(limits.read(path, "query"), "query")
 
 
-def read_prompt(
-    editor: Mapping[str, Any] | None, mask_file: str | None, class_name: str, limits: Limits
-) -> PaintedPrompt:
+def read_prompt(editor: Mapping[str, Any], mask_file: str | None, class_name: str, limits: Limits) -> PaintedPrompt:
     """A prompt of a picture and its mask: the file where one is given, else what was painted.
 
     Args:
-        editor: "background" and "layers", paths of the picture and of RGBA strokes on it.
+        editor: "background" and "layers", paths of the picture (or None) and of RGBA strokes on it.
         mask_file: a picture whose pixels are object where they are not zero.
         class_name: what the object is; "object" where empty.
         limits: of the server.
@@ -119,33 +108,21 @@ def read_prompt(
     Raises:
         LDISError: no picture, no mask, an empty one or one of another size.
     """
-    image, layers = _editors_picture(editor, "prompt picture", limits)
+    image = _editors_picture(editor, "prompt picture", limits)
     if mask_file is None:
-        mask = (_painted(layers, image.shape[:2], limits) > 0).astype(np.uint8)
+        mask = (_painted(editor["layers"], image.shape[:2], limits) > 0).astype(np.uint8)
     else:
         mask = read_mask_file(mask_file, limits)
-        if mask.shape != image.shape[:2]:
-            raise LDISError(
-                f"{Path(mask_file).name}: is {mask.shape[1]}x{mask.shape[0]}, "
-                f"its picture {image.shape[1]}x{image.shape[0]}; give the mask of this picture"
-            )
+    open_prompts({"object": [(image, mask)]})  # for its checks
     return PaintedPrompt(*_reduced(image, mask), class_name.strip() or "object")
 
 
 def read_mask_file(path: str, limits: Limits) -> np.ndarray:
-    """A mask file's object, uint8 [H, W] in {0, 1}.
-
-    Raises:
-        LDISError: not a picture within the limits, or an empty mask.
-    """
-    name = Path(path).name
-    mask = read_mask(limits.read(path), name=name)
-    if not mask.any():
-        raise LDISError(f"{name}: empty mask; its object pixels must not be zero")
-    return mask
+    """A mask file's object, uint8 [H, W] in {0, 1}; raises :class:`LDISError` as :func:`read_query`."""
+    return read_mask(limits.read(path, "mask file"), name="mask file")
 
 
-def read_labels(editor: Mapping[str, Any] | None, limits: Limits) -> np.ndarray:
+def read_labels(editor: Mapping[str, Any], limits: Limits) -> np.ndarray:
     """Strokes as labels, uint8 [H, W]: 1, 2, ... for the colours of the palette, 255 where colours mix.
 
     Args:
@@ -155,20 +132,12 @@ def read_labels(editor: Mapping[str, Any] | None, limits: Limits) -> np.ndarray:
     Raises:
         LDISError: no picture, or nothing painted.
     """
-    image, layers = _editors_picture(editor, "first frame of a video", limits)
-    return _painted(layers, image.shape[:2], limits)
+    image = _editors_picture(editor, "first frame of a video", limits)
+    return _painted(editor["layers"], image.shape[:2], limits)
 
 
-def has_picture(editor: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
-    """Whether the editor holds a picture."""
-    return editor is not None and editor["background"] is not None
-
-
-def _editors_picture(editor: Mapping[str, Any] | None, name: str, limits: Limits) -> tuple[np.ndarray, Sequence[str]]:
-    """The picture in an editor, uint8 [H, W, 3], and the paths of the strokes on it."""
-    if not has_picture(editor):
-        raise LDISError(f"No {name}: drop a file, then paint over the object")
-    return read_image(limits.read(editor["background"], name), name), editor["layers"]
+def _editors_picture(editor: Mapping[str, Any], name: str, limits: Limits) -> np.ndarray:
+    return read_image(limits.read(editor["background"], name), name)
 
 
 def _painted(layers: Sequence[str], shape: tuple[int, ...], limits: Limits) -> np.ndarray:
@@ -176,7 +145,7 @@ def _painted(layers: Sequence[str], shape: tuple[int, ...], limits: Limits) -> n
     labels = np.zeros(shape, np.uint8)
     palette = PALETTE.astype(np.int32)
     for layer in layers:
-        with Image.open(io.BytesIO(limits.read(layer))) as image:
+        with Image.open(io.BytesIO(limits.read(layer, "stroke"))) as image:
             pixels = np.asarray(image.convert("RGBA"))
         if pixels.shape[:2] != shape:
             continue  # they were painted on the picture before

@@ -11,7 +11,7 @@ import gradio as gr
 
 from ldis_jax.demo import videos
 from ldis_jax.demo.uploads import read_labels
-from ldis_jax.demo.widgets import COLOURS, MODEL_QUEUE, PRIVATE, Server, clear_errors, editor, ldisn_options
+from ldis_jax.demo.widgets import COLOURS, MODEL_QUEUE, PRIVATE, Server, editor, ldisn_options
 
 
 def build(server: Server) -> None:
@@ -37,12 +37,12 @@ def build(server: Server) -> None:
     def on_upload(path: str | None) -> Any:
         if path is None:
             return None
-        with clear_errors():
+        with server.clear_errors():
             return {"background": videos.first_frame(path, server.limits), "layers": [], "composite": None}
 
     def on_run(path: str | None, painted: Any, *values: Any) -> Iterator[tuple[Any, ...]]:
-        with clear_errors():
-            labels = read_labels(painted if path else None, server.limits)
+        with server.clear_errors():
+            labels = read_labels({**painted, "background": path and painted["background"]}, server.limits)
             given = dict(zip(options, values, strict=True))
             folder = Path(tempfile.mkdtemp(dir=server.folder))
             for now in videos.segment(server.pipe, path or "", labels, server.limits, folder, **given):

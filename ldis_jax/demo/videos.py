@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import zipfile
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from ldis_jax.demo.uploads import Limits
-from ldis_jax.errors import LDISError
 from ldis_jax.media.images import write_png
 from ldis_jax.media.overlays import PALETTE, overlay_labels
-from ldis_jax.media.videos import Video, VideoWriter, read_video
+from ldis_jax.media.videos import VideoWriter, read_video
 from ldis_jax.pipeline import LDISPipeline
 from ldis_jax.support.files import atomic_write
 
@@ -40,19 +39,19 @@ class VideoProgress:
     masks: Path | None = None
 
 
-def first_frame(path: str, limits: Limits) -> np.ndarray:
-    """The picture to paint on, uint8 [H, W, 3].
+def first_frame(path: str, limits: Limits) -> np.ndarray | None:
+    """The picture to paint on, uint8 [H, W, 3]; None of a video without frames.
 
     Raises:
         LDISError: not a video within the limits.
     """
-    return next(_frames(_open(path, limits), limits))
+    return next(_frames(path, limits), None)
 
 
 def segment(
     pipe: LDISPipeline, path: str, labels: np.ndarray, limits: Limits, folder: Path, **options: Any
 ) -> Iterator[VideoProgress]:
-    """Carries the first frame's labels through a video; few frames are in memory at a time.
+    """Propagates the first frame's labels through a video; few frames are in memory at a time.
 
     Args:
         pipe: the model.
@@ -68,20 +67,15 @@ def segment(
     Raises:
         LDISError: not a video within the limits, or labels that do not fit it.
     """
-    video = _open(path, limits)
-    frames: deque[np.ndarray] = deque()
-
-    def read() -> Iterator[np.ndarray]:
-        for frame in _frames(video, limits):
-            frames.append(frame)
-            yield frame
-
+    video = read_video(path)
+    ahead, frames = itertools.tee(_frames(path, limits))
+    results = pipe.segment_video(ahead, labels, **options)
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(VideoWriter(folder / "overlay.mp4", video.fps))
         temporary = stack.enter_context(atomic_write(folder / "masks.zip"))
         archive = stack.enter_context(zipfile.ZipFile(temporary, "w"))  # PNGs do not get smaller
-        for done, label_map in enumerate(pipe.segment_video(read(), labels, **options), 1):
-            overlay = overlay_labels(frames.popleft(), label_map)
+        for done, (label_map, frame) in enumerate(zip(results, frames, strict=True), 1):
+            overlay = overlay_labels(frame, label_map)
             writer.write(overlay)
             write_png(folder / "label_map.png", label_map, PALETTE)
             archive.write(folder / "label_map.png", f"{done - 1:05d}.png")
@@ -89,26 +83,7 @@ def segment(
     yield VideoProgress(done, done, overlay, folder / "overlay.mp4", folder / "masks.zip")
 
 
-def _open(path: str, limits: Limits) -> Video:
-    with _without_folder(Path(path)):
-        limits.check_upload(Path(path), Path(path).name)
-        return read_video(path)
-
-
-def _frames(video: Video, limits: Limits) -> Iterator[np.ndarray]:
-    frame = None
-    with _without_folder(video.path):
-        for frame in video:
-            limits.check_size(frame.shape[1], frame.shape[0], video.path.name)
-            yield frame
-    if frame is None:
-        raise LDISError(f"{video.path.name}: has no frames; convert it to MP4")
-
-
-@contextlib.contextmanager
-def _without_folder(file: Path) -> Iterator[None]:
-    """Errors name an upload, and not where the server keeps it."""
-    try:
-        yield
-    except LDISError as error:
-        raise LDISError(str(error).replace(str(file), file.name)) from None
+def _frames(path: str, limits: Limits) -> Iterator[np.ndarray]:
+    for frame in read_video(path):
+        limits.check_size(frame.shape[1], frame.shape[0], "video")
+        yield frame

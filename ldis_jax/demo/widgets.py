@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import html
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class Server:
     Attributes:
         pipe: the model.
         limits: of uploads.
-        folder: for results; what is in it may be downloaded.
+        folder: Gradio's, for uploads and results; what is in it may be downloaded.
         about: a line on the model; none where empty.
     """
 
@@ -40,14 +41,14 @@ class Server:
     folder: Path
     about: str = ""
 
-
-@contextlib.contextmanager
-def clear_errors() -> Iterator[None]:
-    """Shows a user's mistake in the page as its one line."""
-    try:
-        yield
-    except LDISError as error:
-        raise gr.Error(" ".join(str(error).split()), print_exception=False) from None
+    @contextlib.contextmanager
+    def clear_errors(self) -> Iterator[None]:
+        """Shows a user's mistake in the page as its one line, which names uploads without their folder."""
+        try:
+            yield
+        except LDISError as error:
+            line = re.sub(rf"{re.escape(str(self.folder))}\S*/", "", " ".join(str(error).split()))
+            raise gr.Error(line, print_exception=False) from None
 
 
 def picture_input(**keywords: Any) -> Any:
@@ -68,9 +69,9 @@ def editor(colours: list[str], **keywords: Any) -> Any:
         **keywords,
     )
 
-    def paths(payload: Any) -> dict[str, Any] | None:
+    def paths(payload: Any) -> dict[str, Any]:
         if payload is None:
-            return None
+            return {"background": None, "layers": []}
         layers = [layer.path for layer in payload.layers or () if layer is not None]
         return {"background": payload.background and payload.background.path, "layers": layers}
 

@@ -145,12 +145,12 @@ def test_two_classes_give_a_label_map(page):
 @needs_chromium
 def test_mistakes_are_clear_messages(page, pictures, tmp_path):
     page.click("#segment")
-    wait_for_error(page, "No query: drop the picture")
+    wait_for_error(page, "No query: drop a file of at most 0.2 MB")
     (tmp_path / "text.png").write_text("not a picture")
     drop(page, "#query", tmp_path / "text.png")
     page.wait_for_selector("#query img", state="attached")
     page.click("#segment")
-    wait_for_error(page, "text.png: not a picture that can be read")
+    wait_for_error(page, "query: not a picture that PIL can read")
     page.reload()
     drop(page, "#query", pictures["query"])
     page.wait_for_selector("#query img")
@@ -185,7 +185,7 @@ def test_what_an_editor_cannot_take_is_said_and_nothing_waits(page, pictures, tm
     page.wait_for_timeout(500)
     assert not page.locator("#prompt-alert").is_visible()
     page.click("#segment")
-    wait_for_error(page, "prompt picture: more than the 0.2 MB allowed here (as a PNG")
+    wait_for_error(page, "No prompt picture: drop a file of at most 0.2 MB (as a PNG")
 
 
 @needs_chromium
@@ -217,15 +217,13 @@ def test_a_video_is_segmented_by_a_stroke_on_its_first_frame(page, clip):
 
 
 @pytest.mark.parametrize(("model", "expected"), [("tiny", True), ("mine", False)])
-def test_the_page_says_what_the_shipped_model_knows(monkeypatch, micro_folder, tmp_path, model, expected):
+def test_the_page_says_what_the_shipped_model_knows(monkeypatch, micro_folder, model, expected):
     from ldis_jax.demo import __main__ as command
     from ldis_jax.demo import page as page_module
-    from ldis_jax.demo.widgets import Server
 
     pipe, built = LDISPipeline.from_pretrained(micro_folder), []
     monkeypatch.setattr(LDISPipeline, "from_pretrained", lambda *_, **__: pipe)
-    monkeypatch.setattr(page_module, "serve", lambda pipe, limits, host, port, about: built.append(
-        page_module.build(Server(pipe, limits, tmp_path, about))))  # fmt: skip
+    monkeypatch.setattr(page_module, "serve", lambda server, host, port: built.append(page_module.build(server)))
     monkeypatch.setattr("sys.argv", ["demo", f"--model={model}", "--port=0"])
     monkeypatch.setattr("os.environ", dict(os.environ))
     command.main()
@@ -240,3 +238,15 @@ def test_options_of_ldisn_do_not_show_for_ldis1(micro_folder, tmp_path):
     page = build(Server(LDISPipeline.from_pretrained(micro_folder), Limits(), tmp_path))
     kinds = [type(block).__name__ for block in page.blocks.values()]
     assert "ImageEditor" in kinds and not {"Slider", "Radio", "Number"} & set(kinds)
+
+
+def test_errors_name_an_upload_without_its_folder(tmp_path):
+    from ldis_jax.demo import videos
+    from ldis_jax.demo.widgets import Server
+
+    (tmp_path / "0a1b").mkdir()
+    (tmp_path / "0a1b" / "my text.mp4").write_text("not a video")
+    with pytest.raises(gradio.Error) as caught, Server(None, Limits(), tmp_path).clear_errors():
+        videos.first_frame(str(tmp_path / "0a1b" / "my text.mp4"), Limits())
+    assert caught.value.message.startswith("my text.mp4: not a video that FFmpeg can read")
+    assert str(tmp_path) not in caught.value.message

@@ -20,6 +20,7 @@ from ldis_jax.media.overlays import PALETTE
 from tests.helpers import ROOT, call_command
 
 LIMITS = Limits()
+EMPTY = {"background": None, "layers": []}
 
 
 @pytest.fixture
@@ -77,28 +78,27 @@ def test_labels_are_the_colours_of_the_strokes(painted):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p, e, t: read_query(None, LIMITS), "No query"),
-        (lambda p, e, t: read_query(t / "text.png", LIMITS), r"^text.png: not a picture"),
-        (lambda p, e, t: read_query(t / "cut.png", LIMITS), r"^(picture|cut.png): damaged"),
-        (lambda p, e, t: read_query(t / "gone.png", LIMITS), "no longer on the server"),
-        (lambda p, e, t: read_query(p["query"], Limits(upload_mb=0.001)), "more than the 0.001 MB"),
+        (lambda p, e, t: read_query(None, LIMITS), "No query: drop a file of at most 50 MB"),
+        (lambda p, e, t: read_query(t / "text.png", LIMITS), r"^query: not a picture"),
+        (lambda p, e, t: read_query(t / "cut.png", LIMITS), r"^query: damaged"),
+        (lambda p, e, t: read_query(t / "gone.png", LIMITS), "No query: .* it is kept for an hour"),
+        (lambda p, e, t: read_query(p["query"], Limits(upload_mb=0.001)), "at most 0.001 MB"),
         (lambda p, e, t: read_query(p["query"], Limits(megapixels=0.001)), "50x24 is more than the 0.001 megapixels"),
-        (lambda p, e, t: read_prompt(None, None, "", LIMITS), "No prompt picture: drop a file"),
+        (lambda p, e, t: read_prompt(EMPTY, None, "", LIMITS), "No prompt picture: drop a file"),
         (lambda p, e, t: read_prompt({**e, "layers": []}, None, "", LIMITS), "Empty mask: paint over"),
-        (lambda p, e, t: read_prompt(e, t / "black.png", "", LIMITS), "black.png: empty mask"),
-        (lambda p, e, t: read_prompt(e, p["query"], "", LIMITS), "is 50x24, its picture 30x40"),
-        (lambda p, e, t: read_prompt(e, t / "text.png", "", LIMITS), "text.png: not a picture"),
+        (lambda p, e, t: read_prompt(e, t / "black.png", "", LIMITS), "mask shows no object"),
+        (lambda p, e, t: read_prompt(e, p["query"], "", LIMITS), "is 50x24, its image is 30x40"),
+        (lambda p, e, t: read_prompt(e, t / "text.png", "", LIMITS), "mask file: not a picture"),
         (
             lambda p, e, t: read_prompt({**e, "background": t / "empty"}, None, "", LIMITS),
-            "picture: more than the 50",
+            "No prompt picture: drop a file of at most 50 MB",
         ),
         (
             lambda p, e, t: read_labels({**e, "background": t / "empty"}, LIMITS),
-            "frame of a video: more than the 50",
+            "No first frame of a video: drop a file of at most 50 MB",
         ),
-        (lambda p, e, t: read_labels(None, LIMITS), "No first frame of a video: drop a file"),
+        (lambda p, e, t: read_labels(EMPTY, LIMITS), "No first frame of a video: drop a file"),
         (lambda p, e, t: read_labels({**e, "layers": []}, LIMITS), "Empty mask"),
-        (lambda p, e, t: videos.first_frame(t / "text.png", LIMITS), r"^text.png: not a video"),
         (lambda p, e, t: read_prompt({**e, "background": str(p["query"])}, None, "", LIMITS), "Empty mask"),
     ],
 )
@@ -172,7 +172,7 @@ def test_a_video_becomes_an_overlay_and_a_zip_of_label_maps(pipe, clip, tmp_path
 
 
 def test_a_video_that_fails_leaves_no_files(pipe, clip, tmp_path):
-    with pytest.raises(LDISError, match=r"clip.mp4: 48x32 is more than"):
+    with pytest.raises(LDISError, match=r"video: 48x32 is more than"):
         list(videos.segment(pipe, clip, np.ones((32, 48), np.uint8), Limits(megapixels=0.001), tmp_path))
     assert not {path.suffix for path in tmp_path.iterdir()} & {".mp4", ".zip"}
 
