@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ldis_jax.evaluation.video_benchmark import Frame, VideoSource, segment_frames
+from ldis_jax.evaluation.video_benchmark import Frame, segment_frames
 from ldis_jax.evaluators import PictureEvaluator
 from ldis_jax.inference.batches import Predict
-from ldis_jax.input_pipeline import Episode
+from ldis_jax.input_pipeline import Episode, IndexedSource
 from ldis_jax.media.images import write_png
 from ldis_jax.media.overlays import contact_sheet, overlay_labels
 from ldis_jax.media.plots import plot_bars, plot_shots
@@ -112,7 +112,7 @@ def write_curve_page(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def write_video_page(
-    path: Path, report: Mapping[str, Any], ranked_by: str, source: VideoSource, subject: Subject
+    path: Path, report: Mapping[str, Any], ranked_by: str, source: IndexedSource, subject: Subject
 ) -> None:
     """Writes the page of a video benchmark: bars by class or video, and the best, median and worst videos.
 

@@ -16,12 +16,12 @@ from ldis_jax.evaluation.intervals import image_figures, miou_gain
 from ldis_jax.evaluation.protocols import Protocol
 from ldis_jax.evaluation.records import Records
 from ldis_jax.evaluation.report import Subject, write_curve_page, write_page, write_video_page
-from ldis_jax.evaluation.video_benchmark import MIN_FRAMES, VideoLabels, VideoSource, segment_videos, videos_hash
+from ldis_jax.evaluation.video_benchmark import MIN_FRAMES, VideoLabels, segment_videos, videos_hash
 from ldis_jax.evaluation.video_measures import MEASURES
 from ldis_jax.evaluators.episodes import BASELINES, baseline_masks, predict_episodes
 from ldis_jax.evaluators.mean_iou import episode_areas
 from ldis_jax.inference.batches import map_ahead
-from ldis_jax.input_pipeline import Episode, FrozenEpisodes
+from ldis_jax.input_pipeline import Episode, FrozenEpisodes, IndexedSource
 from ldis_jax.support.files import write_json
 from ldis_jax.tasks import pseudo_mask
 
@@ -84,7 +84,7 @@ def evaluate_curve(
     return hosts.on_lead(finish)
 
 
-def evaluate_videos(protocol: Protocol, source: VideoSource, subject: Subject, out: Path) -> dict[str, Any]:
+def evaluate_videos(protocol: Protocol, source: IndexedSource, subject: Subject, out: Path) -> dict[str, Any]:
     """As :func:`evaluate_images`, of videos whose first frame is the prompt; the baseline repeats its labels.
 
     Videos without an object in the first frame are left out and named in the report.

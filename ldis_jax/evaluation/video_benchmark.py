@@ -6,34 +6,20 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from ldis_jax.errors import LDISError
 from ldis_jax.inference.batches import Predict, predict_batches
 from ldis_jax.inference.results import class_probabilities
+from ldis_jax.input_pipeline import IndexedSource
 from ldis_jax.input_pipeline.transforms import eval_image, eval_mask, restore_size
 from ldis_jax.media.images import IGNORE_LABEL
 from ldis_jax.tasks import pseudo_mask
 
 MIN_FRAMES = 3  # the prompt, and, for DAVIS leaves out the last one, one that counts
-
-
-class VideoSource(Protocol):
-    """A data set of videos with a label map for every frame."""
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """By label; may be short."""
-
-    @property
-    def videos(self) -> Mapping[str, int]:
-        """Name -> number of frames."""
-
-    def frame(self, video: str, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """(uint8 [H, W, 3] picture, uint8 [H, W] labels, 0 background and 255 void); called in threads."""
 
 
 class Frame(NamedTuple):
@@ -54,16 +40,8 @@ class VideoLabels(NamedTuple):
     truth: np.ndarray
 
 
-class _Prompt(NamedTuple):
-    """A video's first frame as the network takes it: [S, S, 3], [S, S] by label; and its labels [H, W]."""
-
-    image: np.ndarray
-    masks: dict[int, np.ndarray]
-    labels: np.ndarray
-
-
 def segment_frames(
-    predict: Predict, source: VideoSource, frames: Iterable[tuple[str, int]], image_size: int, batch_size: int
+    predict: Predict, source: IndexedSource, frames: Iterable[tuple[str, int]], image_size: int, batch_size: int
 ) -> Iterator[Frame]:
     """Predicts the labels of frames, from the first of their video.
 
@@ -83,25 +61,26 @@ def segment_frames(
     """
 
     @functools.lru_cache(maxsize=4)  # threads may be at two videos at a time
-    def prompt_of(video: str) -> _Prompt:
+    def prompt_of(video: str) -> tuple[np.ndarray, dict[int, np.ndarray], tuple[int, ...]]:
+        """The first frame as the network takes it, [S, S, 3] and [S, S] by label; and its size."""
         image, labels = source.frame(video, 0)
-        return _Prompt(eval_image(image, image_size), objects_of(labels, image_size), labels)
+        return eval_image(image, image_size), objects_of(labels, image_size), labels.shape
 
     def load(place: tuple[str, int]) -> list[tuple[tuple[Frame, list[int]], dict[str, np.ndarray]]]:
         """A query a label: the frame, nothing predicted yet, with all labels to look for in it."""
         video, time = place
-        prompt = prompt_of(video)
-        if not prompt.masks:
+        prompt_image, masks, shape = prompt_of(video)
+        if not masks:
             return []
         picture, truth = source.frame(video, time)
-        if truth.shape != prompt.labels.shape:
-            raise LDISError(f"video {video!r}: frame {time} differs in size from the first {prompt.labels.shape}")
-        query = Frame(video, time, picture, truth, np.zeros_like(truth)), list(prompt.masks)
-        shared = {"query_image": eval_image(picture, image_size), "prompt_images": prompt.image[None]}
-        first_index = (time - 1) * len(prompt.masks)  # of a query in its video, wherever the evaluation began
+        if truth.shape != shape:
+            raise LDISError(f"video {video!r}: frame {time} differs in size from the first {shape}")
+        query = Frame(video, time, picture, truth, np.zeros_like(truth)), list(masks)
+        shared = {"query_image": eval_image(picture, image_size), "prompt_images": prompt_image[None]}
+        first_index = (time - 1) * len(masks)  # of a query in its video, wherever the evaluation began
         return [
             (query, shared | {"prompt_masks": mask[None], "index": np.array(first_index + i, np.int32)})
-            for i, mask in enumerate(prompt.masks.values())
+            for i, mask in enumerate(masks.values())
         ]
 
     logits: list[np.ndarray] = []  # of the current frame, one a label
@@ -114,7 +93,7 @@ def segment_frames(
 
 
 def segment_videos(
-    predict: Predict, source: VideoSource, videos: Sequence[str], image_size: int, batch_size: int
+    predict: Predict, source: IndexedSource, videos: Sequence[str], image_size: int, batch_size: int
 ) -> Iterator[tuple[str, VideoLabels | None]]:
     """Yields each video with its labels, or with None where it has fewer than 3 frames or no object in the first one.
 
@@ -144,7 +123,7 @@ def objects_of(labels: np.ndarray, image_size: int) -> dict[int, np.ndarray]:
     return {label: mask for label, mask in found.items() if (mask == 1).any()}
 
 
-def videos_hash(source: VideoSource) -> str:
+def videos_hash(source: IndexedSource) -> str:
     """16 hex digits over names and lengths of the videos, in order."""
     text = json.dumps(list(source.videos.items()), separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

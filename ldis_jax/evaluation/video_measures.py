@@ -15,7 +15,6 @@ from ldis_jax.media.images import IGNORE_LABEL
 # Rules of VC_n: our own first, then the public code's, so that a figure can be compared with published ones.
 VC_RULES = ("all_windows", "vspw_code")
 _VC_SIZES = (8, 16)
-_LABELS = 256
 
 
 class ObjectVideos:
@@ -80,14 +79,10 @@ class SemanticVideos:
 
         A VC_n is None where all videos are too short for it, and a video's mIoU where all its pixels are void.
         """
-        merged = {rules: VSPWMetrics(_VC_SIZES, rules=rules) for rules in VC_RULES}
-        for record in records:
-            for rules, metrics in merged.items():
-                metrics.add_state(record[rules])
-        ours, public = (merged[rules].result(allow_missing=True) for rules in VC_RULES)
+        ours, public = (_merged([record[rules] for record in records]).result(allow_missing=True) for rules in VC_RULES)
         figures = ours | {f"vc{n}_vspw_code": public[f"vc{n}"] for n in _VC_SIZES}
         states = [record[VC_RULES[0]] for record in records]
-        areas = _label_areas(states)
+        areas = np.stack([_merged([state]).areas() for state in states])
         values, labelled = _miou(areas), areas[:, 1].sum(-1) > 0
         figures["per_video"] = {
             record["video"]: {"miou": float(value) if known else None}
@@ -96,16 +91,12 @@ class SemanticVideos:
         return figures | _semantic_intervals(states, areas)
 
 
-def _label_areas(states: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Intersection, true area and predicted area by label of :meth:`VSPWMetrics.state` of V videos: [V, 3, 256]."""
-    areas = np.zeros((len(states), 3, _LABELS))
-    for v, state in enumerate(states):
-        for true, predicted, count in state["confusion"]:
-            if true != IGNORE_LABEL:
-                areas[v, 0, true] += count * (true == predicted)
-                areas[v, 1, true] += count
-                areas[v, 2, predicted] += count
-    return areas
+def _merged(states: Sequence[dict[str, Any]]) -> VSPWMetrics:
+    """Of all videos; the rules by which windows were counted do not matter any more."""
+    metrics = VSPWMetrics(_VC_SIZES)
+    for state in states:
+        metrics.add_state(state)
+    return metrics
 
 
 def _miou(areas: np.ndarray) -> np.ndarray:

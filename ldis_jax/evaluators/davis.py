@@ -36,16 +36,8 @@ def boundary_f(pred: np.ndarray, truth: np.ndarray, tolerance: float = 0.008) ->
     r = ceil(tolerance * frame diagonal); 8 pixels at 854x480. As in the DAVIS toolkits, a mask that is empty or fills
     the frame has no boundary; F is 1 where neither mask has one, and 0 where one has.
 
-    Args:
-        pred: bool [T, H, W].
-        truth: bool [T, H, W].
-        tolerance: share of the diagonal if < 1, whole pixels otherwise.
-
-    Returns:
-        float64 [T] in [0, 1].
-
-    Raises:
-        LDISError: another shape or type, or shapes that differ.
+    Arguments, result and errors are those of :func:`jaccard`; ``tolerance`` is a share of the diagonal if < 1, else
+    pixels.
     """
     pred, truth = check_videos(pred, truth, "b")
     radius = math.ceil(tolerance if tolerance >= 1 else tolerance * math.hypot(*pred.shape[1:]))
@@ -111,11 +103,10 @@ class DavisMetrics:
         Raises:
             LDISError: a bad array; no frame left to count; a sequence that was added before.
         """
-        ends = np.s_[1:-1] if self.leave_out_ends else np.s_[:]
-        pred, truth = check_videos(pred[ends], truth[ends], "b", f"sequence {sequence!r}, counted frames: ")
         if sequence in self._frames:
             raise LDISError(f"sequence {sequence!r}: added twice; name every sequence and object apart")
-        self._frames[sequence] = jaccard(pred, truth), boundary_f(pred, truth)
+        ends = np.s_[1:-1] if self.leave_out_ends else np.s_[:]
+        self._frames[sequence] = jaccard(pred[ends], truth[ends]), boundary_f(pred[ends], truth[ends])
 
     def result(self) -> dict[str, Any]:
         """The figures, all in percent; raises where nothing was added.
@@ -126,10 +117,8 @@ class DavisMetrics:
         if not self._frames:
             raise LDISError("DAVIS figures of no sequences; evaluate at least one")
         per_sequence = {sequence: _figures(*values) for sequence, values in sorted(self._frames.items())}
-        columns = {
-            key: [figures[key] for figures in per_sequence.values()] for key in next(iter(per_sequence.values()))
-        }
-        return {key: float(np.mean(column)) for key, column in columns.items()} | {"per_sequence": per_sequence}
+        rows = list(per_sequence.values())
+        return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} | {"per_sequence": per_sequence}
 
 
 def _figures(j: np.ndarray, f: np.ndarray) -> dict[str, float]:

@@ -75,6 +75,12 @@ class VSPWMetrics:
             pairs = t.astype(np.intp) * _LABELS + p.astype(np.intp)
             self._confusion += np.bincount(pairs.ravel(), minlength=_LABELS**2).reshape(_LABELS, _LABELS)
 
+    def areas(self) -> np.ndarray:
+        """Pixels by label, void truth left out: int64 [3, 256] of intersection, true area and predicted area."""
+        counted = self._confusion.copy()
+        counted[IGNORE_LABEL] = 0
+        return np.stack([counted.diagonal(), counted.sum(axis=1), counted.sum(axis=0)])
+
     def state(self) -> dict[str, Any]:
         """What was added, JSON-able; :meth:`add_state` of equal settings takes it, in any order of parts."""
         true, predicted = np.nonzero(self._confusion)
@@ -103,10 +109,9 @@ class VSPWMetrics:
         Raises:
             LDISError: no labelled pixel was added, or no window of one of the sizes.
         """
-        counted = self._confusion[np.arange(_LABELS) != IGNORE_LABEL]
-        if not counted.any():
+        inter, truth_areas, pred_areas = self.areas()
+        if not truth_areas.any():
             raise LDISError("mIoU of no labelled pixels; add at least one video with labels other than 255")
-        truth_areas, pred_areas, inter = counted.sum(axis=1), counted.sum(axis=0), counted.diagonal()
         per_class = {
             int(label): 100.0 * float(inter[label] / (truth_areas[label] + pred_areas[label] - inter[label]))
             for label in np.flatnonzero(truth_areas)

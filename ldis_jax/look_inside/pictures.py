@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from ldis_jax.errors import LDISError
 from ldis_jax.inference.results import Segmentation
 from ldis_jax.look_inside.cross_attention import CrossAttention, Place
 from ldis_jax.look_inside.token_grid import TokenGrid
@@ -101,11 +100,7 @@ def steps_sheet(query: ImageSource, steps: Sequence[Segmentation], most: int = 6
         steps: of :meth:`LDISPipeline.segment_steps`, all of them.
         most: columns at most; first and last step are always among them.
 
-    Raises:
-        LDISError: no step, or the query of another size.
     """
-    if not steps:
-        raise LDISError("steps: none; pass what segment_steps yields, as a list")
     image = read_image(query)
     shown = np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))
     chosen = [steps[i] for i in shown]

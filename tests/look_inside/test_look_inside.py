@@ -182,7 +182,6 @@ def test_maps_of_places_and_tokens(found):
         (lambda found: found.prompt_map(np.ones((SIZE, SIZE), np.uint8)), "bool"),
         (lambda found: found.prompt_map((0, 0), ["mid"]), "unknown layer mid"),
         (lambda found: found.query_map((0, GRID, 0)), "token"),
-        (lambda found: steps_sheet(QUERY, []), "none"),
     ],
 )
 def test_bad_input_is_one_clear_line(found, call, message):
