@@ -144,10 +144,8 @@ def _print_report(report: dict[str, Any], out: Path) -> None:
     from ldis_jax.evaluation.run import beside
     from ldis_jax.support.markdown import with_interval
 
-    points = report.get("k_shot_curve", ())
-    rows = {"this model": report, **report["baselines"]} if not points else report["baselines"]
-    rows = {f"{point['num_shots']} prompts": point for point in points} | rows
-    for who, values in rows.items():
+    points = {f"{point['num_shots']} prompts": point for point in report.get("k_shot_curve", ())}
+    for who, values in ((points or {"this model": report}) | report["baselines"]).items():
         figures = [name for name in values if f"{name}_interval" in values]
         print(f"{who:<16} {'   '.join(f'{name} {with_interval(values, name)}' for name in figures)}")
     for note in report.get("notes", ()):

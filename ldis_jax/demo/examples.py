@@ -16,13 +16,7 @@ _SIDE, _GAP = 256, 8  # pixels
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A query with its prompts.
-
-    Attributes:
-        title: what it shows.
-        query: uint8 [S, S, 3].
-        prompts: of one class or more.
-    """
+    """A query, uint8 [S, S, 3], with prompts of one class or more."""
 
     title: str
     query: np.ndarray

@@ -74,8 +74,9 @@ def build(server: Server) -> None:
                 added = pictures.add_prompt(added, read_prompt(painted, mask, name, server.limits))
             given = dict(zip(options, values, strict=True))
             folder = Path(tempfile.mkdtemp(dir=server.folder))
-            for result in pictures.segment(server.pipe, image, added, folder, **given):
-                yield _outputs(result, given.get("num_steps"))
+            for step, result in enumerate(pictures.segment(server.pipe, image, added, folder, **given), 1):
+                steps = f"Step {step} of {given['num_steps']} &emsp; " if options and result.file is None else ""
+                yield _outputs(result, steps)
 
     work: dict[str, Any] = {
         "fn": on_run,
@@ -144,14 +145,11 @@ def _shown_prompts(prompts: Sequence[PaintedPrompt]) -> tuple[Any, ...]:
     return list(prompts), gr.Gallery(items, visible=bool(items)), None, None
 
 
-def _outputs(result: pictures.PictureResult, num_steps: int | None) -> tuple[Any, ...]:
-    text = legend(result.shares)
-    if num_steps is not None and result.file is None:
-        text = f"Step {result.step} of {num_steps} &emsp; {text}"
+def _outputs(result: pictures.PictureResult, steps: str) -> tuple[Any, ...]:
     several = result.pseudo_mask is None
     what = "label map" if several else "mask"
     return (
-        text,
+        steps + legend(result.shares),
         result.overlay,
         result.mask,
         result.probability,

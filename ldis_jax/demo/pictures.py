@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ class PictureResult:
         probability: uint8 [H', W', 3], of the label that each pixel has been given or, of one class, of the object.
         pseudo_mask: uint8 [S', S', 3], None of several classes.
         shares: class name -> share of the picture.
-        step: how many of LDIS-n's steps are done, None of finished results.
         file: the mask (0 and 255) or label map as a PNG; None of unfinished results.
     """
 
@@ -36,7 +35,6 @@ class PictureResult:
     probability: np.ndarray
     pseudo_mask: np.ndarray | None
     shares: Mapping[str, float]
-    step: int | None = None
     file: Path | None = None
 
 
@@ -85,21 +83,21 @@ def segment(
     if len(classes) > 1:
         result = pipe.segment_classes(query, classes, **options)
         result.save(folder / "label_map.png")
-        shown = _shown(query, result.label_map, tuple(classes), result.probabilities.max(0))
+        shown = _shown(query, classes, result.label_map, result.probabilities.max(0))
         yield dataclasses.replace(shown, file=folder / "label_map.png")
         return
-    [(name, pairs)] = classes.items()
-    for step, one in enumerate(pipe.segment_steps(query, pairs, **options), 1):
-        shown = _shown(query, one.mask.astype(np.uint8), (name,), one.probability, magnify(one.pseudo_mask))
-        yield dataclasses.replace(shown, step=step)
+    [pairs] = classes.values()
+    for one in pipe.segment_steps(query, pairs, **options):
+        shown = _shown(query, classes, one.mask.astype(np.uint8), one.probability, one.pseudo_mask)
+        yield shown
     one.save(folder / "mask.png")
     yield dataclasses.replace(shown, file=folder / "mask.png")
 
 
 def _shown(
     query: np.ndarray,
+    names: Collection[str],
     labels: np.ndarray,
-    names: tuple[str, ...],
     probability: np.ndarray,
     pseudo_mask: np.ndarray | None = None,
 ) -> PictureResult:
@@ -110,6 +108,6 @@ def _shown(
         overlay=overlay_labels(magnify(query), large),
         mask=np.concatenate([np.zeros((1, 3), np.uint8), colours])[large],
         probability=probability_picture(magnify(probability)),
-        pseudo_mask=pseudo_mask,
+        pseudo_mask=None if pseudo_mask is None else magnify(pseudo_mask),
         shares={name: float((labels == label).mean()) for label, name in enumerate(names, 1)},
     )

@@ -93,12 +93,7 @@ class DavisMetrics:
         self._frames: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # sequence -> J [T], F [T]
 
     def update(self, sequence: str, pred: np.ndarray, truth: np.ndarray) -> None:
-        """Adds one sequence, all its frames.
-
-        Args:
-            sequence: its name.
-            pred: bool [T, H, W].
-            truth: bool [T, H, W].
+        """Adds one sequence, all its frames: bool [T, H, W] each.
 
         Raises:
             LDISError: a bad array; no frame left to count; a sequence that was added before.

@@ -30,13 +30,7 @@ class MeanIoU:
         self._areas: dict[int, np.ndarray] = {}
 
     def update(self, prediction: np.ndarray, truth: np.ndarray, class_id: int) -> None:
-        """Adds one episode.
-
-        Args:
-            prediction: bool [H, W].
-            truth: uint8 [H, W] in {0, 1, 255}.
-            class_id: of the episode.
-        """
+        """Adds one episode; arrays and errors as of :func:`episode_areas`."""
         self._areas[class_id] = self._areas.get(class_id, 0) + episode_areas(prediction, truth)
 
     def merge(self, other: MeanIoU) -> None:

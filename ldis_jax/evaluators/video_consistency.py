@@ -56,12 +56,7 @@ class VSPWMetrics:
         self._confusion = np.zeros((_LABELS, _LABELS), np.int64)  # pixels by [true label, predicted label]
 
     def update(self, video: str, pred: np.ndarray, truth: np.ndarray) -> None:
-        """Adds one video; one too short for a window counts for mIoU only.
-
-        Args:
-            video: its name.
-            pred: integer [T, H, W] in 0..255.
-            truth: integer [T, H, W] in 0..255; 255 is void.
+        """Adds one video, integers [T, H, W] in 0..255; in the truth 255 is void. Too short a one counts for mIoU only.
 
         Raises:
             LDISError: a bad array; a video that was added before.

@@ -79,18 +79,15 @@ class CrossAttention:
 
     def pixels(self, place: Place) -> np.ndarray:
         """The pixels of a place, bool [S, S]."""
-        height, width = self.query.shape[:2]
-        if isinstance(place, np.ndarray):
-            pixels, given = place, f"mask {place.dtype} {place.shape}"
+        size, pixels, given = self.query.shape[:2], place, f"place {place}"
+        if isinstance(pixels, np.ndarray):
+            given = f"mask {pixels.dtype} {pixels.shape}"
         else:
-            given = f"place {place}"
-            pixels = np.zeros((height, width), bool)
+            pixels = np.zeros(size, bool)
             if len(place) == 2 and min(place) >= 0:
                 pixels[place[0] : place[0] + 1, place[1] : place[1] + 1] = True
-        if pixels.shape != (height, width) or pixels.dtype != np.bool_ or not pixels.any():
-            raise LDISError(
-                f"{given}: must be (row, column) within {(height, width)}, or a bool mask of that size and not empty"
-            )
+        if pixels.shape != size or pixels.dtype != np.bool_ or not pixels.any():
+            raise LDISError(f"{given}: must be (row, column) within {size}, or a bool mask of that size and not empty")
         return pixels
 
     def _chosen(self, layers: Sequence[str]) -> list[np.ndarray]:

@@ -127,7 +127,6 @@ def test_ldisn_shows_every_step(micro_folder_ldisn, pictures, painted, tmp_path)
     prompt = read_prompt(painted, None, "", LIMITS)
     pipe = LDISPipeline.from_pretrained(micro_folder_ldisn)
     results = list(segment(pipe, query, [prompt], tmp_path, seed=3, num_steps=2))
-    assert [result.step for result in results] == [1, 2, None]
     assert [result.file is not None for result in results] == [False, False, True]
     assert (results[0].pseudo_mask != results[1].pseudo_mask).any()
     np.testing.assert_array_equal(results[1].pseudo_mask, results[2].pseudo_mask)
