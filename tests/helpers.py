@@ -106,3 +106,20 @@ def free_port():
     with socket.socket() as server:
         server.bind(("localhost", 0))
         return server.getsockname()[1]
+
+
+def classes_of(source):
+    """Labels by image that an indexed source draws, in the order of the split."""
+    found = {}
+    for row, label in zip(source._rows, source._labels.tolist(), strict=True):
+        found.setdefault(source.index.names[row].decode(), []).append(label)
+    return found
+
+
+def images_of(source):
+    """Images by label."""
+    found = {}
+    for name, labels in classes_of(source).items():
+        for label in labels:
+            found.setdefault(label, []).append(name)
+    return found

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from ldis_jax import LDISPipeline, segment
 from ldis_jax.media.images import read_image, read_label_map, write_png
-from ldis_jax.media.videos import VideoWriter, read_video
+from ldis_jax.media.videos import read_video, video_writer
 from tests.helpers import call_command
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -38,9 +38,9 @@ def work(tmp_path, monkeypatch, model):
     for i in range(5):
         write_png(f"photos/{i % 2}/q{i}.png", rng.integers(0, 256, (20 + i, 30, 3), np.uint8))
     frames = rng.integers(0, 256, (4, 32, 48, 3), np.uint8)
-    with VideoWriter("clip.mp4", 10) as writer:
+    with video_writer("clip.mp4", 10) as write:
         for i, frame in enumerate(frames):
-            writer.write(frame)
+            write(frame)
             write_png(f"frames/{i}.png", frame)
     labels = np.zeros((32, 48), np.uint8)
     labels[4:20, 4:20], labels[22:30, 30:44] = 3, 9
@@ -249,7 +249,7 @@ def test_a_video_by_prompts(run, work, model):
             "NAME=IMAGE:MASK for every prompt",
         ),
         (["--query=cat.png", f"--prompt=a/b={CAT}", "--out=m.png"], "with a name of letters"),
-        (["--query=clip.mp4", "--first_mask=cat.png", "--out=m"], "label map has one 8-bit channel"),
+        (["--query=clip.mp4", "--first_mask=cat.png", "--out=m"], "are no label map, which has one 8-bit channel"),
         (["--query=clip.mp4", "--first_mask=first.png", "--out=m.png"], "need a folder"),
         (["--query=clip.mp4", "--first_mask=first.png", "--out=m", "--overlay=o.gif"], "overlay may be an .mp4"),
         (

@@ -18,11 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.evidence.pictures import write_page_sheet
 from ldis_jax import LDISPipeline
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.input_pipeline import Episode, ProceduralScenes, episode_rng, eval_image
 from ldis_jax.look_inside import LookInside, attended_sheet, steps_sheet, tokens_sheet
-from ldis_jax.media.overlays import contact_sheet, magnify, spotlight, to_picture, write_page_sheet
+from ldis_jax.media.overlays import contact_sheet, magnify, spotlight, to_picture
 from ldis_jax.support import cli
 from ldis_jax.tasks import pseudo_mask
 

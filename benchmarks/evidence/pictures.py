@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ldis_jax.input_pipeline import FrozenEpisodes, ProceduralScenes
 from ldis_jax.media.images import read_image, write_png
@@ -39,3 +40,8 @@ def sheet(stored: Mapping[str, Path]) -> np.ndarray:
     rows = {"prompt": prompts, "query, with the true mask": queries}
     rows |= {label: np.split(read_image(path), len(shown), axis=1) for label, path in stored.items()}
     return contact_sheet(list(rows.values()), [""] * len(shown), list(rows))
+
+
+def write_page_sheet(path: Path, shown: np.ndarray) -> None:
+    """A sheet for a page, as a PNG of 256 colours, the far ones among them: a third of the bytes."""
+    Image.fromarray(shown).quantize(256, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)

@@ -16,7 +16,6 @@ from benchmarks.evidence import pictures, plots
 from benchmarks.evidence.claims import FAILS, HOLDS, OPEN, UNTESTED, Evidence, evidence
 from benchmarks.evidence.figures import Results, miou
 from benchmarks.evidence.sweep import SEEDS, result_path
-from ldis_jax.media.overlays import write_page_sheet
 from ldis_jax.support.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,7 +117,7 @@ def main() -> None:
             if (path := result_path(variant, SEEDS[0]).with_suffix(".png")).is_file()
         }
         if stored:
-            write_page_sheet(PAGE.parent / _sheet(found), pictures.sheet(stored))
+            pictures.write_page_sheet(PAGE.parent / _sheet(found), pictures.sheet(stored))
     with atomic_write(PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

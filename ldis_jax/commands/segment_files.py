@@ -19,7 +19,7 @@ from ldis_jax.errors import LDISError
 from ldis_jax.inference.batches import map_ahead
 from ldis_jax.media.images import PICTURE_SUFFIXES, read_first_labels, read_image, write_png
 from ldis_jax.media.overlays import PALETTE, overlay_labels
-from ldis_jax.media.videos import VIDEO_SUFFIXES, Video, VideoWriter, read_video
+from ldis_jax.media.videos import VIDEO_SUFFIXES, Video, read_video, video_writer
 from ldis_jax.pipeline import LDISPipeline
 
 Classes = Mapping[str, Sequence[tuple[str, str]]]  # "" is the name of a class alone
@@ -140,14 +140,15 @@ class ClipWork:
         else:
             found = map(labels_of, pipe.segment_images(read(), prompts, **options))
         shown, out, masks = self.overlay, self.folders.outputs.out, []
-        with VideoWriter(shown, self.video.fps) if shown and shown.suffix else contextlib.nullcontext() as writer:
+        film = shown if shown and shown.suffix.lower() == ".mp4" else None
+        with video_writer(film, self.video.fps) if film else contextlib.nullcontext() as write:
             progress = tqdm(found, "segment", self.video.num_frames, unit="frame", disable=quiet)
             for i, (labels, name) in enumerate(zip(progress, self.video.frame_names(), strict=False)):
                 if i == 0:
                     self.folders.write()  # the prompts are read by now
                 frame = frames.popleft()
-                if writer is not None:
-                    writer.write(overlay_labels(frame, labels))
+                if write is not None:
+                    write(overlay_labels(frame, labels))
                 elif shown is not None:
                     write_png(shown / f"{name}.png", overlay_labels(frame, labels))
                 write_png(out / f"{name}.png", labels, PALETTE)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ldis_jax.datasets.folder_layout import Pair, Problem
 from ldis_jax.errors import LDISError
-from ldis_jax.media.images import IGNORE_LABEL, checked_size, read_stored_mask
+from ldis_jax.media.images import IGNORE_LABEL, LABEL_MAP, LOSSY, checked_size, read_stored_mask, size_error
 
 # Of datasets.pairs.MASK_RULES, in words.
 RULES = {
@@ -37,32 +37,29 @@ def look_at(pair: Pair) -> Look:
         path = pair.mask
         mask = read_stored_mask(path)
     except LDISError as error:
-        return Look(problem=Problem(path, str(error).removeprefix(f"{path}: ")))
-    if mask.format in ("JPEG", "MPO"):
-        text = "a JPEG, which invents values around objects; paint and save masks as PNG"
-        return Look(problem=Problem(path, text))
+        return _bad(path, error)
+    if mask.format in LOSSY:
+        return _bad(path, "a JPEG, which invents values around objects; paint and save masks as PNG")
     if (mask.height, mask.width) != size:
-        text = f"{mask.width}x{mask.height}, but {pair.image} is {size[1]}x{size[0]} (turned upright); make them agree"
-        return Look(problem=Problem(path, text))
-    array = np.asarray(mask)
-    if mask.mode in ("1", "L", "P"):
+        return _bad(path, size_error(path, (mask.height, mask.width), f"its image {pair.image}", size))
+    array, (label_modes, label_map) = np.asarray(mask), LABEL_MAP
+    if mask.mode in label_modes:
         return Look(size, *_counted(array))
-    if mask.mode in ("RGB", "RGBA"):
-        array = array[..., :3]
+    if array.ndim == 3:
+        array = array[..., : 3 if array.shape[-1] > 2 else 1]  # without alpha
         if (array == array[..., :1]).all():
             array = array[..., 0]
         else:
             colours, codes = np.unique(array.reshape(-1, 3) @ np.array([1 << 16, 1 << 8, 1]), return_inverse=True)
             if (shown := np.count_nonzero(colours)) > 1:
                 text = f"{shown} colours beside black; paint the object in one colour on black, or save label values"
-                return Look(problem=Problem(path, text))
+                return _bad(path, text)
             array = np.where(colours > 0, 255, 0)[codes]
-    elif mask.mode in ("LA", "PA"):
-        array = array[..., 0]
-    elif not mask.mode.startswith("I"):
-        return Look(problem=Problem(path, f"a {mask.mode} file is not a mask; save it as an 8-bit grey PNG"))
-    text = f"a label map has one 8-bit channel, this file is {mask.mode}; save label values"
-    return Look(size, *_counted(array), text)
+    return Look(size, *_counted(array), f"pixels of mode {mask.mode} are no {label_map}")
+
+
+def _bad(path: str, why: object) -> Look:
+    return Look(problem=Problem(path, str(why).removeprefix(f"{path}: ")))
 
 
 def _counted(array: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:

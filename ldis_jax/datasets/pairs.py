@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ldis_jax.errors import LDISError
-from ldis_jax.media.images import read_image, read_label_map, read_mask
+from ldis_jax.media.images import read_image, read_label_map, read_mask, size_error
 from ldis_jax.support.files import StrPath
 
 # labels: pixel values are labels. nonzero: any pixel but 0 is the object. half: any pixel from 128 up is, which is how
@@ -45,8 +44,5 @@ def read_pair(
     else:
         labels = np.multiply((read_image(mask, mask_name) >= 128).any(axis=-1), object_label, dtype=np.int32)
     if pixels.shape[:2] != labels.shape:
-        raise LDISError(
-            f"{mask_name or mask!s}: mask is {labels.shape[1]}x{labels.shape[0]}, its image {image_name or image!s} is "
-            f"{pixels.shape[1]}x{pixels.shape[0]} (EXIF rotation applied); make them agree"
-        )
+        raise size_error(mask_name or mask, labels.shape, f"its image {image_name or image!s}", pixels.shape[:2])
     return pixels, labels

@@ -15,7 +15,7 @@ import numpy as np
 from ldis_jax.demo.uploads import Limits
 from ldis_jax.media.images import write_png
 from ldis_jax.media.overlays import PALETTE, overlay_labels
-from ldis_jax.media.videos import VideoWriter, read_video
+from ldis_jax.media.videos import read_video, video_writer
 from ldis_jax.pipeline import LDISPipeline
 from ldis_jax.support.files import atomic_write
 
@@ -71,12 +71,12 @@ def segment(
     ahead, frames = itertools.tee(_frames(path, limits))
     results = pipe.segment_video(ahead, labels, **options)
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(VideoWriter(folder / "overlay.mp4", video.fps))
+        write = stack.enter_context(video_writer(folder / "overlay.mp4", video.fps))
         temporary = stack.enter_context(atomic_write(folder / "masks.zip"))
         archive = stack.enter_context(zipfile.ZipFile(temporary, "w"))  # PNGs do not get smaller
         for done, (label_map, frame) in enumerate(zip(results, frames, strict=True), 1):
             overlay = overlay_labels(frame, label_map)
-            writer.write(overlay)
+            write(overlay)
             write_png(folder / "label_map.png", label_map, PALETTE)
             archive.write(folder / "label_map.png", f"{done - 1:05d}.png")
             yield VideoProgress(done, video.num_frames, overlay)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline.transforms import eval_image, eval_mask
-from ldis_jax.media.images import ImageSource, read_image, read_mask
+from ldis_jax.media.images import ImageSource, read_image, read_mask, size_error
 
 Prompt = tuple[ImageSource, ImageSource]
 Classes = Mapping[str, Sequence[Prompt]]
@@ -70,10 +70,7 @@ def _read_prompt(prompt: Prompt, where: str, ignore_label: int | None) -> tuple[
     image, mask = read_image(prompt[0]), read_mask(prompt[1], ignore_label)
     where += f" ({prompt[1]})" if isinstance(prompt[1], (str, Path)) else ""
     if image.shape[:2] != mask.shape:
-        raise LDISError(
-            f"{where}: mask is {mask.shape[1]}x{mask.shape[0]}, its image is "
-            f"{image.shape[1]}x{image.shape[0]}; make them agree"
-        )
+        raise size_error(where, mask.shape, "its image", image.shape[:2])
     if not (mask == 1).any():
         raise LDISError(f"{where}: mask shows no object; its object pixels must be non-zero")
     return where, image, mask

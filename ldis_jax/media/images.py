@@ -16,12 +16,27 @@ from ldis_jax.errors import LDISError
 from ldis_jax.support.files import StrPath, atomic_write
 
 ImageSource = StrPath | bytes | Image.Image | np.ndarray
+_FILES = (str, os.PathLike, bytes, Image.Image)
 
 IGNORE_LABEL = 255
 _HALF = 128  # of a lossy mask's range
+LOSSY = ("JPEG", "MPO")  # PIL's formats that invent values around objects
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # lower case; of files in folders
 
+# PIL's modes that a use takes, and what pixels of other modes are not.
+_DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
+_IMAGE = (
+    ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV", *_DEEP),
+    "image: they have no fixed range; save it with 8 or 16 bits",
+)
+_MASK = (
+    ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", *_DEEP),
+    "mask; save it as an 8-bit grey PNG",
+)
+LABEL_MAP = (("1", "L", "P"), "label map, which has one 8-bit channel; save label values")
+
 _JPEG_START = b"\xff\xd8"
+# By EXIF's tag; ImageOps.exif_transpose would also write all other tags again, and fail where one holds nonsense.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -49,21 +64,16 @@ def read_image(source: ImageSource, name: str = "") -> np.ndarray:
     Raises:
         LDISError: missing, damaged or not a picture; an array of another shape or type.
     """
-    if isinstance(source, np.ndarray):
+    if not isinstance(source, _FILES):
         array = _check_array(source, "image", (np.uint8,))
         return np.repeat(array[..., :1], 3, axis=-1) if array.shape[-1] == 1 else np.ascontiguousarray(array[..., :3])
     if (pixels := _decode_jpeg(source)) is not None:
         return pixels
-    image, where = _decode(source, name)
-    if image.mode.startswith("I;16"):
+    image = _decode(source, name, _IMAGE)
+    if image.mode in _DEEP:
         # The high byte, as PIL does for 16-bit colour files.
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
-    if image.mode in ("I", "F"):
-        raise LDISError(f"{where}: 32-bit pixels have no fixed range; save the picture with 8 or 16 bits")
-    try:
-        return np.array(image.convert("RGB"))
-    except ValueError:
-        raise LDISError(f"{where}: pixels of mode {image.mode} do not become RGB; convert the picture") from None
+    return np.array(image.convert("RGB"))
 
 
 def read_mask(source: ImageSource, ignore_label: int | None = None, name: str = "") -> np.ndarray:
@@ -82,13 +92,11 @@ def read_mask(source: ImageSource, ignore_label: int | None = None, name: str = 
         LDISError: missing, damaged or not a mask; an array of another shape or type.
     """
     lossy = False
-    if isinstance(source, np.ndarray):
+    if not isinstance(source, _FILES):
         array = _check_array(source, "mask", (np.bool_, np.uint8))
     else:
-        image, where = _decode(source, name)
-        if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I") and not image.mode.startswith("I;16"):
-            raise LDISError(f"{where}: a {image.mode} file is not a mask; save it as an 8-bit grey PNG")
-        array, lossy = np.asarray(image), image.format in ("JPEG", "MPO")
+        image = _decode(source, name, _MASK)
+        array, lossy = np.asarray(image), image.format in LOSSY
         if array.ndim == 2:
             array = array[..., None]
     array = array[..., : 3 if array.shape[-1] > 2 else 1]
@@ -111,10 +119,7 @@ def read_label_map(source: StrPath | bytes | Image.Image, name: str = "") -> np.
     Raises:
         LDISError: missing or damaged; a colour file, whose colours would have to be guessed into labels.
     """
-    image, where = _decode(source, name)
-    if image.mode not in ("L", "P", "1"):
-        raise LDISError(f"{where}: a label map has one 8-bit channel, this file is {image.mode}; save label values")
-    return np.array(image, dtype=np.uint8)
+    return np.array(_decode(source, name, LABEL_MAP), dtype=np.uint8)
 
 
 def read_first_labels(source: ImageSource) -> np.ndarray:
@@ -126,7 +131,7 @@ def read_first_labels(source: ImageSource) -> np.ndarray:
     Raises:
         LDISError: as :func:`read_label_map`; an array of another shape or type, or of values beyond 255.
     """
-    labels = source if isinstance(source, np.ndarray) else read_label_map(source)
+    labels = read_label_map(source) if isinstance(source, _FILES) else np.asarray(source)
     if labels.ndim != 2 or labels.dtype.kind not in "uib" or not labels.size or labels.min() < 0 or labels.max() > 255:
         raise LDISError(f"first_frame_labels {labels.dtype}{list(labels.shape)}: must be integers [H, W], 0 to 255")
     values = set(np.unique(labels).tolist())
@@ -137,9 +142,9 @@ def read_stored_mask(source: StrPath) -> Image.Image:
     """A mask file as it is, upright and decoded, with its ``format``: for judging what its values mean.
 
     Raises:
-        LDISError: missing, damaged or not a picture.
+        LDISError: missing, damaged or not a mask.
     """
-    return _decode(source, "")[0]
+    return _decode(source, "", _MASK)
 
 
 def checked_size(source: StrPath) -> tuple[int, int]:
@@ -150,17 +155,22 @@ def checked_size(source: StrPath) -> tuple[int, int]:
     Raises:
         LDISError: as :func:`read_image`.
     """
-    with _decode_errors(str(source)), open(source, "rb") as file:
-        jpeg = file.read(2) == _JPEG_START
-    if not jpeg:
-        height, width, _ = read_image(source).shape
-        return height, width
     with _decode_errors(str(source)), Image.open(source) as image:
-        width, height = image.size
-        lies = _turn(image) in [_TURNS[tag] for tag in (5, 6, 7, 8)]
-        image.draft(image.mode, (1, 1))
-        image.load()
-    return (width, height) if lies else (height, width)
+        if image.format in LOSSY:
+            size = image.size if _orientation(image) > 4 else image.size[::-1]
+            image.draft(image.mode, (1, 1))
+            image.load()
+            return size
+    height, width, _ = read_image(source).shape
+    return height, width
+
+
+def size_error(mask: object, size: tuple[int, ...], image: str, image_size: tuple[int, ...]) -> LDISError:
+    """What is said of a mask that does not fit its image; sizes are (height, width)."""
+    return LDISError(
+        f"{mask}: mask is {size[1]}x{size[0]}, {image} is {image_size[1]}x{image_size[0]} (EXIF rotation applied); "
+        f"make them agree"
+    )
 
 
 def write_png(path: StrPath, array: np.ndarray, palette: np.ndarray | None = None) -> None:
@@ -180,16 +190,18 @@ def write_png(path: StrPath, array: np.ndarray, palette: np.ndarray | None = Non
         image.save(temporary, format="PNG")
 
 
-def _check_array(array: np.ndarray, what: str, dtypes: tuple[type, ...]) -> np.ndarray:
+def _check_array(array: object, what: str, dtypes: tuple[type, ...]) -> np.ndarray:
     """[H, W] or [H, W, C] -> [H, W, C]."""
-    channels = array[..., None] if array.ndim == 2 else array
-    if array.dtype not in dtypes or channels.ndim != 3 or channels.shape[-1] not in (1, 3, 4) or not array.size:
-        names = " or ".join(np.dtype(d).name for d in dtypes)
-        raise LDISError(
-            f"{what} array: {array.dtype} of shape {array.shape}; pass {names} of [H, W], [H, W, 1], [H, W, 3] or "
-            f"[H, W, 4]"
-        )
-    return channels
+    found = type(array).__name__
+    if isinstance(array, np.ndarray):
+        channels = array[..., None] if array.ndim == 2 else array
+        if array.dtype in dtypes and channels.ndim == 3 and channels.shape[-1] in (1, 3, 4) and array.size:
+            return channels
+        found = f"{array.dtype} of shape {array.shape}"
+    names = " or ".join(np.dtype(d).name for d in dtypes)
+    raise LDISError(
+        f"{what} array: {found}; pass a path, a PIL image, or {names} of [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
+    )
 
 
 def _decode_jpeg(source: object) -> np.ndarray | None:
@@ -201,43 +213,36 @@ def _decode_jpeg(source: object) -> np.ndarray | None:
         if not isinstance(source, bytes) or source[:2] != _JPEG_START:
             return None
         with Image.open(io.BytesIO(source)) as image:  # reads the header only, and refuses what is too large
-            usual = image.format == "JPEG" and image.mode == "RGB" and _turn(image) is None
+            usual = image.format == "JPEG" and image.mode == "RGB" and _orientation(image) == 1
         return simplejpeg.decode_jpeg(source) if usual else None
     except (*_DECODE_ERRORS, Image.DecompressionBombError):
         return None  # PIL decides what is wrong with it, if anything is
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes a picture upright by its EXIF tag; any other tag may hold nonsense."""
-    return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+def _orientation(image: Image.Image) -> int:
+    """What EXIF says, 2 to 8; 1 of an upright picture, and where the tag holds nonsense."""
+    tag = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return tag if tag in _TURNS else 1
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    turn = _turn(image)
-    if turn is None:
-        return image
-    turned = image.transpose(turn)
-    turned.format = image.format
-    return turned
+def _decode(source: StrPath | bytes | Image.Image, name: str, use: tuple[tuple[str, ...], str]) -> Image.Image:
+    """The picture, upright and in memory, of one of the modes that ``use`` takes."""
+    where = "PIL image" if isinstance(source, Image.Image) else str(source)
+    if isinstance(source, bytes):
+        where, source = name or "picture", io.BytesIO(source)
+    with _decode_errors(where), _open(source) as image:
+        image.load()
+        orientation = _orientation(image)
+        upright = image.transpose(_TURNS[orientation]) if orientation > 1 else image
+        upright.format = image.format
+    modes, name_of_use = use
+    if upright.mode not in modes:
+        raise LDISError(f"{where}: pixels of mode {upright.mode} are no {name_of_use}")
+    return upright
 
 
-def _decode(source: StrPath | bytes | Image.Image, name: str) -> tuple[Image.Image, str]:
-    """The picture, upright and in memory, and its name for error messages."""
-    if isinstance(source, Image.Image):
-        where = "PIL image"
-    elif isinstance(source, bytes):
-        where = name or "picture"
-    elif isinstance(source, (str, os.PathLike)):
-        where = str(source)
-    else:
-        raise LDISError(f"{type(source).__name__} is not a picture; pass a path, a PIL image or a numpy array")
-    with _decode_errors(where):
-        if isinstance(source, Image.Image):
-            source.load()
-            return _upright(source), where
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            image.load()
-            return _upright(image), where
+def _open(source: StrPath | io.BytesIO | Image.Image) -> contextlib.AbstractContextManager[Image.Image]:
+    return contextlib.nullcontext(source) if isinstance(source, Image.Image) else Image.open(source)
 
 
 @contextlib.contextmanager

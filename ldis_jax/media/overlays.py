@@ -1,15 +1,12 @@
-"""Pictures for people: overlays, contact sheets and training curves."""
+"""Pictures for people: overlays, maps and contact sheets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-
-from ldis_jax.support.files import atomic_write
 
 # Okabe and Ito's colour-blind-safe palette; vermilion stands out on foliage, skin and sky alike.
 PALETTE = np.array(
@@ -126,13 +123,6 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], l
             sheet.paste(tile, (_MARGIN + column * (_SIDE + _MARGIN), top + line))
         top += height
     return np.asarray(sheet)
-
-
-def write_page_sheet(path: Path, sheet: np.ndarray) -> None:
-    """A sheet for a page, as a PNG of 256 colours, the far ones among them: a third of the bytes."""
-    with atomic_write(path) as temporary:
-        image = Image.fromarray(sheet).quantize(256, Image.Quantize.MAXCOVERAGE)
-        image.save(temporary, format="PNG", optimize=True)
 
 
 def _tile(picture: np.ndarray) -> Image.Image:

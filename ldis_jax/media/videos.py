@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -61,52 +61,35 @@ def read_video(path: StrPath) -> Video:
         return Video(path, float(rate or _FOLDER_FPS), stream.frames or None)
 
 
-class VideoWriter:
-    """Writes H.264 in MP4, which browsers and phones play; whole or not at all. Use it in a ``with``."""
+@contextlib.contextmanager
+def video_writer(path: StrPath, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """Writes H.264 in MP4, which browsers and phones play; whole or not at all.
 
-    def __init__(self, path: StrPath, fps: float):
-        """Nothing is written before the first frame.
+    Yields:
+        what adds a frame, uint8 [H, W, 3], and scales it to the first one's size. Odd sides lose their last line of
+        pixels.
 
-        Args:
-            path: ends in .mp4.
-            fps: frames a second.
+    Raises:
+        LDISError: PyAV is not installed, or no frame came.
+    """
+    av = _pyav()
+    with atomic_write(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18"})
+        stream.pix_fmt = "yuv420p"
+        written = False
 
-        Raises:
-            LDISError: another ending, or PyAV is not installed.
-        """
-        self._path, self._fps = Path(path), Fraction(fps).limit_denominator(1001)
-        if self._path.suffix.lower() != ".mp4":
-            raise LDISError(f"{path}: videos are written as MP4; end the name in .mp4")
-        _pyav()
-        self._stack = contextlib.ExitStack()
-        self._container: Any = None
+        def write(frame: np.ndarray) -> None:
+            nonlocal written
+            frame = np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])
+            if not written:
+                stream.height, stream.width = frame.shape[:2]
+                written = True
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
 
-    def __enter__(self) -> Self:
-        self._temporary = self._stack.enter_context(atomic_write(self._path))
-        return self
-
-    def write(self, frame: np.ndarray) -> None:
-        """Adds a frame, uint8 [H, W, 3]; all have the first one's size. Odd sides lose their last line of pixels."""
-        av = _pyav()
-        frame = np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])
-        if self._container is None:
-            self._container = self._stack.enter_context(av.open(str(self._temporary), "w"))
-            self._stream = self._container.add_stream("libx264", rate=self._fps, options={"crf": "18"})
-            self._stream.height, self._stream.width = frame.shape[:2]
-            self._stream.pix_fmt = "yuv420p"
-        if frame.shape[:2] != (self._stream.height, self._stream.width):
-            raise LDISError(
-                f"{self._path}: a frame of {frame.shape[:2]} among others of another size; scale them alike"
-            )
-        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        with self._stack:
-            if error is not None:
-                raise error
-            if self._container is None:
-                raise LDISError(f"{self._path}: a video needs a frame, and none came")
-            self._container.mux(self._stream.encode())
+        yield write
+        if not written:
+            raise LDISError(f"{path}: a video needs a frame, and none came")
+        container.mux(stream.encode())
 
 
 @contextlib.contextmanager

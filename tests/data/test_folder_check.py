@@ -161,12 +161,16 @@ def _spoil(root, what):
         ("no picture", "masks/p0.png", "no picture images/p0.*"),
         ("case", "masks/P0.png", "if ROOT/images/p0.png is meant, give both one name"),
         ("suffix", "images/p0.png", "if ROOT/masks/p0_mask.png is meant, give both one name"),
-        ("size", "masks/p0.png", "31x24, but ROOT/images/p0.png is 32x24 (turned upright); make them agree"),
+        (
+            "size",
+            "masks/p0.png",
+            "mask is 31x24, its image ROOT/images/p0.png is 32x24 (EXIF rotation applied); make them agree",
+        ),
         ("cut off", "images/p0.jpg", "damaged picture"),
         ("not a picture", "images/p0.png", "not a picture that PIL can read"),
         ("lossy mask", "masks/p0.jpg", "a JPEG, which invents values around objects"),
         ("colours", "masks/p0.png", "2 colours beside black; paint the object in one colour on black"),
-        ("kind", "masks/p0.tif", "a CMYK file is not a mask"),
+        ("kind", "masks/p0.tif", "pixels of mode CMYK are no mask"),
         ("twice", "images/p0.png", "has the name of p0.bmp; take one of them away"),
         ("not in folder", "gone", "in a list, but in neither images/ nor masks/"),
         ("in both lists", "images/p0.png", "in train.txt and in val.txt"),
@@ -192,7 +196,7 @@ def test_colour_label_maps_are_refused(tmp_path):
     mask[14:20, 2:9] = 2
     masks = dict.fromkeys("abc", mask) | {"d": np.stack([mask] * 3, -1)}
     (problem,) = check_folder(picture_folder(tmp_path, masks)).problems
-    assert problem.file.endswith("d.png") and "one 8-bit channel, this file is RGB" in problem.text
+    assert problem.file.endswith("d.png") and "pixels of mode RGB are no label map" in problem.text
 
 
 def test_masks_without_object_and_classes_of_one_picture_are_noted(tmp_path):

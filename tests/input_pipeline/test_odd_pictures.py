@@ -29,7 +29,7 @@ from ldis_jax.input_pipeline import (
 from ldis_jax.media.images import read_image
 from tests.data import trees
 from tests.data.odd_files import ORIENTATION, encode, png, scene, turned
-from tests.helpers import DATA, call_command
+from tests.helpers import DATA, call_command, classes_of
 
 sys.path.append(str(DATA))
 _SPEC = importlib.util.spec_from_file_location("build_command", DATA / "build.py")
@@ -323,7 +323,7 @@ def test_a_mask_of_another_size(tree, mask, refusal, caplog):
 )
 def test_masks_whose_labels_would_be_guessed(tree, mask, mode):
     tree.add("odd", encode(RGB), mask)
-    refusal = rf"odd\.png: a label map has one 8-bit channel, this file is {mode}"
+    refusal = rf"odd\.png: pixels of mode {mode} are no label map, which has one 8-bit channel"
     with pytest.raises(LDISError, match=refusal):
         VOCFolder(tree.root, "train")
     status, _, error = tree.build()
@@ -338,7 +338,7 @@ def test_a_mask_of_255_only_is_neither_query_nor_prompt(tree):
         tree.add(name, *map(encode, scene()))
     tree.add("void", encode(RGB), encode(np.full_like(LABELS, 255)))
     for source in (sources := tree.sources()):
-        assert source.num_images == 2 and source.classes_of == {"a": [1, 2], "b": [1, 2]}
+        assert source.num_images == 2 and classes_of(source) == {"a": [1, 2], "b": [1, 2]}
         with pytest.raises(BadFileError, match=r"mask .*no pixel of class 1|void\.png: no pixel of class 1"):
             source.episode(EpisodeRecord(1, "class 1", "a", ("void",)))
     same_training(sources, episodes=20)

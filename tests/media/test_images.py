@@ -85,7 +85,7 @@ def test_exif_rotation_turns_image_and_mask_alike(tmp_path, orientation, upright
 def test_missing_damaged_and_foreign_files(tmp_path):
     raises(read_image, tmp_path / "none.png", match=r"none\.png: no such file")
     raises(read_image, tmp_path, match="is a folder")
-    raises(read_image, None, match="NoneType is not a picture")
+    raises(read_image, None, match="image array: NoneType; pass")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("hello")
     for name in ("empty.jpg", "text.jpg"):
@@ -127,7 +127,11 @@ def test_bad_image_arrays(array, match):
 
 
 def test_32_bit_images_are_rejected():
-    raises(read_image, Image.fromarray(np.zeros((2, 2), np.float32)), match="32-bit")
+    raises(
+        read_image,
+        Image.fromarray(np.zeros((2, 2), np.float32)),
+        match="pixels of mode F are no image: they have no fixed range",
+    )
 
 
 VALUES = np.array([[0, 1, 7], [254, 255, 0]], np.uint8)
@@ -177,9 +181,9 @@ def test_ignore_label():
 
 
 def test_bad_masks():
-    raises(read_mask, VALUES.astype(np.int32), match="mask array: int32 of shape .*; pass bool or uint8")
+    raises(read_mask, VALUES.astype(np.int32), match="mask array: int32 of shape .*; pass .* bool or uint8")
     raises(read_mask, VALUES.astype(float), match="float64")
-    raises(read_mask, Image.new("CMYK", (2, 2)), match="a CMYK file is not a mask")
+    raises(read_mask, Image.new("CMYK", (2, 2)), match="pixels of mode CMYK are no mask")
 
 
 def test_label_map_reads_indices(tmp_path):
@@ -196,7 +200,11 @@ def test_label_map_reads_indices(tmp_path):
 def test_label_map_rejects_colour_and_16_bits(tmp_path):
     write_png(tmp_path / "rgb.png", RGB)
     Image.fromarray(VALUES.astype(np.uint16)).save(tmp_path / "deep.png")
-    raises(read_label_map, tmp_path / "rgb.png", match=r"rgb\.png: a label map has one 8-bit channel, this file is RGB")
+    raises(
+        read_label_map,
+        tmp_path / "rgb.png",
+        match=r"rgb\.png: pixels of mode RGB are no label map, which has one 8-bit",
+    )
     raises(read_label_map, tmp_path / "deep.png", match="I;16")
 
 

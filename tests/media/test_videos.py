@@ -3,7 +3,7 @@ import pytest
 
 from ldis_jax import LDISError
 from ldis_jax.media.images import write_png
-from ldis_jax.media.videos import VideoWriter, read_video
+from ldis_jax.media.videos import read_video, video_writer
 
 
 def moving_square(count=12, height=48, width=64):
@@ -16,9 +16,9 @@ def moving_square(count=12, height=48, width=64):
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
     path = tmp_path_factory.mktemp("video") / "moving.mp4"
-    with VideoWriter(path, fps=12.5) as writer:
+    with video_writer(path, fps=12.5) as write:
         for frame in moving_square():
-            writer.write(frame)
+            write(frame)
     return path
 
 
@@ -51,9 +51,10 @@ def test_a_turned_video_comes_upright(video, tmp_path):
 
 
 def test_odd_sides_and_folders_of_frames(tmp_path):
-    with VideoWriter(tmp_path / "odd.mp4", fps=10) as writer:
-        writer.write(np.zeros((33, 49, 3), np.uint8))
-    assert next(iter(read_video(tmp_path / "odd.mp4"))).shape == (32, 48, 3)
+    with video_writer(tmp_path / "odd.mp4", fps=10) as write:
+        write(np.zeros((33, 49, 3), np.uint8))
+        write(np.zeros((20, 30, 3), np.uint8))
+    assert [frame.shape for frame in read_video(tmp_path / "odd.mp4")] == [(32, 48, 3)] * 2, "the first one's size"
     for i, frame in enumerate(moving_square(3)):
         write_png(tmp_path / "frames" / f"{i:03}.png", frame)
     (tmp_path / "frames" / "notes.txt").write_text("no picture")
@@ -63,14 +64,11 @@ def test_odd_sides_and_folders_of_frames(tmp_path):
 
 
 def test_a_failed_video_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError, match="midway"), VideoWriter(tmp_path / "a.mp4", fps=10) as writer:
-        writer.write(np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(RuntimeError, match="midway"), video_writer(tmp_path / "a.mp4", fps=10) as write:
+        write(np.zeros((32, 32, 3), np.uint8))
         raise RuntimeError("midway")
-    with pytest.raises(LDISError, match="none came"), VideoWriter(tmp_path / "a.mp4", fps=10):
+    with pytest.raises(LDISError, match="none came"), video_writer(tmp_path / "a.mp4", fps=10):
         pass
-    with pytest.raises(LDISError, match="another size"), VideoWriter(tmp_path / "a.mp4", fps=10) as writer:
-        writer.write(np.zeros((32, 32, 3), np.uint8))
-        writer.write(np.zeros((32, 34, 3), np.uint8))
     assert not list(tmp_path.iterdir())
 
 
@@ -80,8 +78,6 @@ def test_bad_videos(tmp_path, video):
     for path, message in [("no.mp4", "No such file"), ("text.mp4", "not a video"), ("empty", "no pictures")]:
         with pytest.raises(LDISError, match=message):
             read_video(tmp_path / path)
-    with pytest.raises(LDISError, match="end the name"):
-        VideoWriter(tmp_path / "out.avi", fps=10)
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(video.read_bytes()[:-400])
     with pytest.raises(LDISError, match="not a video"):
