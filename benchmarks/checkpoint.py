@@ -43,8 +43,7 @@ class Trainer:
         self._frozen, self._metrics = jax.device_put(frozen, whole), jax.device_put(StepMetrics.empty(), whole)
         with make_loader(run) as loader:
             batch = next(loader)
-        for name in ("class_id", "bad_files"):
-            batch.pop(name)
+        batch.pop("bad_files")
         self._batch = sharding.to_devices(batch, mesh)
         self.run(1)
 

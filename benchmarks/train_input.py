@@ -143,9 +143,9 @@ def _public_batches(builder: Any, workers: int) -> Iterator[Any]:
 
 
 def _our_batches(builder: Any, workers: int) -> Iterator[Any]:
-    from ldis_jax.input_pipeline import TrainEpisodes, make_train_loader
+    from ldis_jax.input_pipeline import TrainEpisodes, TrainLoader
 
-    return make_train_loader(TrainEpisodes(_records(builder), 1, _SIZE, 0, 10**6), _BATCH, num_workers=workers)
+    return TrainLoader(TrainEpisodes(_records(builder), 1, _SIZE, 0, 10**6), _BATCH, num_workers=workers)
 
 
 def _records(builder: Any) -> Any:

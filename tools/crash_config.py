@@ -50,7 +50,7 @@ def _record(path: str) -> None:
     def recorded(self: loader.TrainLoader) -> dict[str, np.ndarray]:
         step = self.get_state()["step"]
         batch = make(self)
-        hashes = [_hash({name: array[i] for name, array in batch.items()}) for i in range(len(batch["class_id"]))]
+        hashes = [_hash({name: array[i] for name, array in batch.items()}) for i in range(len(batch["query_mask"]))]
         line = " ".join([str(step), os.environ.get("JAX_PROCESS_ID", "0"), *hashes])
         with open(path, "a", encoding="utf-8") as file:
             file.write(line + "\n")

@@ -29,10 +29,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from ldis_jax.datasets.index import ImageIndex, IndexWriter
+from ldis_jax.datasets.index import (
+    INDEX_FILE,
+    RECORDS_VERSION,
+    SUMMARY_FILE,
+    ImageIndex,
+    IndexWriter,
+    records_folder,
+)
 from ldis_jax.datasets.lists import find_list, read_list
-from ldis_jax.datasets.records import INDEX_FILE, RECORDS_VERSION, SUMMARY_FILE, records_folder
-from ldis_jax.datasets.scan import Item, Scan, scan_all
+from ldis_jax.datasets.scan import Item, scan_all
 from ldis_jax.datasets.shards import ShardWriter
 from ldis_jax.errors import LDISError
 from ldis_jax.media.images import IGNORE_LABEL
@@ -66,12 +72,10 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
             skip_bad: leave bad files out instead of stopping.
 
         Raises:
-            LDISError: no such source, or an impossible name.
+            LDISError: an impossible name.
         """
         self.source, self.split = Path(source).resolve(), split
         self._num_workers, self._skip_bad = num_workers, skip_bad
-        if not self.source.is_dir():
-            raise LDISError(f"--source={source}: no such folder; give the one that the data set was unpacked to")
         if not re.fullmatch(r"\w+", split) or split == "all":
             raise LDISError(f"--split={split!r}: a split's name has letters, digits and _ only, and TFDS keeps 'all'")
         self.warnings: list[str] = []
@@ -108,8 +112,6 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
     def of_splits(cls, source: StrPath, out: StrPath, splits: Sequence[str] = (), **options: Any) -> list[Self]:
         """A builder for each of ``splits``; without any, for those of ``SPLITS`` that the source has."""
         there = [split for split in cls.SPLITS if cls.has_split(Path(source), split)]
-        if not splits and not there and Path(source).is_dir():
-            raise LDISError(f"{source}: no list of a split {' or '.join(cls.SPLITS)}; see data/{cls.name}/README.md")
         return [cls(source, split, out, **options) for split in splits or there or cls.SPLITS[:1]]
 
     def build(self) -> Path:
@@ -160,7 +162,11 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
                 self._bad.append(error)
             elif self._skip_bad or not self._bad:
                 self._index.add(item.name, found.size, found.labels, found.pixels, item.video, item.frame)
-                yield len(names), _example(item, found)
+                files = {"image": found.image, "mask": found.mask}
+                yield (
+                    len(names),
+                    files | {key: getattr(item, key) for key in ("name", "video", "frame", "object_label")},
+                )
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         """Writes records and index; what TFDS does with the folder around them stays TFDS's."""
@@ -241,17 +247,6 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _log_download_done(self) -> None:
         pass
-
-
-def _example(item: Item, found: Scan) -> dict[str, Any]:
-    return {
-        "image": found.image,
-        "mask": found.mask,
-        "name": item.name,
-        "video": item.video,
-        "frame": item.frame,
-        "object_label": item.object_label,
-    }
 
 
 def _stat_line(path: str, source: Path) -> bytes:

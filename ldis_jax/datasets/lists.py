@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ldis_jax.datasets.meta_files import read_meta
 from ldis_jax.errors import LDISError
+from ldis_jax.support.files import reading
 
 # The public code's folder; other places are the data sets' own.
 META_LIST, META_FILE = "metas/{}.txt", "metas/meta_{}.npy"
@@ -34,15 +35,9 @@ def read_list(source: Path, split: str, places: Sequence[str]) -> list[str]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, stripped, without empty ones.
-
-    Raises:
-        LDISError: missing, or not UTF-8.
-    """
-    try:
+    """The lines of a text file, stripped, without empty ones; raises :class:`LDISError` where it cannot be read."""
+    with reading(path):
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise LDISError(f"{path}: cannot be read ({error}); see data/README.md for the layout") from None
     return [name for line in lines if (name := line.strip())]
 
 
@@ -70,13 +65,7 @@ def find_image(folder: Path, stem: str) -> Path:
 
 
 def image_stems(folder: Path) -> list[str]:
-    """Sorted stems of the images of a folder.
-
-    Raises:
-        LDISError: no such folder.
-    """
-    if not folder.is_dir():
-        raise LDISError(f"{folder}: no such folder; see data/README.md for the layout")
+    """Sorted stems of the images of a folder."""
     return sorted({path.stem for path in folder.iterdir() if path.suffix in IMAGE_SUFFIXES})
 
 

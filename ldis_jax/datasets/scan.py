@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -67,12 +68,14 @@ class Scan(NamedTuple):
 def scan(item: Item, rule: str) -> Scan:
     """Decodes both files whole; ``error`` is "path: reason" where that fails or they do not fit each other."""
     try:
-        image = _read_bytes(item.image)
+        image = Path(item.image).read_bytes()
         if isinstance(item.mask, str):
-            mask, mask_name = _read_bytes(item.mask), item.mask
+            mask, mask_name = Path(item.mask).read_bytes(), item.mask
         else:
             mask, mask_name = item.mask.png(), item.mask.name
         pixels, labels = read_pair(image, mask, rule, item.object_label, item.image, mask_name)
+    except OSError as error:
+        return Scan(error=f"{error.filename}: {error.strerror or error}")
     except LDISError as error:
         return Scan(error=str(error))
     counts = np.bincount(labels.ravel())
@@ -90,7 +93,7 @@ def scan_all(items: Iterable[Item], rule: str, num_workers: int) -> Iterator[tup
         yield from ((item, scan(item, rule)) for item in items)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_follow_parent)
+    pool = ProcessPoolExecutor(num_workers, context, follow_parent, (signal.SIGINT,))
     pending: deque[tuple[list[Item], Future[list[Scan]]]] = deque()
     remaining = iter(items)
     try:
@@ -111,22 +114,12 @@ def _scan_chunk(items: list[Item], rule: str) -> list[Scan]:
     return [scan(item, rule) for item in items]
 
 
-def _read_bytes(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        why = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror or error})"
-        raise LDISError(f"{path}: {why}") from None
-
-
-def _follow_parent() -> None:
-    """A worker leaves Ctrl-C to its parent, and ends when the parent was killed; else it would wait for ever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
+def follow_parent(ignored: signal.Signals) -> None:
+    """A worker leaves a signal to its parent, and ends when the parent was killed; else it would wait for ever."""
+    signal.signal(ignored, signal.SIG_IGN)
 
     def watch() -> None:
-        if parent is not None:
+        if parent := multiprocessing.parent_process():
             parent.join()
             os._exit(1)
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldis_jax.datasets.records import records_folder
+from ldis_jax.datasets.index import records_folder
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluation.protocols import Protocol
 from ldis_jax.input_pipeline import (

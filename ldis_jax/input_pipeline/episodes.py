@@ -63,7 +63,7 @@ def network_arrays(episode: Episode, image_size: int) -> dict[str, np.ndarray]:
 
     Returns:
         ``query_image`` float32 [S, S, 3] and ``prompt_images`` float32 [K, S, S, 3], in [-1, 1]; ``query_mask`` uint8
-        [S, S] and ``prompt_masks`` uint8 [K, S, S], in {0, 1, 255}; ``class_id`` int32.
+        [S, S] and ``prompt_masks`` uint8 [K, S, S], in {0, 1, 255}.
     """
     return _arrays(episode, functools.partial(eval_transform, size=image_size))
 
@@ -100,8 +100,7 @@ class TrainEpisodes:
         Raises:
             LDISError: no usable episode in 100 draws.
         """
-        if not 0 <= index < self.length:
-            raise IndexError(index)
+        index = range(self.length)[index]
         rng, bad = episode_rng(self.seed, index), 0
         for _ in range(_MAX_DRAWS):
             try:
@@ -140,7 +139,6 @@ def _arrays(
         "query_mask": query_mask,
         "prompt_images": np.stack(prompt_images),
         "prompt_masks": np.stack(prompt_masks),
-        "class_id": np.array(episode.class_id, np.int32),
     }
 
 

@@ -8,7 +8,6 @@ from typing import overload
 
 from ldis_jax.input_pipeline.episodes import Episode, EpisodeRecord, EpisodeSource, episode_rng, episodes_hash
 from ldis_jax.input_pipeline.indexed_source import IndexedSource
-from ldis_jax.input_pipeline.procedural import ProceduralScenes
 
 
 class FrozenEpisodes(Sequence[Episode]):
@@ -49,11 +48,6 @@ class FrozenEpisodes(Sequence[Episode]):
     def __getitem__(self, index: int | slice) -> Episode | list[Episode]:
         chosen = range(self._length)[index]
         return self._make(chosen) if isinstance(chosen, int) else [self._make(i) for i in chosen]
-
-
-def swap_pairs(scenes: ProceduralScenes, count: int, seed: int = 0) -> list[tuple[Episode, Episode]]:
-    """Pairs of episodes on one picture with two objects, each prompted once."""
-    return [scenes.draw_swap(episode_rng(seed, i), 1) for i in range(count)]
 
 
 def _pixel_hash(episodes: Iterable[Episode]) -> str:

@@ -67,31 +67,10 @@ class IndexedSource(abc.ABC):
     def _read(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """An image, uint8 [H, W, 3], and its labels, integers [H, W]."""
 
-    @abc.abstractmethod
-    def _mask_name(self, name: str) -> str:
-        """What error messages call an image's mask."""
-
     @property
     def num_images(self) -> int:
         """Images that show at least one of the classes."""
         return len(np.unique(self._rows))
-
-    @property
-    def classes_of(self) -> dict[str, list[int]]:
-        """Labels by image, in the order of the split."""
-        found: dict[str, list[int]] = {}
-        for row, label in zip(self._rows, self._labels.tolist(), strict=True):
-            found.setdefault(self._name(row), []).append(label)
-        return found
-
-    @property
-    def images_of(self) -> dict[int, list[str]]:
-        """Images by label."""
-        found: dict[int, list[str]] = {}
-        for name, labels in self.classes_of.items():
-            for label in labels:
-                found.setdefault(label, []).append(name)
-        return found
 
     @property
     def videos(self) -> dict[str, int]:
@@ -112,15 +91,10 @@ class IndexedSource(abc.ABC):
         Raises:
             LDISError: a damaged file.
         """
-        rows = self._frames_of(video)
-        return self._read(self._name(rows[number]))
-
-    def _frames_of(self, video: str) -> np.ndarray:
-        """Rows of a video's frames in order of time."""
         if video not in self._frames:
             rows = np.flatnonzero(self.index.video_names[self.index.videos] == video.encode())
             self._frames[video] = rows[np.argsort(self.index.frames[rows], kind="stable")]
-        return self._frames[video]
+        return self._read(self._name(self._frames[video][number]))
 
     def draw_record(self, rng: np.random.Generator, num_shots: int, query: int | None = None) -> EpisodeRecord:
         """Draws an episode without reading its pictures: a query evenly, then evenly one of its classes.
@@ -198,7 +172,7 @@ class IndexedSource(abc.ABC):
             raise BadFileError(str(error)) from None
         mask = (labels == class_id).astype(np.uint8)
         if not mask.any():
-            where = self._mask_name(name)
-            raise BadFileError(f"{where}: no pixel of class {class_id}; freeze the episodes anew from this data")
+            why = f"mask {name}: no pixel of class {class_id}"
+            raise BadFileError(f"{self._where}: {why}; freeze the episodes anew from this data")
         mask[labels == IGNORE_LABEL] = IGNORE_LABEL
         return image, mask

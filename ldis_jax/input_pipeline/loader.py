@@ -6,10 +6,7 @@ global batches on any number of hosts, workers and restarts, and its whole state
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,6 +14,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from ldis_jax.datasets.scan import follow_parent
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline.episodes import TrainEpisodes
 
@@ -26,11 +24,24 @@ _WORKER_BUFFER = 1
 
 
 class TrainLoader(Iterator[dict[str, np.ndarray]]):
-    """Iterator over one process's batches, see :func:`make_train_loader`. Close it, or use it in a ``with``."""
+    """The batches that one process feeds to its devices, from step 0 on. Close it, or use it in a ``with``."""
 
-    def __init__(self, batches: grain.MapDataset, num_workers: int):
-        """Iterates over ``batches`` from step 0."""
-        self._batches, self._num_workers, self._step = batches, num_workers, 0
+    def __init__(
+        self, source: TrainEpisodes, global_batch_size: int, *, num_workers: int = 0, rows: Sequence[int] | None = None
+    ):
+        """Starts nothing yet.
+
+        Args:
+            source: the episodes; its length bounds the number of steps.
+            global_batch_size: G, over all processes.
+            num_workers: worker processes; 0 and less use threads. Workers are spawned, so the program needs the usual
+                ``if __name__ == "__main__"``.
+            rows: the samples of each global batch that this process makes, ascending, see ``sharding.process_rows``;
+                None is all.
+        """
+        share = _ProcessShare(source, global_batch_size, range(global_batch_size) if rows is None else rows)
+        self._batches = grain.MapDataset.source(share).batch(len(share.rows))
+        self._num_workers, self._step = num_workers, 0
         self._iterator: grain.DatasetIterator | None = None
 
     def __len__(self) -> int:
@@ -79,28 +90,6 @@ class TrainLoader(Iterator[dict[str, np.ndarray]]):
         self.close()
 
 
-def make_train_loader(
-    source: TrainEpisodes,
-    global_batch_size: int,
-    *,
-    num_workers: int = 0,
-    rows: Sequence[int] | None = None,
-) -> TrainLoader:
-    """The batches that one process feeds to its devices.
-
-    Args:
-        source: the episodes; its length bounds the number of steps.
-        global_batch_size: G, over all processes.
-        num_workers: worker processes; 0 and less use threads. Workers are spawned, so the program needs the usual
-            ``if __name__ == "__main__"``.
-        rows: the samples of each global batch that this process makes, ascending, see ``sharding.process_rows``; None
-            is all.
-
-    """
-    share = _ProcessShare(source, global_batch_size, range(global_batch_size) if rows is None else rows)
-    return TrainLoader(grain.MapDataset.source(share).batch(len(share.rows)), num_workers)
-
-
 class _ProcessShare:
     """The items at ``rows`` of every ``global_size``; ragged ends are left out."""
 
@@ -116,16 +105,5 @@ class _ProcessShare:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Workers end with their parent, also where it was killed, and not before it.
-
-    SIGTERM, which clusters send to every process of a job, is for the parent: it needs batches up to its last step.
-    """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(0)
+    """SIGTERM, which clusters send to every process of a job, is for the parent: it needs batches to its last step."""
+    follow_parent(signal.SIGTERM)

@@ -21,7 +21,9 @@ class MixtureSource:
         """Binds sources to weights (not negative, any sum)."""
         mass = np.array([w * source.num_images for source, w in zip(sources, weights, strict=True)], np.float64)
         if not (np.isfinite(mass).all() and (mass >= 0).all() and mass.sum() > 0):
-            raise LDISError(f"mixture: weights {list(weights)} must be finite, not negative and not all 0")
+            raise LDISError(
+                f"config.data.sources: weights {list(weights)} must be one or more, finite, not negative and not all 0"
+            )
         self.sources = tuple(sources)
         self.probabilities = mass / mass.sum()
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from ldis_jax.datasets.folder_check import check_folder
 from ldis_jax.datasets.pairs import read_pair
-from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline.indexed_source import IndexedSource
 from ldis_jax.support.files import StrPath
 
@@ -32,21 +31,17 @@ class PictureFolder(IndexedSource):
             skip_bad: leave out files that cannot be used, instead of stopping.
 
         Raises:
-            LDISError: files that cannot be used, too few pictures, or another split.
+            LDISError: files that cannot be used, or too few pictures.
         """
-        if split not in ("train", "val"):
-            raise LDISError(f"{root}: split {split!r} must be 'train' or 'val'")
         checked = check_folder(root)
         checked.require_usable(skip_bad)
         self._pairs, self._rule, self._object_labels = checked.pairs, checked.rule, checked.object_labels
-        held_out = checked.held_out
-        index = checked.index.subset(~held_out) if split == "train" else checked.index
-        queries = None if split == "train" else held_out
+        index, queries = {
+            "train": (checked.index.subset(~checked.held_out), None),
+            "val": (checked.index, checked.held_out),
+        }[split]
         super().__init__(index, checked.class_names, classes, f"{root}, {split}", queries)
 
     def _read(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         pair = self._pairs[name]
         return read_pair(pair.image, pair.mask, self._rule, self._object_labels.get(name, 0))
-
-    def _mask_name(self, name: str) -> str:
-        return self._pairs[name].mask

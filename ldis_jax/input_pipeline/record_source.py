@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from ldis_jax.datasets.index import ImageIndex
-from ldis_jax.datasets.pairs import read_pair
-from ldis_jax.datasets.records import INDEX_FILE, RecordReader
+from ldis_jax.datasets.index import INDEX_FILE, SUMMARY_FILE, ImageIndex, records_folder
+from ldis_jax.datasets.pairs import MASK_RULES, read_pair
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline.indexed_source import IndexedSource
-from ldis_jax.support.files import StrPath
+from ldis_jax.support.files import StrPath, reading
 
 
 class RecordSource(IndexedSource):
@@ -29,32 +31,39 @@ class RecordSource(IndexedSource):
             classes: labels to draw episodes of, for a fold; None is all but 0 and 255.
 
         Raises:
-            LDISError: not built; a split without any of the classes.
+            LDISError: not built, or not whole; a split without any of the classes.
         """
-        self._reader = RecordReader(root, split)
-        index = ImageIndex.load(self._reader.folder / INDEX_FILE)
-        if len(index) != self._reader.summary.get("images"):
-            raise LDISError(f"{self._reader.folder}: index and summary do not fit each other; build the records again")
-        super().__init__(index, self._reader.class_names, classes, str(self._reader.folder))
+        self._folder, self._split, self._records = records_folder(root, split), split, None
+        with reading(f"{self._folder} (build the records with data/build.py)"):
+            summary = json.loads((self._folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+            self._rule = MASK_RULES[MASK_RULES.index(summary["mask_rule"])]
+            class_names, images = summary["class_names"], summary["images"]
+            index = ImageIndex.load(self._folder / INDEX_FILE)
+        if len(index) != images:
+            raise LDISError(f"{self._folder}: index and summary do not fit each other; build the records again")
+        super().__init__(index, class_names, classes, str(self._folder))
         self._order = np.argsort(index.names)
 
     def _read(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        record = self._reader[self._row(name)]
-        return read_pair(
-            record["image"],
-            record["mask"],
-            self._reader.mask_rule,
-            int(record["object_label"]),
-            image_name=f"{self._reader.folder}: image {name}",
-            mask_name=self._mask_name(name),
-        )
+        record, folder = self._record(self._row(name)), self._folder
+        files, names = (record["image"], record["mask"]), (f"{folder}: image {name}", f"{folder}: mask {name}")
+        return read_pair(*files, self._rule, int(record["object_label"]), *names)
 
-    def _mask_name(self, name: str) -> str:
-        return f"{self._reader.folder}: mask {name}"
+    def _record(self, row: int) -> dict[str, Any]:
+        """Files are opened on first use, and again after unpickling."""
+        with reading(f"{self._folder}: record {row} (build the records again)"):
+            if self._records is None:
+                import tensorflow_datasets as tfds  # a second that a program without records need not wait
+
+                self._records = tfds.builder_from_directory(os.fspath(self._folder)).as_data_source(self._split)
+            return self._records[row]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_records": None}
 
     def _row(self, name: str) -> int:
         names = self.index.names
         place = np.searchsorted(names, name.encode(), sorter=self._order)
         if place == len(names) or names[self._order[place]] != name.encode():
-            raise LDISError(f"{self._reader.folder}: holds no image {name!r}; freeze the episodes anew from this data")
+            raise LDISError(f"{self._folder}: holds no image {name!r}; freeze the episodes anew from this data")
         return int(self._order[place])

@@ -18,25 +18,27 @@ def make_source(entries: Mapping[str, Any], image_size: int) -> EpisodeSource:
     """One source, or the mixture of several with their per-sample weights.
 
     Args:
-        entries: name -> attributes ``kind`` ("voc", "records" and "folder": ``root``, ``split``, ``classes``, of
-            "folder" also ``skip_bad``; "procedural": ``split``) and ``weight``.
+        entries: by name, as :mod:`ldis_jax.recipes.data` makes them.
         image_size: S; procedural pictures are painted at that size.
 
     Raises:
-        LDISError: no entry, an unknown kind, or unusable data.
+        LDISError: no entry, an unknown kind or split, or unusable data.
     """
-    sources: list[EpisodeSource] = []
-    for name, entry in entries.items():
-        if entry.kind == "voc":
-            sources.append(VOCFolder(entry.root, entry.split, entry.classes or None))
-        elif entry.kind == "records":
-            sources.append(RecordSource(entry.root, entry.split, entry.classes or None))
-        elif entry.kind == "folder":
-            sources.append(PictureFolder(entry.root, entry.split, entry.classes or None, entry.skip_bad))
-        elif entry.kind == "procedural":
-            sources.append(ProceduralScenes(entry.split, image_size))
-        else:
-            raise LDISError(f"{name}: kind={entry.kind!r} must be 'voc', 'records', 'folder' or 'procedural'")
-    if not sources:
-        raise LDISError("config.data.sources: empty; name at least one source to train on")
+    sources = [_source(name, entry, image_size) for name, entry in entries.items()]
     return sources[0] if len(sources) == 1 else MixtureSource(sources, [e.weight for e in entries.values()])
+
+
+def _source(name: str, entry: Any, image_size: int) -> EpisodeSource:
+    match entry.kind, entry.split:
+        case "voc", split:
+            return VOCFolder(entry.root, split, entry.classes or None)
+        case "records", split:
+            return RecordSource(entry.root, split, entry.classes or None)
+        case "folder", ("train" | "val") as split:
+            return PictureFolder(entry.root, split, entry.classes or None, entry.skip_bad)
+        case "procedural", ("train" | "unseen") as split:
+            return ProceduralScenes(split, image_size)
+    raise LDISError(
+        f"{name}: kind={entry.kind!r} of split {entry.split!r}: must be 'voc' or 'records', 'folder' of 'train' or "
+        f"'val', or 'procedural' of 'train' or 'unseen'"
+    )

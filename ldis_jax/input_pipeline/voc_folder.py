@@ -52,9 +52,6 @@ class VOCFolder(IndexedSource):
     def _read(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         return read_pair(self._image_path(name), self._mask_path(name))
 
-    def _mask_name(self, name: str) -> str:
-        return str(self._mask_path(name))
-
     def _mask_path(self, name: str) -> Path:
         return self.root / "SegmentationClass" / f"{name}.png"
 

@@ -1,4 +1,7 @@
-"""Data for config files: sources of episodes, and sets to evaluate on."""
+"""Data for config files: sources of episodes, and sets to evaluate on.
+
+The ``weight`` of a source is per **sample**, not per data set; its ``classes`` are the labels to use, empty for all.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +9,20 @@ from ml_collections import ConfigDict
 
 
 def voc_source(root: str, split: str, weight: float = 1.0, classes: tuple[int, ...] = ()) -> ConfigDict:
-    """Episodes from a VOC-layout folder.
-
-    Args:
-        root: the folder (see data/README.md).
-        split: stem of a file in ``ImageSets/Segmentation``.
-        weight: per **sample**, not per data set.
-        classes: labels to use; empty is all.
-    """
+    """Episodes from a folder in VOC's layout (data/README.md); ``split`` is a file in ``ImageSets/Segmentation``."""
     return ConfigDict({"kind": "voc", "root": root, "split": split, "weight": weight, "classes": classes})
 
 
 def record_source(root: str, split: str, weight: float = 1.0, classes: tuple[int, ...] = ()) -> ConfigDict:
-    """Episodes from the records of ``data/build.py``.
-
-    Args:
-        root: its ``OUT/NAME`` (see data/README.md).
-        split: a built split.
-        weight: per **sample**, not per data set.
-        classes: labels to use; empty is all.
-    """
+    """Episodes from the records of ``data/build.py``, of which ``root`` is ``OUT/NAME``."""
     return ConfigDict({"kind": "records", "root": root, "split": split, "weight": weight, "classes": classes})
 
 
 def folder_source(root: str, split: str, weight: float = 1.0, skip_bad: bool = False) -> ConfigDict:
     """Episodes from a folder of pictures and masks in either layout, see docs/finetune.md.
 
-    Args:
-        root: the folder.
-        split: "train", or "val" for queries among the held-out pictures.
-        weight: per **sample**, not per data set.
-        skip_bad: leave out files that cannot be used, instead of stopping.
+    ``split`` is "train", or "val" for queries among the held-out pictures; ``skip_bad`` leaves out files that cannot be
+    used, instead of stopping.
     """
     entry = {"kind": "folder", "root": root, "split": split, "weight": weight, "classes": (), "skip_bad": skip_bad}
     return ConfigDict(entry)
@@ -51,23 +37,14 @@ def eval_set(
     source: ConfigDict, *, episodes: int = 0, manifest: str = "", protocol: str = "ldis", num_shots: int = 1
 ) -> ConfigDict:
     """Frozen episodes: of a manifest file, or the first ``episodes`` draws of (seed 0, index)."""
-    return ConfigDict(
-        {
-            "source": source,
-            "episodes": episodes,
-            "manifest": manifest,
-            "protocol": protocol,
-            "num_shots": num_shots,
-        }
-    )
+    entry = {"source": source, "episodes": episodes, "manifest": manifest, "protocol": protocol, "num_shots": num_shots}
+    return ConfigDict(entry)
 
 
 def folder_data(config: ConfigDict, episodes: int) -> None:
     """Your own pictures, of the folder ``config.data.folder``, and evaluation on those of them held out; in place.
 
-    Args:
-        config: of :func:`base_config`.
-        episodes: to evaluate, at most: of few pictures there are fewer.
+    Of few pictures there are fewer episodes.
     """
     config.data.folder = ""
     config.data.skip_bad = False  # leave out files that cannot be used, instead of stopping
@@ -78,11 +55,9 @@ def folder_data(config: ConfigDict, episodes: int) -> None:
 
 
 def paper_data(config: ConfigDict, records: str = "data/records") -> None:
-    """The paper's four data sets with its weights, per sample, and evaluation on PASCAL and COCO; in place.
+    """The paper's four data sets with its weights, and evaluation on PASCAL and COCO; in place.
 
-    Args:
-        config: of :func:`base_config`.
-        records: ``--out`` of ``data/build.py``.
+    ``records`` is ``--out`` of ``data/build.py``.
     """
     for name, weight in {"pascal": 0.4, "coco20i": 0.1, "davis16": 0.5, "vspw": 0.2}.items():
         split = "train_aug" if name == "pascal" else "train"  # VOC 2012 with SBD's masks: 10,582 images, not 1,464

@@ -14,9 +14,9 @@ from ldis_jax.input_pipeline import (
     FrozenEpisodes,
     IndexedSource,
     ProceduralScenes,
+    episode_rng,
     make_source,
     read_manifest,
-    swap_pairs,
 )
 from ldis_jax.tasks import Task
 
@@ -46,7 +46,8 @@ class Evaluation:
         self._pictures = self._sets[self._main].episodes[: settings.pictures]
         self._swap = None
         if settings.prompt_swap:
-            pairs = swap_pairs(ProceduralScenes("unseen", size), settings.prompt_swap)
+            scenes = ProceduralScenes("unseen", size)
+            pairs = [scenes.draw_swap(episode_rng(0, i), 1) for i in range(settings.prompt_swap)]
             self._swap = PromptSwapEvaluator(pairs, size, settings.batch_size)
         self._batch_size, self._size = settings.batch_size, size
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ldis_jax.config import check_config, to_json
 from ldis_jax.errors import LDISError, TryAgainError, list_names
 from ldis_jax.inference.mesh_predict import make_predict
-from ldis_jax.input_pipeline import TrainEpisodes, TrainLoader, make_source, make_train_loader
+from ldis_jax.input_pipeline import TrainEpisodes, TrainLoader, make_source
 from ldis_jax.models.params import Params
 from ldis_jax.runtime import sharding
 from ldis_jax.runtime.chips import peak_flops
@@ -268,14 +268,13 @@ def make_loader(run: Run) -> TrainLoader:
     length = config.train_steps * config.batch_size
     episodes = TrainEpisodes(source, config.num_shots, size, config.seed, length, config.data.augment)
     rows = sharding.process_rows(run.mesh, config.batch_size, jax.process_index())
-    return make_train_loader(episodes, config.batch_size, num_workers=config.data.num_workers, rows=rows)
+    return TrainLoader(episodes, config.batch_size, num_workers=config.data.num_workers, rows=rows)
 
 
 def prefetch(loader: TrainLoader, mesh: jax.sharding.Mesh) -> Iterator[tuple[dict[str, jax.Array], int]]:
     """Device batches, one transfer ahead of the step that needs it, and how many bad files they met."""
     ahead: tuple[dict[str, jax.Array], int] | None = None
     for batch in loader:
-        batch.pop("class_id")
         bad = int(batch.pop("bad_files").sum())
         current, ahead = ahead, (sharding.to_devices(batch, mesh), bad)
         if current is not None:

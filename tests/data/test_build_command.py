@@ -59,8 +59,8 @@ def test_help():
 @pytest.mark.parametrize(
     ("flags", "match"),
     [
-        (("--source=/nowhere", "--split", "val"), "/nowhere: no such folder"),
-        (("--source=/nowhere",), "/nowhere: no such folder"),
+        (("--source=/nowhere", "--split", "val"), "/nowhere: no list of split 'val'"),
+        (("--source=/nowhere",), "/nowhere: no list of split 'train_aug'"),
         (("--split", "test"), "no list of split 'test'; expected ImageSets/Segmentation/test.txt"),
         (("--split", "../val"), "letters, digits"),
         (("--split", "all"), "TFDS keeps 'all'"),
@@ -73,7 +73,7 @@ def test_refusals(tree, tmp_path, flags, match):
 
 def test_a_source_of_another_kind(tree, tmp_path):
     error = refused(command("fss1000", f"--source={tree('coco20i')}", f"--out={tmp_path / 'out'}"))
-    assert "no list of a split train or val or test; see data/fss1000/README.md" in error
+    assert "no list of split 'train'; expected train.txt, see data/README.md" in error
 
 
 def spoil(root):
@@ -91,8 +91,8 @@ def spoil(root):
     Image.new("RGB", Image.open(root / "images/n6.jpg").size).save(root / "masks/n6.png")
     trees.lines(root / "train.txt", *names, "n0")
     return {
-        "images/n1.jpg": "no such file",
-        "masks/n2.png": "no such file",
+        "images/n1.jpg": "No such file",
+        "masks/n2.png": "No such file",
         "images/n3.jpg": "damaged",
         "masks/n4.png": "not a picture",
         "masks/n5.png": "mask is 5x7",
@@ -129,7 +129,7 @@ def test_only_ten_reasons_are_shown(tmp_path, build):
     (root / "images").mkdir(parents=True)
     trees.lines(root / "train.txt", *(f"n{i}" for i in range(25)))
     for skip_bad in (False, True):
-        with pytest.raises(LDISError, match=r"n9\.jpg: no such file; and 15 more$"):
+        with pytest.raises(LDISError, match=r"n9\.jpg: No such file or directory; and 15 more$"):
             build("folder", root, "train", skip_bad=skip_bad)
 
 
@@ -185,7 +185,7 @@ if __name__ == "__main__":
         process.wait()
     wait_for(lambda: not any(map(alive, workers)))
     assert not folder.exists() and list(folder.parent.glob("incomplete.*"))
-    with pytest.raises(LDISError, match="no finished records"):
+    with pytest.raises(LDISError, match=r"\(build the records with data/build\.py\): cannot be read \(No such"):
         RecordSource(out / "fss1000", "train")
 
     again, summary, _ = build("fss1000", root, "train")

@@ -14,6 +14,7 @@ from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline import RecordSource
 from tests.data import trees
 from tests.data.conftest import DATA
+from tests.helpers import images_of
 
 
 def read(folder, split):
@@ -146,7 +147,7 @@ def test_fss1000(tree, build):
     check(folder, "train", expected("zucchini", "ab_wheel"), labels)
     check(build("fss1000", root, "test")[0], "test", expected("abacus"), labels)
     assert summary["class_names"] == ["background", "ab_wheel", "abacus", "zucchini"]
-    assert RecordSource(folder.parents[1], "train").images_of.keys() == {1, 3}
+    assert images_of(RecordSource(folder.parents[1], "train")).keys() == {1, 3}
 
 
 def test_fss1000_has_labels_beyond_255_and_never_255(tree, build):
@@ -156,7 +157,7 @@ def test_fss1000_has_labels_beyond_255_and_never_255(tree, build):
     folder, summary, _ = build("fss1000", root, "train")
     source = RecordSource(folder.parents[1], "train")
     last = len(summary["class_names"]) - 1
-    assert summary["class_names"][255] == "(unused)" and last == 304 and source.images_of.keys() == {1, last}
+    assert summary["class_names"][255] == "(unused)" and last == 304 and images_of(source).keys() == {1, last}
     episode = source.draw(np.random.default_rng(0), 2)
     assert set(np.unique(episode.query_mask)) == {0, 1} and episode.class_name in ("zucchini", "ab_wheel")
 

@@ -9,6 +9,7 @@ from PIL import Image
 from ldis_jax.datasets.folder_check import check_folder
 from ldis_jax.datasets.index import ImageIndex
 from ldis_jax.input_pipeline import RecordSource, TrainEpisodes, VOCFolder, episode_rng
+from tests.helpers import images_of
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -16,7 +17,7 @@ def test_coco_mini(shared, build, split):
     root = shared("coco_mini")
     folder, summary, _ = build("folder", root, split)
     records, plain = RecordSource(folder.parents[1], split), VOCFolder(root, split)
-    assert (records.num_images, records.images_of) == (plain.num_images, plain.images_of)
+    assert (records.num_images, images_of(records)) == (plain.num_images, images_of(plain))
     for i in range(300):
         assert records.draw_record(episode_rng(1, i), 3) == plain.draw_record(episode_rng(1, i), 3)
     for i in range(5):
@@ -30,7 +31,7 @@ def test_coco_mini_as_a_folder_of_ones_own(shared):
     checked, plain = check_folder(shared("coco_mini")), VOCFolder(shared("coco_mini"), "val")
     assert len(checked.index) == 329 and checked.held_out.sum() == 134 and checked.problems == ()
     held_out = {name: counts["held_out"] for name, counts in checked.classes().items() if counts["held_out"]}
-    assert held_out == {plain.class_names[label]: len(names) for label, names in plain.images_of.items()}
+    assert held_out == {plain.class_names[label]: len(names) for label, names in images_of(plain).items()}
 
 
 def test_davis(shared, build):

@@ -6,9 +6,9 @@ from ldis_jax.input_pipeline import (
     FrozenEpisodes,
     ProceduralScenes,
     VOCFolder,
+    episode_rng,
     network_arrays,
     read_manifest,
-    swap_pairs,
 )
 from ldis_jax.media.images import read_image
 from tests.helpers import SHARED
@@ -56,7 +56,7 @@ def test_batches_have_one_shape_and_the_episodes_indices(episodes):
 
 
 def test_prompt_swap_counts_the_prompted_object():
-    pairs = swap_pairs(ProceduralScenes("unseen", SIZE), 3)
+    pairs = [ProceduralScenes("unseen", SIZE).draw_swap(episode_rng(0, i), 1) for i in range(3)]
     for first, second in pairs:
         np.testing.assert_array_equal(first.query_image, second.query_image)
         assert not np.any((first.query_mask == 1) & (second.query_mask == 1))

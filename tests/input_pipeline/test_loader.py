@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ldis_jax.errors import LDISError
-from ldis_jax.input_pipeline import Episode, TrainEpisodes, VOCFolder, make_train_loader
+from ldis_jax.input_pipeline import Episode, TrainEpisodes, TrainLoader, VOCFolder
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def assert_equal(a, b):
 
 
 def test_batches_are_the_episodes_in_order(episodes):
-    with make_train_loader(episodes, 4) as loader:
+    with TrainLoader(episodes, 4) as loader:
         assert len(loader) == 10  # 42 // 4
         for step, batch in enumerate(loader):
             assert_equal(batch, stacked(episodes, range(4 * step, 4 * step + 4)))
@@ -38,10 +38,10 @@ def test_batches_are_the_episodes_in_order(episodes):
 
 @pytest.mark.parametrize("shares", [((0, 1, 2), (3, 4, 5)), ((0, 1), (2, 3), (4, 5)), ((0, 3, 4), (1, 2, 5))])
 def test_processes_share_the_same_global_batches(episodes, shares):
-    with make_train_loader(episodes, 6) as whole:
+    with TrainLoader(episodes, 6) as whole:
         expected = list(whole)
     for rows in shares:
-        with make_train_loader(episodes, 6, rows=rows) as loader:
+        with TrainLoader(episodes, 6, rows=rows) as loader:
             found = list(loader)
         assert len(found) == len(expected) == 7
         for part, batch in zip(found, expected, strict=True):
@@ -49,9 +49,9 @@ def test_processes_share_the_same_global_batches(episodes, shares):
 
 
 def test_workers_change_nothing_and_resume_is_exact(episodes):
-    with make_train_loader(episodes, 4) as threads:
+    with TrainLoader(episodes, 4) as threads:
         expected = list(threads)
-    with make_train_loader(episodes, 4, num_workers=2) as workers:
+    with TrainLoader(episodes, 4, num_workers=2) as workers:
         for step in range(3):
             assert_equal(next(workers), expected[step])
         state = json.loads(json.dumps(workers.get_state()))
@@ -61,7 +61,7 @@ def test_workers_change_nothing_and_resume_is_exact(episodes):
         for step, batch in enumerate(rest):
             assert_equal(batch, expected[8 + step])
 
-    with make_train_loader(episodes, 4) as resumed:  # other workers than the state came from
+    with TrainLoader(episodes, 4) as resumed:  # other workers than the state came from
         resumed.set_state(state)
         assert resumed.get_state() == state
         rest = list(resumed)
@@ -71,7 +71,7 @@ def test_workers_change_nothing_and_resume_is_exact(episodes):
 
 
 def test_state_bounds(episodes):
-    with make_train_loader(episodes, 4) as loader:
+    with TrainLoader(episodes, 4) as loader:
         loader.set_state({"step": 10})
         assert list(loader) == []
         loader.set_state({"step": 0})
@@ -96,7 +96,7 @@ class Counting:
 
 def test_prefetch_is_bounded():
     source = Counting()
-    with make_train_loader(TrainEpisodes(source, 1, 8, 0, 10_000), 8) as loader:
+    with TrainLoader(TrainEpisodes(source, 1, 8, 0, 10_000), 8) as loader:
         next(loader)
         next(loader)
     assert source.count <= 8 * 8
@@ -112,7 +112,7 @@ class Broken:
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_user_error_comes_through(num_workers):
     with (
-        make_train_loader(TrainEpisodes(Broken(), 1, 8, 0, 8), 2, num_workers=num_workers) as loader,
+        TrainLoader(TrainEpisodes(Broken(), 1, 8, 0, 8), 2, num_workers=num_workers) as loader,
         pytest.raises(LDISError) as info,
     ):
         next(loader)
@@ -124,11 +124,11 @@ def test_the_interpreter_exits_with_an_open_loader(voc_root, tmp_path, num_worke
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(f"""
-        from ldis_jax.input_pipeline import TrainEpisodes, VOCFolder, make_train_loader
+        from ldis_jax.input_pipeline import TrainEpisodes, TrainLoader, VOCFolder
 
         if __name__ == "__main__":
             episodes = TrainEpisodes(VOCFolder({str(voc_root)!r}, "train"), 1, 16, 0, 10_000)
-            loader = make_train_loader(episodes, 4, num_workers={num_workers})
+            loader = TrainLoader(episodes, 4, num_workers={num_workers})
             next(loader)
             print("done")
         """)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ldis_jax.errors import LDISError
-from ldis_jax.input_pipeline import Episode, MixtureSource, TrainEpisodes, episode_rng
+from ldis_jax.input_pipeline import Episode, TrainEpisodes, episode_rng
+from ldis_jax.input_pipeline.mixture import MixtureSource
 
 
 class Flat:
@@ -30,7 +31,7 @@ def test_a_mixture_is_a_source():
     assert arrays["prompt_masks"].shape == (2, 16, 16)
 
 
-@pytest.mark.parametrize("weights", [[1.0, -1.0], [0.0, 0.0], [1.0, float("nan")], [1.0, float("inf")]])
+@pytest.mark.parametrize("weights", [[], [1.0, -1.0], [0.0, 0.0], [1.0, float("nan")], [1.0, float("inf")]])
 def test_bad_weights(weights):
-    with pytest.raises(LDISError, match=r"mixture: .*weight"):
-        MixtureSource([Flat("a", 1), Flat("b", 1)], weights)
+    with pytest.raises(LDISError, match=r"config\.data\.sources: weights"):
+        MixtureSource([Flat("a", 1), Flat("b", 1)][: len(weights)], weights)

@@ -18,7 +18,6 @@ from PIL import Image
 
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline import (
-    BadFileError,
     EpisodeRecord,
     RecordSource,
     TrainEpisodes,
@@ -26,6 +25,7 @@ from ldis_jax.input_pipeline import (
     eval_transform,
     network_arrays,
 )
+from ldis_jax.input_pipeline.episodes import BadFileError
 from ldis_jax.media.images import read_image
 from tests.data import trees
 from tests.data.odd_files import ORIENTATION, encode, png, scene, turned

@@ -5,9 +5,11 @@ import pytest
 
 from ldis_jax.datasets.folder_check import check_folder
 from ldis_jax.errors import LDISError
-from ldis_jax.input_pipeline import FrozenEpisodes, PictureFolder, TrainEpisodes, episode_rng
+from ldis_jax.input_pipeline import FrozenEpisodes, PictureFolder, TrainEpisodes, episode_rng, make_source
+from ldis_jax.recipes.data import folder_source
 from tests.data import trees
 from tests.data.test_folder_check import box, boxes, picture_folder
+from tests.helpers import classes_of
 
 
 def records(source, n, num_shots=1):
@@ -53,10 +55,10 @@ def test_episodes_are_the_files_as_their_rule_reads_them(root):
 
 def test_bad_files_stop_or_are_left_out(root):
     trees.save(root / "masks/dog/0.png", box(255, (9, 9)))
-    with pytest.raises(LDISError, match=r"1 file cannot be used, such as .*dog/0\.png: 9x9"):
+    with pytest.raises(LDISError, match=r"1 file cannot be used, such as .*dog/0\.png: mask is 9x9"):
         PictureFolder(root, "train")
-    assert "dog/0" not in PictureFolder(root, "train", skip_bad=True).classes_of
+    assert "dog/0" not in classes_of(PictureFolder(root, "train", skip_bad=True))
     trees.save(root / "masks/dog/0.png", box(255))  # a mended file is looked at again
     assert PictureFolder(root, "train").num_images == 6
-    with pytest.raises(LDISError, match="must be 'train' or 'val'"):
-        PictureFolder(root, "test")
+    with pytest.raises(LDISError, match="kind='folder' of split 'test': must be"):
+        make_source({"mine": folder_source(str(root), "test")}, 16)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ldis_jax import LDISError
-from ldis_jax.input_pipeline import ProceduralScenes, episode_rng
+from ldis_jax.input_pipeline import ProceduralScenes, episode_rng, make_source
 from ldis_jax.input_pipeline.procedural import (
     COLOURS,
     NUM_CLASSES,
@@ -12,6 +12,7 @@ from ldis_jax.input_pipeline.procedural import (
     class_name,
     split_classes,
 )
+from ldis_jax.recipes.data import procedural_source
 
 
 def test_splits_are_disjoint_and_every_attribute_is_in_both():
@@ -46,7 +47,7 @@ def test_same_index_same_episode():
 
 
 def test_bad_input():
-    with pytest.raises(LDISError, match="split"):
-        ProceduralScenes("val").draw(episode_rng(0, 0), 1)
+    with pytest.raises(LDISError, match="scenes: kind='procedural' of split 'val': must be"):
+        make_source({"scenes": procedural_source("val")}, 32)
     with pytest.raises(LDISError, match="do not fit"):
         ProceduralScenes("train", 32, num_objects=(60, 60)).draw(episode_rng(0, 0), 1)

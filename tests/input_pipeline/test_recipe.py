@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ldis_jax.input_pipeline import Episode, TrainEpisodes, episode_rng, eval_transform, train_transform
+from ldis_jax.input_pipeline import Episode, TrainEpisodes, episode_rng, eval_transform
+from ldis_jax.input_pipeline.transforms import train_transform
 
 # (H, W): VOC's two shapes, square, smaller than any crop, very long, one pixel thin, tiny.
 SHAPES = [(375, 500), (500, 333), (256, 256), (50, 41), (60, 900), (400, 37), (1, 200), (150, 1), (2, 3)]

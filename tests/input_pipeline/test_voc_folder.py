@@ -9,6 +9,7 @@ from PIL import Image
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline import EpisodeRecord, TrainEpisodes, VOCFolder, episode_rng, read_manifest
 from ldis_jax.input_pipeline.episodes import EpisodeSource
+from tests.helpers import classes_of, images_of
 
 
 def records(folder, n, num_shots=1):
@@ -17,8 +18,8 @@ def records(folder, n, num_shots=1):
 
 def test_index(voc_root):
     folder = VOCFolder(voc_root, "train")
-    assert folder.images_of == {1: ["a", "b", "d"], 2: ["b", "c"], 3: ["d"]}
-    assert folder.classes_of == {"a": [1], "b": [1, 2], "c": [2], "d": [1, 3]}
+    assert images_of(folder) == {1: ["a", "b", "d"], 2: ["b", "c"], 3: ["d"]}
+    assert classes_of(folder) == {"a": [1], "b": [1, 2], "c": [2], "d": [1, 3]}
     assert folder.num_images == 4  # e shows nothing, the second a is the first
 
 
@@ -36,7 +37,7 @@ def test_prompts_are_other_images_of_the_class_without_repeats(voc_root, num_sho
     folder, seen = VOCFolder(voc_root, "train"), set()
     for record in records(folder, 300, num_shots):
         assert len(set(record.prompts) - {record.query}) == num_shots
-        assert set(record.prompts) <= set(folder.images_of[record.class_id])
+        assert set(record.prompts) <= set(images_of(folder)[record.class_id])
         seen.update(record.prompts)
     assert seen == ({"a", "b", "c", "d"} if num_shots == 1 else {"a", "b", "d"})
 
@@ -115,7 +116,7 @@ def _break(voc_root, what):
         ("no image", r"JPEGImages/a\.jpg: no such file, nor \.png"),
         ("no mask", r"SegmentationClass/a\.png: no such file"),
         ("corrupt mask", r"SegmentationClass/a\.png: (damaged|not a) picture"),
-        ("colour mask", r"SegmentationClass/a\.png: a label map has one 8-bit channel"),
+        ("colour mask", r"SegmentationClass/a\.png: pixels of mode RGB are no label map"),
         ("no split", r"train\.txt: cannot be read"),
         ("empty split", r"train\.txt: none of its 0 masks"),
         ("names", r"classes\.json: expected"),
@@ -131,7 +132,7 @@ def test_broken_folders(voc_root, what, match):
 @pytest.mark.parametrize(
     ("record", "match"),
     [
-        (EpisodeRecord(2, "dog", "a", ("b",)), r"SegmentationClass/a\.png: no pixel of class 2"),
+        (EpisodeRecord(2, "dog", "a", ("b",)), r"train\.txt: mask a: no pixel of class 2"),
         (EpisodeRecord(1, "cat", "a", ("zz",)), r"JPEGImages/zz\.jpg: no such file"),
         (EpisodeRecord(1, "cat", "d", ("a",)), r"d\.png: mask is 40x27, its image .*d\.jpg is 40x20"),
         (EpisodeRecord(1, "cat", "b", ("a",)), r"b\.jpg: (damaged|not a) picture"),
@@ -147,8 +148,8 @@ def test_broken_episodes(voc_root, record, match):
 
 def test_coco_mini(coco_mini):
     folder = VOCFolder(coco_mini, "val")
-    stats = collections.Counter(c for classes in folder.classes_of.values() for c in classes)
-    assert folder.num_images <= 134 and stats == {c: len(n) for c, n in folder.images_of.items()}
+    stats = collections.Counter(c for classes in classes_of(folder).values() for c in classes)
+    assert folder.num_images <= 134 and stats == {c: len(n) for c, n in images_of(folder).items()}
     manifest = read_manifest(coco_mini / "episodes" / "val_1shot.json")
     for record in manifest[::40]:
         episode = folder.episode(record)
