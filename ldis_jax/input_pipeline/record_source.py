@@ -33,7 +33,8 @@ class RecordSource(IndexedSource):
         Raises:
             LDISError: not built, or not whole; a split without any of the classes.
         """
-        self._folder, self._split, self._records = records_folder(root, split), split, None
+        self._folder, self._split = records_folder(root, split), split
+        self._records: Any = None
         with reading(f"{self._folder} (build the records with data/build.py)"):
             summary = json.loads((self._folder / SUMMARY_FILE).read_text(encoding="utf-8"))
             self._rule = MASK_RULES[MASK_RULES.index(summary["mask_rule"])]

@@ -227,9 +227,10 @@ def _orientation(image: Image.Image) -> int:
 
 def _decode(source: StrPath | bytes | Image.Image, name: str, use: tuple[tuple[str, ...], str]) -> Image.Image:
     """The picture, upright and in memory, of one of the modes that ``use`` takes."""
-    where = "PIL image" if isinstance(source, Image.Image) else str(source)
     if isinstance(source, bytes):
-        where, source = name or "picture", io.BytesIO(source)
+        where = name or "picture"
+    else:
+        where = "PIL image" if isinstance(source, Image.Image) else str(source)
     with _decode_errors(where), _open(source) as image:
         image.load()
         orientation = _orientation(image)
@@ -241,8 +242,10 @@ def _decode(source: StrPath | bytes | Image.Image, name: str, use: tuple[tuple[s
     return upright
 
 
-def _open(source: StrPath | io.BytesIO | Image.Image) -> contextlib.AbstractContextManager[Image.Image]:
-    return contextlib.nullcontext(source) if isinstance(source, Image.Image) else Image.open(source)
+def _open(source: StrPath | bytes | Image.Image) -> contextlib.AbstractContextManager[Image.Image]:
+    if isinstance(source, Image.Image):
+        return contextlib.nullcontext(source)
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 
 @contextlib.contextmanager
