@@ -62,14 +62,9 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
         super().__init_subclass__(skip_registration=True, **kwargs)
 
     def __init__(self, source: StrPath, split: str, out: StrPath, *, num_workers: int = 0, skip_bad: bool = False):
-        """Binds a split to folders; :meth:`build` does the work.
+        """Binds a split to folders; :meth:`build` does the work, in ``num_workers`` processes, for 0 in this one.
 
-        Args:
-            source: the data set as it was unpacked.
-            split: its name, letters, digits and _.
-            out: what is built goes to ``out/NAME/split/VERSION``.
-            num_workers: processes that read and check; 0 does it in this one.
-            skip_bad: leave bad files out instead of stopping.
+        ``skip_bad`` leaves bad files out instead of stopping.
 
         Raises:
             LDISError: an impossible name.

@@ -41,7 +41,6 @@ class CheckedFolder:
         held_out: bool [N], which of them are for evaluation.
         problems: files that cannot be used.
         notes: what is used, or passed over, in a way that may not be meant.
-        fatal: why nothing can be trained; empty otherwise.
     """
 
     layout: FolderLayout
@@ -53,12 +52,6 @@ class CheckedFolder:
     held_out: np.ndarray
     problems: tuple[Problem, ...]
     notes: tuple[Problem, ...]
-    fatal: str
-
-    @property
-    def has_split(self) -> bool:
-        """Whether the folder itself says what is held out."""
-        return self.layout.val is not None
 
     def require_usable(self, skip_bad: bool) -> None:
         """Raises :class:`LDISError` where it cannot be trained on, or, without ``skip_bad``, has any problem."""
@@ -72,19 +65,30 @@ class CheckedFolder:
         if why:
             raise LDISError(why)
 
+    @property
+    def fatal(self) -> str:
+        """Why nothing can be trained; empty otherwise."""
+        root, classes = self.layout.root, self.classes()
+        if not classes:
+            return f"{root}: no picture with a mask that shows an object"
+        most = max(classes, key=lambda name: classes[name]["pictures"])
+        too_few = f"the most frequent ({most}) has {classes[most]['pictures']}; add some"
+        if not any(c["pictures"] - c["held_out"] >= _LEFT for c in classes.values()):
+            return f"{root}: a class needs {_LEFT} pictures to train on, {too_few}"
+        if not any(c["held_out"] and c["pictures"] > c["held_out"] for c in classes.values()):
+            needs = f"a class needs {_LEFT} to train on and one more"
+            return f"{root}: no picture is left to measure with: {needs}, {too_few}"
+        return ""
+
     def classes(self) -> dict[str, dict[str, int]]:
         """Name of each class -> its "label", how many "pictures" show it, and how many of them are "held_out"."""
         rows = self.index.rows()
         found = {}
-        for label in _objects(self.index):
+        for label in _objects(self.index).tolist():
             shown = rows[self.index.labels == label]
-            counts = {"label": int(label), "pictures": len(shown), "held_out": int(self.held_out[shown].sum())}
-            found[self.class_name(int(label))] = counts
+            name = self.class_names[label] if label < len(self.class_names) else f"class {label}"
+            found[name] = {"label": label, "pictures": len(shown), "held_out": int(self.held_out[shown].sum())}
         return found
-
-    def class_name(self, label: int) -> str:
-        """Of ``classes.json`` or of a sub-folder, else "class 7"."""
-        return self.class_names[label] if label < len(self.class_names) else f"class {label}"
 
 
 def check_folder(root: StrPath) -> CheckedFolder:
@@ -132,12 +136,10 @@ def _check(layout: FolderLayout, stamps: tuple[tuple[int, int], ...]) -> Checked
         held_out = hold_out(index)
     else:
         held_out = np.isin(index.names, np.array([name.encode() for name in layout.val], np.bytes_))
-    checked = CheckedFolder(
-        layout, rule, names, pairs, object_labels, index, held_out, tuple(problems), tuple(notes), ""
-    )
+    checked = CheckedFolder(layout, rule, names, pairs, object_labels, index, held_out, tuple(problems), tuple(notes))
     rare = [name for name, counts in checked.classes().items() if counts["pictures"] == 1]
     notes += [Problem(f"class {name!r}", "in one picture only, which no other can prompt") for name in rare]
-    return dataclasses.replace(checked, notes=tuple(notes), fatal=_fatal(checked))
+    return dataclasses.replace(checked, notes=tuple(notes))
 
 
 def _class_labels(layout: FolderLayout, rule: str) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -185,21 +187,6 @@ def hold_out(index: ImageIndex) -> np.ndarray:
     return held_out
 
 
-def _fatal(checked: CheckedFolder) -> str:
-    root, classes = checked.layout.root, checked.classes()
-    if not classes:
-        return f"{root}: no picture with a mask that shows an object"
-    most = max(classes, key=lambda name: classes[name]["pictures"])
-    if not any(c["pictures"] - c["held_out"] >= _LEFT for c in classes.values()):
-        return f"{root}: a class needs {_LEFT} pictures to train on, the most frequent ({most}) has too few; add some"
-    if not any(c["held_out"] and c["pictures"] > c["held_out"] for c in classes.values()):
-        return (
-            f"{root}: no picture is left to measure with: a class needs {_LEFT} to train on and one more, the most "
-            f"frequent ({most}) has {classes[most]['pictures']}; add some"
-        )
-    return ""
-
-
 def summary(checked: CheckedFolder) -> dict[str, Any]:
     """What was found, as JSON types."""
     names = [name.decode() for name in checked.index.names[checked.held_out]]
@@ -212,7 +199,7 @@ def summary(checked: CheckedFolder) -> dict[str, Any]:
         "heights": _range(sizes[:, 1]),
         "masks": checked.rule,
         "classes": checked.classes(),
-        "held_out_by": "the folder's own split" if checked.has_split else "a hash of their names",
+        "held_out_by": "a hash of their names" if checked.layout.val is None else "the folder's own split",
         "held_out": names,
         "problems": [problem._asdict() for problem in checked.problems],
         "notes": [note._asdict() for note in checked.notes],

@@ -79,11 +79,7 @@ class IndexedSource(abc.ABC):
         return {name.decode(): int(count) for name, count in zip(self.index.video_names, counts, strict=False)}
 
     def frame(self, video: str, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """A frame of a video, counted from 0 in order of time, and its labels.
-
-        Args:
-            video: one of :attr:`videos`.
-            number: less than its number of frames.
+        """A frame of one of :attr:`videos`, counted from 0 in order of time: an image and its labels.
 
         Returns:
             (uint8 [H, W, 3], integers [H, W] with 255 for void).

@@ -22,13 +22,9 @@ class PictureFolder(IndexedSource):
     few_images = True
 
     def __init__(self, root: StrPath, split: str, classes: Sequence[int] | None = None, skip_bad: bool = False):
-        """Opens every file, unless this process has done so already.
+        """Opens every file, unless this process has done so already; ``classes`` as of :class:`IndexedSource`.
 
-        Args:
-            root: the folder.
-            split: "train" or "val".
-            classes: labels to draw episodes of; None is all but 0 and 255.
-            skip_bad: leave out files that cannot be used, instead of stopping.
+        ``skip_bad`` leaves out files that cannot be used, instead of stopping.
 
         Raises:
             LDISError: files that cannot be used, or too few pictures.

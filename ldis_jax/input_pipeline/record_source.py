@@ -23,12 +23,7 @@ class RecordSource(IndexedSource):
     """
 
     def __init__(self, root: StrPath, split: str, classes: Sequence[int] | None = None):
-        """Reads the index.
-
-        Args:
-            root: ``OUT/NAME`` of ``data/build.py NAME --out=OUT``.
-            split: name of a built split.
-            classes: labels to draw episodes of, for a fold; None is all but 0 and 255.
+        """Reads the index of ``root``, the ``OUT/NAME`` of ``data/build.py``; ``classes`` as of :class:`IndexedSource`.
 
         Raises:
             LDISError: not built, or not whole; a split without any of the classes.

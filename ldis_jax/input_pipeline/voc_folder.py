@@ -26,12 +26,7 @@ class VOCFolder(IndexedSource):
     """
 
     def __init__(self, root: StrPath, split: str, classes: Sequence[int] | None = None):
-        """Reads every mask of the split once.
-
-        Args:
-            root: the folder.
-            split: stem of a file in ``ImageSets/Segmentation``, one image name a line.
-            classes: labels to draw episodes of; None is all but 0 and 255.
+        """Reads every mask of the split once; ``classes`` as of :class:`IndexedSource`.
 
         Raises:
             LDISError: a missing or damaged file; a split without any of the classes.

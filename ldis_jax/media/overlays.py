@@ -18,16 +18,7 @@ _MARGIN, _SIDE, _LINE = 6, 160, 18
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, colour: Sequence[int] = tuple(PALETTE[0])) -> np.ndarray:
-    """Tints the object and draws its outline, light inside dark, so that it shows on any background.
-
-    Args:
-        image: uint8 [H, W, 3].
-        mask: bool [H, W].
-        colour: RGB.
-
-    Returns:
-        uint8 [H, W, 3].
-    """
+    """Tints the object, bool [H, W], of an image, uint8 [H, W, 3]; its outline, light inside dark, shows anywhere."""
     tinted = image.astype(np.float32)
     tinted[mask] = 0.5 * tinted[mask] + 0.5 * np.asarray(colour, np.float32)
     return _outlined(tinted, mask)
@@ -75,16 +66,10 @@ def magnify(picture: np.ndarray) -> np.ndarray:
 
 
 def heat_map(picture: np.ndarray, values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """A picture in pale grey under values in viridis, which colour-blind eyes and grey print keep in order.
+    """A picture, uint8 [H, W, 3], in pale grey under values in viridis, which all eyes and grey print keep in order.
 
-    Args:
-        picture: uint8 [H, W, 3].
-        values: float [h, w], spread over the picture, each in a block of its own.
-        low: the value that is darkest.
-        high: the value that is brightest.
-
-    Returns:
-        uint8 [H, W, 3].
+    ``values``, float [h, w], are spread over the picture, each in a block of its own; ``low`` is darkest, ``high``
+    brightest.
     """
     from matplotlib import colormaps
 

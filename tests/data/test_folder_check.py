@@ -79,7 +79,7 @@ def test_sub_folders_may_be_splits(tmp_path):
     masks = {f"{part}/{i}": box(255) for part in ("train", "valid", "test") for i in range(2)}
     checked = check_folder(picture_folder(tmp_path, masks))
     assert list(checked.pairs) == ["train/0", "train/1", "valid/0", "valid/1"]
-    assert checked.held_out.tolist() == [False, False, True, True] and checked.has_split
+    assert checked.held_out.tolist() == [False, False, True, True] and checked.layout.val
     assert list(checked.classes()) == ["object"]
 
 
@@ -88,7 +88,7 @@ def test_voc_with_and_without_lists(tmp_path):
     checked = check_folder(root)
     assert checked.rule == "labels" and len(checked.index) == 6 and checked.held_out.sum() == 1
     trees.lines(root / "ImageSets/Segmentation/train.txt", "p0", "p1")
-    assert [len(check_folder(root).index), check_folder(root).has_split] == [2, False]
+    assert [len(check_folder(root).index), check_folder(root).layout.val] == [2, None]
     trees.lines(root / "ImageSets/Segmentation/val.txt", "p5")
     checked = check_folder(root)
     assert list(checked.pairs) == ["p0", "p1", "p5"] and checked.held_out.tolist() == [False, False, True]
@@ -215,7 +215,7 @@ def test_masks_without_object_and_classes_of_one_picture_are_noted(tmp_path):
     [
         ({}, "no picture with a mask that shows an object"),
         ({"a": box(0), "b": box(0)}, "no picture with a mask that shows an object"),
-        (boxes(1, 1), r"needs 2 pictures to train on, the most frequent \(object\) has too few"),
+        (boxes(1, 1), r"needs 2 pictures to train on, the most frequent \(object\) has 1"),
         (boxes(1, 2), r"needs 2 to train on and one more, the most frequent \(object\) has 2"),
     ],
 )
