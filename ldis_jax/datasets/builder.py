@@ -157,11 +157,8 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
                 self._bad.append(error)
             elif self._skip_bad or not self._bad:
                 self._index.add(item.name, found.size, found.labels, found.pixels, item.video, item.frame)
-                files = {"image": found.image, "mask": found.mask}
-                yield (
-                    len(names),
-                    files | {key: getattr(item, key) for key in ("name", "video", "frame", "object_label")},
-                )
+                facts = {key: getattr(item, key) for key in ("name", "video", "frame", "object_label")}
+                yield len(names), {"image": found.image, "mask": found.mask, **facts}
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         """Writes records and index; what TFDS does with the folder around them stays TFDS's."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from ldis_jax.datasets.folder_layout import Pair, Problem
 from ldis_jax.errors import LDISError
@@ -42,20 +43,28 @@ def look_at(pair: Pair) -> Look:
         return _bad(path, "a JPEG, which invents values around objects; paint and save masks as PNG")
     if (mask.height, mask.width) != size:
         return _bad(path, size_error(path, (mask.height, mask.width), f"its image {pair.image}", size))
-    array, (label_modes, label_map) = np.asarray(mask), LABEL_MAP
-    if mask.mode in label_modes:
-        return Look(size, *_counted(array))
-    if array.ndim == 3:
-        array = array[..., : 3 if array.shape[-1] > 2 else 1]  # without alpha
-        if (array == array[..., :1]).all():
-            array = array[..., 0]
-        else:
-            colours, codes = np.unique(array.reshape(-1, 3) @ np.array([1 << 16, 1 << 8, 1]), return_inverse=True)
-            if (shown := np.count_nonzero(colours)) > 1:
-                text = f"{shown} colours beside black; paint the object in one colour on black, or save label values"
-                return _bad(path, text)
-            array = np.where(colours > 0, 255, 0)[codes]
-    return Look(size, *_counted(array), f"pixels of mode {mask.mode} are no {label_map}")
+    label_modes, label_map = LABEL_MAP
+    not_labels = "" if mask.mode in label_modes else f"pixels of mode {mask.mode} are no {label_map}"
+    values, colours = stored_values(mask)
+    if colours > 1:
+        text = f"{colours} colours beside black; paint the object in one colour on black, or save label values"
+        return _bad(path, text)
+    return Look(size, *_counted(values), not_labels)
+
+
+def stored_values(mask: Image.Image) -> tuple[np.ndarray, int]:
+    """One value a pixel, [H, W]: grey or the index as it is stored, alpha left out; of colours, 255 where not black.
+
+    With it comes how many colours beside black there are; 0 of a mask without colours.
+    """
+    array = np.asarray(mask)
+    if array.ndim == 2:
+        return array, 0
+    array = array[..., : 3 if array.shape[-1] > 2 else 1]
+    if (array == array[..., :1]).all():
+        return array[..., 0], 0
+    codes = array @ np.array([1 << 16, 1 << 8, 1])
+    return np.where(codes > 0, 255, 0), np.count_nonzero(np.unique(codes))
 
 
 def _bad(path: str, why: object) -> Look:

@@ -37,11 +37,17 @@ class Video:
     def frame_names(self) -> Iterator[str]:
         """Of its frames: their files' own, without ending, or 000000, 000001, ..."""
         if self.path.is_dir():
-            return (path.stem for path in _frame_names(self.path))
+            return (path.stem for path in _frame_files(self.path))
         return (f"{i:06}" for i in itertools.count())
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        return _folder_frames(self.path) if self.path.is_dir() else _file_frames(self.path)
+        if self.path.is_dir():
+            yield from map(read_image, _frame_files(self.path))
+            return
+        with _opened(self.path) as (container, stream):
+            stream.thread_type = "AUTO"
+            for frame in container.decode(stream):
+                yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
 
 
 def read_video(path: StrPath) -> Video:
@@ -52,10 +58,10 @@ def read_video(path: StrPath) -> Video:
     """
     path = Path(path)
     if path.is_dir():
-        names = _frame_names(path)
-        if not names:
+        count = len(_frame_files(path))
+        if not count:
             raise LDISError(f"{path}: no pictures in this folder; name a folder of frames")
-        return Video(path, _FOLDER_FPS, len(names))
+        return Video(path, _FOLDER_FPS, count)
     with _opened(path) as (_, stream):
         rate = stream.average_rate or stream.guessed_rate
         return Video(path, float(rate or _FOLDER_FPS), stream.frames or None)
@@ -107,18 +113,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     raise LDISError(f"{path}: {why}")
 
 
-def _file_frames(path: Path) -> Iterator[np.ndarray]:
-    with _opened(path) as (container, stream):
-        stream.thread_type = "AUTO"
-        for frame in container.decode(stream):
-            yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
-
-
-def _folder_frames(path: Path) -> Iterator[np.ndarray]:
-    return map(read_image, _frame_names(path))
-
-
-def _frame_names(path: Path) -> list[Path]:
+def _frame_files(path: Path) -> list[Path]:
     return sorted(child for child in path.iterdir() if child.suffix.lower() in PICTURE_SUFFIXES)
 
 
