@@ -11,14 +11,12 @@ from ldis_jax.datasets.meta_files import read_meta
 from ldis_jax.errors import LDISError
 from ldis_jax.support.files import reading
 
-# The public code's folder; other places are the data sets' own.
-META_LIST, META_FILE = "metas/{}.txt", "metas/meta_{}.npy"
 IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg", ".JPG", ".JPEG", ".PNG")
 
 
 def find_list(source: Path, split: str, places: Sequence[str]) -> Path | None:
-    """The first of ``places`` (with {} for the split), of ``metas/<split>.txt`` and ``metas/meta_<split>.npy``."""
-    paths = (source / place.format(split) for place in (*places, META_LIST, META_FILE))
+    """The first there is of ``places`` (with {} for the split) and of the public code's folder ``metas``."""
+    paths = (source / place.format(split) for place in (*places, "metas/{}.txt", "metas/meta_{}.npy"))
     return next((path for path in paths if path.is_file()), None)
 
 

@@ -106,12 +106,15 @@ class TrainEpisodes:
             try:
                 episode = self.source.draw(rng, self.num_shots)
             except BadFileError as error:
-                self._count_bad(last := str(error))
+                last = str(error)
                 bad += 1
+                self.bad_files[last] += 1
+                if self.bad_files[last] == 1:
+                    _LOGGER.warning("skipped, and drawn anew: %s", last)
                 continue
             if self.augment and episode.augment:
-                flip = not episode.is_video
-                arrays = _arrays(episode, functools.partial(train_transform, size=self.image_size, rng=rng, flip=flip))
+                transform = functools.partial(train_transform, size=self.image_size, rng=rng, flip=not episode.is_video)
+                arrays = _arrays(episode, transform)
             else:
                 arrays = network_arrays(episode, self.image_size)
             if (arrays["prompt_masks"] == 1).any(axis=(1, 2)).all():
@@ -121,11 +124,6 @@ class TrainEpisodes:
             f"episode {index}: {_MAX_DRAWS} draws gave no prompt that shows its object (the last: {last}); leave out "
             f"classes with tiny objects, raise image_size, or mend bad files"
         )
-
-    def _count_bad(self, message: str) -> None:
-        self.bad_files[message] += 1
-        if self.bad_files[message] == 1:
-            _LOGGER.warning("skipped, and drawn anew: %s", message)
 
 
 def _arrays(

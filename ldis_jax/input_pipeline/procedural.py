@@ -102,7 +102,6 @@ class ProceduralScenes:
     image_size: int = 64
     num_objects: tuple[int, int] = (2, 4)
 
-    is_video = False
     num_images = 100_000  # a nominal size: sets the weight in a mixture
 
     def draw(self, rng: np.random.Generator, num_shots: int) -> Episode:

@@ -5,7 +5,7 @@ import pytest
 
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline import Episode, TrainEpisodes, episode_rng
-from ldis_jax.input_pipeline.mixture import MixtureSource
+from ldis_jax.input_pipeline.sources import MixtureSource
 
 
 class Flat:
