@@ -28,6 +28,12 @@ T = TypeVar("T")
 
 _LOGGER = logging.getLogger(__name__)
 _CHECKSUM = "checksum"  # of the state, in the JSON beside it
+# Devices that hold the same array each write a part of it, but none below this size: every part is a program that
+# slices, compiled at the first save, and a model has hundreds of small arrays.
+_MIN_PART = 1 << 20  # bytes
+_ARRAYS = ocp.type_handlers.create_type_handler_registry(
+    (jax.Array, ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_MIN_PART))
+)
 
 
 class Checkpoints:
@@ -47,8 +53,12 @@ class Checkpoints:
         self._quiet = _Quiet()
         # What a save that was killed has left is removed.
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        handlers = {
+            "state": ocp.PyTreeCheckpointHandler(type_handler_registry=_ARRAYS),
+            **{name: ocp.JsonCheckpointHandler() for name in ("data", "fingerprint")},
+        }
         try:
-            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+            self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
         except OSError as error:
             raise LDISError(f"{folder}: cannot hold checkpoints ({_line(error)}); choose another --workdir") from error
 
@@ -82,7 +92,7 @@ class Checkpoints:
             )
         data = data_state | {_CHECKSUM: summary.checksum}
         arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
+            state=ocp.args.PyTreeSave(state),
             data=ocp.args.JsonSave(data),
             fingerprint=ocp.args.JsonSave(self._fingerprint),
         )
