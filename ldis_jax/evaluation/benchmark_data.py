@@ -46,18 +46,13 @@ def draw_episodes(source: IndexedSource, protocol: Protocol) -> list[EpisodeReco
 
 
 def open_episodes(source: IndexedSource, protocol: Protocol, manifest: Path | None = None) -> FrozenEpisodes:
-    """Frozen episodes: of a manifest, of the one that is shipped, or else as :func:`draw_episodes` makes them.
-
-    Args:
-        source: the data.
-        protocol: says which classes and how many prompts and episodes.
-        manifest: names of episodes; must have the protocol's number of prompts, and its classes only.
+    """Frozen episodes: of a manifest, of the one that is bundled, or else as :func:`draw_episodes` makes them.
 
     Raises:
-        LDISError: a manifest of another protocol.
+        LDISError: a manifest with other numbers of prompts or other classes than the protocol's.
     """
-    shipped = _MANIFESTS / f"{protocol.name}.json"
-    manifest = shipped if manifest is None and shipped.is_file() else manifest
+    bundled = _MANIFESTS / f"{protocol.name}.json"
+    manifest = bundled if manifest is None and bundled.is_file() else manifest
     return FrozenEpisodes.of_records(source, _records(source, protocol, manifest))
 
 
@@ -66,14 +61,8 @@ def open_curve(
 ) -> dict[int, FrozenEpisodes]:
     """The protocol's episodes with K prompts for every K of ``shots``, on the same queries and classes.
 
-    They are drawn with the largest K; the others have the first of its prompts. Hence a class counts only if it has
-    more images than the largest K.
-
-    Args:
-        source: the data.
-        protocol: its own ``num_shots`` does not count.
-        shots: numbers of prompts.
-        manifest: names of episodes with the largest K.
+    They are drawn, or named by the manifest, with the largest K; the others have the first of its prompts. Hence a
+    class counts only if it has more images than the largest K. The protocol's own ``num_shots`` does not count.
 
     Raises:
         LDISError: as :func:`open_episodes`; no class has that many images.

@@ -1,4 +1,4 @@
-"""The report of an evaluation for people: Markdown with pictures beside the JSON."""
+"""The report of an evaluation for people: Markdown, with pictures in a folder of the page's name beside it."""
 
 from __future__ import annotations
 
@@ -66,16 +66,11 @@ def write_page(
 ) -> None:
     """Writes the page and its pictures: bars by class, and the best, median and worst episodes, predicted again.
 
-    Args:
-        path: ``.md`` file; pictures go into a folder beside it, of its name without the ending.
-        report: the JSON report.
-        records: of the whole evaluation.
-        episodes: all of them.
-        subject: as in the evaluation, so that nothing compiles again.
+    ``report`` and ``records`` are the whole evaluation's, and ``subject`` its own, so that nothing compiles again.
     """
     pictures, (_, predict, size, batch_size) = path.with_suffix(""), subject
     plot_bars(report["iou_per_class"], "IoU by class, percent", pictures / "classes.png")
-    parts = [_figures(report, {"miou": "mIoU", "fb_iou": "FB-IoU"}), _facts(report)]
+    parts = [markdown.figures_table(report, {"miou": "mIoU", "fb_iou": "FB-IoU"}), _CAPTION, _facts(report)]
     parts.append(f"## Classes\n\n![IoU by class]({pictures.name}/classes.png)")
     for name, indices in ranked(records).items():
         if indices:
@@ -87,12 +82,7 @@ def write_page(
 
 
 def write_curve_page(path: Path, report: Mapping[str, Any]) -> None:
-    """Writes the page of a K-shot curve: table and plot.
-
-    Args:
-        path: ``.md`` file; the plot goes into a folder beside it.
-        report: the JSON report.
-    """
+    """Writes the page of a K-shot curve: table and plot."""
     points, plot = report["k_shot_curve"], path.with_suffix("") / "k_shot_curve.png"
     copied = report["baselines"]["copy_prompt"]["miou"]
     plot_shots(points, {"copy the first prompt's mask": copied}, plot)
@@ -116,14 +106,8 @@ def write_video_page(
 ) -> None:
     """Writes the page of a video benchmark: bars by class or video, and the best, median and worst videos.
 
-    Four frames of each of these are predicted again.
-
-    Args:
-        path: ``.md`` file; pictures go into a folder beside it, those of a video by its number in the set.
-        report: the JSON report.
-        ranked_by: the figure of "per_video" that says which videos are best.
-        source: the videos.
-        subject: as in the evaluation, so that nothing compiles again.
+    Four frames of each of these are predicted again, and its picture has its number in the set; ``ranked_by`` is the
+    figure of "per_video" that says which are best.
     """
     pictures, numbers = path.with_suffix(""), {video: i for i, video in enumerate(source.videos)}
     names = [name for name in report if f"{name}_interval" in report]
@@ -136,12 +120,14 @@ def write_video_page(
 
     sections, lengths = ranked_videos(report["per_video"], ranked_by), source.videos
     shown = dict.fromkeys(itertools.chain.from_iterable(sections.values()))  # of few videos, one in several sections
-    frames = [(video, t) for video in shown for t in _spread(lengths[video])]
+    times = {video: np.unique(np.linspace(1, lengths[video] - 1, _SHOWN, dtype=int)).tolist() for video in shown}
+    frames = [(video, time) for video in shown for time in times[video]]
     predicted = segment_frames(subject.predict, source, frames, subject.image_size, subject.batch_size)
     for video, group in itertools.groupby(predicted, key=lambda frame: frame.video):
         write_png(pictures / f"{numbers[video]:04d}.png", strip(video, source.frame(video, 0), list(group)))
 
-    parts = [_figures(report, {name: name for name in names}), *report["notes"], _facts(report)]
+    parts = [markdown.figures_table(report, dict(zip(names, names, strict=True))), _CAPTION, *report["notes"]]
+    parts.append(_facts(report))
     parts.append(f"## {title}\n\n![{title}]({pictures.name}/bars.png)")
     for name, videos in sections.items():
         if fresh := [video for video in videos if shown.pop(video, True) is None]:
@@ -159,16 +145,6 @@ def strip(video: str, given: tuple[np.ndarray, np.ndarray], frames: Sequence[Fra
     true = [first, *(overlay_labels(frame.picture, frame.truth) for frame in frames)]
     titles = ["frame 0, given", *(f"frame {frame.time}" for frame in frames)]
     return contact_sheet([predicted, true], titles, [f"{video}: prediction", "truth"])
-
-
-def _spread(length: int) -> list[int]:
-    """Numbers of frames spread over a video of this many, the first left out."""
-    return np.unique(np.linspace(1, length - 1, _SHOWN, dtype=int)).tolist()
-
-
-def _figures(report: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """The table of everyone's figures with their caption, by name and heading."""
-    return f"{markdown.figures_table(report, names)}\n\n{_CAPTION}"
 
 
 def _facts(report: Mapping[str, Any]) -> str:

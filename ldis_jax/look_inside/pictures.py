@@ -56,13 +56,8 @@ def attending_sheet(
 ) -> np.ndarray:
     """A row a token: where it lies in its prompt, then how much each place of the query attends to it.
 
-    Args:
-        found: of :meth:`LookInside.cross_attention`.
-        tokens: label -> (prompt, row, column).
-        layers: whose mean is shown; all where none is given.
-
-    Raises:
-        LDISError: as :meth:`CrossAttention.query_map`.
+    ``tokens`` are label -> (prompt, row, column); else as :func:`attended_sheet`, with the errors of
+    :meth:`CrossAttention.query_map`.
     """
     query = magnify(found.query)
     rows, labels = [], []
@@ -78,11 +73,7 @@ def attending_sheet(
 
 
 def layers_sheet(found: CrossAttention, place: Place) -> np.ndarray:
-    """A row a layer: how much the tokens of each prompt are attended to from a place of the query.
-
-    Raises:
-        LDISError: as :meth:`CrossAttention.prompt_map`.
-    """
+    """A row a layer: how much the tokens of each prompt are attended to from a place; as :func:`attended_sheet`."""
     pictures = [magnify(picture) for picture in found.prompts.pictures]
     rows, labels = [], []
     for name, weights in found.weights.items():
@@ -95,11 +86,8 @@ def layers_sheet(found: CrossAttention, place: Place) -> np.ndarray:
 def steps_sheet(query: ImageSource, steps: Sequence[Segmentation], most: int = 6) -> np.ndarray:
     """A column a denoising step: the pseudo mask that the step would end at, its probability, the mask on the query.
 
-    Args:
-        query: the picture that was segmented.
-        steps: of :meth:`LDISPipeline.segment_steps`, all of them.
-        most: columns at most; first and last step are always among them.
-
+    ``steps`` are all those of :meth:`LDISPipeline.segment_steps` for this query; of more than ``most`` some are shown,
+    the first and the last among them.
     """
     image = read_image(query)
     shown = np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int))
