@@ -80,12 +80,7 @@ def main() -> None:
 def prepare(
     args: argparse.Namespace, protocol: Protocol, shots: list[int]
 ) -> tuple[functools.partial[dict[str, Any]], Subject]:
-    """Opens data and model, on the devices of this host alone.
-
-    Args:
-        args: as :func:`main` parses them.
-        protocol: that ``args.benchmark`` names.
-        shots: numbers of prompts of a curve; empty for a single report.
+    """Opens data and model, on the devices of this host alone; ``shots`` are those of a curve, else empty.
 
     Returns:
         One of the functions of ``evaluation.run`` with protocol and data bound, which takes the model and the report's

@@ -67,14 +67,9 @@ def overlaid(prompts: Sequence[PaintedPrompt]) -> list[np.ndarray]:
 def segment(
     pipe: LDISPipeline, query: np.ndarray, prompts: Sequence[PaintedPrompt], folder: Path, **options: Any
 ) -> Iterator[PictureResult]:
-    """Segments a query: of one class step by step, of several at once.
+    """Segments a query, uint8 [H, W, 3]: of one class step by step, of several at once.
 
-    Args:
-        pipe: the model.
-        query: uint8 [H, W, 3].
-        prompts: at least one.
-        folder: gets ``mask.png`` or ``label_map.png``.
-        **options: ``seed``, and LDIS-n's.
+    The last result's file is ``mask.png`` or ``label_map.png`` in the folder.
 
     Raises:
         LDISError: an option that is none.

@@ -102,7 +102,7 @@ def read_prompt(editor: Mapping[str, Any], mask_file: str | None, class_name: st
     Args:
         editor: "background" and "layers", paths of the picture (or None) and of RGBA strokes on it.
         mask_file: a picture whose pixels are object where they are not zero.
-        class_name: what the object is; "object" where empty.
+        class_name: "object" where empty.
         limits: of the server.
 
     Raises:
@@ -123,11 +123,7 @@ def read_mask_file(path: str, limits: Limits) -> np.ndarray:
 
 
 def read_labels(editor: Mapping[str, Any], limits: Limits) -> np.ndarray:
-    """Strokes as labels, uint8 [H, W]: 1, 2, ... for the colours of the palette, 255 where colours mix.
-
-    Args:
-        editor: as for :func:`read_prompt`.
-        limits: of the server.
+    """An editor's strokes as labels, uint8 [H, W]: 1, 2, ... for the palette's colours, 255 where colours mix.
 
     Raises:
         LDISError: no picture, or nothing painted.

@@ -51,18 +51,10 @@ def first_frame(path: str, limits: Limits) -> np.ndarray | None:
 def segment(
     pipe: LDISPipeline, path: str, labels: np.ndarray, limits: Limits, folder: Path, **options: Any
 ) -> Iterator[VideoProgress]:
-    """Propagates the first frame's labels through a video; few frames are in memory at a time.
-
-    Args:
-        pipe: the model.
-        path: of a video.
-        labels: uint8 [H, W] of the first frame.
-        limits: of the server.
-        folder: gets ``overlay.mp4`` and ``masks.zip``.
-        **options: ``seed``, and LDIS-n's.
+    """Propagates the first frame's labels, uint8 [H, W], through a video; few frames are in memory at a time.
 
     Yields:
-        one a frame, and one with the files.
+        one a frame, and one when ``overlay.mp4`` and ``masks.zip`` are in the folder.
 
     Raises:
         LDISError: not a video within the limits, or labels that do not fit it.

@@ -10,8 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
-COCO_FOLD_CLASSES, PASCAL_FOLD_CLASSES, FOLDS = 20, 5, 4
-_HSNET_EPISODES = 1000
+_FOLDS, _HSNET_EPISODES = 4, 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +43,12 @@ class Protocol:
 
 def coco_fold(fold: int) -> tuple[int, ...]:
     """Test classes of a COCO-20i fold: every fourth label of 1..80."""
-    return tuple(fold + FOLDS * i + 1 for i in range(COCO_FOLD_CLASSES))
+    return tuple(range(fold + 1, 81, _FOLDS))
 
 
 def pascal_fold(fold: int) -> tuple[int, ...]:
     """Test classes of a PASCAL-5i fold: five labels in a row of 1..20."""
-    return tuple(range(PASCAL_FOLD_CLASSES * fold + 1, PASCAL_FOLD_CLASSES * (fold + 1) + 1))
+    return tuple(range(5 * fold + 1, 5 * fold + 6))
 
 
 def _protocols() -> dict[str, Protocol]:
@@ -59,12 +58,10 @@ def _protocols() -> dict[str, Protocol]:
     found.append(Protocol("ldis-davis17", "davis16", "val2017", kind="objects"))
     for shots in (1, 5):
         hsnet = functools.partial(Protocol, num_shots=shots, accumulation="hsnet")
-        for fold in range(FOLDS):
-            for name, data, classes in (
-                ("coco20i", "coco20i", coco_fold(fold)),
-                ("pascal5i", "pascal", pascal_fold(fold)),
-            ):
-                found.append(hsnet(f"{name}-fold{fold}-{shots}shot", data, classes=classes, episodes=_HSNET_EPISODES))
+        for fold in range(_FOLDS):
+            for name, data, classes in (("coco20i", "coco20i", coco_fold), ("pascal5i", "pascal", pascal_fold)):
+                of_fold = functools.partial(hsnet, classes=classes(fold), episodes=_HSNET_EPISODES)
+                found.append(of_fold(f"{name}-fold{fold}-{shots}shot", data))
         found.append(hsnet(f"fss1000-{shots}shot", "fss1000", "test"))
         found.append(hsnet(f"mini-coco-{shots}shot", "coco_mini"))
     return {protocol.name: protocol for protocol in found}

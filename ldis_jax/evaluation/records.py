@@ -15,14 +15,10 @@ class Records:
     """A file that only grows: a header line that says what is measured, then one record a line."""
 
     def __init__(self, path: Path, header: dict[str, Any]):
-        """Opens or continues the file.
-
-        Args:
-            path: made if missing.
-            header: JSON-able; records of another header are refused.
+        """Opens or continues the file; the header is JSON-able.
 
         Raises:
-            LDISError: the file belongs to another evaluation, or cannot be read or written.
+            LDISError: the file has another header, or cannot be read or written.
         """
         self.records: list[dict[str, Any]] = []
         header = json.loads(json.dumps(header))

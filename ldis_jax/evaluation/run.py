@@ -178,14 +178,7 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """Records of all items, on process 0: those there are beside ``out``, and of the rest each as soon as it is made.
 
-    Args:
-        protocol: what is measured.
-        hashes: of the items.
-        subject: the model.
-        out: the report.
-        count: how many items there are.
-        make: some of ``range(count)`` -> a record each, in order.
-        meet_every: see :func:`hosts.in_order`.
+    ``make`` gives some of ``range(count)`` a record each, in order; ``meet_every`` is of :func:`hosts.in_order`.
     """
     # What records must agree on to be continued; "format" is that of the records themselves.
     header = {key: subject.facts[key] for key in ("model_hash", "task", "settings")}

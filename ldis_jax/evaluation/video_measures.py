@@ -10,10 +10,9 @@ import numpy as np
 from ldis_jax.evaluation.intervals import interval, resamples
 from ldis_jax.evaluation.video_benchmark import VideoLabels
 from ldis_jax.evaluators import DavisMetrics, VSPWMetrics
+from ldis_jax.evaluators.video_consistency import RULES
 from ldis_jax.media.images import IGNORE_LABEL
 
-# Rules of VC_n: our own first, then the public code's, so that a figure can be compared with published ones.
-VC_RULES = ("all_windows", "vspw_code")
 _VC_SIZES = (8, 16)
 
 
@@ -67,7 +66,7 @@ class SemanticVideos:
         """Measures one video, all frames but the first. VSPW marks void by 0 as well as by 255."""
         truth = np.where(labels.truth == 0, IGNORE_LABEL, labels.truth)
         record: dict[str, Any] = {"video": video}
-        for rules in VC_RULES:
+        for rules in RULES:
             metrics = VSPWMetrics(_VC_SIZES, rules=rules)
             metrics.update(video, labels.predicted, truth)
             record[rules] = metrics.state()
@@ -79,9 +78,9 @@ class SemanticVideos:
 
         A VC_n is None where all videos are too short for it, and a video's mIoU where all its pixels are void.
         """
-        ours, public = (_merged([record[rules] for record in records]).result(allow_missing=True) for rules in VC_RULES)
+        ours, public = (_merged([record[rules] for record in records]).result(allow_missing=True) for rules in RULES)
         figures = ours | {f"vc{n}_vspw_code": public[f"vc{n}"] for n in _VC_SIZES}
-        states = [record[VC_RULES[0]] for record in records]
+        states = [record[RULES[0]] for record in records]
         areas = np.stack([_merged([state]).areas() for state in states])
         values, labelled = _miou(areas), areas[:, 1].sum(-1) > 0
         figures["per_video"] = {

@@ -11,7 +11,7 @@ from ldis_jax.errors import LDISError
 from ldis_jax.evaluators.davis import check_videos
 from ldis_jax.media.images import IGNORE_LABEL
 
-_RULES = ("all_windows", "vspw_code")
+RULES = ("all_windows", "vspw_code")  # our own, then the public code's, to compare with published figures
 _LABELS = 256
 
 
@@ -149,5 +149,5 @@ def _mean_share(shares: list[float], n: int) -> float:
 
 
 def _check_settings(sizes: Sequence[int], rules: str) -> None:
-    if rules not in _RULES or not all(isinstance(n, int | np.integer) and n >= 1 for n in sizes):
-        raise LDISError(f"n={sizes}, rules={rules!r}: need whole numbers of frames from 1 on, and one of {_RULES}")
+    if rules not in RULES or not all(isinstance(n, int | np.integer) and n >= 1 for n in sizes):
+        raise LDISError(f"n={sizes}, rules={rules!r}: need whole numbers of frames from 1 on, and one of {RULES}")
