@@ -36,7 +36,8 @@ def video_consistency(pred: np.ndarray, truth: np.ndarray, n: int, *, rules: str
         LDISError: another shape or type, shapes that differ, n < 1, unknown rules, or no window that counts.
     """
     _check_settings((n,), rules)
-    return _mean_share(_window_shares(*check_videos(pred, truth, "biu"), (n,), rules)[n], n)
+    [shares] = _window_shares(*check_videos(pred, truth, "biu"), (n,), rules)
+    return _mean_share(shares, n)
 
 
 class VSPWMetrics:
@@ -52,7 +53,7 @@ class VSPWMetrics:
         """Takes the window lengths n, in frames, and the rules of :func:`video_consistency`."""
         self.sizes, self.rules = tuple(sizes), rules
         _check_settings(self.sizes, rules)
-        self._shares: dict[str, dict[int, list[float]]] = {}  # video -> n -> a share per window
+        self._shares: dict[str, list[list[float]]] = {}  # video -> for each n, a share per window
         self._confusion = np.zeros((_LABELS, _LABELS), np.int64)  # pixels by [true label, predicted label]
 
     def update(self, video: str, pred: np.ndarray, truth: np.ndarray) -> None:
@@ -81,16 +82,15 @@ class VSPWMetrics:
         true, predicted = np.nonzero(self._confusion)
         counts = self._confusion[true, predicted]
         confusion = np.stack([true, predicted, counts], axis=-1).tolist()
-        shares = {video: [by_size[n] for n in self.sizes] for video, by_size in self._shares.items()}
-        return {"confusion": confusion, "shares": shares}
+        return {"confusion": confusion, "shares": dict(self._shares)}
 
     def add_state(self, state: dict[str, Any]) -> None:
         """Adds what another's :meth:`state` holds, in place."""
-        self._add_shares({v: dict(zip(self.sizes, shares, strict=True)) for v, shares in state["shares"].items()})
+        self._add_shares(state["shares"])
         true, predicted, counts = np.array(state["confusion"], np.int64).reshape(-1, 3).T
         self._confusion[true, predicted] += counts  # a pair of labels is in a state once
 
-    def _add_shares(self, shares: dict[str, dict[int, list[float]]]) -> None:
+    def _add_shares(self, shares: dict[str, list[list[float]]]) -> None:
         if both := self._shares.keys() & shares.keys():
             raise LDISError(f"video {min(both)!r}: added twice; name every video apart")
         self._shares |= shares
@@ -113,7 +113,7 @@ class VSPWMetrics:
         }
         # Sorted, so that the sums round alike in any order of updates and merges.
         videos = [shares for _, shares in sorted(self._shares.items())]
-        windows = {n: [share for shares in videos for share in shares[n]] for n in self.sizes}
+        windows = {n: [share for shares in videos for share in shares[i]] for i, n in enumerate(self.sizes)}
         consistency = {
             f"vc{n}": None if allow_missing and not shares else 100.0 * _mean_share(shares, n)
             for n, shares in windows.items()
@@ -121,9 +121,9 @@ class VSPWMetrics:
         return {"miou": float(np.mean(list(per_class.values())))} | consistency | {"iou_per_class": per_class}
 
 
-def _window_shares(pred: np.ndarray, truth: np.ndarray, sizes: Sequence[int], rules: str) -> dict[int, list[float]]:
+def _window_shares(pred: np.ndarray, truth: np.ndarray, sizes: Sequence[int], rules: str) -> list[list[float]]:
     """The share of every window that counts, in order of time, for each n."""
-    shares: dict[int, list[float]] = {n: [] for n in sizes}
+    shares: list[list[float]] = [[] for _ in sizes]
     # The frame since which a pixel has kept its label: it stays constant in a window that starts there or later.
     pred_since, truth_since = np.zeros(pred.shape[1:], np.int32), np.zeros(truth.shape[1:], np.int32)
     last = len(truth) - (2 if rules == "vspw_code" else 1)
@@ -133,7 +133,7 @@ def _window_shares(pred: np.ndarray, truth: np.ndarray, sizes: Sequence[int], ru
             truth_since[truth[end] != truth[end - 1]] = end
         if rules == "all_windows":
             truth_since[truth[end] == IGNORE_LABEL] = end + 1  # no window with this frame counts the pixel
-        for n, values in shares.items():
+        for n, values in zip(sizes, shares, strict=True):
             start = end - n + 1  # before the first frame no pixel is stable
             if num_stable := np.count_nonzero(stable := truth_since <= start):
                 values.append(np.count_nonzero(stable & (pred_since <= start)) / num_stable)
