@@ -85,7 +85,7 @@ def main() -> None:
     args = _arguments()
     classes = _read_classes(args.prompt)
     from ldis_jax.commands import segment_files
-    from ldis_jax.commands.segment_outputs import Outputs, check_apart
+    from ldis_jax.commands.segment_outputs import Outputs, check_apart, check_forms, places_of
     from ldis_jax.inference.read_prompts import open_prompts
     from ldis_jax.media.images import IGNORE_LABEL
     from ldis_jax.support.files import check_writable, write_json
@@ -94,23 +94,27 @@ def main() -> None:
 
     queries = segment_files.find_queries(args.query)
     outputs = Outputs(args.out, args.overlay, args.probability)
+    video = segment_files.is_video(queries[0]) or args.first_mask is not None
+    one = len(queries) == 1 and args.out.suffix != "" and not video
+    check_forms(outputs, one=one, video=video)
     written = outputs.given() | ({"json": args.json} if args.json else {})
-    given = [Path(path) for pairs in classes.values() for pair in pairs for path in pair]
-    check_apart([*queries, *given, *filter(None, [args.first_mask])], written.items())
     for flag, path in written.items():
         check_writable(path / "mask.png" if path.is_dir() and flag != "json" else path)
     prompts = open_prompts(classes, args.ignore_label)
     options = {"seed": args.seed, "ignore_label": args.ignore_label, "tile_size": args.tile_size}
     options |= prediction_options.given_options(args)
-    work: segment_files.Work
-    if len(queries) == 1 and outputs.out.suffix and not segment_files.is_video(queries[0]) and not args.first_mask:
-        work = segment_files.picture_work(queries[0], outputs)
+    places = {} if one else places_of(queries, outputs)
+    work: segment_files.PictureWork | segment_files.ClipWork
+    if one:
+        work = segment_files.PictureWork({queries[0]: outputs}, classes, None)
     else:
         made_by = {"model": model_hash(resolve(args.model)), "dtype": args.dtype, **options}
-        if segment_files.is_video(queries[0]) or args.first_mask is not None:
+        if video:
             work = segment_files.clip_work(queries, classes, args.first_mask, outputs, made_by)
         else:
-            work = segment_files.folder_work(queries, classes, outputs, made_by)
+            work = segment_files.picture_work(places, classes, outputs, made_by)
+    given = [Path(path) for pairs in classes.values() for pair in pairs for path in pair]
+    check_apart([*queries, *given, *filter(None, [args.first_mask])], written, places, tuple(classes))
 
     import jax
 
@@ -127,7 +131,7 @@ def main() -> None:
     options["ignore_label"] = IGNORE_LABEL  # of masks that are opened
     report = work.run(pipe, prompts.get("", prompts), args.quiet, batch_size=args.batch_size, **options)
     if args.json is not None:
-        every = {"masks": work.all_masks(report)} if isinstance(work, segment_files.FolderWork) else {}
+        every = {"masks": work.all_masks(report)} if isinstance(work, segment_files.PictureWork) else {}
         write_json(args.json, {**report, **every})
     if not args.quiet and args.json != Path("/dev/stdout"):
         print(f"{args.out}: {segment_files.summary(report)}")

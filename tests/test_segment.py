@@ -83,7 +83,7 @@ def test_many_pictures_and_going_on(run, work, model):
     assert status == 0 and "1 masks, and 4 that were there" in out
     assert (work / "masks/0/q0.png").stat().st_mtime_ns == kept and (work / "masks/0/q2.png").exists()
     status, _, err = run("--query", "photos/0", "photos/1", f"--prompt={DOG}", "--out=masks", "--overlay=over")
-    assert status == 2 and "masks: holds masks made with other prompts" in err
+    assert status == 2 and "masks: is there, and this command did not make it with these prompts" in err
 
 
 def test_what_is_missing_is_made_and_the_report_is_whole(run, work):
@@ -107,7 +107,7 @@ def test_what_is_missing_is_made_and_the_report_is_whole(run, work):
     assert status == 2 and "masks/q0.png: is read by this command" in err
     (work / "masks/segment.json").write_text("{")
     status, _, err = run(*flags)
-    assert status == 2 and "masks: holds masks made with other" in err
+    assert status == 2 and "masks: is there, and this command did not make it with these " in err
 
 
 def test_an_interruption_says_how_to_go_on(run, work, model, monkeypatch):
@@ -131,7 +131,7 @@ def test_a_folder_of_another_video_is_left_alone(run, work):
     assert run("--query=frames", *flags)[0] == 0
     (work / "frames/3.png").unlink()
     status, _, err = run("--query=frames", *flags)
-    assert status == 2 and "masks: holds masks made with other video" in err
+    assert status == 2 and "masks: is there, and this command did not make it with these video" in err
     status, _, err = run("--query=frames", "--first_mask=first.png", "--out=photos/0")
     assert status == 2 and "this command did not make it" in err
 
@@ -170,7 +170,7 @@ def test_other_weights_in_the_same_folder_do_not_go_on(run, work, micro_folder):
     tensors = {name: -value for name, value in load_file(unet).items()}
     save_file(tensors, unet)
     status, _, err = run(*flags)
-    assert status == 2 and "masks: holds masks made with other model" in err
+    assert status == 2 and "masks: is there, and this command did not make it with these model" in err
 
 
 def test_a_damaged_picture_does_not_stop_the_others(run, work):
@@ -242,7 +242,7 @@ def test_a_video_by_prompts(run, work, model):
         (["--query=cat.png", f"--prompt={DOG}", "--out=m.png", "--json=cat.png/j.json"], "no right to write in"),
         (["--query=cat.png", "--first_mask=first.png", "--out=m"], "frames of a video lie in one folder"),
         (["--query", "frames/1.png", "frames/2.png", "--first_mask=first.png", "--out=m"], "name that folder"),
-        (["--query=clip.mp4", f"--prompt={CAT}", "--out=m", "--probability=p"], "--probability: not of videos"),
+        (["--query=clip.mp4", f"--prompt={CAT}", "--out=m", "--probability=p"], "--probability=p: of one picture"),
         (["--query=cat.png", "--prompt=cat.png", "--out=m.png"], "--prompt=cat.png: write IMAGE:MASK"),
         (
             ["--query=cat.png", f"--prompt={CAT}", f"--prompt=dog={DOG}", "--out=m.png"],
@@ -289,4 +289,4 @@ def test_prompts_are_looked_at_before_a_model_is_read(run, monkeypatch, prompt):
 def test_two_queries_of_one_name(run, work):
     (work / "photos/0/q0.jpg").write_bytes((work / "photos/0/q0.png").read_bytes())
     status, _, err = run("--query=photos/0", f"--prompt={CAT}", "--out=m")
-    assert status == 2 and "its mask would have the name of" in err
+    assert status == 2 and "m/q0.png: is --out of photos/0/q0." in err and "too; write the result elsewhere" in err

@@ -14,7 +14,8 @@ import numpy as np
 
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.inference.results import ClassSegmentation, Segmentation
-from ldis_jax.media.images import read_label_map, write_png
+from ldis_jax.media.images import PICTURE_SUFFIXES, read_label_map, write_png
+from ldis_jax.media.videos import VIDEO_SUFFIXES
 from ldis_jax.support.files import write_json
 
 Result = Segmentation | ClassSegmentation
@@ -77,12 +78,36 @@ def labels_of(result: Result) -> np.ndarray:
     return result.mask.astype(np.uint8) if isinstance(result, Segmentation) else result.label_map
 
 
-def check_apart(inputs: Iterable[Path], outputs: Iterable[tuple[str, Path]]) -> None:
-    """Raises :class:`LDISError` where an output, after its flag, would replace an input or another flag's output."""
+def places_of(queries: Sequence[Path], outputs: Outputs) -> dict[Path, Outputs]:
+    """The files of each of many pictures, named like it and in its sub-folder."""
+    root = Path(os.path.commonpath([query.absolute().parent for query in queries]))
+    return {query: outputs.within(query.absolute().relative_to(root).with_suffix(".png")) for query in queries}
+
+
+def check_forms(outputs: Outputs, *, one: bool, video: bool) -> None:
+    """Raises :class:`LDISError` where an output is a folder instead of a file, the reverse, or not of videos."""
+    for flag, path in outputs.given().items():
+        suffix = path.suffix.lower()
+        a_file = suffix in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES, ".gif") or (path.exists() and not path.is_dir())
+        film = video and flag == "overlay" and suffix == ".mp4"
+        if suffix != ".png" if one else (a_file and not film) or (video and flag == "probability"):
+            raise LDISError(
+                f"--{flag}={path}: of one picture, end the name in .png; several pictures need a folder (a video's "
+                "overlay may be an .mp4, and it has no probability)"
+            )
+
+
+def check_apart(
+    inputs: Iterable[Path], flags: Mapping[str, Path], places: Mapping[Path, Outputs], names: Sequence[str]
+) -> None:
+    """Raises :class:`LDISError` where an output of a flag, or of one of many pictures, would replace another file."""
     taken = {path.resolve(): "read by this command" for path in inputs}
-    for flag, path in outputs:
-        if (use := taken.setdefault(path.resolve(), f"--{flag}")) != f"--{flag}":
-            raise LDISError(f"--{flag}={path}: is {use}, too; write the result elsewhere")
+    uses = [(flag, f"--{flag}", path) for flag, path in flags.items()]
+    for query, place in places.items():
+        uses += [(flag, f"--{flag} of {query}", path) for flag, paths in place.files(names).items() for path in paths]
+    for flag, use, path in uses:
+        if (other := taken.setdefault(path.resolve(), use)) != use:
+            raise LDISError(f"--{flag}={path}: is {other}, too; write the result elsewhere")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,16 +128,13 @@ class Folders:
         Args:
             files: what will be written, by kind of output.
         """
-        before = self._read()
-        if before is not None and (differ := [name for name in self.made_by if before.get(name) != self.made_by[name]]):
-            raise LDISError(
-                f"{self.outputs.out}: holds masks made with other {list_names(differ)}; choose another folder"
-            )
-        for kind, folder in self.outputs.given().items():
-            if before is None or self._relative(folder) not in before["outputs"]:
-                for path in files[kind]:
-                    if path.exists():
-                        raise LDISError(f"{path}: is there, and this command did not make it; choose another folder")
+        before = self._read() or {**self.made_by, "outputs": []}
+        differ = [name for name in self.made_by if before.get(name) != self.made_by[name]]
+        new = [kind for kind, folder in self.outputs.given().items() if self._relative(folder) not in before["outputs"]]
+        foreign = [path for kind in new for path in files[kind] if path.exists()]
+        if differ or foreign:
+            where, how = (self.outputs.out, f" with these {list_names(differ)}") if differ else (foreign[0], "")
+            raise LDISError(f"{where}: is there, and this command did not make it{how}; choose another folder")
 
     def write(self) -> None:
         """Tells later commands; once prompts are read and results will come."""
