@@ -4,9 +4,9 @@ Example:
     python -m ldis_jax.compile --config=configs/ldis1.py --topology=v5e:4x4 --config.mesh.fsdp=16
 
 Prints memory against the chip's, FLOPs, bytes, what travels between chips, and the compiler's own estimate of the time,
-for a training step and a prediction. Needs no TPU, no weights and no data, but libtpu (pip install libtpu) and, at full
-size, some minutes a program. Exit status 1 where a program does not fit. With --config.executable=FILE the compiled
-training step is written there, and a run with the same key need not compile it.
+for a training step and a prediction; config.mesh says how they use the chips. Needs no TPU, no weights and no data, but
+libtpu (pip install libtpu) and, at full size, some minutes a program. Exit status 1 where a program does not fit. With
+--config.executable=FILE the compiled training step is written there, and a run with the same key need not compile it.
 """
 
 from __future__ import annotations
@@ -20,23 +20,16 @@ from ldis_jax.runtime.chips import prepare_compile_only
 from ldis_jax.support import cli
 from ldis_jax.support.config_flag import config_file, read_config
 
-_TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "chip generation and grid: v5e:4x4, v6e:2x4, v5p:2x2x1")
-_PROGRAM = flags.DEFINE_enum("program", "both", ("train", "predict", "both"), "what to compile")
+_GRIDS = "chip generation and grid of one slice: v5e:4x4, v6e:2x4, v5p:2x2x1 (default v5e:2x2)"
+_TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", _GRIDS)
+_PROGRAM = flags.DEFINE_enum("program", "both", ("train", "predict", "both"), "what to compile (default both)")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "over all chips; 0 is the config's, of training or evaluation")
 _JSON = flags.DEFINE_string("json", "", "also write the figures to this JSON file")
-
-_HELP = f"""{__doc__}
-Flags:
-  --config      file under configs/; --config.KEY=VALUE overrides a key; config.mesh says how chips are used
-  --topology    chip generation and grid of one slice: v5e:4x4, v6e:2x4, v5p:2x2x1 (default v5e:2x2)
-  --program     train, predict or both (default both)
-  --batch_size  over all chips; 0 is the config's, of training or evaluation
-  --json        also write the figures to this JSON file"""
 
 
 def main() -> None:
     """Entry point."""
-    config = read_config(_HELP)
+    config = read_config(__doc__, (_TOPOLOGY, _PROGRAM, _BATCH_SIZE, _JSON))
     prepare_compile_only()
 
     from ldis_jax.config import check_config

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from ldis_jax.errors import LDISError
 from ldis_jax.models.layers import REMAT
 from ldis_jax.support.checks import check_integer, check_number
 from ldis_jax.tasks import task_from_dict
-from ldis_jax.weights.shipped import shipped_folder
+from ldis_jax.weights.hub import SHIPPED
 
 # Keys -> their least values.
 _INTEGERS = {
@@ -26,9 +27,6 @@ _INTEGERS = {
     **dict.fromkeys(("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"), 1),
     **dict.fromkeys(("optim.warmup_steps", "eval.pictures", "eval.prompt_swap"), 0),
 }
-# A seed is what random keys tell apart; a watch is in minutes.
-_RANGES = {"seed": (0, 2**32 - 1), "watchdog_minutes": (0, 10**6)}
-_CHOICES = {"dtype": ("auto", "float32", "bfloat16"), "remat": REMAT}
 
 
 def base_config(task: str) -> ConfigDict:
@@ -113,41 +111,28 @@ def base_config(task: str) -> ConfigDict:
 
 
 def check_config(config: ConfigDict) -> None:
-    """Looks for values that a run would meet late, or that would change it silently.
-
-    Raises:
-        LDISError: the first of them.
-    """
-    for key, value in _leaves(config.to_dict(), "config"):
+    """Raises :class:`LDISError` at a value that a run would meet late, or that would change it silently."""
+    for path, value in jax.tree.leaves_with_path(config.to_dict()):
         if isinstance(value, float):
-            check_number(key, value)
+            check_number(f"config.{jax.tree_util.keystr(path, simple=True, separator='.')}", value)
     counts = {f"eval.sets.{name}.num_shots": 1 for name, entry in config.eval.sets.items() if "num_shots" in entry}
     for key, least in (_INTEGERS | counts).items():
         check_integer(f"config.{key}", operator.attrgetter(key)(config), least)
-    for key, (least, most) in _RANGES.items():
-        if not least <= config[key] <= most:
-            raise LDISError(f"config.{key}={config[key]}: must be from {least} to {most}")
-    for key, choices in _CHOICES.items():
-        if config[key] not in choices:
-            raise LDISError(f"config.{key}={config[key]!r}: must be one of {', '.join(choices)}")
+    dtypes = ("auto", "float32", "bfloat16")
+    for key, holds, words in (
+        ("seed", 0 <= config.seed < 2**32, f"from 0 to {2**32 - 1}"),  # random keys tell no more apart
+        ("watchdog_minutes", 0 <= config.watchdog_minutes <= 10**6, f"from 0 to {10**6}"),
+        ("dtype", config.dtype in dtypes, f"one of {', '.join(dtypes)}"),
+        ("remat", config.remat in REMAT, f"one of {', '.join(REMAT)}"),
+    ):
+        if not holds:
+            raise LDISError(f"config.{key}={config[key]!r}: must be {words}")
 
 
 def check_variant(file: str, variant: str, variants: Collection[str]) -> None:
-    """Checks what stands behind the colon of ``--config=FILE:VARIANT``; empty if there is none.
-
-    Raises:
-        LDISError: none of ``variants``.
-    """
+    """Raises :class:`LDISError` where what stands behind the colon of ``--config=FILE:VARIANT`` is no variant."""
     if variant not in variants:
         raise LDISError(f"{file}:{variant or 'VARIANT'}: must be one of {', '.join(variants)}")
-
-
-def _leaves(values: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{where}.{key}")
-        else:
-            yield f"{where}.{key}", value
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
@@ -157,4 +142,4 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 def init_folder(name: str) -> Path:
     """Where training starts from: ``config.init.folder``, of which "tiny" is the shipped one."""
-    return shipped_folder(name) or Path(name)
+    return SHIPPED.get(name, Path(name))

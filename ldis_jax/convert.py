@@ -46,19 +46,13 @@ def _arguments() -> argparse.Namespace:
     parts.add_argument(
         "--sd15_config", type=Path, help="folder of unet/ and vae/ configs for a single file that differs"
     )
-    parts.add_argument("--seed", type=_seed, help="of the adapter that SD 1.5 lacks (default 0)")
+    parts.add_argument("--seed", type=int, help="of the adapter that SD 1.5 lacks (default 0)")
     more = parser.add_argument_group("hub, checkpoints and LoRA")
     more.add_argument("--lora", type=Path, help="file or folder of LoRA to merge into --model")
     more.add_argument("--revision", help="branch, tag or commit of --sd15's or --model's hub id")
     more.add_argument("--step", type=int, help="of --checkpoint (default: the newest)")
     more.add_argument("--init", type=Path, help="the folder training started from, if it has moved")
     return parser.parse_args()
-
-
-def _seed(text: str) -> int:
-    if not 0 <= (value := int(text)) < 2**63:
-        raise argparse.ArgumentTypeError("must lie in 0..2^63 - 1")
-    return value
 
 
 # Flag -> the origins with which it does something.
@@ -95,6 +89,8 @@ def _check(args: argparse.Namespace, origin: str) -> None:
     for one, other in (("task", "ldis"), ("alpha_clip", "clip")) if origin == "sd15" else ():
         if getattr(args, one) is None and getattr(args, other) is None:
             faults.append(LDISError(f"--sd15: needs --{one} or --{other}; see --help"))
+    if not 0 <= (args.seed or 0) < 2**63:
+        faults.append(LDISError(f"--seed={args.seed}: must lie in 0..2^63 - 1"))
     if faults:
         raise faults[0]
 

@@ -24,14 +24,8 @@ from ldis_jax.support.config_flag import config_name, read_config
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for results; default runs/<name of the config>")
 _MULTIHOST = flags.DEFINE_bool("multihost", False, "join the other hosts of a TPU slice, GKE or SLURM job first")
-_STOPPED = flags.DEFINE_integer("stopped_status", 0, "exit status where SIGTERM stopped the run", lower_bound=0)
-
-_HELP = f"""{__doc__}
-Flags:
-  --config          file under configs/; --config.KEY=VALUE overrides a key
-  --workdir         folder for results; default runs/<name of the config>
-  --multihost       join the other hosts of a TPU slice, GKE or SLURM job first
-  --stopped_status  exit status where SIGTERM stopped the run; default 0, which some clusters take as finished"""
+_STOPPED_HELP = "exit status where SIGTERM stopped the run; default 0, which some clusters take as finished"
+_STOPPED = flags.DEFINE_integer("stopped_status", 0, _STOPPED_HELP, lower_bound=0)
 
 
 def _print_report(report: dict[str, Any], workdir: Path) -> None:
@@ -62,7 +56,7 @@ def _check_folder(config: ConfigDict) -> None:
 
 def main() -> None:
     """Entry point."""
-    config = read_config(_HELP)
+    config = read_config(__doc__, (_WORKDIR, _MULTIHOST, _STOPPED))
     if "folder" in config.data:
         _check_folder(config)
     workdir = Path(_WORKDIR.value or Path("runs") / config_name())

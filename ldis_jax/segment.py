@@ -94,7 +94,7 @@ def main() -> None:
 
     queries = segment_files.find_queries(args.query)
     outputs = Outputs(args.out, args.overlay, args.probability)
-    video = segment_files.is_video(queries[0]) or args.first_mask is not None
+    video = any(map(segment_files.is_video, queries)) or args.first_mask is not None
     one = len(queries) == 1 and args.out.suffix != "" and not video
     check_forms(outputs, one=one, video=video)
     written = outputs.given() | ({"json": args.json} if args.json else {})

@@ -231,7 +231,7 @@ def test_a_video_by_prompts(run, work, model):
     [
         (["--query=nothing*.png", f"--prompt={CAT}", "--out=m"], "--query=nothing*.png: no picture there"),
         (["--query=photos", f"--prompt={CAT}", "--out=m"], "--query=photos: no picture there"),
-        (["--query", "clip.mp4", "cat.png", f"--prompt={CAT}", "--out=m"], "is a video; segment one at a time"),
+        (["--query", "clip.mp4", "cat.png", f"--prompt={CAT}", "--out=m"], "a video is one file"),
         (["--query=photos/0", f"--prompt={CAT}", "--out=m.png"], "need a folder"),
         (["--query=photos/0", "--prompt=cat.png:first.png", "--out=m", "--quiet"], "make them agree"),
         (["--query=photos/0", f"--prompt={CAT}", "--out=photos/0"], "this command did not make it"),
@@ -240,8 +240,11 @@ def test_a_video_by_prompts(run, work, model):
         (["--query=clip.mp4", "--first_mask=first.png", "--out=m", "--overlay=clip.mp4"], "is read by this command"),
         (["--query=photos/0", f"--prompt={CAT}", "--out=m", "--overlay=m"], "--overlay=m: is --out, too"),
         (["--query=cat.png", f"--prompt={DOG}", "--out=m.png", "--json=cat.png/j.json"], "no right to write in"),
-        (["--query=cat.png", "--first_mask=first.png", "--out=m"], "frames of a video lie in one folder"),
-        (["--query", "frames/1.png", "frames/2.png", "--first_mask=first.png", "--out=m"], "name that folder"),
+        (["--query=cat.png", "--first_mask=first.png", "--out=m"], "frames lie in one folder"),
+        (
+            ["--query", "frames/1.png", "frames/2.png", "--first_mask=first.png", "--out=m"],
+            "name that file or that folder",
+        ),
         (["--query=clip.mp4", f"--prompt={CAT}", "--out=m", "--probability=p"], "--probability=p: of one picture"),
         (["--query=cat.png", "--prompt=cat.png", "--out=m.png"], "--prompt=cat.png: write IMAGE:MASK"),
         (

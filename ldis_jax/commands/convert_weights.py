@@ -27,7 +27,6 @@ from ldis_jax.weights.hub import resolve
 from ldis_jax.weights.ldis_checkpoint import open_ldis_checkpoint, write_ldis_checkpoint
 from ldis_jax.weights.lora_files import merge, trained_part, write_lora
 from ldis_jax.weights.model_folder import (
-    check_sizes,
     open_model,
     open_weights,
     read_card,
@@ -52,16 +51,12 @@ def from_stable_diffusion(args: argparse.Namespace) -> str:
     vae_config, vae = (base.vae_config, base.vae) if args.vae is None else _open_vae(args.vae)
     name, unet = args.task, base.unet
     if args.ldis is not None:
-        name, unet = open_ldis_checkpoint(args.ldis)
-        if args.task not in (None, name):
-            raise LDISError(f"{args.ldis}: weights of {name}, and --task={args.task}; leave --task out")
+        name, unet = open_ldis_checkpoint(args.ldis, args.task)
     # What plain CLIP cannot do is left out of the masking.
     task = task_from_dict({"task": name, "masking": "both" if encoder.alpha else "post"})
     task = with_schedule(task, base.schedule)
     unet_config, unet = adapt_unet(base.unet_config, unet, task, encoder.width, args.seed or 0)
     config = ModelConfig(unet_config, vae_config, encoder)
-    check_sizes(task, config, str(source))
-
     origins = [args.sd15, args.vae, args.alpha_clip, args.clip, args.ldis]
     provenance = Provenance(
         license=read_provenance(source).license if source.is_dir() else UNKNOWN_LICENSE,
@@ -81,7 +76,7 @@ def from_checkpoint(args: argparse.Namespace) -> str:
     The frozen networks, with LoRA the UNet's base among them, come from where training started.
     """
     saved = read_params(args.checkpoint / "checkpoints", args.step)
-    where = f"{args.checkpoint / 'checkpoints' / str(saved.step)}"
+    where = str(args.checkpoint / "checkpoints" / str(saved.step))
     found = saved.fingerprint
     with reading(f"{where}: fingerprint"):
         config = ModelConfig(
@@ -93,11 +88,7 @@ def from_checkpoint(args: argparse.Namespace) -> str:
         task = task_from_dict(masking | found["task"], where)
         if task.needs_schedule:
             task = with_schedule(task, NoiseSchedule.from_dict(found["schedule"], where))
-        trained: dict[str, Any] = {
-            "sources": dict(found["sources"]),
-            "steps": saved.step,
-            "batch_size": int(found["batch_size"]),
-        }
+        sources, batch_size = dict(found["sources"]), int(found["batch_size"])
         frozen_hashes, seed = dict(found["frozen"]), int(found["seed"])
         lora = LoRA.from_dict(found.get("lora", {}), where)
     unet = _unet_of(saved.params, config, lora, where)
@@ -108,17 +99,15 @@ def from_checkpoint(args: argparse.Namespace) -> str:
         return f"{args.out}: LoRA of step {saved.step}"
     started = _init_of(args.checkpoint / "config.json")
     init = args.init or init_folder(str(started.get("folder")))
-    if not init.is_dir():
-        raise LDISError(f"{init}: no such folder, and training started from it; say where it is with --init")
-    weights = {name: open_weights(init / name, name) for name in FROZEN}
-    if lora is not None:
+    weights = {name: open_weights(init / name, name) for name in FROZEN} if init.is_dir() else {}
+    if lora is not None and weights:
         weights["unet"] = unet_of_folder(init, task, config.prompt_encoder.width, seed)[1]
-    for name, tensors in weights.items():
-        if weights_hash(tensors.tensors) != frozen_hashes.get(name):
-            raise LDISError(f"{init / name}: not what the run was trained with; say where that is with --init")
+    if {name: weights_hash(part.tensors) for name, part in weights.items()} != frozen_hashes:
+        raise LDISError(f"{init}: not there, or not what the run was trained with; say where that is with --init")
     weights["unet"] = unet if lora is None else merge(weights["unet"], trained_part(unet.tensors, lora))
-    trained["metrics"] = _metrics(args.checkpoint, saved.step)
-    provenance = read_provenance(init).trained(**trained, new_unet=bool(started.get("unet")))
+    metrics = _metrics(args.checkpoint, saved.step)
+    new_unet = bool(started.get("unet"))
+    provenance = read_provenance(init).trained(sources, saved.step, batch_size, metrics, new_unet=new_unet)
     write_folder(args.out, task, config, weights, model_card(task, config, provenance), args.dtype or "float32")
     return f"{args.out}: {task.name} model folder of step {saved.step}"
 
@@ -134,7 +123,6 @@ def from_model(args: argparse.Namespace) -> str:
     if args.vae is not None:
         vae_config, weights["vae"] = _open_vae(args.vae)
         config = ModelConfig(config.unet, vae_config, config.prompt_encoder)
-        check_sizes(task, config, args.vae)
     if added := [_origin(str(part)) for part in (args.vae, args.lora) if part is not None]:
         provenance = read_provenance(folder)  # its figures were another model's
         steps = provenance.steps if args.lora is None else None

@@ -32,11 +32,7 @@ def is_video(path: Path) -> bool:
 
 
 def find_queries(names: Sequence[str]) -> list[Path]:
-    """Pictures of files, folders and patterns, in the order given; or one video, a file.
-
-    Raises:
-        LDISError: nothing is there, or a video among others.
-    """
+    """Pictures and videos of files, folders and patterns, in the order given."""
     found: list[Path] = []
     for name in names:
         if os.path.isdir(name):
@@ -47,8 +43,6 @@ def find_queries(names: Sequence[str]) -> list[Path]:
         if not matches:
             raise LDISError(f"--query={name}: no picture there that may be read; name a file, a folder or a pattern")
         found += map(Path, matches)
-    if len(found) > 1 and any(map(is_video, found)):
-        raise LDISError(f"--query: {next(filter(is_video, found))} is a video; segment one at a time")
     return list(dict.fromkeys(found))
 
 
@@ -149,11 +143,7 @@ class ClipWork:
 def picture_work(
     places: Mapping[Path, Outputs], classes: Classes, outputs: Outputs, made_by: Mapping[str, Any]
 ) -> PictureWork:
-    """Of many pictures; ``made_by`` is what decides results besides prompts, and stays with them.
-
-    Raises:
-        LDISError: folders that hold something else than results of the same command.
-    """
+    """Of many pictures; ``made_by`` is what decides results besides prompts, and stays with them."""
     folders = Folders(outputs, {**made_by, "prompts": _digests(classes)})
     written = [place.files(tuple(classes)) for place in places.values()]
     folders.check({kind: [path for files in written for path in files[kind]] for kind in outputs.given()})
@@ -163,14 +153,10 @@ def picture_work(
 def clip_work(
     queries: Sequence[Path], classes: Classes, first_mask: Path | None, outputs: Outputs, made_by: Mapping[str, Any]
 ) -> ClipWork:
-    """Of one video file, or of the frames of a folder; ``made_by`` as of many pictures.
-
-    Raises:
-        LDISError: labels that are none, folders that hold something else, or no such video.
-    """
-    query = queries[0] if is_video(queries[0]) else queries[0].parent
-    if query != queries[0] and set(queries) != set(find_queries([str(query)])):
-        raise LDISError("--query: the frames of a video lie in one folder; name that folder")
+    """Of one video file, or of the frames of a folder; ``made_by`` as of many pictures."""
+    query = next(filter(is_video, queries), queries[0].parent)
+    if set(queries) != set(find_queries([str(query)])):
+        raise LDISError("--query: a video is one file, or its frames lie in one folder; name that file or that folder")
     labels = None if first_mask is None else read_first_labels(first_mask)
     given = {"prompts": _digests(classes)} if first_mask is None else {"first_mask": digest(first_mask)}
     film = outputs.overlay is not None and outputs.overlay.suffix.lower() == ".mp4"

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from ldis_jax.errors import LDISError
 from ldis_jax.support import cli
-from ldis_jax.weights.shipped import shipped_folder
 
 _SHIPPED = "This small model knows painted shapes only, like those of the examples; photographs need another model."
 
@@ -49,6 +48,7 @@ def main() -> None:
     _check_address(args.host, args.port)
     from ldis_jax.demo.uploads import Limits
     from ldis_jax.pipeline import LDISPipeline
+    from ldis_jax.weights.hub import SHIPPED
 
     pipe = LDISPipeline.from_pretrained(args.model, dtype=args.dtype)
     if importlib.util.find_spec("gradio") is None:
@@ -60,7 +60,7 @@ def main() -> None:
         from ldis_jax.demo.page import serve
         from ldis_jax.demo.widgets import Server
 
-        about = "" if shipped_folder(args.model) is None else _SHIPPED
+        about = _SHIPPED if args.model in SHIPPED else ""
         limits = Limits(args.max_upload_mb, args.max_megapixels)
         serve(Server(pipe, limits, Path(folder), about), args.host, args.port)
 

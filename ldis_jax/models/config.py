@@ -41,7 +41,7 @@ class _NetworkConfig:
             LDISError: an unknown key, a value of the wrong type, or one that this implementation does not support.
         """
         fields = {field.name for field in dataclasses.fields(cls)}
-        ignored = _IGNORED_KEYS | cls._redundant
+        ignored = (_IGNORED_KEYS | cls._redundant) - cls._fixed.keys()
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         foreign = {key: value for key, value in given.items() if key not in fields | ignored}
         kept = {key: value for key, value in given.items() if key in fields}
@@ -141,6 +141,7 @@ class AutoencoderConfig(_NetworkConfig):
 
     class_name: ClassVar[str] = "AutoencoderKL"
     _fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "_class_name": (class_name,),
         "act_fn": ("silu", "swish"),
         "down_block_types": tuple(("DownEncoderBlock2D",) * n for n in range(1, 7)),
         "up_block_types": tuple(("UpDecoderBlock2D",) * n for n in range(1, 7)),

@@ -36,22 +36,14 @@ def check_fields(cls: type, values: Mapping[str, Any], where: str) -> None:
 
 
 def check_integer(name: str, value: int, minimum: int = 1, unit: str = "") -> int:
-    """An integer, of numpy's types too, from ``minimum`` on.
-
-    Raises:
-        LDISError: anything else.
-    """
+    """An integer, of numpy's types too, from ``minimum`` on; anything else raises :class:`LDISError`."""
     if not isinstance(value, (int, np.integer)) or value < minimum:
         raise LDISError(f"{name}={value!r}: must be an integer of at least {minimum}{unit}")
     return int(value)
 
 
 def check_number(name: str, value: float) -> float:
-    """A finite number, of numpy's and JAX's types too.
-
-    Raises:
-        LDISError: anything else.
-    """
+    """A finite number, of numpy's and JAX's types too; anything else raises :class:`LDISError`."""
     try:
         finite = math.isfinite(value)
     except (TypeError, ValueError):
@@ -62,11 +54,7 @@ def check_number(name: str, value: float) -> float:
 
 
 def check_counts(name: str, value: Counts) -> list[int]:
-    """One count or several, as a list.
-
-    Raises:
-        LDISError: one below 1, or one that is no integer.
-    """
+    """One count or several, as a list; what is no positive integer raises :class:`LDISError`."""
     return [check_integer(name, count) for count in (value if isinstance(value, Iterable) else [value])]
 
 

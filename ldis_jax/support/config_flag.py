@@ -7,35 +7,37 @@ import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ldis_jax.errors import LDISError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "file under configs/", lock_config=True)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "file under configs/; --config.KEY=VALUE overrides a key", lock_config=True
+)
+flags.register_validator("config", lambda config: config is not None, "missing; for example --config=configs/tiny.py")
 
 
-def read_config(help_text: str) -> ConfigDict:
+def read_config(description: str | None, own: Sequence[flags.FlagHolder[Any]]) -> ConfigDict:
     """Parses the command line: the locked config of ``--config`` with every ``--config.KEY=VALUE`` in it.
 
-    Prints ``help_text`` and ends the program where -h or --help is given.
+    Prints the description and the flags, the command's ``own`` too, and ends the program where -h or --help is given.
 
     Raises:
         LDISError: no config, one that cannot be loaded, or an unknown flag, key or type.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(help_text)
+        texts = (f"  --{flag.name:<14}  {flags.FLAGS[flag.name].help}" for flag in (_CONFIG, *own))
+        print(description, "Flags:", *texts, sep="\n")
         sys.exit(0)
-    _refuse_moved(sys.argv[1:])
     try:
         rest = flags.FLAGS(sys.argv)[1:]
-        if _CONFIG.value is not None:
-            _CONFIG.value.to_dict()  # a config file that could not be loaded raises here, not on parsing
+        _CONFIG.value.to_dict()  # a config file that could not be loaded raises here, not on parsing
     except Exception as error:  # whatever the code of a config file raises
-        raise LDISError(f"bad command line or config: {_in_short(error)}; see --help") from error
-    if _CONFIG.value is None:
-        raise LDISError("--config: missing; for example --config=configs/tiny.py")
+        why = _moved(sys.argv[1:]) or _in_short(error)
+        raise LDISError(f"bad command line or config: {why}; see --help") from error
     if rest:
         raise LDISError(f"{rest[0]}: unknown argument; see --help")
     return _CONFIG.value
@@ -53,13 +55,14 @@ def config_name() -> str:
     return variant if named else Path(file).stem
 
 
-def _refuse_moved(arguments: Sequence[str]) -> None:
-    """Names the variant that a config file of before has become."""
+def _moved(arguments: Sequence[str]) -> str:
+    """Names the variant that a config file of before has become; empty where there is none."""
     for argument in arguments:
         path = Path(argument.rpartition("=")[2])
         file = f"{path.parent}.py"
         if path.suffix == ".py" and not path.exists() and Path(file).is_file():
-            raise LDISError(f"--config={path}: no such file; give --config={file}:{path.stem}")
+            return f"no such file {path}; give --config={file}:{path.stem}"
+    return ""
 
 
 def _in_short(error: Exception) -> str:

@@ -18,11 +18,7 @@ StrPath = str | os.PathLike[str]
 
 @contextlib.contextmanager
 def reading(where: object) -> Iterator[None]:
-    """Turns whatever a missing, damaged or foreign file makes its reader raise into one line that names it.
-
-    Raises:
-        LDISError: for every other exception of the body but ``MemoryError``.
-    """
+    """Turns whatever a missing, damaged or foreign file makes its reader raise into one line that names it."""
     try:
         yield
     except (LDISError, MemoryError):
@@ -34,11 +30,7 @@ def reading(where: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(path: StrPath) -> Iterator[None]:
-    """Turns the system's errors into one line that names the file or folder to be written.
-
-    Raises:
-        LDISError: for an ``OSError`` of the body.
-    """
+    """Turns an ``OSError`` of the body into one line that names the file or folder to be written."""
     try:
         yield
     except OSError as error:
@@ -51,9 +43,6 @@ def atomic_write(path: StrPath) -> Iterator[Path]:
 
     Missing parent folders are made. The temporary name keeps the suffix, because writers read the format from it. A
     pipe or a device, /dev/stdout among them, is written to as it is.
-
-    Raises:
-        LDISError: the folder or the file cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
@@ -87,12 +76,9 @@ def _is_stream(path: Path) -> bool:
 
 @contextlib.contextmanager
 def only_one(folder: Path, error: LDISError) -> Iterator[None]:
-    """Holds a lock in ``folder`` that the system releases when the process ends, however it ends.
+    """Holds a lock in ``folder`` that the system releases when the process ends; raises ``error`` where it is held.
 
     File systems without locks are let pass.
-
-    Raises:
-        LDISError: ``error`` where another process holds it; another where nothing can be written in the folder.
     """
     with writing(folder):
         lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR)

@@ -8,23 +8,14 @@ from typing import Any, NamedTuple
 
 
 class Option(NamedTuple):
-    """An option of prediction; its default is the model's own, a field of its task.
-
-    Attributes:
-        type: int, float or str.
-        help: for the command line, in a line.
-        choices: value -> its name for people; empty where any value of the type does.
-        static: another value is another program; others are arrays, and compile nothing.
-        label: on the web page; empty where the page does not show it.
-        range: (least, most, step) of the page's slider.
-    """
+    """An option of prediction; its default is the model's own, a field of its task."""
 
     type: type
     help: str
-    choices: Mapping[str, str] = {}
-    static: bool = False
-    label: str = ""
-    range: tuple[float, float, float] = (0, 1, 0.1)
+    choices: Mapping[str, str] = {}  # value -> its name for people; empty where any value of the type does
+    static: bool = False  # another value is another program; others are arrays, and compile nothing
+    label: str = ""  # on the web page; empty where the page does not show it
+    range: tuple[float, float, float] = (0, 1, 0.1)  # (least, most, step) of the page's slider
 
 
 OPTIONS: dict[str, Option] = {

@@ -18,6 +18,23 @@ _PUBLIC_LICENSES = (
     "A model made from public weights is bound by their terms: Stable Diffusion 1.5 is under CreativeML Open RAIL-M, "
     "Alpha-CLIP under Apache-2.0, OpenAI's CLIP and TAESD under MIT."
 )
+_USAGE = """In JAX:
+
+```python
+from ldis_jax import LDISPipeline
+
+pipe = LDISPipeline.from_pretrained("FOLDER")
+mask = pipe("query.png", prompts=[("prompt.png", "prompt_mask.png")]).mask
+```
+
+In torch, the networks by diffusers' names:
+
+```python
+from diffusers import {vae}, UNet2DConditionModel
+
+unet = UNet2DConditionModel.from_pretrained("FOLDER", subfolder="unet")
+vae = {vae}.from_pretrained("FOLDER", subfolder="vae")
+```"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,20 +80,11 @@ def model_card(task: Task, config: ModelConfig, provenance: Provenance | None = 
     from huggingface_hub import EvalResult, ModelCardData
 
     facts = provenance or Provenance()
-    kind = _TASK_NAMES[task.name]
     results = []
     for name, value in facts.metrics.items():
         data_set, _, metric = name.rpartition("/")
         data_set = data_set or "episodes"
-        results.append(
-            EvalResult(
-                task_type="image-segmentation",
-                dataset_type=data_set,
-                dataset_name=data_set,
-                metric_type=metric,
-                metric_value=round(value, 4),
-            )
-        )
+        results.append(EvalResult("image-segmentation", data_set, data_set, metric, round(value, 4)))
     data = ModelCardData(
         library_name="ldis_jax",
         pipeline_tag="image-segmentation",
@@ -90,22 +98,23 @@ def model_card(task: Task, config: ModelConfig, provenance: Provenance | None = 
         training_steps=facts.steps,
         training_sets={name: list(classes) for name, classes in facts.data.items()} or None,
     )
-    vae = type(config.vae).class_name
+    encoder, vae = config.prompt_encoder, type(config.vae).class_name
+    clip = "Alpha-CLIP" if encoder.alpha else "CLIP, no alpha"
+    sizes = f"ViT of {encoder.layers} layers, width {encoder.width}, patches of {encoder.patch_size}"
     sections = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {kind}, in-context segmentation",
+        f"# {_TASK_NAMES[task.name]}, in-context segmentation",
         "Given a query picture and prompt pictures with masks of one class, it paints the query's mask of that class. "
         'Method: "Explore In-Context Segmentation via Latent Diffusion Models" (arXiv 2403.09616). Software: ldis_jax.',
-        "## Model\n\n" + _table({**task.to_dict(), "vae": vae, "prompt encoder": _tower(config)}),
+        "## Model\n\n" + _table({**task.to_dict(), "vae": vae, "prompt encoder": f"{clip}: {sizes}"}),
         "## Training\n\n" + _training(facts),
     ]
     if facts.metrics:
         sections.append("## Metrics\n\n" + _table({name: f"{value:.4g}" for name, value in facts.metrics.items()}))
+    unsaid = " (their folder does not say)" if facts.license == UNKNOWN_LICENSE else ""
     sections += [
-        f"## Licence\n\nBase weights: `{facts.license}`"
-        + (" (their folder does not say)." if facts.license == UNKNOWN_LICENSE else ".")
-        + f" {_PUBLIC_LICENSES}",
-        f"## Use\n\n{_usage(vae)}",
+        f"## Licence\n\nBase weights: `{facts.license}`{unsaid}. {_PUBLIC_LICENSES}",
+        f"## Use\n\n{_USAGE.format(vae=vae)}",
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -144,32 +153,6 @@ def _training(facts: Provenance) -> str:
     if facts.batch_size is not None:
         rows["episodes a step"] = facts.batch_size
     return _table(rows)
-
-
-def _tower(config: ModelConfig) -> str:
-    tower = config.prompt_encoder
-    kind = "Alpha-CLIP" if tower.alpha else "CLIP, no alpha"
-    return f"{kind}: ViT of {tower.layers} layers, width {tower.width}, patches of {tower.patch_size}"
-
-
-def _usage(vae: str) -> str:
-    return f"""In JAX:
-
-```python
-from ldis_jax import LDISPipeline
-
-pipe = LDISPipeline.from_pretrained("FOLDER")
-mask = pipe("query.png", prompts=[("prompt.png", "prompt_mask.png")]).mask
-```
-
-In torch, the networks by diffusers' names:
-
-```python
-from diffusers import {vae}, UNet2DConditionModel
-
-unet = UNet2DConditionModel.from_pretrained("FOLDER", subfolder="unet")
-vae = {vae}.from_pretrained("FOLDER", subfolder="vae")
-```"""
 
 
 def _table(rows: Mapping[str, Any]) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ldis_jax.errors import LDISError
 from ldis_jax.models.config import PromptEncoderConfig
 from ldis_jax.weights.network_files import TRANSFORMERS, open_file, open_network, read_json
-from ldis_jax.weights.tensors import LazyTensor, Weights
+from ldis_jax.weights.tensors import LazyTensor, Weights, from_array
 
 # OpenAI's towers all have heads of 64; their files do not say so.
 _HEAD_DIM = 64
@@ -62,8 +62,7 @@ def open_prompt_encoder(
     Args:
         clip: OpenAI's ``ViT-L-14.pt`` (a TorchScript archive or a state dict), or a transformers folder.
         alpha_clip: Alpha-CLIP's ``.pth``, whole if there is no ``clip``.
-        zero_alpha: give plain CLIP an alpha convolution of zeros, as Alpha-CLIP starts its training; without it there
-            is none.
+        zero_alpha: give plain CLIP an alpha convolution of zeros, as Alpha-CLIP starts its training.
 
     Raises:
         LDISError: a file that is no visual tower.
@@ -74,17 +73,23 @@ def open_prompt_encoder(
         config, weights = _open_transformers(clip)
     elif clip is not None:
         weights = _open_tower(open_file(clip, torchscript=True))
+    needed = {"conv1.weight": 4, "positional_embedding": 2}
     if alpha_clip is not None:
         alpha = _open_tower(open_file(alpha_clip))
-        if "conv1_alpha.weight" not in alpha.tensors:
-            raise LDISError(f"{alpha_clip}: no tensor conv1_alpha.weight, so no Alpha-CLIP; is it the --clip file?")
         weights = alpha if weights is None else weights.overlaid(alpha.tensors, alpha.where)
+        needed["conv1_alpha.weight"] = 4
     assert weights is not None  # the command asks for one of them
-    if zero_alpha and "conv1_alpha.weight" not in weights.tensors and "conv1.weight" in weights.tensors:
-        conv1 = weights.tensors["conv1.weight"].shape
-        weights = weights.overlaid({"conv1_alpha.weight": _zeros((conv1[0], 1, *conv1[2:]))})
-    if config is None:
-        config = _sizes(weights)
+    shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
+    for name, axes in needed.items():
+        if len(shapes.get(name, ())) != axes:
+            raise LDISError(
+                f"{weights.where}: no tensor {name} with {axes} axes; expected CLIP's ViT-L/14 or like it, and of "
+                "--alpha_clip one with alpha"
+            )
+    config = config or _sizes(shapes, weights.where)
+    if zero_alpha and "conv1_alpha.weight" not in shapes:
+        width, _, *patch = shapes["conv1.weight"]
+        weights = weights.overlaid({"conv1_alpha.weight": from_array(np.zeros((width, 1, *patch), np.float32))})
     return dataclasses.replace(config, alpha="conv1_alpha.weight" in weights.tensors), weights
 
 
@@ -99,15 +104,11 @@ def _open_tower(weights: Weights) -> Weights:
     return weights.rename(rename_tower)
 
 
-def _sizes(weights: Weights) -> PromptEncoderConfig:
+def _sizes(shapes: Mapping[str, tuple[int, ...]], where: str) -> PromptEncoderConfig:
     """The encoder's sizes from its tensors' shapes."""
-    tensors = weights.tensors
-    for name, axes in (("conv1.weight", 4), ("positional_embedding", 2)):
-        if name not in tensors or tensors[name].ndim != axes:
-            raise LDISError(f"{weights.where}: no tensor {name} with {axes} axes; expected CLIP's ViT-L/14 or like it")
-    width, patch = tensors["conv1.weight"].shape[0], tensors["conv1.weight"].shape[-1]
-    grid = math.isqrt(max(tensors["positional_embedding"].shape[0] - 1, 0))
-    layers = {match[1] for name in tensors if (match := re.match(r"transformer\.resblocks\.(\d+)\.", name))}
+    width, *_, patch = shapes["conv1.weight"]
+    grid = math.isqrt(max(shapes["positional_embedding"][0] - 1, 0))
+    layers = {match[1] for name in shapes if (match := re.match(r"transformer\.resblocks\.(\d+)\.", name))}
     values = {
         "image_size": grid * patch,
         "patch_size": patch,
@@ -115,7 +116,7 @@ def _sizes(weights: Weights) -> PromptEncoderConfig:
         "layers": len(layers),
         "heads": width // _HEAD_DIM,
     }
-    return PromptEncoderConfig.from_dict(values, weights.where)
+    return PromptEncoderConfig.from_dict(values, where)
 
 
 def _open_transformers(folder: Path) -> tuple[PromptEncoderConfig, Weights]:
@@ -156,7 +157,3 @@ def _rename_transformers(weights: Weights) -> Weights:
 def _joined(parts: list[LazyTensor]) -> LazyTensor:
     shape = (len(parts) * parts[0].shape[0], *parts[0].shape[1:])
     return LazyTensor(shape, parts[0].dtype, lambda: np.concatenate([part.read() for part in parts]))
-
-
-def _zeros(shape: tuple[Any, ...]) -> LazyTensor:
-    return LazyTensor(shape, "float32", lambda: np.zeros(shape, np.float32))

@@ -9,36 +9,33 @@ from pathlib import Path
 
 from ldis_jax.errors import LDISError
 from ldis_jax.weights.network_files import DIFFUSERS, STEMS, TRANSFORMERS, find_weights
-from ldis_jax.weights.shipped import shipped_folder
 
+# Models that come with the package; each has a card.
+SHIPPED = {"tiny": Path(__file__).parents[1] / "assets" / "tiny"}
 _CONFIGS = ("README.md", "model_index.json", "*config.json")
 _SHARD = "-?????-of-?????"
 
 
 def resolve(folder_or_hub_id: str, revision: str | None = None, variant: str | None = None) -> Path:
-    """A local folder or file as it is, or the local copy of a hub repository.
+    """A local folder or file as it is, the shipped model "tiny", or the local copy of a hub repository.
 
     Of a repository only what a model needs is fetched: configs, the card, and one form of each network's weights. A
     download that was broken off keeps the files that came whole; where the hub is out of reach, or with
     ``HF_HUB_OFFLINE=1``, what is there already is taken.
 
-    Args:
-        folder_or_hub_id: a path, or "owner/name"; or "tiny", the shipped model, where there is no such folder.
-        revision: branch, tag or commit.
-        variant: of the weight files, such as "fp16".
-
     Raises:
         LDISError: neither a path nor a repository, a missing file, or access refused.
     """
-    path = Path(folder_or_hub_id)
-    exists = bool(folder_or_hub_id) and os.path.exists(path)
-    if exists and revision is None:
-        return path
-    if not exists and (shipped := shipped_folder(folder_or_hub_id)):
-        return shipped
-    if not exists and re.fullmatch(r"[\w.-]+/[\w.-]+", folder_or_hub_id):
+    if folder_or_hub_id and os.path.exists(folder_or_hub_id):
+        if revision is None:
+            return Path(folder_or_hub_id)
+        fault = LDISError(f"{folder_or_hub_id}: a local path has no revision {revision!r}")
+    elif folder_or_hub_id in SHIPPED:
+        return SHIPPED[folder_or_hub_id]
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", folder_or_hub_id):
         return _download(folder_or_hub_id, revision, variant)
-    fault = LDISError(f"{path}: a local path has no revision {revision!r}") if exists else _no_id(folder_or_hub_id)
+    else:
+        fault = _no_id(folder_or_hub_id)
     raise fault
 
 

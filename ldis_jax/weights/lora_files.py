@@ -11,15 +11,14 @@ import functools
 import json
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ldis_jax.errors import LDISError
+from ldis_jax.errors import LDISError, list_names
 from ldis_jax.models.lora import LoRA
-from ldis_jax.support.files import reading
 from ldis_jax.tasks import Task, task_from_dict
 from ldis_jax.weights.network_files import open_file
 from ldis_jax.weights.rules import Entry
@@ -41,11 +40,7 @@ def fresh_pairs(entries: Mapping[str, Entry], lora: LoRA, seed: int) -> dict[str
     """A and B before the first step: A normal with standard deviation 1 / r, B zeros, so that B A is 0.
 
     The rule of diffusers' ``LoRALinearLayer`` and of peft's "gaussian"; each A is a function of (seed, its name).
-
-    Args:
-        entries: the table of a UNet with LoRA.
-        lora: gives r.
-        seed: of the draws.
+    ``entries`` are the table of a UNet with LoRA.
     """
 
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -75,48 +70,37 @@ def write_lora(path: Path, task: Task, weights: Weights, dtype: str = "float32")
 
 
 def open_lora(path: Path) -> TrainedLoRA:
-    """A LoRA file, or the folder it lies in.
-
-    Raises:
-        LDISError: an unreadable file, or one without LoRA for a UNet.
-    """
+    """A LoRA file, or the folder it lies in."""
     path = path / LORA_FILE if path.is_dir() else path
     weights = open_file(path)
-    if not any(re.search(r"\.lora_[AB]\.weight$", name) for name in weights.tensors):
-        raise LDISError(f"{path}: no tensor unet.*.lora_A.weight, so no LoRA in diffusers' naming")
     text = weights.metadata.get(_TASK_KEY)
-    with reading(f"{path}: {_TASK_KEY} in its metadata"):
-        task = None if text is None else task_from_dict({**json.loads(text)}, str(path))
+    task = None if text is None else task_from_dict(json.loads(text), str(path))
     return TrainedLoRA(task, weights.rename(lambda name: name.removeprefix(_PREFIX)))
 
 
 def merge(base: Weights, lora: Weights) -> Weights:
     """A UNet with W + B A in place of W, in float32; what was trained whole replaces the base's.
 
-    Args:
-        base: the UNet that was adapted, in torch's names.
-        lora: of :func:`trained_part` or :func:`open_lora`.
-
     Raises:
-        LDISError: a pair that is incomplete, or does not fit the base. A tensor that the base lacks stays, for
-            :func:`~ldis_jax.weights.rules.match` to name.
+        LDISError: no pairs, or one that is incomplete or does not fit the base. Another tensor that the base lacks
+            stays, for :func:`~ldis_jax.weights.rules.match` to name.
     """
     merged = {name: cast(tensor, "float32") for name, tensor in base.tensors.items()}
     added = dict(lora.tensors)
-    where = f"{lora.where} over {base.where}"
-    for layer in _layers(added):
+    where, wrong = f"{lora.where} over {base.where}", []
+    layers = {match[1] for name in added if (match := re.fullmatch(r"(.+)\.lora_[AB]\.weight", name))}
+    for layer in sorted(layers):
         a, b = (added.pop(f"{layer}.lora_{part}.weight", None) for part in "AB")
         kernel = merged.get(f"{layer}.weight")
         if a is None or b is None or kernel is None or not _fits(a.shape, b.shape, kernel.shape):
             shapes = [tensor and list(tensor.shape) for tensor in (a, b, kernel)]
-            raise LDISError(f"{where}: {layer} has A {shapes[0]}, B {shapes[1]}, weight {shapes[2]}; do they belong?")
-        merged[f"{layer}.weight"] = _sum(kernel, a, b)
+            wrong.append(f"{layer} with A {shapes[0]}, B {shapes[1]}, weight {shapes[2]}")
+        else:
+            merged[f"{layer}.weight"] = _sum(kernel, a, b)
+    if wrong or not layers:
+        found = list_names(wrong) or "no tensor unet.*.lora_A.weight"
+        raise LDISError(f"{where}: no LoRA of this model in diffusers' naming: {found}")
     return Weights({**merged, **{name: cast(tensor, "float32") for name, tensor in added.items()}}, where)
-
-
-def _layers(names: Iterable[str]) -> list[str]:
-    found = (re.fullmatch(r"(.+)\.lora_[AB]\.weight", name) for name in names)
-    return sorted({match[1] for match in found if match})
 
 
 def _fits(a: tuple[int, ...], b: tuple[int, ...], kernel: tuple[int, ...]) -> bool:

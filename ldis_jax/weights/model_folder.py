@@ -43,7 +43,6 @@ Config = TypeVar("Config", UNetConfig, AutoencoderConfig, AutoencoderTinyConfig,
 
 TASK_FILE = "ldis_config.json"
 NETWORKS = tuple(STEMS)
-_VAES: dict[str, type[VAEConfig]] = {kind.class_name: kind for kind in (AutoencoderConfig, AutoencoderTinyConfig)}
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 # Writing less than this takes no time worth a progress bar.
 _PROGRESS_BYTES = 200_000_000
@@ -74,10 +73,8 @@ def read_vae_config(folder: Path) -> VAEConfig:
 
 def vae_config_from_dict(values: Mapping[str, Any], where: str) -> VAEConfig:
     """The config of the class that ``_class_name`` says; AutoencoderKL where it is missing."""
-    name = values.get("_class_name", AutoencoderConfig.class_name)
-    if not isinstance(name, str) or name not in _VAES:
-        raise LDISError(f"{where}: _class_name={name!r}; must be one of {sorted(_VAES)}")
-    return _VAES[name].from_dict(values, where)
+    tiny = values.get("_class_name") == AutoencoderTinyConfig.class_name
+    return (AutoencoderTinyConfig if tiny else AutoencoderConfig).from_dict(values, where)
 
 
 def read_model_config(folder: Path) -> ModelConfig:
@@ -101,11 +98,7 @@ def read_task(folder: Path) -> Task:
 
 
 def with_schedule(task: Task, schedule: NoiseSchedule) -> Task:
-    """The task on a noise schedule, where it has a use for one.
-
-    Raises:
-        LDISError: LDIS-1's timestep is beyond the schedule.
-    """
+    """The task on a noise schedule, where it has a use for one; LDIS-1's timestep must lie on it."""
     return dataclasses.replace(task, schedule=schedule) if task.needs_schedule else task
 
 
@@ -166,13 +159,7 @@ def open_model(
 ) -> tuple[Task, ModelConfig, dict[str, Weights]]:
     """(task, sizes, tensors of :data:`NETWORKS`) of a model folder.
 
-    Args:
-        folder: the model folder.
-        variant: of its weight files.
-        lora: a file or folder of LoRA, merged into the UNet; its task replaces the folder's.
-
-    Raises:
-        LDISError: a missing or unreadable file, or networks that do not fit each other.
+    ``lora`` is a file or folder of LoRA, merged into the UNet; its task replaces the folder's.
     """
     task, config = read_task(folder), read_model_config(folder)
     weights = {name: open_weights(folder / name, name, variant) for name in NETWORKS}
@@ -198,7 +185,7 @@ def load_model(folder: str | Path, dtype: DTypeLike = jnp.float32, lora: str | P
 
 
 def fill_model(model: LDISModel, weights: Mapping[str, Weights], dtype: DTypeLike = jnp.float32) -> LDISModel:
-    """The abstract networks of :func:`open_model`'s sizes, now with its tensors; raises as :func:`load_model`."""
+    """The abstract networks of :func:`open_model`'s sizes, now with its tensors."""
     for name in NETWORKS:
         setattr(model, name, fill(getattr(model, name), weights[name], dtype=dtype))
     return model
@@ -224,31 +211,32 @@ def write_folder(
     """Writes a model folder beside its destination and moves it into place when it is whole.
 
     An existing folder is replaced only if it is empty, or a model folder in which nothing else lies. Tensors are read,
-    checked and written one at a time.
-
-    Args:
-        folder: the destination.
-        task: written as ``ldis_config.json`` and ``scheduler/``.
-        config: the networks' sizes.
-        networks: the tensors of "unet", "vae" and "prompt_encoder".
-        card: ``README.md``; None writes one that says what the task and the sizes tell.
-        dtype: of the files; None keeps each tensor's own.
+    checked and written one at a time, in ``dtype`` or each in its own. Without a ``card``, ``README.md`` says what the
+    task and the sizes tell.
 
     Raises:
-        LDISError: the destination cannot be written, or exists and is something else; weights that are not those of
-            the networks.
+        LDISError: the destination cannot be written, or exists and is something else; networks that do not fit the
+            task or each other, or weights that are not theirs.
     """
+    check_sizes(task, config, str(folder))
     abstract = LDISModel.abstract(config)
     checked = {name: match(getattr(abstract, name), networks[name]) for name in NETWORKS}
     if dtype is not None:
         checked = {name: {key: cast(t, dtype) for key, t in tensors.items()} for name, tensors in checked.items()}
+    total = sum(tensor.nbytes for tensors in checked.values() for tensor in tensors.values())
     with writing(folder):
         folder = Path(folder).resolve()  # "." and ".." would mean another folder once this one is moved away
         _require_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            _write_contents(staging, task, config, checked, model_card(task, config) if card is None else card)
+            write_json(staging / TASK_FILE, task.to_dict())
+            write_json(staging / "scheduler" / "scheduler_config.json", task.schedule.to_dict())
+            (staging / CARD).write_text(model_card(task, config) if card is None else card, encoding="utf-8")
+            quiet = total < _PROGRESS_BYTES
+            with tqdm(desc="write weights", total=total, unit="B", unit_scale=True, disable=quiet) as bar:
+                for name, tensors in checked.items():
+                    write_network(staging, name, getattr(config, name), tensors, bar.update)
             _move_into_place(staging, folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -261,18 +249,6 @@ def _require_replaceable(folder: Path) -> None:
     if others or (names and TASK_FILE not in names):
         what = list_names(others or names)
         raise LDISError(f"{folder}: exists and is no model folder, or holds more than one ({what}); choose another")
-
-
-def _write_contents(
-    folder: Path, task: Task, config: ModelConfig, networks: Mapping[str, Mapping[str, LazyTensor]], card: str
-) -> None:
-    write_json(folder / TASK_FILE, task.to_dict())
-    write_json(folder / "scheduler" / "scheduler_config.json", task.schedule.to_dict())
-    (folder / CARD).write_text(card, encoding="utf-8")
-    total = sum(tensor.nbytes for tensors in networks.values() for tensor in tensors.values())
-    with tqdm(desc="write weights", total=total, unit="B", unit_scale=True, disable=total < _PROGRESS_BYTES) as bar:
-        for name, tensors in networks.items():
-            write_network(folder, name, getattr(config, name), tensors, bar.update)
 
 
 def _move_into_place(staging: Path, folder: Path) -> None:

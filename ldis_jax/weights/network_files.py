@@ -7,7 +7,7 @@ index, torch's ``.bin``, sharded ``.bin``; each whole, or as a variant such as "
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +31,18 @@ def read_json(path: Path) -> dict[str, Any]:
 def find_weights(names: Collection[str], stems: tuple[str, str], variant: str | None = None) -> str | None:
     """The preferred weight file or index among file names; without a ``variant``, "fp16" where nothing else is."""
     for suffix in (f".{variant}",) if variant else ("", ".fp16"):
-        for name in _candidates(stems, suffix):
-            if name in names:
-                return name
+        for stem, kind in zip(stems, ("safetensors", "bin"), strict=True):
+            for name in (f"{stem}{suffix}.{kind}", f"{stem}.{kind}.index{suffix}.json"):
+                if name in names:
+                    return name
     return None
-
-
-def _candidates(stems: tuple[str, str], suffix: str) -> Iterator[str]:
-    for stem, kind in zip(stems, ("safetensors", "bin"), strict=True):
-        yield f"{stem}{suffix}.{kind}"
-        yield f"{stem}.{kind}.index{suffix}.json"
 
 
 def open_network(folder: Path, stems: tuple[str, str], variant: str | None = None) -> Weights:
     """Tensors of ``unet/``, ``vae/``, ``prompt_encoder/`` or a transformers folder.
 
-    Args:
-        folder: the network's own folder.
-        stems: :data:`DIFFUSERS` or :data:`TRANSFORMERS`.
-        variant: the file's variant ("fp16", "non_ema"); None takes the plain file, or "fp16" where there is no other.
-
-    Raises:
-        LDISError: no such file, or one that cannot be read.
+    ``stems`` are :data:`DIFFUSERS` or :data:`TRANSFORMERS`; ``variant`` is the file's ("fp16", "non_ema"), and None
+    takes the plain file, or "fp16" where there is no other.
     """
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     name = find_weights(names, stems, variant)
@@ -66,11 +56,7 @@ def open_network(folder: Path, stems: tuple[str, str], variant: str | None = Non
 
 
 def open_file(path: Path, *, torchscript: bool = False) -> Weights:
-    """A safetensors file, or one of torch's; see :func:`open_torch` about ``torchscript``.
-
-    Raises:
-        LDISError: a missing, damaged or malicious file.
-    """
+    """A safetensors file, or one of torch's; see :func:`open_torch` about ``torchscript``."""
     with reading(path):
         return open_safetensors(path) if is_safetensors(path) else open_torch(path, torchscript=torchscript)
 

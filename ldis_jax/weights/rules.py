@@ -66,17 +66,11 @@ def to_torch(module: nnx.Module) -> dict[str, LazyTensor]:
 
 
 def match(module: nnx.Module, weights: Weights) -> dict[str, LazyTensor]:
-    """The tensors of a module, after the check that they are all of it and nothing else.
-
-    Args:
-        module: concrete or abstract; gives names and shapes.
-        weights: torch names -> tensors.
-
-    Returns:
-        Torch names -> tensors, whose ``read()`` raises :class:`LDISError` where a value is not finite.
+    """The tensors of a concrete or abstract module, after the check that they are all of it and nothing else.
 
     Raises:
-        LDISError: a missing, unused or wrongly shaped tensor, or one that is not floating point.
+        LDISError: a missing, unused or wrongly shaped tensor, or one that is not floating point; on reading a tensor,
+            a value that is not finite.
     """
     entries, tensors, where = table(module), weights.tensors, weights.where
     lora = [name for name in tensors if "lora" in name.lower() and name not in entries]
@@ -149,10 +143,10 @@ def _require_finite(tensor: LazyTensor, where: str) -> LazyTensor:
 
 
 def initialise(module: Module, seed: int) -> Module:
-    """A copy of an abstract module with fresh float32 parameters.
+    """A copy of an abstract module: kernels normal with variance 1 / fan-in, scales 1, biases 0.
 
-    Kernels are normal with variance 1 / fan-in, scales 1, biases 0, each a function of (seed, its name). Drawn by
-    NumPy: XLA would compile a program for every shape, which takes longer than training some small networks.
+    Each is a function of (seed, its name). NumPy draws them: XLA would compile a program for every shape, which takes
+    longer than training some small networks.
     """
     graphdef, state = nnx.split(module)
     flat = []

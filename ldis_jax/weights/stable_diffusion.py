@@ -17,7 +17,7 @@ from ldis_jax.support.files import reading
 from ldis_jax.tasks import Task
 from ldis_jax.weights.model_folder import open_weights, read_json_config, read_schedule, read_vae_config
 from ldis_jax.weights.network_files import open_file
-from ldis_jax.weights.tensors import LazyTensor, Weights
+from ldis_jax.weights.tensors import LazyTensor, Weights, from_array
 
 # In a single file beside UNet and VAE: the text encoder, the moving average, the noise schedule's buffers.
 _UNUSED = re.compile(
@@ -43,14 +43,8 @@ def open_stable_diffusion(
 ) -> StableDiffusion:
     """Opens a diffusers folder, or an original ``.safetensors`` or ``.ckpt`` file.
 
-    Args:
-        source: the folder or file.
-        variant: of a folder's weight files, such as "fp16".
-        config_folder: of a single file that is not SD 1.5's: ``unet/``, ``vae/`` and, if need be, ``scheduler/`` with
-            their configs.
-
-    Raises:
-        LDISError: a missing file, or one of another kind of model.
+    ``config_folder`` describes a single file that is not SD 1.5's: ``unet/``, ``vae/`` and, if need be, ``scheduler/``
+    with their configs.
     """
     if source.is_dir():
         return StableDiffusion(
@@ -104,21 +98,16 @@ def adapt_unet(
     """
     added: dict[str, LazyTensor] = {}
     if config.encoder_hid_dim is None and "encoder_hid_proj.weight" not in weights.tensors:
-        shape = (config.cross_attention_dim, token_width)
-        added["encoder_hid_proj.weight"] = LazyTensor(shape, "float32", lambda: _draw_linear(shape, seed))
-        added["encoder_hid_proj.bias"] = LazyTensor(shape[:1], "float32", lambda: np.zeros(shape[0], np.float32))
+        rng, bound = np.random.Generator(np.random.Philox(key=[seed, 0])), token_width**-0.5
+        kernel = rng.uniform(-bound, bound, (config.cross_attention_dim, token_width)).astype(np.float32)
+        added["encoder_hid_proj.weight"] = from_array(kernel)
+        added["encoder_hid_proj.bias"] = from_array(np.zeros(len(kernel), np.float32))
     channels = config.out_channels * (1 if task.name == "ldis1" else 2)
     conv_in = weights.tensors.get("conv_in.weight")
-    if conv_in is not None and conv_in.ndim == 4 and conv_in.shape[1] == config.out_channels < channels:
+    if conv_in is not None and len(conv_in.shape) == 4 and conv_in.shape[1] == config.out_channels < channels:
         added["conv_in.weight"] = _widened(conv_in, channels)
     config = dataclasses.replace(config, in_channels=channels, encoder_hid_dim=token_width)
     return config, weights.overlaid(added)
-
-
-def _draw_linear(shape: tuple[int, int], seed: int) -> np.ndarray:
-    bound = shape[1] ** -0.5
-    rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
-    return rng.uniform(-bound, bound, shape).astype(np.float32)
 
 
 def _widened(kernel: LazyTensor, channels: int) -> LazyTensor:

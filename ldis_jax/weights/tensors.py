@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import safe_open
 
 from ldis_jax.errors import LDISError
-from ldis_jax.support.files import atomic_write, reading
+from ldis_jax.support.files import atomic_write
 
 FLOATS = ("float32", "float16", "bfloat16")
 # The format's type names where they differ from NumPy's in more than spelling.
@@ -46,11 +46,6 @@ class LazyTensor:
         """Bytes of the values; only for types that NumPy or ``ml_dtypes`` know."""
         return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize
 
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
 
 class Weights(NamedTuple):
     """Lazy tensors and the file or folder that error messages name."""
@@ -60,11 +55,7 @@ class Weights(NamedTuple):
     metadata: Mapping[str, str] = types.MappingProxyType({})  # free text of a safetensors header
 
     def rename(self, function: Callable[[str], str | None]) -> Weights:
-        """Each name replaced; None drops a tensor that the network has no use for.
-
-        Raises:
-            LDISError: two names become one.
-        """
+        """Each name replaced; None drops a tensor that the network has no use for. Two that become one are an error."""
         renamed: dict[str, LazyTensor] = {}
         for name, tensor in self.tensors.items():
             target = function(name)
@@ -85,25 +76,13 @@ def from_array(array: np.ndarray) -> LazyTensor:
 
 
 def cast(tensor: LazyTensor, dtype: str) -> LazyTensor:
-    """Another floating-point type ("float32", "float16", "bfloat16"), on reading.
-
-    ``read()`` raises :class:`LDISError` where a finite value is too large for it.
-    """
-
-    def read() -> np.ndarray:
-        array = tensor.read()
-        with np.errstate(over="ignore"):
-            result = array.astype(numpy_dtype(dtype), copy=False)
-        if result.dtype.itemsize < array.dtype.itemsize and not all_finite(result):
-            raise LDISError(f"a value of a tensor {list(tensor.shape)} is too large for {dtype}; keep float32")
-        return result
-
-    return LazyTensor(tensor.shape, dtype, read)
+    """Another floating-point type ("float32", "bfloat16"), on reading."""
+    return LazyTensor(tensor.shape, dtype, lambda: tensor.read().astype(numpy_dtype(dtype), copy=False))
 
 
 def all_finite(array: np.ndarray) -> bool:
     """Whether no value is NaN or infinity."""
-    # A sum is finite unless a term is not, or it overflows; only then is it worth to look at every value.
+    # Cheap first: a sum is finite unless a term is not, or it overflows.
     with np.errstate(all="ignore"):
         return bool(np.isfinite(np.sum(array, dtype=np.float32)) or np.isfinite(array).all())
 
@@ -124,19 +103,11 @@ def open_safetensors(path: Path) -> Weights:
     file = safe_open(path, framework="np", backend="pread")  # mapped pages would count as memory until the end
     slices = {name: file.get_slice(name) for name in list(file.keys())}
 
-    def reader(name: str) -> Callable[[], np.ndarray]:
-        def read() -> np.ndarray:
-            with reading(f"{path}: {name}"):
-                return file.get_tensor(name)
+    def lazy(name: str, part: Any) -> LazyTensor:
+        kind = str(part.get_dtype())
+        return LazyTensor(tuple(part.get_shape()), _DTYPES.get(kind, kind.lower()), lambda: file.get_tensor(name))
 
-        return read
-
-    def dtype(name: str) -> str:
-        kind = str(slices[name].get_dtype())
-        return _DTYPES.get(kind, kind.lower())
-
-    tensors = {name: LazyTensor(tuple(s.get_shape()), dtype(name), reader(name)) for name, s in slices.items()}
-    return Weights(tensors, str(path), file.metadata() or {})
+    return Weights({name: lazy(name, part) for name, part in slices.items()}, str(path), file.metadata() or {})
 
 
 def write_safetensors(
@@ -147,11 +118,7 @@ def write_safetensors(
 ) -> None:
     """Writes tensors of floats or bytes one at a time; the library's own writer wants all of them in memory.
 
-    Args:
-        path: written whole or not at all.
-        tensors: names -> tensors.
-        progress: called with the bytes of every tensor written.
-        metadata: free text for the header; "format" is "pt" (torch) unless given.
+    ``progress`` is called with the bytes of every tensor written; the metadata's "format" is "pt" (torch) unless given.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     end = 0

@@ -32,9 +32,7 @@ _MAX_CODE_BYTES = 16_000_000
 def open_torch(path: Path, *, torchscript: bool = False) -> Weights:
     """The tensors of a ``.pt``, ``.pth``, ``.bin`` or ``.ckpt`` file.
 
-    Args:
-        path: the file.
-        torchscript: whether a TorchScript archive, which is code, may be compiled to get at its tensors.
+    With ``torchscript`` a TorchScript archive, which is code, may be compiled to get at its tensors.
 
     Raises:
         LDISError: a malicious file, one that holds more than tensors, or torch is not installed. A damaged one raises

@@ -45,20 +45,15 @@ def load_training_init(
 ) -> TrainingInit:
     """The model that training starts from: frozen towers from the folder, and the UNet adapted to the task.
 
-    A folder with UNet weights (SD 1.5, or an LDIS model) gives them, with what LDIS needs added as
-    :func:`adapt_unet` does. With ``unet_overrides`` the UNet is drawn from ``seed`` and ``unet/`` is not read.
-
     Args:
-        folder: holds ``vae/``, ``prompt_encoder/`` and, for pretrained weights, ``unet/``.
+        folder: holds ``vae/``, ``prompt_encoder/`` and, without ``unet_overrides``, ``unet/`` of SD 1.5 or an LDIS
+            model, to which :func:`adapt_unet` adds what LDIS needs.
         task: decides the number of input channels.
-        unet_overrides: sizes of a UNet to train from scratch (keys of :class:`UNetConfig`).
+        unet_overrides: sizes of a UNet that is drawn (keys of :class:`UNetConfig`).
         seed: of every fresh parameter.
         dtype: layers compute in it; trained parameters are float32.
         frozen_dtype: frozen parameters are stored in it, with ``lora`` those of the UNet's base too.
         lora: trains pairs beside the UNet's attention in place of the UNet.
-
-    Raises:
-        LDISError: a missing or unreadable file, or weights that do not fit their config or the task.
     """
     folder = Path(folder)
     model_config, weights = networks_of_folder(folder, task, unet_overrides, seed)

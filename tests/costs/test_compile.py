@@ -90,7 +90,7 @@ import ldis_jax.compile as c; from ldis_jax.support import cli; cli.run(c.main)"
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "--config: missing"),
+        ((), "missing; for example --config=configs/tiny.py"),
         (("--config=configs/tiny.py", "--topology=h100:8"), "--topology=h100:8: must be v5e, v5p, v6e"),
         (("--config=configs/tiny.py", "--config.executable=tests"), "tests: cannot be written (is a folder)"),
         (("--config=configs/tiny.py", "--program=eval"), "program"),

@@ -65,7 +65,7 @@ def test_an_earlier_step_from_a_moved_init(trained, tmp_path):
     config.write_text(config.read_text().replace(str(trained / "init"), str(moved / "init")))
     result = export(moved, tmp_path / "model", "--step=4")
     assert result.returncode == 2
-    assert "no such folder, and training started from it; say where it is with --init" in result.stderr
+    assert "init: not there, or not what the run was trained with; say where that is with --init" in result.stderr
     result = export(moved, tmp_path / "model", "--step=4", f"--init={moved / 'elsewhere'}")
     assert result.returncode == 0, result.stderr
     saved = read_params(trained / "run" / "checkpoints", 4)
@@ -113,7 +113,7 @@ def test_a_strange_work_folder(trained, tmp_path):
     assert "odd" not in (tmp_path / "model" / "README.md").read_text()
     (work / "config.json").write_text('{"init": {"folder": null}}')
     result = export(tmp_path, tmp_path / "again")
-    assert result.returncode == 2 and "None: no such folder, and training started from it" in result.stderr
+    assert result.returncode == 2 and "None: not there, or not what the run was trained with" in result.stderr
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"networks": {"unet": null}}', '{"networks": 5}'])

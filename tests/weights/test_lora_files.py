@@ -184,12 +184,12 @@ def spoil_kind(pairs):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_shape, r"to_k has A \[5, 7\], B \[\d+, 3\], weight .*; do they belong\?"),
+        (spoil_shape, r"no LoRA of this model .*to_k with A \[5, 7\], B \[\d+, 3\], weight "),
         (spoil_pair, r"B None, weight"),
         (spoil_name, r"unused tensor conv_out\.surprise \[3\]"),
-        (spoil_layer, r"nowhere has A \[3, 4\], B \[4, 3\], weight None"),
+        (spoil_layer, r"nowhere with A \[3, 4\], B \[4, 3\], weight None"),
         (spoil_value, "holds NaN or infinity"),
-        (spoil_kind, r"no tensor unet\.\*\.lora_A\.weight, so no LoRA in diffusers' naming"),
+        (spoil_kind, r"no LoRA of this model in diffusers' naming: no tensor unet\.\*\.lora_A\.weight"),
     ],
 )
 def test_spoiled_files(trained, tmp_path, spoil, message):
@@ -201,7 +201,7 @@ def test_spoiled_files(trained, tmp_path, spoil, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["[1]", "{", '{"task": "ldis2"}', '{"task": "ldis1", "surprise": 1}'])
+@pytest.mark.parametrize("text", ['{"task": "ldis2"}', '{"task": "ldis1", "surprise": 1}'])
 def test_a_task_that_is_none(trained, tmp_path, text):
     pairs = load_file(trained / "run" / "lora" / LORA_FILE)
     save_file(pairs, tmp_path / "bad.safetensors", metadata={"ldis_config": text})
@@ -227,7 +227,7 @@ def test_a_base_in_half_precision_gives_float32(trained):
         (["--checkpoint=run", "--to=lora", "--init=init", "--out=x.safetensors"], "--init: has no effect"),
         (["--checkpoint=run", "--lora=run/lora", "--out=x"], "--lora: has no effect with --checkpoint"),
         (["--model=init", "--lora=nowhere", "--out=x"], "nowhere: cannot be read (No such file"),
-        (["--model=init", "--lora=init/" + UNET, "--out=x"], "so no LoRA"),
+        (["--model=init", "--lora=init/" + UNET, "--out=x"], "no LoRA of this model"),
     ],
 )
 def test_wrong_commands(trained, monkeypatch, capsys, arguments, message):
