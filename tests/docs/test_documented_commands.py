@@ -164,7 +164,7 @@ for line in sys.stdin.read().splitlines():
         sys.argv = line.split(" ")
         module = importlib.import_module(sys.argv[0])
         try:
-            module.read_config("")
+            module.read_config("", ())
         except BaseException as error:
             print(f"{line}: {error}", flush=True)
         os._exit(0)
