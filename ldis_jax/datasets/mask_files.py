@@ -64,7 +64,7 @@ def stored_values(mask: Image.Image) -> tuple[np.ndarray, int]:
     if (array == array[..., :1]).all():
         return array[..., 0], 0
     codes = array @ np.array([1 << 16, 1 << 8, 1])
-    return np.where(codes > 0, 255, 0), np.count_nonzero(np.unique(codes))
+    return np.where(codes > 0, 255, 0), int(np.count_nonzero(np.unique(codes)))
 
 
 def _bad(path: str, why: object) -> Look:
