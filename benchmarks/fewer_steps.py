@@ -22,7 +22,7 @@ import numpy as np
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluators import MeanIoU
 from ldis_jax.evaluators.episodes import predict_episodes
-from ldis_jax.inference.mesh_predict import make_predict
+from ldis_jax.inference.program import make_predict
 from ldis_jax.input_pipeline import FrozenEpisodes, ProceduralScenes
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.models.params import flatten

@@ -97,7 +97,7 @@ def prepare(
     from ldis_jax.evaluation.protocols import domain
     from ldis_jax.evaluation.report import Subject
     from ldis_jax.evaluation.run import evaluate_curve, evaluate_images, evaluate_videos
-    from ldis_jax.inference.mesh_predict import make_predict
+    from ldis_jax.inference.program import make_predict
     from ldis_jax.models.params import flatten
     from ldis_jax.runtime import sharding
     from ldis_jax.weights import load_model

@@ -106,7 +106,7 @@ class LDISPipeline:
         """
         self._predictor.check_options(options)
         task = dataclasses.replace(self.task, **options)
-        write_stablehlo(path, task, self.model, num_prompts=num_prompts, batch_size=batch_size, platforms=platforms)
+        write_stablehlo(path, task, self.model, num_prompts, batch_size, platforms)
 
     def to(self, dtype: str | None = None, *, devices: int | None = None) -> Self:
         """The model in another type, or on more devices, as a new pipeline.
@@ -142,7 +142,6 @@ class LDISPipeline:
 
     def _lower(self, num_prompts: Counts = 1, num_classes: Counts = 1, **options: Any) -> list[jax.stages.Lowered]:
         several = check_counts("num_prompts", num_prompts), check_counts("num_classes", num_classes)
-        self._predictor.check_options(options)
         return [program for pair in itertools.product(*several) for program in self._predictor.lower(*pair, options)]
 
     @property
@@ -154,9 +153,6 @@ class LDISPipeline:
     def model(self) -> LDISModel:
         """The networks, as Flax NNX modules."""
         return self._predictor.model
-
-    def __getstate__(self) -> None:
-        raise TypeError("LDISPipeline: holds compiled programs; keep it by save_pretrained(), or pickle results")
 
     def __repr__(self) -> str:
         count = sum(x.size for x in jax.tree.leaves(self._predictor.params)) / 1e6
@@ -287,17 +283,15 @@ class LDISPipeline:
         frames = iter(frames)
         if (start := next(frames, None)) is None:
             raise LDISError("frames: there are none; a video has at least one")
-        first = read_image(start)
-        labels = read_first_labels(first_frame_labels)
-        if labels.shape != first.shape[:2]:
-            raise LDISError(f"first_frame_labels {labels.shape} differ in size from the first frame {first.shape[:2]}")
+        first, labels = read_image(start), read_first_labels(first_frame_labels)
         values = [int(v) for v in np.unique(labels) if v not in (0, 255)]
-        if not values:
-            raise LDISError("first_frame_labels: no object; label its pixels with 1 to 254")
-        prompts = {}
-        for value in values:
-            mask = np.where(labels == 255, 255, labels == value).astype(np.uint8)
-            prompts[str(value)] = [(first, mask)]
+        if labels.shape != first.shape[:2] or not values:
+            raise LDISError(
+                f"first_frame_labels of size {labels.shape} with {len(values)} objects: must be of the first frame's "
+                f"size, {first.shape[:2]}, and label an object's pixels with 1 to 254"
+            )
+        masks = {str(value): np.where(labels == 255, 255, labels == value).astype(np.uint8) for value in values}
+        prompts = {name: [(first, mask)] for name, mask in masks.items()}
         lookup = np.array([0, *values], np.uint8)
         yield labels
         shared: dict[str, Any] = {"seed": seed, "ignore_label": 255, "batch_size": batch_size, **options}

@@ -47,7 +47,7 @@ def test_segment_writes_mask_and_overlay(micro_folder, pictures, tmp_path, monke
         ({"model": "nowhere"}, "nowhere"),
         ({"out": "mask.jpg"}, "end the name in .png"),
         ({"query": "broken.png"}, "broken.png"),
-        ({"num_steps": "4"}, "option of LDIS-n"),
+        ({"num_steps": "4"}, "unknown option num_steps of ldis1"),
     ],
 )
 def test_segments_bad_input_exits_with_2_and_one_line(

@@ -149,12 +149,15 @@ def export_command(monkeypatch, capsys, **arguments):
     ("change", "message"),
     [
         ({"model": "nowhere"}, "nowhere"),
-        ({"platforms": "cpu,gpu"}, "platforms='cpu,gpu': must be of cpu, tpu, cuda, rocm"),
+        (
+            {"platforms": "cpu,gpu"},
+            "platforms='cpu,gpu': numbers must be positive, and platforms must be of cpu, tpu, cuda, rocm",
+        ),
         ({"platforms": ""}, "platforms=''"),
         ({"out": "file/ldis.safetensors"}, "file/ldis.safetensors: cannot be written"),
         ({"num_prompts": 0}, "num_prompts=0"),
         ({"batch_size": -1}, "batch_size=-1"),
-        ({"num_steps": 4}, "option of LDIS-n"),
+        ({"num_steps": 4}, "unknown option num_steps of ldis1"),
     ],
 )
 def test_bad_input_exits_with_2_and_one_line(micro_folder, tmp_path, monkeypatch, capsys, change, message):

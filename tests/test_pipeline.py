@@ -161,8 +161,8 @@ def test_save_pretrained_round_trip(pipe, tmp_path):
         (lambda p: {"prompts": [(p["prompt"], np.zeros((40, 30), np.uint8))]}, "no object"),
         (lambda p: {"prompts": [(p["prompt"],)]}, "pair"),
         (lambda p: {"query": p["query"].with_name("none.png")}, "no such file"),
-        (lambda p: {"num_steps": 3}, "option of LDIS-n"),
-        (lambda p: {"steps": 3}, "unknown option steps; one of guidance_end"),
+        (lambda p: {"num_steps": 3}, "unknown option num_steps of ldis1"),
+        (lambda p: {"steps": 3}, "unknown option steps of ldis1; ldis1 takes none, ldisn guidance_end"),
         (lambda p: {"seed": "a"}, "seed='a': must be an integer"),
         (lambda p: {"seed": 1 << 40}, "must be an integer from 0"),
         (
@@ -239,8 +239,6 @@ def test_results_compare_and_pickle_as_objects_do(pipe, pictures, tmp_path):
         with pytest.raises(LDISError, match="masks are PNG files"):
             out.save(tmp_path / name)
     assert not list(tmp_path.glob("found*"))
-    with pytest.raises(TypeError, match="keep it by save_pretrained"):
-        pickle.dumps(pipe)
 
 
 def test_labels_of_a_first_frame_from_anywhere(pipe, tmp_path):

@@ -257,7 +257,7 @@ def test_a_video_by_prompts(run, work, model):
         (["--query=clip.mp4", "--first_mask=first.png", "--out=m", "--overlay=o.gif"], "overlay may be an .mp4"),
         (
             ["--query=clip.mp4", "--first_mask=cat_mask.png", "--out=m", "--quiet"],
-            "differ in size from the first frame (32, 48)",
+            "must be of the first frame's size, (32, 48)",
         ),
         (["--query", "cat.png", "photos/../cat.jpg", f"--prompt={CAT}", "--out=m"], "no picture there"),
     ],

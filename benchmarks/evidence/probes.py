@@ -14,7 +14,7 @@ from benchmarks import fewer_steps
 from benchmarks.evidence import pictures
 from ldis_jax.evaluators import EpisodeEvaluator
 from ldis_jax.evaluators.episodes import predict_episodes
-from ldis_jax.inference.mesh_predict import make_predict
+from ldis_jax.inference.program import make_predict
 from ldis_jax.input_pipeline import Episode, FrozenEpisodes, ProceduralScenes, episode_rng
 from ldis_jax.media.overlays import to_picture
 from ldis_jax.models.params import flatten

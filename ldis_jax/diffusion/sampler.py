@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldis_jax.diffusion.schedule import NoiseSchedule
-from ldis_jax.errors import LDISError
 from ldis_jax.support.prediction_options import OPTIONS
 
 SAMPLERS = tuple(OPTIONS["sampler"].choices)
@@ -33,25 +32,6 @@ class StepState(NamedTuple):
     def start(cls, noise: jax.Array) -> StepState:
         """Before the first step."""
         return cls(noise, jnp.zeros_like(noise))
-
-
-def sampler_timesteps(schedule: NoiseSchedule, num_steps: int, sampler: str) -> np.ndarray:
-    """Descending timesteps, int [num_steps]; of DPM-Solver++ "leading" leaves one step out at the end, as diffusers."""
-    return schedule.timesteps(num_steps, sampler == "dpmpp_2m" and schedule.timestep_spacing == "leading")
-
-
-def step_coefficients(schedule: NoiseSchedule, timesteps: np.ndarray, sampler: str) -> dict[str, np.ndarray]:
-    """Per-step constants, float32 [num_steps] each: signal and sigma of z_t, then c_0, c_p, c_z, c_e and c_n."""
-    if sampler not in SAMPLERS:
-        raise LDISError(f"sampler={sampler!r}: must be one of {SAMPLERS}")
-    abar = schedule.alphas_cumprod
-    alpha = abar[timesteps]
-    if sampler == "dpmpp_2m":
-        table = _multistep_coefficients(alpha)
-    else:
-        table = _one_step_coefficients(schedule, timesteps, sampler)
-    table |= {"signal": np.sqrt(alpha), "sigma": np.sqrt(1 - alpha)}
-    return {name: values.astype(np.float32) for name, values in table.items()}
 
 
 def _multistep_coefficients(alpha: np.ndarray) -> dict[str, np.ndarray]:
@@ -129,9 +109,20 @@ def sample(
 
 
 def step_table(schedule: NoiseSchedule, num_steps: int, sampler: str) -> dict[str, jax.Array]:
-    """What :func:`take_step` needs to know of each step, [num_steps] arrays: coefficients, timestep "t", number "i"."""
-    timesteps = sampler_timesteps(schedule, num_steps, sampler)
-    table = {name: jnp.asarray(values) for name, values in step_coefficients(schedule, timesteps, sampler).items()}
+    """What :func:`take_step` needs to know of each step, [num_steps] arrays.
+
+    They are the coefficients, signal and sigma of z_t, timestep "t" and number "i".
+    """
+    # Of DPM-Solver++ "leading" leaves one step out at the end, as in diffusers.
+    but_last = sampler == "dpmpp_2m" and schedule.timestep_spacing == "leading"
+    timesteps = schedule.timesteps(num_steps, but_last)
+    alpha = schedule.alphas_cumprod[timesteps]
+    if sampler == "dpmpp_2m":
+        coefficients = _multistep_coefficients(alpha)
+    else:
+        coefficients = _one_step_coefficients(schedule, timesteps, sampler)
+    coefficients |= {"signal": np.sqrt(alpha), "sigma": np.sqrt(1 - alpha)}
+    table = {name: jnp.asarray(values.astype(np.float32)) for name, values in coefficients.items()}
     return table | {"t": jnp.asarray(timesteps, jnp.int32), "i": jnp.arange(num_steps, dtype=jnp.int32)}
 
 

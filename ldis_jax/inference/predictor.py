@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,8 +22,8 @@ from ldis_jax.runtime import sharding
 from ldis_jax.support.checks import check_number
 from ldis_jax.support.prediction_options import OPTIONS, SCALES, STATIC
 from ldis_jax.tasks import LDISN, PromptInputs, Prompts, PromptTokens, Task, query_keys
-from ldis_jax.tasks.ldisn import Conditions, ddpm_noise, initial_noise
-from ldis_jax.tasks.task import decode
+from ldis_jax.tasks.ldisn import Conditions
+from ldis_jax.tasks.task import decode, draw_noise
 
 _DTYPES = ("float32", "bfloat16")
 # XLA's default on a CPU makes what it can as early as it can: a tenth more memory, and no faster.
@@ -198,7 +199,7 @@ class Predictor:
     ) -> tuple[Conditions, StepState]:
         assert isinstance(self.task, LDISN)
         conditions = self.task.conditions(unflatten(self._graphdef, params), query, prompts)
-        drawn = initial_noise(keys, conditions.query_latents.shape[1:]) if noise is None else noise
+        drawn = draw_noise(keys, conditions.query_latents.shape[1:], 0) if noise is None else noise
         return conditions, StepState.start(drawn)
 
     def _step_fn(
@@ -221,7 +222,7 @@ class Predictor:
         denoise = task.denoisers(model, conditions)[0 if guided else 1]
         state = take_step(
             denoise,
-            lambda i: ddpm_noise(keys, shape, i) if step_noise is None else step_noise,
+            lambda i: draw_noise(keys, shape, i + 1) if step_noise is None else step_noise,
             task.schedule.prediction_type,
             sampler,
             state,
@@ -237,18 +238,17 @@ class Predictor:
 
     def check_options(self, options: dict[str, Any], batch: int = 1) -> dict[str, Any]:
         """Fills in LDIS-n's defaults and rejects what LDIS-1 would ignore."""
-        if unknown := options.keys() - set(OPTIONS) - _NOISE_AXES.keys():
-            raise LDISError(f"unknown option {', '.join(sorted(unknown))}; one of {', '.join(sorted(OPTIONS))}")
         options = {name: value for name, value in options.items() if value is not None}
+        known = (*OPTIONS, *_NOISE_AXES) if isinstance(self.task, LDISN) else ()
+        if unknown := options.keys() - set(known):
+            raise LDISError(
+                f"unknown option {', '.join(sorted(unknown))} of {self.task.name}; ldis1 takes none, ldisn "
+                f"{', '.join(sorted(OPTIONS))}"
+            )
         if not isinstance(self.task, LDISN):
-            if options:
-                raise LDISError(f"{', '.join(sorted(options))}: an option of LDIS-n, and this model is LDIS-1")
             return {}
         options = {name: getattr(self.task, name) for name in OPTIONS} | options
-        try:
-            self.task.with_options({name: options[name] for name in STATIC})
-        except ValueError as error:
-            raise LDISError(str(error)) from None
+        self.task.with_options({name: options[name] for name in STATIC})
         for name in SCALES:
             options[name] = jnp.float32(check_number(name, options[name]))
         side = self.task.image_size // self.config.vae.downscale
@@ -276,22 +276,14 @@ def _option_rows(options: dict[str, Any], rows: Any) -> dict[str, Any]:
 def _as_array(name: str, value: ArrayLike, shape: Sequence[int | str], dtype: DTypeLike | None = None) -> jax.Array:
     """An array of a shape in which a word stands for any positive number."""
     found: Any = type(value).__name__
-    try:
+    with contextlib.suppress(TypeError, ValueError):
         array = jnp.asarray(value, dtype)
         found = array.shape
-    except (TypeError, ValueError):
-        array = None
-    if (
-        array is None
-        or array.ndim != len(shape)
-        or any(
-            n < 1 if isinstance(expected, str) else n != expected
-            for n, expected in zip(array.shape, shape, strict=True)
-        )
-    ):
-        expected = ", ".join(map(str, shape))
-        raise LDISError(f"{name} {found}: expected numbers [{expected}]; pipe(query, prompts) takes images")
-    return array
+        wanted = zip(found, shape, strict=True)  # of another length, it raises
+        if all(n >= 1 if isinstance(expected, str) else n == expected for n, expected in wanted):
+            return array
+    expected = ", ".join(map(str, shape))
+    raise LDISError(f"{name} {found}: expected numbers [{expected}]; pipe(query, prompts) takes images")
 
 
 def _checked_seed(seed: int) -> int:

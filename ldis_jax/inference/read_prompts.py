@@ -32,16 +32,15 @@ def read_prompts(
     Raises:
         LDISError: an unreadable picture, or a mask that does not fit its image or shows no object.
     """
-    if not classes or not all(classes.values()):
-        raise LDISError("prompts: give at least one (image, mask) pair for every class")
-    most = max(len(prompts) for prompts in classes.values())
+    counts = np.array([len(prompts) for prompts in classes.values()], np.int32)
+    most = max(counts, default=0)
     images = np.zeros((len(classes), most, size, size, 3), np.float32)
     masks = np.zeros((len(classes), most, size, size), np.uint8)
     for (c, k), where, image, mask in _read(classes, ignore_label):
         images[c, k], masks[c, k] = eval_image(image, size), eval_mask(mask, size)
         if not (masks[c, k] == 1).any():
             raise LDISError(f"{where}: object vanishes at {size} pixels; crop image and mask around it")
-    return images, masks, np.array([len(prompts) for prompts in classes.values()], np.int32)
+    return images, masks, counts
 
 
 def open_prompts(classes: Classes, ignore_label: int | None = None) -> dict[str, list[Prompt]]:
@@ -58,19 +57,17 @@ def open_prompts(classes: Classes, ignore_label: int | None = None) -> dict[str,
 
 def _read(classes: Classes, ignore_label: int | None) -> Iterator[tuple[tuple[int, int], str, np.ndarray, np.ndarray]]:
     """Indices of class and prompt, what errors call it, image and mask."""
+    every = [prompt for prompts in classes.values() for prompt in prompts]
+    pairs = all(isinstance(prompt, (tuple, list)) and len(prompt) == 2 for prompt in every)
+    if not pairs or not every or not all(classes.values()):
+        raise LDISError("prompts: give at least one (image, mask) pair for every class, and nothing but pairs")
     for c, (name, prompts) in enumerate(classes.items()):
-        for k, prompt in enumerate(prompts):
+        for k, (image_source, mask_source) in enumerate(prompts):
             where = f"prompt {k + 1}" if len(classes) == 1 else f"prompt {k + 1} of {name!r}"
-            yield (c, k), *_read_prompt(prompt, where, ignore_label)
-
-
-def _read_prompt(prompt: Prompt, where: str, ignore_label: int | None) -> tuple[str, np.ndarray, np.ndarray]:
-    if not isinstance(prompt, (tuple, list)) or len(prompt) != 2:
-        raise LDISError(f"{where}: must be an (image, mask) pair")
-    image, mask = read_image(prompt[0]), read_mask(prompt[1], ignore_label)
-    where += f" ({prompt[1]})" if isinstance(prompt[1], (str, Path)) else ""
-    if image.shape[:2] != mask.shape:
-        raise size_error(where, mask.shape, "its image", image.shape[:2])
-    if not (mask == 1).any():
-        raise LDISError(f"{where}: mask shows no object; its object pixels must be non-zero")
-    return where, image, mask
+            image, mask = read_image(image_source), read_mask(mask_source, ignore_label)
+            where += f" ({mask_source})" if isinstance(mask_source, (str, Path)) else ""
+            if image.shape[:2] != mask.shape:
+                raise size_error(where, mask.shape, "its image", image.shape[:2])
+            if not (mask == 1).any():
+                raise LDISError(f"{where}: mask shows no object; its object pixels must be non-zero")
+            yield (c, k), where, image, mask

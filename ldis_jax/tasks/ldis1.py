@@ -1,25 +1,17 @@
-"""LDIS-1: the UNet paints the pseudo mask's latent from the query's latent in one step (paper section "LDIS-1")."""
+"""LDIS-1: the UNet predicts the pseudo mask's latent from the query's latent in one step (paper section "LDIS-1")."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from ldis_jax.errors import LDISError
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.tasks import instruction
-from ldis_jax.tasks.task import (
-    PromptInputs,
-    Prompts,
-    Task,
-    decode,
-    encode_query_and_target,
-    require_choice,
-)
+from ldis_jax.tasks.task import PromptInputs, Prompts, Task, decode, draw_noise, encode_query_and_target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,18 +27,17 @@ class LDIS1(Task):
 
     name = "ldis1"
     unet_in_channels = 4
+    choices: ClassVar = {**Task.choices, "query_latents": ("mode", "sample"), "loss_space": ("latent", "pixel")}
 
     timestep: int = 0
     noised: bool = False
     query_latents: str = "mode"
     loss_space: str = "latent"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice("query_latents", self.query_latents, ("mode", "sample"))
-        require_choice("loss_space", self.loss_space, ("latent", "pixel"))
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
         if self.timestep >= (last := self.schedule.num_train_timesteps):
-            raise LDISError(f"timestep={self.timestep}: must be less than the noise schedule's {last}")
+            yield f"timestep={self.timestep}: must be less than the noise schedule's {last}"
 
     @property
     def needs_schedule(self) -> bool:
@@ -56,10 +47,8 @@ class LDIS1(Task):
     def draws_noise(self) -> bool:
         return self.noised or self.query_latents == "sample"
 
-    def loss(
-        self, model: LDISModel, batch: Mapping[str, jax.Array], key: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """How far the painted pseudo mask is from the true one, M.
+    def loss(self, model: LDISModel, batch: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
+        """How far the predicted pseudo mask is from the true one, M.
 
         Latent-space, eq. 6: MSE(UNet(z_q), sample of E(M)), both scaled. Pixel-space, eq. 5: MSE(D(UNet(z_q) / scale),
         M), through the frozen decoder, whose blocks are computed again in the backward pass.
@@ -75,29 +64,23 @@ class LDIS1(Task):
             mean += std * jax.random.normal(query_key, mean.shape)
         latents = self._noised(mean * scale, lambda: jax.random.normal(noise_key, mean.shape))
         prompts = PromptInputs(batch["prompt_images"], batch["prompt_masks"])
-        prediction = self._paint(model, latents, prompts)
+        prediction = self._target_latents(model, latents, prompts)
         if self.loss_space == "pixel":
-            painted = model.vae.decode(prediction / scale, remat="blocks")
-            return jnp.mean(jnp.square(painted - target)), {}
-        return jnp.mean(jnp.square(prediction - target_latents * scale)), {}
+            rendered = model.vae.decode(prediction / scale, remat="blocks")
+            return jnp.mean(jnp.square(rendered - target))
+        return jnp.mean(jnp.square(prediction - target_latents * scale))
 
-    def render(
-        self, model: LDISModel, query_image: jax.Array, prompts: Prompts, keys: jax.Array, **options: Any
+    def render(  # type: ignore[override]
+        self, model: LDISModel, query_image: jax.Array, prompts: Prompts, keys: jax.Array
     ) -> jax.Array:
         """See :meth:`Task.render`; takes no options."""
-        if options:
-            raise TypeError(f"LDIS-1 takes no option {sorted(options)}")
         latents, std = model.vae.encode(query_image)
         shape = std.shape[1:]
         if self.query_latents == "sample":
             latents += std * jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
-        def noise() -> jax.Array:
-            return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1), shape))(keys)
-
-        latents = self._noised(latents * model.vae.scaling_factor, noise)
-        latents = self._paint(model, latents, prompts)
-        return decode(model.vae, latents)
+        latents = self._noised(latents * model.vae.scaling_factor, lambda: draw_noise(keys, shape, 1))
+        return decode(model.vae, self._target_latents(model, latents, prompts))
 
     def _noised(self, latents: jax.Array, noise: Callable[[], jax.Array]) -> jax.Array:
         """z_t = sqrt(abar_t) z + sqrt(1 - abar_t) noise of scaled latents [B, s, s, 4], where the task says so."""
@@ -105,7 +88,7 @@ class LDIS1(Task):
             return latents
         return self.schedule.add_noise(latents, noise(), jnp.full(latents.shape[:1], self.timestep))
 
-    def _paint(self, model: LDISModel, query_latents: jax.Array, prompts: Prompts) -> jax.Array:
+    def _target_latents(self, model: LDISModel, query_latents: jax.Array, prompts: Prompts) -> jax.Array:
         """Scaled query latents -> scaled pseudo-mask latents, [B, s, s, 4]."""
         tokens, mask, num_prompts = self.read_prompts(model.prompt_encoder, prompts)
         bias = instruction.attention_bias(mask, num_prompts, model.prompt_encoder.config.num_tokens)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +14,7 @@ from ldis_jax.models.ldis import LDISModel
 from ldis_jax.models.unet import Instruction
 from ldis_jax.support.prediction_options import OPTIONS
 from ldis_jax.tasks import instruction
-from ldis_jax.tasks.task import (
-    Prompts,
-    Task,
-    decode,
-    encode_query_and_target,
-    interleave,
-    require_choice,
-    separate,
-)
+from ldis_jax.tasks.task import Prompts, Task, decode, draw_noise, encode_query_and_target, interleave, separate
 
 
 class Conditions(NamedTuple):
@@ -58,6 +49,11 @@ class LDISN(Task):
 
     name = "ldisn"
     unet_in_channels = 8
+    choices: ClassVar = {
+        **Task.choices,
+        "sampler": SAMPLERS,
+        "timestep_spacing": ("schedule", *OPTIONS["timestep_spacing"].choices),
+    }
 
     mask_alpha: float = 0.4
     conditioning_dropout: float = 0.05
@@ -69,21 +65,17 @@ class LDISN(Task):
     guidance_start: float = 0.0
     guidance_end: float = 1.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice("sampler", self.sampler, SAMPLERS)
-        require_choice("timestep_spacing", self.timestep_spacing, ("schedule", *OPTIONS["timestep_spacing"].choices))
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
         ordered = 0 <= self.guidance_start <= self.guidance_end <= 1
         if self.num_steps < 1 or not 0 <= self.conditioning_dropout <= 1 / 3 or not ordered:
-            raise ValueError(
+            yield (
                 f"num_steps={self.num_steps}, conditioning_dropout={self.conditioning_dropout}, "
                 f"guidance_start={self.guidance_start}, guidance_end={self.guidance_end}: need num_steps >= 1, "
                 "conditioning_dropout from 0 to 1/3, 0 <= guidance_start <= guidance_end <= 1"
             )
 
-    def loss(
-        self, model: LDISModel, batch: Mapping[str, jax.Array], key: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, model: LDISModel, batch: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
         """Denoising loss, eq. 9, with conditioning dropout."""
         target_key, time_key, noise_key, dropout_key, perturb_key = jax.random.split(key, 5)
         target = self.target_image(batch["query_mask"], batch["query_image"], perturb_key)
@@ -107,7 +99,7 @@ class LDISN(Task):
         inputs = jnp.concatenate([noisy_latents, query_latents], axis=-1)
         prediction = model.unet(inputs, timesteps, tokens, instruction.attention_bias(mask))
         goal = self.schedule.training_target(target_latents, noise, timesteps)
-        return jnp.mean(jnp.square(prediction - goal)), {}
+        return jnp.mean(jnp.square(prediction - goal))
 
     def render(
         self,
@@ -137,8 +129,8 @@ class LDISN(Task):
         shape = conditions.query_latents.shape[1:]
         latents = sample(
             [guided if task.is_guided(i) else prompted for i in range(task.num_steps)],
-            initial_noise(keys, shape) if noise is None else noise,
-            functools.partial(ddpm_noise, keys, shape) if step_noise is None else (lambda step: step_noise[step]),
+            draw_noise(keys, shape, 0) if noise is None else noise,
+            lambda step: draw_noise(keys, shape, step + 1) if step_noise is None else step_noise[step],
             task.prediction_schedule,
             task.num_steps,
             task.sampler,
@@ -188,17 +180,3 @@ class LDISN(Task):
             return model.unet.evaluate(inputs, jnp.full(z.shape[:1], timestep), prompted)
 
         return guided, prompted_alone
-
-
-def initial_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """z_T [B, *shape], a function of each query's key."""
-    return _draw(keys, shape, 0)
-
-
-def ddpm_noise(keys: jax.Array, shape: tuple[int, ...], step: jax.Array | int) -> jax.Array:
-    """What ddpm adds after step number ``step``, [B, *shape]."""
-    return _draw(keys, shape, step + 1)
-
-
-def _draw(keys: jax.Array, shape: tuple[int, ...], count: jax.Array | int) -> jax.Array:
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, count), shape))(keys)

@@ -45,14 +45,6 @@ def encode(
     return (1.0 - share if target == "augmented" else 1.0) * vanilla + share * query_image
 
 
-def residual(decoded: jax.Array, query_image: jax.Array, share: float) -> jax.Array:
-    """R = decoded - g I_q, what remains of the pseudo mask when the picture is taken out. [B, S, S, 3].
-
-    ``share`` is g, :func:`picture_share`. R is (1 - g) M_v where augmented, else M_v, whatever range ``decoded`` had.
-    """
-    return decoded - share * query_image
-
-
 def to_mask(r):
     """R [..., 3] (NumPy or JAX) -> bool [...]: object where the green channel exceeds the red one."""
     return r[..., 1] > r[..., 0]

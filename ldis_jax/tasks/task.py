@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from ldis_jax.diffusion import NoiseSchedule
-from ldis_jax.errors import LDISError, list_names
+from ldis_jax.errors import LDISError
 from ldis_jax.models.alpha_clip import AlphaCLIP
 from ldis_jax.models.ldis import VAE, LDISModel
 from ldis_jax.support.checks import check_fields
@@ -72,6 +72,10 @@ class Task(abc.ABC):
 
     name: ClassVar[str]
     unet_in_channels: ClassVar[int]
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "target": pseudo_mask.TARGETS,
+        "masking": tuple(instruction.MASKING),
+    }
 
     image_size: int = 256
     mask_alpha: float = 0.0
@@ -81,8 +85,14 @@ class Task(abc.ABC):
     schedule: NoiseSchedule = NoiseSchedule()
 
     def __post_init__(self) -> None:
-        require_choice("target", self.target, pseudo_mask.TARGETS)
-        require_choice("masking", self.masking, tuple(instruction.MASKING))
+        if problem := next(self._problems(), None):
+            raise LDISError(f"no {self.name} can have {problem}")
+
+    def _problems(self) -> Iterator[str]:
+        """What is out of range or does not fit together, one after the other: later ones rely on earlier ones."""
+        for name, choices in self.choices.items():
+            if getattr(self, name) not in choices:
+                yield f"{name}={getattr(self, name)!r}; must be one of {choices}"
         fits, need = {
             "augmented": (0 <= self.mask_alpha < 1, "from 0 on and below 1"),
             "perturbed": (self.mask_alpha == 0, "0, for no image is mixed in"),
@@ -91,7 +101,7 @@ class Task(abc.ABC):
         noise = "positive" if self.target == "perturbed" else "0"
         fits &= self.mask_noise > 0 if self.target == "perturbed" else self.mask_noise == 0
         if not fits or self.image_size < 1:
-            raise ValueError(
+            yield (
                 f"image_size={self.image_size}, target={self.target!r}, mask_alpha={self.mask_alpha}, "
                 f"mask_noise={self.mask_noise}: need image_size >= 1, mask_alpha {need}, mask_noise {noise}"
             )
@@ -100,19 +110,14 @@ class Task(abc.ABC):
         _TASKS[cls.name] = cls
 
     @abc.abstractmethod
-    def loss(
-        self, model: LDISModel, batch: Mapping[str, jax.Array], key: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Training loss of one batch.
+    def loss(self, model: LDISModel, batch: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
+        """Training loss of one batch, a scalar.
 
         Args:
             model: the networks.
             batch: ``query_image`` [B, S, S, 3], ``query_mask`` [B, S, S], ``prompt_images`` [B, K, S, S, 3],
                 ``prompt_masks`` [B, K, S, S].
             key: source of every random draw.
-
-        Returns:
-            (scalar loss, further scalars to log).
         """
 
     @abc.abstractmethod
@@ -130,8 +135,11 @@ class Task(abc.ABC):
         """
 
     def residual(self, rendered: Any, query_image: Any) -> Any:
-        """R = rendered - g I_q with g of :attr:`picture_share`, [..., 3], of NumPy or JAX."""
-        return rendered if self.picture_share == 0 else pseudo_mask.residual(rendered, query_image, self.picture_share)
+        """R = rendered - g I_q, what remains when the image is taken out, [..., 3], of NumPy or JAX.
+
+        g is :attr:`picture_share`. R is (1 - g) M_v where augmented, else M_v, whatever range ``rendered`` has.
+        """
+        return rendered if self.picture_share == 0 else rendered - self.picture_share * query_image
 
     def predict(
         self, model: LDISModel, query_image: jax.Array, prompts: Prompts, keys: jax.Array, **options: Any
@@ -187,25 +195,21 @@ def task_from_dict(values: Mapping[str, Any], where: str = "ldis_config.json") -
     name = values.pop("task", None)
     if not isinstance(name, str) or name not in _TASKS:
         raise LDISError(f"{where}: task={name!r}; must be one of {sorted(_TASKS)}")
-    cls = _TASKS[name]
-    if unknown := set(values) - cls().to_dict().keys():
-        raise LDISError(f"{where}: unknown key {list_names(unknown)} for task {name!r}")
-    check_fields(cls, values, where)
+    check_fields(_TASKS[name], values, where)
     try:
-        return cls(**values)
-    except ValueError as error:
+        return _TASKS[name](**values)
+    except LDISError as error:
         raise LDISError(f"{where}: {error}") from None
-
-
-def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises ``ValueError`` where a field is none of its values."""
-    if value not in choices:
-        raise ValueError(f"{name}={value!r}; must be one of {choices}")
 
 
 def query_keys(seed: jax.Array | int, indices: ArrayLike) -> jax.Array:
     """A random key for each index, int [B]: a function of (seed, index) alone."""
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.asarray(indices))
+
+
+def draw_noise(keys: jax.Array, shape: tuple[int, ...], count: jax.Array | int) -> jax.Array:
+    """Standard normal [B, *shape]: draw number ``count`` of each query's key, [B]."""
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, count), shape))(keys)
 
 
 def interleave(*arrays: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ldis_jax.config import check_config, to_json
 from ldis_jax.errors import LDISError, TryAgainError, list_names
-from ldis_jax.inference.mesh_predict import make_predict
+from ldis_jax.inference.program import make_predict
 from ldis_jax.input_pipeline import TrainEpisodes, TrainLoader, make_source
 from ldis_jax.models.params import Params
 from ldis_jax.runtime import sharding

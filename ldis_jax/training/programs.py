@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ldis_jax.errors import LDISError
-from ldis_jax.inference.mesh_predict import compiled_predict
+from ldis_jax.inference.program import compiled_predict
 from ldis_jax.models.layers import nothing_computed_again
 from ldis_jax.runtime import sharding
 from ldis_jax.runtime.flops import count_flops

@@ -152,7 +152,7 @@ def make_train_step(
 
         def loss_fn(params: Params, part: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
             params = {name: sharding.gathered(value, placed.params[name]) for name, value in params.items()}
-            return task.loss(unflatten(graphdef, params, frozen), part, key)[0]
+            return task.loss(unflatten(graphdef, params, frozen), part, key)
 
         params = jax.tree.map(lambda p: p.astype(options.grad_dtype), state.params)
         grad_fn = jax.value_and_grad(loss_fn)

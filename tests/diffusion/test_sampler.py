@@ -10,9 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldis_jax.diffusion import SAMPLERS, NoiseSchedule, sample
-from ldis_jax.diffusion.sampler import sampler_timesteps
-from ldis_jax.errors import LDISError
+from ldis_jax.diffusion import SAMPLERS, NoiseSchedule, sample, step_table
 
 SHAPE = (2, 3, 3, 4)
 DRAWS = np.random.default_rng(0)
@@ -111,11 +109,6 @@ def test_ddpm_ignores_the_last_steps_noise_and_no_other(num_steps, spacing):
     np.testing.assert_array_equal(run(num_steps - 1), reference)
 
 
-def test_unknown_sampler():
-    with pytest.raises(LDISError, match="euler"):
-        sample(lambda z, t: z, jnp.asarray(NOISE), draw, NoiseSchedule(), 2, "euler")
-
-
 def test_steps_may_differ_in_their_network():
     """Two networks, one a part of the steps: three loops give what one with a choice gives."""
     schedule, noise = NoiseSchedule(), jnp.asarray(NOISE)
@@ -127,7 +120,7 @@ def test_steps_may_differ_in_their_network():
         return 0.5 * z
 
     chosen = [second] * 2 + [first] * 3 + [second]
-    timesteps = sampler_timesteps(schedule, 6, "dpmpp_2m")
+    timesteps = step_table(schedule, 6, "dpmpp_2m")["t"]
 
     def either(z: jax.Array, t: jax.Array) -> jax.Array:
         inside = (t <= timesteps[2]) & (t >= timesteps[4])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import ldis_jax.inference.mesh_predict
+import ldis_jax.inference.program
 import ldis_jax.weights
 from ldis_jax import evaluate
 from ldis_jax.evaluation.protocols import PROTOCOLS
@@ -85,11 +85,11 @@ def data_of(tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
     """All protocols share one model and one predict function, so that it compiles once a shape."""
-    real, made = ldis_jax.inference.mesh_predict.make_predict, []
+    real, made = ldis_jax.inference.program.make_predict, []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ldis_jax.weights, "load_model", functools.cache(ldis_jax.weights.load_model))
         patch.setattr(
-            ldis_jax.inference.mesh_predict,
+            ldis_jax.inference.program,
             "make_predict",
             lambda *a: made[0] if made else made.append(real(*a)) or made[0],
         )

@@ -193,7 +193,7 @@ def test_bad_input_is_one_clear_line(found, call, message):
 def test_bad_prompts_and_options_are_those_of_a_call(looks):
     with pytest.raises(LDISError, match="no object"):
         looks["ldis1"].tokens([(QUERY, np.zeros((SIZE, SIZE), np.uint8))])
-    with pytest.raises(LDISError, match="option of LDIS-n"):
+    with pytest.raises(LDISError, match="unknown option"):
         next(looks["ldis1"].cross_attention(QUERY, PROMPTS, num_steps=2))
 
 

@@ -141,7 +141,7 @@ def test_ldis1_loss_with_a_sampled_query():
     query = MODEL.vae.encode(QUERY)[0] + 0.5 * jax.random.normal(query_key, shape)
     prompt = PROMPTS.images.mean((2, 3)).mean((1, 2))[:, None, None, None]
     painted = 0.5 * query * (0.8 + prompt) + 0.007
-    np.testing.assert_allclose(task.loss(MODEL, TRAINING, key)[0], jnp.mean((painted - 0.5 * target) ** 2), rtol=1e-5)
+    np.testing.assert_allclose(task.loss(MODEL, TRAINING, key), jnp.mean((painted - 0.5 * target) ** 2), rtol=1e-5)
 
 
 def test_ldisn_loss_regresses_v_where_the_schedule_says_so():
@@ -154,7 +154,7 @@ def test_ldisn_loss_regresses_v_where_the_schedule_says_so():
         return glass_unet(*inputs)
 
     spy: Any = types.SimpleNamespace(vae=MODEL.vae, prompt_encoder=MODEL.prompt_encoder, unet=unet)
-    loss_v, loss_epsilon = v.loss(spy, TRAINING, key)[0], epsilon.loss(spy, TRAINING, key)[0]
+    loss_v, loss_epsilon = v.loss(spy, TRAINING, key), epsilon.loss(spy, TRAINING, key)
     _, time_key, noise_key, _ = jax.random.split(key, 4)
     t = jax.random.randint(time_key, (BATCH,), 0, 1000)
     noise = jax.random.normal(noise_key, (BATCH, 1, 1, 4))

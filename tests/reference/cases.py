@@ -286,7 +286,7 @@ def training_step(name: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
     def step(trainable: Any, frozen: Any, batch: Any) -> Any:
         def loss(trainable: Any) -> jax.Array:
-            return TASKS[name].loss(nnx.merge(graphdef, trainable, *frozen), batch, training_key())[0]
+            return TASKS[name].loss(nnx.merge(graphdef, trainable, *frozen), batch, training_key())
 
         return jax.value_and_grad(loss)(trainable)
 

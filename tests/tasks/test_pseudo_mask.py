@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldis_jax.tasks import pseudo_mask
+from ldis_jax.tasks import LDIS1, pseudo_mask
 
 MASK = jnp.array([[[0, 1], [255, 1]]])
 IMAGE = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 2, 2, 3)).astype(np.float32))
@@ -25,7 +25,7 @@ def test_augmented_mask_mixes_in_the_query():
 
 @pytest.mark.parametrize("mask_alpha", [0.0, 0.4, 0.9])
 def test_decoding_inverts_encoding(mask_alpha):
-    residual = pseudo_mask.residual(pseudo_mask.encode(MASK, IMAGE, mask_alpha), IMAGE, mask_alpha)
+    residual = LDIS1(mask_alpha=mask_alpha).residual(pseudo_mask.encode(MASK, IMAGE, mask_alpha), IMAGE)
     np.testing.assert_allclose(residual, (1 - mask_alpha) * VANILLA, atol=1e-6)
     np.testing.assert_array_equal(pseudo_mask.to_mask(residual), MASK == 1)
 
@@ -55,7 +55,8 @@ def test_targets_and_what_r_takes_away(target, mask_alpha, expected):
     noise = 0.1 * np.random.default_rng(1).standard_normal(IMAGE.shape).astype(np.float32)
     encoded = pseudo_mask.encode(MASK, IMAGE, mask_alpha, target, noise)
     np.testing.assert_allclose(encoded, expected(noise), atol=1e-6)
-    left = pseudo_mask.residual(encoded, IMAGE, pseudo_mask.picture_share(mask_alpha, target))
+    task = LDIS1(target=target, mask_alpha=mask_alpha, mask_noise=0.1 * (target == "perturbed"))
+    left = task.residual(encoded, IMAGE)
     weight = 0.6 if target == "augmented" else 1.0
     np.testing.assert_allclose(left, weight * VANILLA + (noise if target == "perturbed" else 0), atol=1e-6)
     np.testing.assert_array_equal(pseudo_mask.to_mask(left), MASK == 1)
