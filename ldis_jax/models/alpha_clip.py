@@ -7,12 +7,16 @@ norm, no projection, class token dropped (paper section "Instruction extraction"
 
 from __future__ import annotations
 
+import functools
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
 from ldis_jax.models.config import PromptEncoderConfig
+from ldis_jax.models.convolution import LayerOptions
 from ldis_jax.models.layers import attend, layer_norm
 
 
@@ -24,10 +28,10 @@ def quick_gelu(x: jax.Array) -> jax.Array:
 class SelfAttention(nnx.Module):
     """Multi-head self-attention with q, k and v in one projection."""
 
-    def __init__(self, width: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, **layer: Unpack[LayerOptions]):
         self.heads = heads
-        self.in_proj = nnx.Linear(width, 3 * width, dtype=dtype, rngs=rngs)
-        self.out_proj = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.in_proj = nnx.Linear(width, 3 * width, **layer)
+        self.out_proj = nnx.Linear(width, width, **layer)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         q, k, v = jnp.split(self.in_proj(x), 3, axis=-1)
@@ -37,9 +41,9 @@ class SelfAttention(nnx.Module):
 class MLP(nnx.Module):
     """Two linear layers around a quick-GELU."""
 
-    def __init__(self, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.c_fc = nnx.Linear(width, 4 * width, dtype=dtype, rngs=rngs)
-        self.c_proj = nnx.Linear(4 * width, width, dtype=dtype, rngs=rngs)
+    def __init__(self, width: int, **layer: Unpack[LayerOptions]):
+        self.c_fc = nnx.Linear(width, 4 * width, **layer)
+        self.c_proj = nnx.Linear(4 * width, width, **layer)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.c_proj(quick_gelu(self.c_fc(x)))
@@ -48,11 +52,11 @@ class MLP(nnx.Module):
 class ResidualAttentionBlock(nnx.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, width: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.ln_1 = layer_norm(width, dtype=dtype, rngs=rngs)
-        self.attn = SelfAttention(width, heads, dtype=dtype, rngs=rngs)
-        self.ln_2 = layer_norm(width, dtype=dtype, rngs=rngs)
-        self.mlp = MLP(width, dtype=dtype, rngs=rngs)
+    def __init__(self, width: int, heads: int, **layer: Unpack[LayerOptions]):
+        self.ln_1 = layer_norm(width, **layer)
+        self.attn = SelfAttention(width, heads, **layer)
+        self.ln_2 = layer_norm(width, **layer)
+        self.mlp = MLP(width, **layer)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x + self.attn(self.ln_1(x))
@@ -62,9 +66,9 @@ class ResidualAttentionBlock(nnx.Module):
 class Transformer(nnx.Module):
     """The stack of blocks."""
 
-    def __init__(self, config: PromptEncoderConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: PromptEncoderConfig, **layer: Unpack[LayerOptions]):
         self.resblocks = nnx.List(
-            ResidualAttentionBlock(config.width, config.heads, dtype=dtype, rngs=rngs) for _ in range(config.layers)
+            ResidualAttentionBlock(config.width, config.heads, **layer) for _ in range(config.layers)
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -79,17 +83,17 @@ class AlphaCLIP(nnx.Module):
     def __init__(self, config: PromptEncoderConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
         self.dtype = jnp.dtype(dtype)
+        layer: LayerOptions = {"dtype": dtype, "rngs": rngs}
         width, patch = config.width, (config.patch_size, config.patch_size)
-        self.conv1 = nnx.Conv(3, width, patch, strides=patch, padding="VALID", use_bias=False, dtype=dtype, rngs=rngs)
+        patches = functools.partial(nnx.Conv, strides=patch, padding="VALID", use_bias=False, **layer)
+        self.conv1 = patches(3, width, patch)
         if config.alpha:
-            self.conv1_alpha = nnx.Conv(
-                1, width, patch, strides=patch, padding="VALID", use_bias=False, dtype=dtype, rngs=rngs
-            )
+            self.conv1_alpha = patches(1, width, patch)
         normal = nnx.initializers.normal(width**-0.5)
         self.class_embedding = nnx.Param(normal(rngs.params(), (width,), jnp.float32))
         self.positional_embedding = nnx.Param(normal(rngs.params(), (config.num_tokens + 1, width), jnp.float32))
-        self.ln_pre = layer_norm(width, dtype=dtype, rngs=rngs)
-        self.transformer = Transformer(config, dtype=dtype, rngs=rngs)
+        self.ln_pre = layer_norm(width, **layer)
+        self.transformer = Transformer(config, **layer)
 
     @jax.named_scope("prompt_encoder")
     def __call__(self, image: jax.Array, alpha: jax.Array) -> jax.Array:

@@ -19,16 +19,9 @@ Record = Callable[[str, jax.Array], None]
 
 
 def attention_weights(q: jax.Array, k: jax.Array, num_heads: int, bias: jax.Array | None = None) -> jax.Array:
-    """The softmax inside :func:`ldis_jax.models.layers.attend`, mean over the heads.
+    """The softmax inside :func:`ldis_jax.models.layers.attend`, of the same arguments, mean over the heads.
 
-    Args:
-        q: [B, S, C] queries, heads packed in C.
-        k: [B, T, C] keys.
-        num_heads: which divides C.
-        bias: float32 [B, T], added to every query's logits.
-
-    Returns:
-        float32 [B, S, T]; each query's weights sum to 1.
+    It is float32 [B, S, T]; each query's weights sum to 1.
     """
     q, k = (x.reshape(*x.shape[:2], num_heads, -1) for x in (q, k))
     logits = jnp.einsum("bsnd,btnd->bnst", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5

@@ -25,6 +25,7 @@ _MOST = {"layers": 256, "layers_per_block": 16, "num_encoder_blocks": 64, "num_d
 
 @dataclasses.dataclass(frozen=True)
 class _NetworkConfig:
+    class_name: ClassVar[str] = ""  # diffusers'
     _redundant: ClassVar[frozenset[str]] = frozenset()  # foreign keys that repeat a field
     # Foreign keys and the values at which they mean what this implementation does.
     _fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
@@ -62,7 +63,8 @@ class _NetworkConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The inverse of :meth:`from_dict`, with JSON types."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        return {"_class_name": self.class_name, **values} if self.class_name else values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,8 @@ class UNetConfig(_NetworkConfig):
     ``attention_head_dim`` keeps diffusers' misnomer: it is the *number of heads*, one for all levels or one a level.
     """
 
-    _fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+    class_name = "UNet2DConditionModel"
+    _fixed: ClassVar = {
         **dict.fromkeys(("addition_embed_type", "addition_time_embed_dim", "class_embed_type"), (None,)),
         **dict.fromkeys(("cross_attention_norm", "num_attention_heads", "num_class_embeds"), (None,)),
         **dict.fromkeys(("projection_class_embeddings_input_dim", "reverse_transformer_layers_per_block"), (None,)),
@@ -132,15 +135,15 @@ class UNetConfig(_NetworkConfig):
 
     def to_dict(self) -> dict[str, Any]:
         adapter = "text_proj" if self.encoder_hid_dim is not None else None
-        return {"_class_name": "UNet2DConditionModel", **super().to_dict(), "encoder_hid_dim_type": adapter}
+        return {**super().to_dict(), "encoder_hid_dim_type": adapter}
 
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderConfig(_NetworkConfig):
     """diffusers' ``AutoencoderKL``; the defaults are SD 1.5's."""
 
-    class_name: ClassVar[str] = "AutoencoderKL"
-    _fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+    class_name = "AutoencoderKL"
+    _fixed: ClassVar = {
         "_class_name": (class_name,),
         "act_fn": ("silu", "swish"),
         "down_block_types": tuple(("DownEncoderBlock2D",) * n for n in range(1, 7)),
@@ -175,12 +178,8 @@ class AutoencoderConfig(_NetworkConfig):
 
     def to_dict(self) -> dict[str, Any]:
         levels = len(self.block_out_channels)
-        return {
-            "_class_name": self.class_name,
-            **super().to_dict(),
-            "down_block_types": ["DownEncoderBlock2D"] * levels,
-            "up_block_types": ["UpDecoderBlock2D"] * levels,
-        }
+        down, up = ["DownEncoderBlock2D"] * levels, ["UpDecoderBlock2D"] * levels
+        return {**super().to_dict(), "down_block_types": down, "up_block_types": up}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,9 +189,9 @@ class AutoencoderTinyConfig(_NetworkConfig):
     ``scaling_factor`` is the file's: its latents times this are Stable Diffusion's scaled ones.
     """
 
-    class_name: ClassVar[str] = "AutoencoderTiny"
+    class_name = "AutoencoderTiny"
     _redundant = frozenset({"block_out_channels"})
-    _fixed: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+    _fixed: ClassVar = {
         "act_fn": ("relu",),
         "force_upcast": (True, False),
         "latent_magnitude": (3,),
@@ -224,9 +223,6 @@ class AutoencoderTinyConfig(_NetworkConfig):
                 yield f"{side} has {len(channels)} levels of channels and {len(blocks)} of blocks"
             if len(set(channels)) != 1:  # as the reference: its stack has no convolution between widths
                 yield f"{side}_block_out_channels {channels} must be equal"
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"_class_name": self.class_name, **super().to_dict()}
 
 
 VAEConfig = AutoencoderConfig | AutoencoderTinyConfig

@@ -6,6 +6,7 @@ Attribute names are diffusers'.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,13 @@ PAD_RIGHT_BELOW: Padding = ((0, 1), (0, 1))
 # Where a CPU has better ways than XLA's convolution, and from how many pixels of a batch on Winograd's is the best.
 # Fewer are multiplied as patches: there SD 1.5's kernels outweigh its pictures. Measured by benchmarks/convolution.py.
 _MANY_CHANNELS, _MANY_PIXELS = 256, 512
+
+
+class LayerOptions(TypedDict):
+    """What every layer takes: the type that it computes in, and the source of its first parameters."""
+
+    dtype: DTypeLike
+    rngs: nnx.Rngs
 
 
 class Conv(nnx.Conv):
@@ -57,25 +65,21 @@ def conv(
     kernel: int = 3,
     stride: int = 1,
     padding: Padding | None = None,
-    *,
     use_bias: bool = True,
-    dtype: DTypeLike,
-    rngs: nnx.Rngs,
+    **layer: Unpack[LayerOptions],
 ) -> Conv:
     """A square convolution; 3x3 kernels pad one pixel a side unless told otherwise."""
     if padding is None:
         padding = PAD_BOTH if kernel == 3 else ((0, 0), (0, 0))
     size = (kernel, kernel)
-    return Conv(
-        in_channels, out_channels, size, strides=stride, padding=padding, use_bias=use_bias, dtype=dtype, rngs=rngs
-    )
+    return Conv(in_channels, out_channels, size, strides=stride, padding=padding, use_bias=use_bias, **layer)
 
 
 class Downsample2D(nnx.Module):
     """Strided convolution, /2. The UNet pads one pixel a side, the VAE encoder right and below only."""
 
-    def __init__(self, channels: int, padding: Padding, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.conv = conv(channels, channels, 3, 2, padding, dtype=dtype, rngs=rngs)
+    def __init__(self, channels: int, padding: Padding, **layer: Unpack[LayerOptions]):
+        self.conv = conv(channels, channels, 3, 2, padding, **layer)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.conv(x)
@@ -84,8 +88,8 @@ class Downsample2D(nnx.Module):
 class Upsample2D(nnx.Module):
     """Nearest-neighbour x2, then a convolution."""
 
-    def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.conv = conv(channels, channels, dtype=dtype, rngs=rngs)
+    def __init__(self, channels: int, **layer: Unpack[LayerOptions]):
+        self.conv = conv(channels, channels, **layer)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, C] -> [B, 2H, 2W, C]."""

@@ -10,14 +10,13 @@ import contextlib
 import contextvars
 import functools
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Unpack, cast
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
-from ldis_jax.models.convolution import conv
+from ldis_jax.models.convolution import LayerOptions, conv
 
 
 class _KeyStream:
@@ -76,14 +75,14 @@ class GroupNorm(nnx.GroupNorm):
         return (centred * jnp.expand_dims(scale, spatial) + jnp.expand_dims(shift, spatial)).astype(self.dtype)
 
 
-def group_norm(channels: int, groups: int, eps: float, *, dtype: DTypeLike, rngs: nnx.Rngs) -> GroupNorm:
+def group_norm(channels: int, groups: int, eps: float, **layer: Unpack[LayerOptions]) -> GroupNorm:
     """The normalisation of every convolutional block."""
-    return GroupNorm(channels, groups, epsilon=eps, dtype=dtype, rngs=rngs)
+    return GroupNorm(channels, groups, epsilon=eps, **layer)
 
 
-def layer_norm(channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def layer_norm(channels: int, **layer: Unpack[LayerOptions]) -> nnx.LayerNorm:
     """LayerNorm with torch's epsilon (1e-5) and the two-pass variance."""
-    return nnx.LayerNorm(channels, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
+    return nnx.LayerNorm(channels, epsilon=1e-5, use_fast_variance=False, **layer)
 
 
 # Logits of all heads together stay near the compute units up to this many a head and sample; above, they do not.
@@ -176,23 +175,21 @@ class ResnetBlock2D(nnx.Module):
         self,
         in_channels: int,
         out_channels: int,
-        *,
         groups: int,
         eps: float,
         temb_channels: int | None = None,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
+        **layer: Unpack[LayerOptions],
     ):
-        norm = functools.partial(group_norm, groups=groups, eps=eps, dtype=dtype, rngs=rngs)
+        norm = functools.partial(group_norm, groups=groups, eps=eps, **layer)
         self.norm1 = norm(in_channels)
-        self.conv1 = conv(in_channels, out_channels, dtype=dtype, rngs=rngs)
+        self.conv1 = conv(in_channels, out_channels, **layer)
         if temb_channels is not None:
-            self.time_emb_proj = nnx.Linear(temb_channels, out_channels, dtype=dtype, rngs=rngs)
+            self.time_emb_proj = nnx.Linear(temb_channels, out_channels, **layer)
         self.norm2 = norm(out_channels)
-        self.conv2 = conv(out_channels, out_channels, dtype=dtype, rngs=rngs)
+        self.conv2 = conv(out_channels, out_channels, **layer)
         self.has_shortcut = in_channels != out_channels
         if self.has_shortcut:
-            self.conv_shortcut = conv(in_channels, out_channels, 1, dtype=dtype, rngs=rngs)
+            self.conv_shortcut = conv(in_channels, out_channels, 1, **layer)
 
     @jax.named_scope("resnet")
     def __call__(self, x: jax.Array, temb: jax.Array | None = None, skip: jax.Array | None = None) -> jax.Array:

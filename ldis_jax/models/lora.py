@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 from flax import nnx
-from jax.typing import DTypeLike
 
 from ldis_jax.errors import LDISError, list_names
+from ldis_jax.models.convolution import LayerOptions
 from ldis_jax.models.unet import Attention, UNet2DConditionModel
 from ldis_jax.support.checks import check_fields
 
@@ -56,9 +56,9 @@ class LoRA:
 class LoRALinear(nnx.Linear):
     """x W + b + scale (x A) B. The two thin products cost next to nothing, and no gradient of W's size arises."""
 
-    def __init__(self, c_in: int, c_out: int, lora: LoRA, *, use_bias: bool, dtype: DTypeLike, rngs: nnx.Rngs):
-        super().__init__(c_in, c_out, use_bias=use_bias, dtype=dtype, rngs=rngs)
-        thin = functools.partial(nnx.Linear, use_bias=False, dtype=dtype, rngs=rngs)
+    def __init__(self, c_in: int, c_out: int, lora: LoRA, use_bias: bool, **layer: Unpack[LayerOptions]):
+        super().__init__(c_in, c_out, use_bias=use_bias, **layer)
+        thin = functools.partial(nnx.Linear, use_bias=False, **layer)
         self.lora_A, self.lora_B = thin(c_in, lora.rank), thin(lora.rank, c_out)
         self.lora_scale = lora.scale
 
@@ -66,7 +66,7 @@ class LoRALinear(nnx.Linear):
         return super().__call__(inputs, out_sharding) + self.lora_scale * self.lora_B(self.lora_A(inputs))
 
 
-def add_lora(unet: UNet2DConditionModel, lora: LoRA, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+def add_lora(unet: UNet2DConditionModel, lora: LoRA, **layer: Unpack[LayerOptions]) -> None:
     """Gives ``to_q``, ``to_k``, ``to_v`` and ``to_out.0`` of every attention layer their pairs, in place.
 
     Meant for an abstract UNet, of which every parameter is filled afterwards.
@@ -78,8 +78,7 @@ def add_lora(unet: UNet2DConditionModel, lora: LoRA, *, dtype: DTypeLike, rngs: 
         raise LDISError(f"lora.also: {list_names(missing)} is no part of the UNet")
 
     def adapted(linear: nnx.Linear) -> LoRALinear:
-        sizes = linear.in_features, linear.out_features
-        return LoRALinear(*sizes, lora, use_bias=linear.bias is not None, dtype=dtype, rngs=rngs)
+        return LoRALinear(linear.in_features, linear.out_features, lora, linear.bias is not None, **layer)
 
     for _, module in list(nnx.iter_modules(unet)):
         if isinstance(module, Attention):

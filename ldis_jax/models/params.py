@@ -16,20 +16,19 @@ Params = dict[str, jax.Array]
 
 def flatten(model: LDISModel) -> tuple[nnx.GraphDef[LDISModel], Params, Params]:
     """Splits a model into (structure, trained parameters, frozen parameters)."""
-    graphdef, *states = nnx.split(model, model.trainable, ...)
-    trained, frozen = map(_to_dict, states)
-    return graphdef, trained, frozen
+
+    def to_dict(state: nnx.State[Any, Any]) -> Params:
+        return {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+
+    graphdef, trained, frozen = nnx.split(model, model.trainable, ...)
+    return graphdef, to_dict(trained), to_dict(frozen)
 
 
 def unflatten(graphdef: nnx.GraphDef[LDISModel], *params: Mapping[str, jax.Array | np.ndarray]) -> LDISModel:
     """The inverse of :func:`flatten`; works under ``jit``."""
-    flat = [(_to_path(name), nnx.Param(value)) for part in params for name, value in part.items()]
+
+    def to_path(name: str) -> tuple[str | int, ...]:
+        return tuple(int(part) if part.isdigit() else part for part in name.split("/"))
+
+    flat = [(to_path(name), nnx.Param(value)) for part in params for name, value in part.items()]
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
-
-
-def _to_dict(state: nnx.State[Any, Any]) -> Params:
-    return {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
-
-
-def _to_path(name: str) -> tuple[str | int, ...]:
-    return tuple(int(part) if part.isdigit() else part for part in name.split("/"))

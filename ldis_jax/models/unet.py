@@ -6,9 +6,9 @@ width, and an additive bias over the instruction tokens in every cross-attention
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Unpack
 
 import flax.struct
 import jax
@@ -17,7 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ldis_jax.models.config import UNetConfig
-from ldis_jax.models.convolution import PAD_BOTH, Downsample2D, Upsample2D, conv
+from ldis_jax.models.convolution import PAD_BOTH, Downsample2D, LayerOptions, Upsample2D, conv
 from ldis_jax.models.layers import ResnetBlock2D, Run, attend, group_norm, layer_norm, rematerialised
 
 # Transformer2D's norm differs from the ResNet blocks' 1e-5; diffusers' old Flax port missed this.
@@ -35,9 +35,9 @@ def timestep_embedding(timesteps: jax.Array, dim: int) -> jax.Array:
 class TimestepEmbedding(nnx.Module):
     """Two linear layers around a SiLU."""
 
-    def __init__(self, c_in: int, c_out: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.linear_1 = nnx.Linear(c_in, c_out, dtype=dtype, rngs=rngs)
-        self.linear_2 = nnx.Linear(c_out, c_out, dtype=dtype, rngs=rngs)
+    def __init__(self, c_in: int, c_out: int, **layer: Unpack[LayerOptions]):
+        self.linear_1 = nnx.Linear(c_in, c_out, **layer)
+        self.linear_2 = nnx.Linear(c_out, c_out, **layer)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.linear_2(nnx.silu(self.linear_1(x)))
@@ -62,13 +62,12 @@ class Instruction:
 class Attention(nnx.Module):
     """Multi-head attention without q, k, v biases."""
 
-    def __init__(self, channels: int, context_dim: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, channels: int, context_dim: int, heads: int, **layer: Unpack[LayerOptions]):
         self.heads = heads
-        linear = functools.partial(nnx.Linear, dtype=dtype, rngs=rngs)
-        self.to_q = linear(channels, channels, use_bias=False)
-        self.to_k = linear(context_dim, channels, use_bias=False)
-        self.to_v = linear(context_dim, channels, use_bias=False)
-        self.to_out = nnx.List([linear(channels, channels)])
+        self.to_q = nnx.Linear(channels, channels, use_bias=False, **layer)
+        self.to_k = nnx.Linear(context_dim, channels, use_bias=False, **layer)
+        self.to_v = nnx.Linear(context_dim, channels, use_bias=False, **layer)
+        self.to_out = nnx.List([nnx.Linear(channels, channels, **layer)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Self-attention, [B, S, C] -> the same."""
@@ -93,8 +92,8 @@ class Attention(nnx.Module):
 class GEGLU(nnx.Module):
     """Gated linear unit with the exact (erf) GELU."""
 
-    def __init__(self, c_in: int, c_out: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.proj = nnx.Linear(c_in, 2 * c_out, dtype=dtype, rngs=rngs)
+    def __init__(self, c_in: int, c_out: int, **layer: Unpack[LayerOptions]):
+        self.proj = nnx.Linear(c_in, 2 * c_out, **layer)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         value, gate = jnp.split(self.proj(x), 2, axis=-1)
@@ -111,14 +110,9 @@ class Identity(nnx.Module):
 class FeedForward(nnx.Module):
     """GEGLU to 4x the width and back."""
 
-    def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.net = nnx.List(
-            [
-                GEGLU(channels, 4 * channels, dtype=dtype, rngs=rngs),
-                Identity(),
-                nnx.Linear(4 * channels, channels, dtype=dtype, rngs=rngs),
-            ]
-        )
+    def __init__(self, channels: int, **layer: Unpack[LayerOptions]):
+        wide = 4 * channels
+        self.net = nnx.List([GEGLU(channels, wide, **layer), Identity(), nnx.Linear(wide, channels, **layer)])
 
     @jax.named_scope("feed_forward")
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -130,13 +124,13 @@ class FeedForward(nnx.Module):
 class BasicTransformerBlock(nnx.Module):
     """Self-attention, cross-attention over the instruction tokens, feed-forward; each pre-normed."""
 
-    def __init__(self, channels: int, context_dim: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.norm1 = layer_norm(channels, dtype=dtype, rngs=rngs)
-        self.attn1 = Attention(channels, channels, heads, dtype=dtype, rngs=rngs)
-        self.norm2 = layer_norm(channels, dtype=dtype, rngs=rngs)
-        self.attn2 = Attention(channels, context_dim, heads, dtype=dtype, rngs=rngs)
-        self.norm3 = layer_norm(channels, dtype=dtype, rngs=rngs)
-        self.ff = FeedForward(channels, dtype=dtype, rngs=rngs)
+    def __init__(self, channels: int, context_dim: int, heads: int, **layer: Unpack[LayerOptions]):
+        self.norm1 = layer_norm(channels, **layer)
+        self.attn1 = Attention(channels, channels, heads, **layer)
+        self.norm2 = layer_norm(channels, **layer)
+        self.attn2 = Attention(channels, context_dim, heads, **layer)
+        self.norm3 = layer_norm(channels, **layer)
+        self.ff = FeedForward(channels, **layer)
 
     def __call__(self, x: jax.Array, instructions: tuple[Instruction, ...]) -> jax.Array:
         x = x + self.attn1(self.norm1(x))
@@ -147,13 +141,13 @@ class BasicTransformerBlock(nnx.Module):
 class Transformer2DModel(nnx.Module):
     """One transformer block over pixels, between 1x1 convolutions, with a residual."""
 
-    def __init__(self, channels: int, heads: int, config: UNetConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.norm = group_norm(channels, config.norm_num_groups, _TRANSFORMER_NORM_EPS, dtype=dtype, rngs=rngs)
-        self.proj_in = conv(channels, channels, 1, dtype=dtype, rngs=rngs)
+    def __init__(self, channels: int, heads: int, config: UNetConfig, **layer: Unpack[LayerOptions]):
+        self.norm = group_norm(channels, config.norm_num_groups, _TRANSFORMER_NORM_EPS, **layer)
+        self.proj_in = conv(channels, channels, 1, **layer)
         self.transformer_blocks = nnx.List(
-            [BasicTransformerBlock(channels, config.cross_attention_dim, heads, dtype=dtype, rngs=rngs)]
+            [BasicTransformerBlock(channels, config.cross_attention_dim, heads, **layer)]
         )
-        self.proj_out = conv(channels, channels, 1, dtype=dtype, rngs=rngs)
+        self.proj_out = conv(channels, channels, 1, **layer)
 
     def __call__(self, x: jax.Array, instructions: tuple[Instruction, ...]) -> jax.Array:
         h = self.proj_in(self.norm(x)).reshape(x.shape[0], -1, x.shape[-1])
@@ -162,45 +156,31 @@ class Transformer2DModel(nnx.Module):
         return x + self.proj_out(h.reshape(x.shape))
 
 
-def _resnet(config: UNetConfig, c_in: int, c_out: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> ResnetBlock2D:
-    return ResnetBlock2D(
-        c_in,
-        c_out,
-        groups=config.norm_num_groups,
-        eps=config.norm_eps,
-        temb_channels=4 * config.block_out_channels[0],
-        dtype=dtype,
-        rngs=rngs,
-    )
+def _resnets(
+    config: UNetConfig, c_ins: Iterable[int], c_out: int, **layer: Unpack[LayerOptions]
+) -> nnx.List[ResnetBlock2D]:
+    sizes = (config.norm_num_groups, config.norm_eps, 4 * config.block_out_channels[0])
+    return nnx.List(ResnetBlock2D(c_in, c_out, *sizes, **layer) for c_in in c_ins)
 
 
 def _transformers(
-    count: int, channels: int, heads: int | None, config: UNetConfig, *, dtype: DTypeLike, rngs: nnx.Rngs
+    config: UNetConfig, count: int, channels: int, heads: int | None, **layer: Unpack[LayerOptions]
 ) -> nnx.List[Transformer2DModel]:
     if heads is None:
         return nnx.List()
-    return nnx.List(Transformer2DModel(channels, heads, config, dtype=dtype, rngs=rngs) for _ in range(count))
+    return nnx.List(Transformer2DModel(channels, heads, config, **layer) for _ in range(count))
 
 
 class DownBlock(nnx.Module):
     """``CrossAttnDownBlock2D``, or ``DownBlock2D`` where ``heads`` is None."""
 
     def __init__(
-        self,
-        c_in: int,
-        c_out: int,
-        heads: int | None,
-        config: UNetConfig,
-        last: bool,
-        *,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
+        self, config: UNetConfig, c_in: int, c_out: int, heads: int | None, last: bool, **layer: Unpack[LayerOptions]
     ):
-        resnet = functools.partial(_resnet, config, dtype=dtype, rngs=rngs)
         n = config.layers_per_block
-        self.resnets = nnx.List(resnet(c_in if i == 0 else c_out, c_out) for i in range(n))
-        self.attentions = _transformers(n, c_out, heads, config, dtype=dtype, rngs=rngs)
-        self.downsamplers = nnx.List([] if last else [Downsample2D(c_out, PAD_BOTH, dtype=dtype, rngs=rngs)])
+        self.resnets = _resnets(config, (c_in, *[c_out] * (n - 1)), c_out, **layer)
+        self.attentions = _transformers(config, n, c_out, heads, **layer)
+        self.downsamplers = nnx.List([] if last else [Downsample2D(c_out, PAD_BOTH, **layer)])
 
     def __call__(
         self, x: jax.Array, temb: jax.Array, layers: Iterator[tuple[Instruction, ...]], run: Run
@@ -220,10 +200,10 @@ class DownBlock(nnx.Module):
 class MidBlock(nnx.Module):
     """``UNetMidBlock2DCrossAttn``: resnet, attention, resnet."""
 
-    def __init__(self, config: UNetConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: UNetConfig, **layer: Unpack[LayerOptions]):
         channels = config.block_out_channels[-1]
-        self.attentions = _transformers(1, channels, config.num_heads[-1], config, dtype=dtype, rngs=rngs)
-        self.resnets = nnx.List(_resnet(config, channels, channels, dtype=dtype, rngs=rngs) for _ in range(2))
+        self.attentions = _transformers(config, 1, channels, config.num_heads[-1], **layer)
+        self.resnets = _resnets(config, (channels, channels), channels, **layer)
 
     def __call__(self, x: jax.Array, temb: jax.Array, layers: Iterator[tuple[Instruction, ...]], run: Run) -> jax.Array:
         x = run(self.resnets[0], x, temb)
@@ -236,22 +216,16 @@ class UpBlock(nnx.Module):
 
     def __init__(
         self,
-        c_in: int,
-        c_out: int,
-        skip_channels: tuple[int, ...],
-        heads: int | None,
         config: UNetConfig,
+        c_ins: list[int],
+        c_out: int,
+        heads: int | None,
         last: bool,
-        *,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
+        **layer: Unpack[LayerOptions],
     ):
-        resnet = functools.partial(_resnet, config, dtype=dtype, rngs=rngs)
-        self.resnets = nnx.List(
-            resnet((c_in if i == 0 else c_out) + skip, c_out) for i, skip in enumerate(skip_channels)
-        )
-        self.attentions = _transformers(len(skip_channels), c_out, heads, config, dtype=dtype, rngs=rngs)
-        self.upsamplers = nnx.List([] if last else [Upsample2D(c_out, dtype=dtype, rngs=rngs)])
+        self.resnets = _resnets(config, c_ins, c_out, **layer)
+        self.attentions = _transformers(config, len(c_ins), c_out, heads, **layer)
+        self.upsamplers = nnx.List([] if last else [Upsample2D(c_out, **layer)])
 
     def __call__(
         self,
@@ -277,37 +251,34 @@ class UNet2DConditionModel(nnx.Module):
         self.config = config
         self.dtype = jnp.dtype(dtype)
         self.remat = "none"  # what the backward pass computes again, see layers.rematerialised
-        channels, heads, n = config.block_out_channels, config.num_heads, config.layers_per_block
+        layer: LayerOptions = {"dtype": dtype, "rngs": rngs}
+        channels, n = config.block_out_channels, config.layers_per_block
         last = len(channels) - 1
-        self.conv_in = conv(config.in_channels, channels[0], dtype=dtype, rngs=rngs)
-        self.time_embedding = TimestepEmbedding(channels[0], 4 * channels[0], dtype=dtype, rngs=rngs)
+        self.conv_in = conv(config.in_channels, channels[0], **layer)
+        self.time_embedding = TimestepEmbedding(channels[0], 4 * channels[0], **layer)
         if config.encoder_hid_dim is not None:
-            self.encoder_hid_proj = nnx.Linear(
-                config.encoder_hid_dim, config.cross_attention_dim, dtype=dtype, rngs=rngs
-            )
+            self.encoder_hid_proj = nnx.Linear(config.encoder_hid_dim, config.cross_attention_dim, **layer)
 
         skips = [channels[0]]  # channels of every skip connection, in the order the down path makes them
         down_blocks = []
         for i, (kind, c_out) in enumerate(zip(config.down_block_types, channels, strict=True)):
-            block_heads = heads[i] if kind.startswith("CrossAttn") else None
-            down_blocks.append(DownBlock(skips[-1], c_out, block_heads, config, last=i == last, dtype=dtype, rngs=rngs))
+            heads = config.num_heads[i] if kind.startswith("CrossAttn") else None
+            down_blocks.append(DownBlock(config, skips[-1], c_out, heads, i == last, **layer))
             skips += [c_out] * (n + (i != last))
         self.down_blocks = nnx.List(down_blocks)
 
-        self.mid_block = MidBlock(config, dtype=dtype, rngs=rngs)
+        self.mid_block = MidBlock(config, **layer)
 
         up_blocks, c_in = [], channels[-1]
         for i, (kind, c_out) in enumerate(zip(config.up_block_types, channels[::-1], strict=True)):
-            block_heads = heads[last - i] if kind.startswith("CrossAttn") else None
-            block_skips = tuple(skips.pop() for _ in range(n + 1))
-            up_blocks.append(
-                UpBlock(c_in, c_out, block_skips, block_heads, config, last=i == last, dtype=dtype, rngs=rngs)
-            )
+            heads = config.num_heads[last - i] if kind.startswith("CrossAttn") else None
+            c_ins = [c + skips.pop() for c in (c_in, *[c_out] * n)]
+            up_blocks.append(UpBlock(config, c_ins, c_out, heads, i == last, **layer))
             c_in = c_out
         self.up_blocks = nnx.List(up_blocks)
 
-        self.conv_norm_out = group_norm(channels[0], config.norm_num_groups, config.norm_eps, dtype=dtype, rngs=rngs)
-        self.conv_out = conv(channels[0], config.out_channels, dtype=dtype, rngs=rngs)
+        self.conv_norm_out = group_norm(channels[0], config.norm_num_groups, config.norm_eps, **layer)
+        self.conv_out = conv(channels[0], config.out_channels, **layer)
 
     def __call__(
         self,

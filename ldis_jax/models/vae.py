@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ldis_jax.models.config import AutoencoderConfig
-from ldis_jax.models.convolution import PAD_RIGHT_BELOW, Downsample2D, Upsample2D, conv
+from ldis_jax.models.convolution import PAD_RIGHT_BELOW, Downsample2D, LayerOptions, Upsample2D, conv
 from ldis_jax.models.layers import ResnetBlock2D, Run, attend, group_norm, rematerialised
 
 _EPS = 1e-6
@@ -19,12 +19,12 @@ _EPS = 1e-6
 class Attention(nnx.Module):
     """Single-head self-attention over pixels, with its own norm and residual."""
 
-    def __init__(self, channels: int, groups: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.group_norm = group_norm(channels, groups, _EPS, dtype=dtype, rngs=rngs)
-        self.to_q = nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)
-        self.to_k = nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)
-        self.to_v = nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)
-        self.to_out = nnx.List([nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)])
+    def __init__(self, channels: int, groups: int, **layer: Unpack[LayerOptions]):
+        self.group_norm = group_norm(channels, groups, _EPS, **layer)
+        self.to_q = nnx.Linear(channels, channels, **layer)
+        self.to_k = nnx.Linear(channels, channels, **layer)
+        self.to_v = nnx.Linear(channels, channels, **layer)
+        self.to_out = nnx.List([nnx.Linear(channels, channels, **layer)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         h = self.group_norm(x).reshape(x.shape[0], -1, x.shape[-1])
@@ -32,71 +32,64 @@ class Attention(nnx.Module):
         return x + h.reshape(x.shape)
 
 
+def _resnets(
+    config: AutoencoderConfig, c_in: int, c_out: int, count: int, **layer: Unpack[LayerOptions]
+) -> nnx.List[ResnetBlock2D]:
+    c_ins = (c_in, *[c_out] * (count - 1))
+    return nnx.List(ResnetBlock2D(c, c_out, config.norm_num_groups, _EPS, **layer) for c in c_ins)
+
+
 class MidBlock(nnx.Module):
     """resnet, attention, resnet."""
 
-    def __init__(self, channels: int, groups: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.attentions = nnx.List([Attention(channels, groups, dtype=dtype, rngs=rngs)])
-        self.resnets = nnx.List(
-            ResnetBlock2D(channels, channels, groups=groups, eps=_EPS, dtype=dtype, rngs=rngs) for _ in range(2)
-        )
+    def __init__(self, config: AutoencoderConfig, channels: int, **layer: Unpack[LayerOptions]):
+        self.attentions = nnx.List([Attention(channels, config.norm_num_groups, **layer)])
+        self.resnets = _resnets(config, channels, channels, 2, **layer)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.resnets[1](self.attentions[0](self.resnets[0](x)))
 
 
-def _resnets(
-    c_in: int, c_out: int, count: int, config: AutoencoderConfig, dtype: DTypeLike, rngs: nnx.Rngs
-) -> nnx.List[ResnetBlock2D]:
-    resnet = functools.partial(ResnetBlock2D, groups=config.norm_num_groups, eps=_EPS, dtype=dtype, rngs=rngs)
-    return nnx.List(resnet(c_in if i == 0 else c_out, c_out) for i in range(count))
-
-
 class DownEncoderBlock2D(nnx.Module):
     """Resnets, then a strided convolution unless it is the last level."""
 
-    def __init__(
-        self, c_in: int, c_out: int, config: AutoencoderConfig, last: bool, *, dtype: DTypeLike, rngs: nnx.Rngs
-    ):
-        self.resnets = _resnets(c_in, c_out, config.layers_per_block, config, dtype, rngs)
-        down = [] if last else [Downsample2D(c_out, PAD_RIGHT_BELOW, dtype=dtype, rngs=rngs)]
-        self.downsamplers = nnx.List(down)
+    def __init__(self, config: AutoencoderConfig, c_in: int, c_out: int, last: bool, **layer: Unpack[LayerOptions]):
+        self.resnets = _resnets(config, c_in, c_out, config.layers_per_block, **layer)
+        self.downsamplers = nnx.List([] if last else [Downsample2D(c_out, PAD_RIGHT_BELOW, **layer)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        for layer in (*self.resnets, *self.downsamplers):
-            x = layer(x)
+        for module in (*self.resnets, *self.downsamplers):
+            x = module(x)
         return x
 
 
 class UpDecoderBlock2D(nnx.Module):
     """Resnets (one more than the encoder has), then x2 unless it is the last level."""
 
-    def __init__(
-        self, c_in: int, c_out: int, config: AutoencoderConfig, last: bool, *, dtype: DTypeLike, rngs: nnx.Rngs
-    ):
-        self.resnets = _resnets(c_in, c_out, config.layers_per_block + 1, config, dtype, rngs)
-        self.upsamplers = nnx.List([] if last else [Upsample2D(c_out, dtype=dtype, rngs=rngs)])
+    def __init__(self, config: AutoencoderConfig, c_in: int, c_out: int, last: bool, **layer: Unpack[LayerOptions]):
+        self.resnets = _resnets(config, c_in, c_out, config.layers_per_block + 1, **layer)
+        self.upsamplers = nnx.List([] if last else [Upsample2D(c_out, **layer)])
 
     def __call__(self, x: jax.Array, run: Run) -> jax.Array:
-        for layer in (*self.resnets, *self.upsamplers):
-            x = run(layer, x)
+        for module in (*self.resnets, *self.upsamplers):
+            x = run(module, x)
         return x
 
 
 class Encoder(nnx.Module):
     """Picture to moments of the posterior."""
 
-    def __init__(self, config: AutoencoderConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: AutoencoderConfig, **layer: Unpack[LayerOptions]):
         channels = config.block_out_channels
-        self.conv_in = conv(config.in_channels, channels[0], dtype=dtype, rngs=rngs)
+        self.conv_in = conv(config.in_channels, channels[0], **layer)
         ins = (channels[0], *channels[:-1])
         self.down_blocks = nnx.List(
-            DownEncoderBlock2D(c_in, c_out, config, last=i == len(channels) - 1, dtype=dtype, rngs=rngs)
+            DownEncoderBlock2D(config, c_in, c_out, i == len(channels) - 1, **layer)
             for i, (c_in, c_out) in enumerate(zip(ins, channels, strict=True))
         )
-        self.mid_block = MidBlock(channels[-1], config.norm_num_groups, dtype=dtype, rngs=rngs)
-        self.conv_norm_out = group_norm(channels[-1], config.norm_num_groups, _EPS, dtype=dtype, rngs=rngs)
-        self.conv_out = conv(channels[-1], 2 * config.latent_channels, dtype=dtype, rngs=rngs)
+        self.mid_block = MidBlock(config, channels[-1], **layer)
+        self.conv_norm_out = group_norm(channels[-1], config.norm_num_groups, _EPS, **layer)
+        self.conv_out = conv(channels[-1], 2 * config.latent_channels, **layer)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.conv_in(x)
@@ -108,17 +101,17 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Latent to picture."""
 
-    def __init__(self, config: AutoencoderConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: AutoencoderConfig, **layer: Unpack[LayerOptions]):
         channels = config.block_out_channels[::-1]
-        self.conv_in = conv(config.latent_channels, channels[0], dtype=dtype, rngs=rngs)
-        self.mid_block = MidBlock(channels[0], config.norm_num_groups, dtype=dtype, rngs=rngs)
+        self.conv_in = conv(config.latent_channels, channels[0], **layer)
+        self.mid_block = MidBlock(config, channels[0], **layer)
         ins = (channels[0], *channels[:-1])
         self.up_blocks = nnx.List(
-            UpDecoderBlock2D(c_in, c_out, config, last=i == len(channels) - 1, dtype=dtype, rngs=rngs)
+            UpDecoderBlock2D(config, c_in, c_out, i == len(channels) - 1, **layer)
             for i, (c_in, c_out) in enumerate(zip(ins, channels, strict=True))
         )
-        self.conv_norm_out = group_norm(channels[-1], config.norm_num_groups, _EPS, dtype=dtype, rngs=rngs)
-        self.conv_out = conv(channels[-1], config.out_channels, dtype=dtype, rngs=rngs)
+        self.conv_norm_out = group_norm(channels[-1], config.norm_num_groups, _EPS, **layer)
+        self.conv_out = conv(channels[-1], config.out_channels, **layer)
 
     def __call__(self, z: jax.Array, remat: str = "none") -> jax.Array:
         run = rematerialised(remat)
@@ -137,11 +130,12 @@ class AutoencoderKL(nnx.Module):
     def __init__(self, config: AutoencoderConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
         self.dtype = jnp.dtype(dtype)
+        layer: LayerOptions = {"dtype": dtype, "rngs": rngs}
         latent = config.latent_channels
-        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
-        self.decoder = Decoder(config, dtype=dtype, rngs=rngs)
-        self.quant_conv = conv(2 * latent, 2 * latent, 1, dtype=dtype, rngs=rngs)
-        self.post_quant_conv = conv(latent, latent, 1, dtype=dtype, rngs=rngs)
+        self.encoder = Encoder(config, **layer)
+        self.decoder = Decoder(config, **layer)
+        self.quant_conv = conv(2 * latent, 2 * latent, 1, **layer)
+        self.post_quant_conv = conv(latent, latent, 1, **layer)
 
     @property
     def scaling_factor(self) -> float:

@@ -8,6 +8,7 @@ and a factor, so that either can stand in for the other under the same UNet.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ldis_jax.models.config import SD_SCALING_FACTOR, AutoencoderTinyConfig
-from ldis_jax.models.convolution import conv, upsample_nearest
+from ldis_jax.models.convolution import LayerOptions, conv, upsample_nearest
 from ldis_jax.models.layers import rematerialised
 
 
@@ -36,16 +37,14 @@ class Upsample(nnx.Module):
 class AutoencoderTinyBlock(nnx.Module):
     """Three convolutions and a residual connection, then a ReLU."""
 
-    def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        def layer() -> nnx.Conv:
-            return conv(channels, channels, dtype=dtype, rngs=rngs)
-
-        self.conv = nnx.List([layer(), ReLU(), layer(), ReLU(), layer()])
+    def __init__(self, channels: int, **layer: Unpack[LayerOptions]):
+        convolutions = [conv(channels, channels, **layer) for _ in range(3)]
+        self.conv = nnx.List([convolutions[0], ReLU(), convolutions[1], ReLU(), convolutions[2]])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         h = x
-        for layer in self.conv:
-            h = layer(h)
+        for module in self.conv:
+            h = module(h)
         return nnx.relu(h + x)
 
 
@@ -57,8 +56,8 @@ class Layers(nnx.Module):
 
     def __call__(self, x: jax.Array, remat: str = "none") -> jax.Array:
         run = rematerialised(remat)
-        for layer in self.layers:
-            x = run(layer, x)
+        for module in self.layers:
+            x = run(module, x)
         return x
 
 
@@ -68,8 +67,8 @@ class AutoencoderTiny(nnx.Module):
     def __init__(self, config: AutoencoderTinyConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
         self.dtype = jnp.dtype(dtype)
-        self.encoder = Layers(_encoder_layers(config, dtype, rngs))
-        self.decoder = Layers(_decoder_layers(config, dtype, rngs))
+        self.encoder = Layers(_encoder_layers(config, dtype=dtype, rngs=rngs))
+        self.decoder = Layers(_decoder_layers(config, dtype=dtype, rngs=rngs))
 
     @property
     def scaling_factor(self) -> float:
@@ -101,30 +100,25 @@ class AutoencoderTiny(nnx.Module):
         return self.decoder(jnp.tanh(scaled / 3.0) * 3.0, remat).astype(jnp.float32) * 2.0 - 1.0
 
 
-def _encoder_layers(config: AutoencoderTinyConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> Iterable[nnx.Module]:
-    for i, (channels, blocks) in enumerate(
-        zip(config.encoder_block_out_channels, config.num_encoder_blocks, strict=True)
-    ):
-        if i == 0:
-            yield conv(config.in_channels, channels, dtype=dtype, rngs=rngs)
-        else:
-            yield conv(channels, channels, stride=2, use_bias=False, dtype=dtype, rngs=rngs)
+def _encoder_layers(config: AutoencoderTinyConfig, **layer: Unpack[LayerOptions]) -> Iterable[nnx.Module]:
+    width = config.encoder_block_out_channels[0]  # of all levels
+    yield conv(config.in_channels, width, **layer)
+    for level, blocks in enumerate(config.num_encoder_blocks):
+        if level > 0:
+            yield conv(width, width, stride=2, use_bias=False, **layer)
         for _ in range(blocks):
-            yield AutoencoderTinyBlock(channels, dtype=dtype, rngs=rngs)
-    yield conv(channels, config.latent_channels, dtype=dtype, rngs=rngs)
+            yield AutoencoderTinyBlock(width, **layer)
+    yield conv(width, config.latent_channels, **layer)
 
 
-def _decoder_layers(config: AutoencoderTinyConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> Iterable[nnx.Module]:
-    last = len(config.num_decoder_blocks) - 1
-    yield conv(config.latent_channels, config.decoder_block_out_channels[0], dtype=dtype, rngs=rngs)
+def _decoder_layers(config: AutoencoderTinyConfig, **layer: Unpack[LayerOptions]) -> Iterable[nnx.Module]:
+    width = config.decoder_block_out_channels[0]  # of all levels
+    yield conv(config.latent_channels, width, **layer)
     yield ReLU()
-    for i, (channels, blocks) in enumerate(
-        zip(config.decoder_block_out_channels, config.num_decoder_blocks, strict=True)
-    ):
-        for _ in range(blocks):
-            yield AutoencoderTinyBlock(channels, dtype=dtype, rngs=rngs)
-        if i == last:
-            yield conv(channels, config.out_channels, dtype=dtype, rngs=rngs)
-        else:
+    for level, blocks in enumerate(config.num_decoder_blocks):
+        if level > 0:
             yield Upsample()
-            yield conv(channels, channels, use_bias=False, dtype=dtype, rngs=rngs)
+            yield conv(width, width, use_bias=False, **layer)
+        for _ in range(blocks):
+            yield AutoencoderTinyBlock(width, **layer)
+    yield conv(width, config.out_channels, **layer)
