@@ -67,17 +67,10 @@ def estimated_cycles(text: str) -> dict[str, int]:
     computed again for a backward pass counts to it. A fusion counts to the part of its last operation. Operations
     without an estimate, collectives and opaque kernels, count nothing.
     """
-    computations = _split(text)
     parts: collections.Counter[str] = collections.Counter()
-
-    def visit(name: str, times: int) -> None:
-        for line in computations.get(name, ()):
-            if cycles := sum(map(int, _CYCLES.findall(line))):
-                parts[_part(line)] += times * cycles
-            for called, n in _called(line, computations):
-                visit(called, times * n)
-
-    visit(_entry(text), 1)
+    for _, line, times in _executed(text):
+        if cycles := sum(map(int, _CYCLES.findall(line))):
+            parts[_part(line)] += times * cycles
     return dict(parts.most_common())
 
 
@@ -97,44 +90,55 @@ def unmodelled_custom_calls(text: str) -> int:
 
 def collectives(text: str) -> list[Collective]:
     """What chips exchange in one execution, largest first."""
-    computations = _split(text)
     found: dict[tuple[str, int, bool], list[int]] = collections.defaultdict(lambda: [0, 0])
     # An exchange that is spread over several fusions stands in each of them, with one channel. Of the TPU compiler's
     # reduce-scatters, those that it has combined share a channel, and are exchanges of their own.
     seen = set()
-
-    def add(kind: str, group: int, network: bool, times: int, size: int) -> None:
+    for name, line, times in _executed(text, fusions=True):
+        channel, scattered = _CHANNEL.search(line), "all-reduce-scatter" in name
+        network = False
+        if (match := _COLLECTIVE.search(line)) and (scattered or channel is None or channel[1] not in seen):
+            seen.add(channel and channel[1])
+            kind, group = match[2], _group_size(line)
+            sizes = [_bytes(*array) for array in _ARRAY.findall(match[1])]
+            # Several results are several arrays in one exchange, but a start of these kinds lists operands, too.
+            operands = match[3] and kind in ("all-gather", "collective-permute")
+            size = max(sizes, default=0) if operands else sum(sizes)
+            if scattered:
+                kind = "reduce-scatter"  # the TPU compiler's form: an all-reduce of which each keeps its part
+            elif kind == "reduce-scatter":
+                size *= group
+        elif match := _NETWORK.search(line):
+            network = True
+            kind, group = match[3].lower().replace("_", "-"), match[2].count(",") + 1
+            size = _bytes(*_ARRAY.findall(match[1])[0]) * (group if kind == "reduce-scatter" else 1)
+        else:
+            continue
         entry = found[kind, group, network]
         entry[0] += times
         entry[1] += times * _received(kind, size, group)
-
-    def visit(name: str, times: int) -> None:
-        for line in computations.get(name, ()):
-            channel, scattered = _CHANNEL.search(line), "all-reduce-scatter" in name
-            if (match := _COLLECTIVE.search(line)) and (scattered or channel is None or channel[1] not in seen):
-                seen.add(channel and channel[1])
-                kind, group = match[2], _group_size(line)
-                sizes = [_bytes(*array) for array in _ARRAY.findall(match[1])]
-                # Several results are several arrays in one exchange, but a start of these kinds lists operands, too.
-                operands = match[3] and kind in ("all-gather", "collective-permute")
-                size = max(sizes, default=0) if operands else sum(sizes)
-                if scattered:
-                    kind = "reduce-scatter"  # the TPU compiler's form: an all-reduce of which each keeps its part
-                elif kind == "reduce-scatter":
-                    size *= group
-                add(kind, group, False, times, size)
-            elif match := _NETWORK.search(line):
-                kind, group = match[3].lower().replace("_", "-"), match[2].count(",") + 1
-                size = _bytes(*_ARRAY.findall(match[1])[0])
-                add(kind, group, True, times, size * group if kind == "reduce-scatter" else size)
-            for called, n in _called(line, computations):
-                visit(called, times * n)
-            for called in _CALLS.findall(line):
-                visit(called, times)
-
-    visit(_entry(text), 1)
     every = [Collective(*key, n, size) for key, (n, size) in found.items() if key[1] > 1]
     return sorted(every, key=lambda c: -c.bytes)
+
+
+def _executed(text: str, fusions: bool = False) -> Iterator[tuple[str, str, int]]:
+    """(computation, line, times) of every operation, bodies of loops as often as they run, fusions' insides on demand.
+
+    An operation comes before those that it runs.
+    """
+    computations = _split(text)
+
+    def visit(name: str, times: int) -> Iterator[tuple[str, str, int]]:
+        for line in computations.get(name, ()):
+            yield name, line, times
+            for called, n in _called(line, computations):
+                yield from visit(called, times * n)
+            for called in _CALLS.findall(line) if fusions else ():
+                yield from visit(called, times)
+
+    entry = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)
+    assert entry is not None
+    return visit(entry[1], 1)
 
 
 def _received(kind: str, size: int, group: int) -> int:
@@ -153,12 +157,6 @@ def _split(text: str) -> dict[str, list[str]]:
         elif line.startswith("  "):
             lines.append(line)
     return computations
-
-
-def _entry(text: str) -> str:
-    match = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)
-    assert match is not None
-    return match[1]
 
 
 def _called(line: str, computations: Mapping[str, list[str]]) -> Iterator[tuple[str, int]]:

@@ -116,10 +116,7 @@ def compile_with_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled,
         try:
             text = compiled.as_text()
         except jax.errors.JaxRuntimeError:
-            written = next(Path(folder).glob("*.after_codegen.txt"), None)
-            if written is None:
-                raise
-            text = written.read_text(encoding="utf-8")
+            text = next(Path(folder).glob("*.after_codegen.txt")).read_text(encoding="utf-8")
     assert text is not None
     return compiled, text
 

@@ -81,11 +81,7 @@ def prepare_compile_only() -> None:
 
 
 def slice_devices(topology: str, slices: int = 1) -> list[Any]:
-    """Devices to compile for.
-
-    Args:
-        topology: generation and grid, "v5e:4x4".
-        slices: how many of them.
+    """Devices of so many slices of a topology such as "v5e:4x4", to compile for.
 
     Raises:
         LDISError: libtpu is not installed, or does not know the topology.

@@ -8,15 +8,11 @@ from typing import Any
 from jax.extend import core
 
 
-def count_flops(jaxpr: core.ClosedJaxpr) -> int:
+def count_flops(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:
     """Operations of all matrix products and convolutions, loops as often as they run, over all devices.
 
     It is what the mathematics needs, whatever a compiler pads or computes twice; other operations are left out.
     """
-    return _count(jaxpr.jaxpr)
-
-
-def _count(jaxpr: core.Jaxpr) -> int:
     total = 0
     eqn: Any  # its avals are typed without shapes
     for eqn in jaxpr.eqns:
@@ -28,15 +24,14 @@ def _count(jaxpr: core.Jaxpr) -> int:
         elif name == "conv_general_dilated":
             total += _convolution(eqn)
         elif name == "cond":
-            branches = eqn.params["branches"]
-            if platforms := eqn.params.get(
-                "branches_platforms"
-            ):  # ways to one result; the plain one is for any platform
+            branches, platforms = eqn.params["branches"], eqn.params.get("branches_platforms")
+            if platforms:  # ways to one result; the plain one is for any platform
                 branches = [branches[platforms.index(None)]]
-            total += max(_count(branch.jaxpr) for branch in branches)
+            total += max(map(count_flops, branches))
         else:
             times = eqn.params["length"] if name == "scan" else 1
-            total += times * sum(_count(inner) for inner in _inner(eqn.params))
+            inner = [value for value in eqn.params.values() if isinstance(value, core.Jaxpr | core.ClosedJaxpr)]
+            total += times * sum(map(count_flops, inner))
     return total
 
 
@@ -59,13 +54,3 @@ def _convolution(eqn: Any) -> int:
             )
         total *= reached
     return total // eqn.params["batch_group_count"]
-
-
-def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
-    found = []
-    for value in params.values():
-        if isinstance(value, core.ClosedJaxpr):
-            found.append(value.jaxpr)
-        elif isinstance(value, core.Jaxpr):
-            found.append(value)
-    return found
