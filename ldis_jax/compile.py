@@ -32,7 +32,6 @@ def main() -> None:
     config = read_config(__doc__, (_TOPOLOGY, _PROGRAM, _BATCH_SIZE, _JSON))
     prepare_compile_only()
 
-    from ldis_jax.config import check_config
     from ldis_jax.costs.report import advice, compile_program, lines
     from ldis_jax.runtime import sharding
     from ldis_jax.runtime.chips import slice_devices
@@ -40,7 +39,6 @@ def main() -> None:
     from ldis_jax.training.compiled_step import ReadyStep, program_facts, write_executable
     from ldis_jax.training.run import Run
 
-    check_config(config)
     for path in filter(None, (_JSON.value, config.executable)):
         check_writable(path)
     devices = slice_devices(_TOPOLOGY.value, config.mesh.slices)

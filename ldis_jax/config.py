@@ -118,15 +118,25 @@ def check_config(config: ConfigDict) -> None:
     counts = {f"eval.sets.{name}.num_shots": 1 for name, entry in config.eval.sets.items() if "num_shots" in entry}
     for key, least in (_INTEGERS | counts).items():
         check_integer(f"config.{key}", operator.attrgetter(key)(config), least)
-    dtypes = ("auto", "float32", "bfloat16")
+    optim, dtypes = config.optim, ("float32", "bfloat16")
     for key, holds, words in (
         ("seed", 0 <= config.seed < 2**32, f"from 0 to {2**32 - 1}"),  # random keys tell no more apart
         ("watchdog_minutes", 0 <= config.watchdog_minutes <= 10**6, f"from 0 to {10**6}"),
-        ("dtype", config.dtype in dtypes, f"one of {', '.join(dtypes)}"),
+        ("dtype", config.dtype in ("auto", *dtypes), "one of auto, float32, bfloat16"),
         ("remat", config.remat in REMAT, f"one of {', '.join(REMAT)}"),
+        ("step.grad_dtype", config.step.grad_dtype in dtypes, "one of float32, bfloat16"),
+        ("step.ema_decay", 0 <= config.step.ema_decay < 1, "from 0 on and below 1"),
+        ("optim.learning_rate", optim.learning_rate >= 0, "not negative"),
+        ("optim.schedule", optim.schedule in ("constant", "cosine"), "one of constant, cosine"),
+        ("optim.b1", 0 <= optim.b1 < 1, "from 0 on and below 1"),
+        ("optim.b2", 0 <= optim.b2 < 1, "from 0 on and below 1"),
+        ("optim.eps", optim.eps > 0, "positive"),
+        ("optim.weight_decay", optim.weight_decay >= 0, "not negative"),
+        ("optim.grad_clip", optim.grad_clip > 0, "positive"),
+        ("optim.moment_dtype", optim.moment_dtype in dtypes, "one of float32, bfloat16"),
     ):
         if not holds:
-            raise LDISError(f"config.{key}={config[key]!r}: must be {words}")
+            raise LDISError(f"config.{key}={operator.attrgetter(key)(config)!r}: must be {words}")
 
 
 def check_variant(file: str, variant: str, variants: Collection[str]) -> None:

@@ -367,7 +367,8 @@ class LDISPipeline:
         def predict(batch: dict[str, np.ndarray]) -> jax.Array:
             return self._predictor.predict_classes(batch["query_image"], batch["class"], read, seed, options)
 
-        size = batch_size or self._default_batch()
+        # On a CPU, what one picture needs fits its caches, and what several need does not.
+        size = batch_size or self._predictor.devices * (1 if jax.default_backend() == "cpu" else _ROWS)
         for (canvas, tile, c), rendered in predict_batches(predict, queries, load, size):
             canvas.add(tile, c, rendered)
             if not canvas.missing:
@@ -376,10 +377,6 @@ class LDISPipeline:
     def _of_one(self, num_classes: int, tile_size: int | None) -> int | None:
         """The batch size for a single picture."""
         return None if tile_size or jax.default_backend() == "cpu" else max(num_classes, 1)
-
-    def _default_batch(self) -> int:
-        """On a CPU, what one picture needs fits its caches, and what several need does not."""
-        return self._predictor.devices * (1 if jax.default_backend() == "cpu" else _ROWS)
 
     def _result(self, canvas: Canvas) -> Segmentation:
         r = canvas.r()

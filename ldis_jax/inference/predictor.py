@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -100,7 +101,7 @@ class Predictor:
         size, (batch, count) = self.task.image_size, masks.shape[:2]
         query = _as_array("query", query, (batch, size, size, 3), jnp.float32)
         real = np.full(batch, count) if num_prompts is None else num_prompts
-        return query, self._pad_prompts(images, masks, real), query_keys(_checked_seed(seed), np.arange(batch))
+        return query, self._pad_prompts(images, masks, real), _keys(seed, np.arange(batch))
 
     def read_prompts(self, images: ArrayLike, masks: ArrayLike, num_prompts: ArrayLike) -> PromptTokens:
         """Prompts for :meth:`predict_classes`; [C, K, S, S, 3], [C, K, S, S] and int [C]."""
@@ -114,7 +115,7 @@ class Predictor:
         A query's noise depends on its class alone, so that a result does not depend on what else is in the batch.
         """
         own = jax.tree.map(lambda x: x[classes], prompts)
-        return self.predict((jnp.asarray(query), own, query_keys(_checked_seed(seed), classes)), options)
+        return self.predict((jnp.asarray(query), own, _keys(seed, classes)), options)
 
     def predict(self, inputs: Inputs, options: dict[str, Any]) -> jax.Array:
         """What the decoder renders, float32 [B, S, S, 3]; the task's ``residual`` makes R of it."""
@@ -156,7 +157,7 @@ class Predictor:
         if not isinstance(self.task, LDISN):
             yield self._predict(self.params, *inputs)
             return
-        task = self.task.with_options({name: options[name] for name in STATIC})
+        task = dataclasses.replace(self.task, **{name: options[name] for name in STATIC})
         scales = {name: options[name] for name in SCALES}
         query, prompts, keys = inputs
         conditions, state = self._begin(self.params, query, prompts, keys, options.get("noise"))
@@ -217,7 +218,7 @@ class Predictor:
         sampler: str,
     ) -> tuple[StepState, jax.Array]:
         assert isinstance(self.task, LDISN)
-        task, model = self.task.with_options(scales), unflatten(self._graphdef, params)
+        task, model = dataclasses.replace(self.task, **scales), unflatten(self._graphdef, params)
         shape = state.z.shape[1:]
         denoise = task.denoisers(model, conditions)[0 if guided else 1]
         state = take_step(
@@ -248,7 +249,7 @@ class Predictor:
         if not isinstance(self.task, LDISN):
             return {}
         options = {name: getattr(self.task, name) for name in OPTIONS} | options
-        self.task.with_options({name: options[name] for name in STATIC})
+        dataclasses.replace(self.task, **{name: options[name] for name in STATIC})  # it checks them
         for name in SCALES:
             options[name] = jnp.float32(check_number(name, options[name]))
         side = self.task.image_size // self.config.vae.downscale
@@ -286,10 +287,10 @@ def _as_array(name: str, value: ArrayLike, shape: Sequence[int | str], dtype: DT
     raise LDISError(f"{name} {found}: expected numbers [{expected}]; pipe(query, prompts) takes images")
 
 
-def _checked_seed(seed: int) -> int:
+def _keys(seed: int, indices: np.ndarray) -> jax.Array:
     if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 1 << 32:  # JAX drops the higher bits
         raise LDISError(f"seed={seed!r}: must be an integer from 0 to 2**32 - 1")
-    return int(seed)
+    return query_keys(int(seed), indices)
 
 
 def check_dtype(dtype: str) -> None:

@@ -76,11 +76,12 @@ def _is_stream(path: Path) -> bool:
 
 @contextlib.contextmanager
 def only_one(folder: Path, error: LDISError) -> Iterator[None]:
-    """Holds a lock in ``folder`` that the system releases when the process ends; raises ``error`` where it is held.
+    """Holds a lock in ``folder``, made if missing, which ends with the process; raises ``error`` where it is held.
 
     File systems without locks are let pass.
     """
     with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR)
     with open(lock, "rb"):  # closes it
         try:

@@ -76,16 +76,9 @@ def attention_bias(instruction_mask: jax.Array, num_prompts: jax.Array | None = 
 
 
 def repeated_tokens_bias(bias: jax.Array, num_tokens: int) -> jax.Array:
-    """The bias that makes L tokens stand for K repetitions of themselves.
+    """The bias that makes L tokens stand for K repetitions of themselves, float32 [B, K*L] -> [B, L].
 
-    Equal keys and values add their weights: exp(bias) of the one is the sum of exp(bias) of its repetitions. So the
-    null instruction costs the same whatever K is.
-
-    Args:
-        bias: float32 [B, K*L] of the repetitions; at least one of each token's is finite.
-        num_tokens: L.
-
-    Returns:
-        float32 [B, L].
+    Equal keys and values add their weights: exp(bias) of the one is the sum of exp(bias) of its repetitions, of which
+    at least one is finite. So the null instruction costs the same whatever K is.
     """
     return jax.nn.logsumexp(bias.reshape(bias.shape[0], -1, num_tokens), axis=1)

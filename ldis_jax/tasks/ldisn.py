@@ -123,7 +123,7 @@ class LDISN(Task):
             step_noise: [num_steps, B, s, s, 4] in place of ddpm's draws; the last one has no effect.
             **options: of :data:`ldis_jax.support.prediction_options.OPTIONS`, in place of the task's defaults.
         """
-        task = self.with_options(options)
+        task = dataclasses.replace(self, **options)
         conditions = task.conditions(model, query_image, prompts)
         guided, prompted = task.denoisers(model, conditions)
         shape = conditions.query_latents.shape[1:]
@@ -136,10 +136,6 @@ class LDISN(Task):
             task.sampler,
         )
         return decode(model.vae, latents)
-
-    def with_options(self, options: Mapping[str, Any]) -> LDISN:
-        """The task with what prediction takes in place of its defaults; None leaves a default."""
-        return dataclasses.replace(self, **{name: value for name, value in options.items() if value is not None})
 
     @property
     def prediction_schedule(self) -> NoiseSchedule:

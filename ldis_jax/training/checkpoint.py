@@ -22,7 +22,8 @@ from jax.experimental import multihost_utils
 
 from ldis_jax.errors import LDISError, TryAgainError, list_names
 from ldis_jax.runtime.memory import out_of_memory
-from ldis_jax.training.state import TrainState
+from ldis_jax.support.files import writing
+from ldis_jax.training.step import TrainState
 
 T = TypeVar("T")
 
@@ -40,27 +41,21 @@ class Checkpoints:
     """The checkpoints of one work folder; close it, or use it in a ``with``."""
 
     def __init__(self, folder: Path, keep: int, fingerprint: dict[str, Any]):
-        """Opens the folder.
+        """Opens the folder, made if missing, which keeps the last ``keep`` steps.
 
-        Args:
-            folder: made if missing.
-            keep: how many steps to keep.
-            fingerprint: JSON-able; what must not change between the runs of one work folder.
+        ``fingerprint``, JSON-able, must not change between the runs of one work folder.
         """
         self._folder, self._fingerprint = folder, json.loads(json.dumps(fingerprint))
-        if folder.exists() and not folder.is_dir():
-            raise LDISError(f"{folder}: cannot hold checkpoints (is a file); choose another --workdir")
-        self._quiet = _Quiet()
         # What a save that was killed has left is removed.
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         handlers = {
             "state": ocp.PyTreeCheckpointHandler(type_handler_registry=_ARRAYS),
             **{name: ocp.JsonCheckpointHandler() for name in ("data", "fingerprint")},
         }
-        try:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
-        except OSError as error:
-            raise LDISError(f"{folder}: cannot hold checkpoints ({_line(error)}); choose another --workdir") from error
+        self._quiet = _Quiet()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -84,16 +79,15 @@ class Checkpoints:
         step = int(state.step)
         if self._manager.latest_step() == step:
             return
-        summary = _summary(state)
-        if not summary.finite:
+        checksum, finite = _summary(state)
+        if not finite:
             raise LDISError(
                 f"step {step}: the parameters it made are not finite; they are not saved, and the checkpoints in "
                 f"{self._folder} are kept. Lower config.optim.learning_rate"
             )
-        data = data_state | {_CHECKSUM: summary.checksum}
         arguments = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state),
-            data=ocp.args.JsonSave(data),
+            data=ocp.args.JsonSave(data_state | {_CHECKSUM: checksum}),
             fingerprint=ocp.args.JsonSave(self._fingerprint),
         )
         with self._writing():
@@ -110,8 +104,8 @@ class Checkpoints:
             self._manager.check_for_errors()
 
     def started(self) -> bool:
-        """Whether a run has saved here, be it usable or not."""
-        return self._listed().any_saved
+        """Whether a run has saved here, as process 0 sees it."""
+        return bool(multihost_utils.broadcast_one_to_all(np.array(has_saved(self._folder))))
 
     def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The newest usable checkpoint in the shapes, types and shardings of ``state``.
@@ -126,7 +120,7 @@ class Checkpoints:
                 moved then, for the fault may be elsewhere.
         """
         damaged: dict[int, str] = {}
-        for step in sorted(self._listed().steps, reverse=True):
+        for step in sorted(self._steps(), reverse=True):
             try:
                 restored = self._read(step, state)
                 break
@@ -150,16 +144,15 @@ class Checkpoints:
             self._manager.reload()
         return restored
 
-    def _listed(self) -> _Listed:
+    def _steps(self) -> list[int]:
         """What process 0 sees in the folder: others may see an older state of one that they share."""
         own = self._manager.all_steps()
         if own and max(own) > np.iinfo(np.int32).max:
             raise LDISError(f"{self._folder / str(max(own))}: no checkpoint of a run; move it away")
-        seen = np.array([len(own), any(self._folder.glob("*.damaged*"))], np.int32)
-        count, set_aside = map(int, multihost_utils.broadcast_one_to_all(seen))
+        count = int(multihost_utils.broadcast_one_to_all(np.array(len(own))))
         steps = np.zeros(count, np.int32)
         steps[: len(own)] = own[:count]  # another's may be more or fewer
-        return _Listed([int(step) for step in multihost_utils.broadcast_one_to_all(steps)], bool(count or set_aside))
+        return [int(step) for step in multihost_utils.broadcast_one_to_all(steps)]
 
     def _read(self, step: int, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """One checkpoint; raises _UnusableError on all processes if any cannot read its part."""
@@ -175,11 +168,10 @@ class Checkpoints:
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         arguments = ocp.args.StandardRestore(abstract)
         restored = _on_all(lambda: state_handler.restore(folder / "state", args=arguments))
-        if not isinstance(data, dict) or data.get("step") != int(restored.step):
-            raise _UnusableError("the state of its data is not of its step")
         # Compression does not notice every flipped bit. Runs of older versions have no checksum.
-        if data.pop(_CHECKSUM, None) not in (None, _summary(restored).checksum):
-            raise _UnusableError("its arrays are not those that were saved")
+        of_step = isinstance(data, dict) and data.get("step") == int(restored.step)
+        if not of_step or data.pop(_CHECKSUM, None) not in (None, _summary(restored)[0]):
+            raise _UnusableError("its data or its arrays are not those that were saved")
         return restored, data
 
     @contextlib.contextmanager
@@ -193,11 +185,6 @@ class Checkpoints:
                 f"{self._folder}: a checkpoint could not be written ({_line(error)}); {last}. Mend the disk and run "
                 f"the same command again"
             ) from error
-
-
-class _Listed(NamedTuple):
-    steps: list[int]
-    any_saved: bool  # also those set aside
 
 
 class _Quiet:
@@ -242,14 +229,10 @@ def _on_all(read: Callable[[], T]) -> T:
     return result
 
 
-class _Summary(NamedTuple):
-    checksum: int  # CRC-32 over one sum an array, of its bits as integers: the same however arrays are sharded
-    finite: bool
-
-
-def _summary(state: TrainState) -> _Summary:
+def _summary(state: TrainState) -> tuple[int, bool]:
+    """(CRC-32 over one sum an array, of its bits: the same however arrays are sharded; whether all is finite)."""
     found = np.array(jax.device_get([_summary_of_array(leaf) for leaf in jax.tree.leaves(state)]), "<u4")
-    return _Summary(zlib.crc32(found[:, 0].tobytes()), not found[:, 1].any())
+    return zlib.crc32(found[:, 0].tobytes()), not found[:, 1].any()
 
 
 @jax.jit  # an array at a time: XLA takes minutes to compile one program that sums thousands
@@ -270,6 +253,11 @@ def saved_steps(folder: Path) -> list[int]:
     """Steps of the checkpoints in ``checkpoints/`` of a work folder, ascending; damaged ones too."""
     found = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
     return sorted(int(name) for name in found if re.fullmatch(r"0|[1-9]\d*", name, re.ASCII))
+
+
+def has_saved(folder: Path) -> bool:
+    """Whether a run has saved in such a folder, be it usable or not, or set aside."""
+    return bool(saved_steps(folder)) or any(folder.glob("*.damaged*"))
 
 
 class SavedModel(NamedTuple):

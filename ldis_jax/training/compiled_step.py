@@ -53,8 +53,8 @@ def program_facts(run: Run) -> dict[str, str]:
         "compiler's flags": " ".join(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")),
         "source code": _source_hash(),
     }
-    for package in (*_PACKAGES, *_COMPILERS.get(device.platform, ())):
-        facts[package] = _version(package)
+    packages = (*_PACKAGES, *_COMPILERS.get(device.platform, ()))
+    facts |= {package: _version(package) for package in packages}
     if device.platform == "cpu":
         facts["processor"] = processor()
     return facts
@@ -83,15 +83,11 @@ def ready_step(run: Run, with_flops: bool = False) -> ReadyStep:
         check_writable(path)
     program, facts = train_program(run, config.batch_size), program_facts(run)
     if path is not None and path.is_file():
-        try:
-            loaded = read_executable(path, facts, program, run.mesh)
-        except ForeignFileError:
-            raise LDISError(f"config.executable={path}: is there, and is no compiled step; name another file") from None
-        except UnusableExecutableError as error:
-            _LOGGER.warning("config.executable=%s: %s; compiling again", path, error)
-        else:
+        found = read_executable(path, facts, program, run.mesh)
+        if isinstance(found, ReadyStep):
             _LOGGER.info("training step loaded from %s in %.1f s", path, time.monotonic() - started)
-            return loaded
+            return found
+        _LOGGER.warning("config.executable=%s: %s; compiling again", path, found)
     compiled: jax.stages.Compiled = program.trace().lower().compile()
     _LOGGER.info("training step compiled in %.1f s", time.monotonic() - started)
     counted = path is not None or with_flops
@@ -111,8 +107,8 @@ def write_executable(path: Path, step: ReadyStep, facts: Mapping[str, str]) -> N
         temporary.chmod(temporary.stat().st_mode & ~_OTHERS_MAY_WRITE)
 
 
-def read_executable(path: Path, facts: Mapping[str, str], program: Program, mesh: Mesh) -> ReadyStep:
-    """The step of :func:`write_executable`.
+def read_executable(path: Path, facts: Mapping[str, str], program: Program, mesh: Mesh) -> ReadyStep | str:
+    """The step of :func:`write_executable`, or why the file holds none for this run.
 
     Args:
         path: the file.
@@ -121,9 +117,8 @@ def read_executable(path: Path, facts: Mapping[str, str], program: Program, mesh
         mesh: of this run's devices.
 
     Raises:
-        UnusableExecutableError: the file is damaged, of another program, where it says in what they differ, or of
-            something else (:class:`ForeignFileError`).
-        LDISError: others may write the file: it is machine code, and whoever changes it runs code here.
+        LDISError: others may write the file: it is machine code, and whoever changes it runs code here. Or it is a
+            file of something else, which must not be overwritten.
     """
     with path.open("rb") as file:  # once: what is looked at is what is read
         found, content = os.fstat(file.fileno()), file.read()
@@ -135,27 +130,19 @@ def read_executable(path: Path, facts: Mapping[str, str], program: Program, mesh
     try:
         header = json.loads(head)
         theirs, digest, flops = dict(header["facts"]), str(header["sha256"]), float(header["flops"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ForeignFileError("not a file of a compiled step") from error
+    except (ValueError, KeyError, TypeError):
+        raise LDISError(f"config.executable={path}: is there, and is no compiled step; name another file") from None
     if differing := sorted(name for name in facts.keys() | theirs.keys() if facts.get(name) != theirs.get(name)):
-        raise UnusableExecutableError(f"compiled for another {list_names(differing)}")
+        return f"compiled for another {list_names(differing)}"
     if hashlib.sha256(payload).hexdigest() != digest:
-        raise UnusableExecutableError("damaged")
+        return "damaged"
     inputs, outputs = jax.tree.structure((program.arguments, {})), jax.tree.structure(program.arguments[:2])
     devices = list(mesh.devices.flat)
     try:
-        run = serialize_executable.deserialize_and_load(payload, inputs, outputs, devices[0].client, devices)
-        return ReadyStep(run, flops)
+        load = serialize_executable.deserialize_and_load
+        return ReadyStep(load(payload, inputs, outputs, devices[0].client, devices), flops)
     except Exception as error:  # whatever the runtime raises: the step can always be compiled
-        raise UnusableExecutableError(" ".join(str(error).split())[:200]) from error
-
-
-class UnusableExecutableError(Exception):
-    """A file that holds no program for this run."""
-
-
-class ForeignFileError(UnusableExecutableError):
-    """A file of something else."""
+        return " ".join(str(error).split())[:200]
 
 
 def _source_hash() -> str:

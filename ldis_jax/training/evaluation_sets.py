@@ -58,9 +58,8 @@ class Evaluation:
             results |= dict(self._swap.run(predict))
         if self._pictures:
             path = self._workdir / "pictures" / f"{step:06d}.png" if self._writes_pictures else None
-            pictures = PictureEvaluator(self._pictures, self._size, min(self._batch_size, len(self._pictures)), path)
-            for _ in pictures.run(predict):
-                pass
+            batch_size = min(self._batch_size, len(self._pictures))
+            results |= dict(PictureEvaluator(self._pictures, self._size, batch_size, path).run(predict))
         return results
 
     def report(self, results: dict[str, float], before: dict[str, float]) -> dict[str, Any]:
@@ -70,24 +69,19 @@ class Evaluation:
             results: of :meth:`run`.
             before: the same before the first step; may be empty.
         """
-        evaluator = self._sets[self._main]
+        found = {name: evaluator.baselines() for name, evaluator in self._sets.items()}
+        baselines = {
+            baseline: {f"{name}/{key}": value for name, of in found.items() for key, value in of[baseline].items()}
+            for baseline in found[self._main]
+        }
         return {
             "evaluation_set": self._main,
             **self._figures(results),
             **({"before": self._figures(before)} if f"{self._main}/miou" in before else {}),
-            "baselines": self._baselines(),
+            "baselines": {baseline: self._figures(figures) for baseline, figures in baselines.items()},
             "prompt_swap": results.get("prompt_swap"),
-            "episodes": len(evaluator.episodes),
+            "episodes": len(self._sets[self._main].episodes),
             "episodes_hash": self._hashes[self._main],
-        }
-
-    def _baselines(self) -> dict[str, dict[str, Any]]:
-        found = {name: evaluator.baselines() for name, evaluator in self._sets.items()}
-        return {
-            baseline: self._figures(
-                {f"{name}/{key}": v for name, of in found.items() for key, v in of[baseline].items()}
-            )
-            for baseline in found[self._main]
         }
 
     def _figures(self, found: dict[str, float]) -> dict[str, Any]:

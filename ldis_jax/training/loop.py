@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ldis_jax.config import check_config, to_json
+from ldis_jax.config import to_json
 from ldis_jax.errors import LDISError, TryAgainError, list_names
 from ldis_jax.inference.program import make_predict
 from ldis_jax.input_pipeline import TrainEpisodes, TrainLoader, make_source
@@ -27,17 +27,16 @@ from ldis_jax.runtime.chips import peak_flops
 from ldis_jax.runtime.memory import release_free_memory
 from ldis_jax.runtime.preemption import PreemptedError, Preemption
 from ldis_jax.support.files import only_one, write_json
-from ldis_jax.training.checkpoint import Checkpoints
+from ldis_jax.training.checkpoint import Checkpoints, has_saved
 from ldis_jax.training.compiled_step import ReadyStep, ready_step
 from ldis_jax.training.evaluation_sets import Evaluation
 from ldis_jax.training.metric_writer import MetricWriter
 from ldis_jax.training.optim import learning_rate_schedule
 from ldis_jax.training.profiling import Profiler
 from ldis_jax.training.progress import CHECKPOINT, DATA, EVALUATION, EXPORT, START, STEP, Progress
-from ldis_jax.training.results import write_model, write_report
+from ldis_jax.training.results import write_model, write_training_page
 from ldis_jax.training.run import Run
-from ldis_jax.training.state import TrainState
-from ldis_jax.training.step import NEVER, StepMetrics, init_state
+from ldis_jax.training.step import NEVER, StepMetrics, TrainState, init_state
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -62,73 +61,72 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     lead = jax.process_index() == 0
 
     # --- Data: whatever is wrong with them, or with the config, shows before any weight is read ---
-    check_config(config)
     run = Run.from_config(config, sharding.make_mesh(**config.mesh), jax.default_backend())
     loader = make_loader(run)
     evaluation = Evaluation(config, run.task, workdir, pictures=lead)
-    profile = Profiler(config.profile, workdir / "profile")
-    _make_folder(workdir)
-
-    # --- Model: frozen networks apart from what is trained, and the compiled step ---
-    graphdef, params, frozen, frozen_files = run.start()
-    frozen = sharding.put(frozen, sharding.replicated(run.mesh))
-    if lead and (large := sharding.large_replicated(params, run.mesh)):
-        _LOGGER.warning("config.mesh.fsdp: these stay whole on every device: %s", list_names(large))
-    fingerprint = run.fingerprint(frozen_files)
-    peak = peak_flops(run.mesh.devices.flat[0].device_kind)
-    step = ready_step(run, with_flops=peak is not None)
-    release_free_memory()
-    predict = make_predict(run.task, graphdef, frozen, run.mesh)
+    profiler = Profiler(config.profile, workdir / "profile")
+    if (workdir / "model").exists() and not has_saved(workdir / "checkpoints"):
+        raise LDISError(
+            f"{workdir}: has results, but no checkpoints to go on from; put its checkpoints/ back, or choose another "
+            f"--workdir"
+        )
 
     busy = TryAgainError(f"{workdir}: another run works in it; wait for its end, or choose another --workdir")
-    with (
-        only_one(workdir, busy) if lead else contextlib.nullcontext(),
-        profile as profiler,
-        Progress(workdir / "stalled", 60 * config.watchdog_minutes) as progress,
-        Preemption(run.mesh) as preemption,
-        # It waits for the last save when it is left: watched, and whole if SIGTERM comes meanwhile.
-        Checkpoints(workdir / "checkpoints", config.keep_checkpoints, fingerprint) as checkpoints,
-        loader,
-    ):
-        # --- Resume, or start ---
-        if checkpoints.started():
-            del params  # their memory is the restored state's
-            state, data_state = checkpoints.restore(run.state_shapes())
-            loader.set_state(data_state)
-            progress.set_state(data_state)
-        elif (workdir / "model").exists():
-            raise LDISError(
-                f"{workdir}: has results, but no checkpoints to go on from; put its checkpoints/ back, or choose "
-                f"another --workdir"
-            )
-        else:
-            state, _ = init_state(params, run.optimizer, run.mesh, run.options)
-            del params
-        if lead:
-            write_json(workdir / "config.json", to_json(config))
-        writer = MetricWriter(workdir, int(state.step), enabled=lead)
+    with only_one(workdir, busy) if lead else contextlib.nullcontext():
+        # --- Model: frozen networks apart from what is trained, and the compiled step ---
+        graphdef, params, frozen, frozen_files = run.start()
+        frozen = sharding.put(frozen, sharding.replicated(run.mesh))
+        if lead and (large := sharding.large_replicated(params, run.mesh)):
+            _LOGGER.warning("config.mesh.fsdp: these stay whole on every device: %s", list_names(large))
+        fingerprint = run.fingerprint(frozen_files)
+        peak = peak_flops(run.mesh.devices.flat[0].device_kind)
+        step = ready_step(run, with_flops=peak is not None)
+        release_free_memory()
+        predict = make_predict(run.task, graphdef, frozen, run.mesh)
 
-        # --- Loop ---
-        tools = (evaluation, predict, writer, checkpoints, progress, preemption, profiler)
-        trainer = Trainer(run, workdir, state, frozen, step, peak, *tools)
-        del state  # the steps use it up
-        try:
-            results = trainer.train(loader)
-        except PreemptedError:
-            trainer.save()
-            _LOGGER.warning("SIGTERM: stopped after step %s; run the same command again to continue", trainer.done)
-            return None
+        with (
+            profiler,
+            Progress(workdir / "stalled", 60 * config.watchdog_minutes) as progress,
+            Preemption(run.mesh) as preemption,
+            # It waits for the last save when it is left: watched, and whole if SIGTERM comes meanwhile.
+            Checkpoints(workdir / "checkpoints", config.keep_checkpoints, fingerprint) as checkpoints,
+            loader,
+        ):
+            # --- Resume, or start ---
+            if checkpoints.started():
+                del params  # their memory is the restored state's
+                state, data_state = checkpoints.restore(run.state_shapes())
+                loader.set_state(data_state)
+                progress.set_state(data_state)
+            else:
+                state, _ = init_state(params, run.optimizer, run.mesh, run.options)
+                del params
+            if lead:
+                write_json(workdir / "config.json", to_json(config))
+            writer = MetricWriter(workdir, int(state.step), enabled=lead)
 
-        # --- Export, report ---
-        progress.enter(EXPORT, trainer.done)
-        writer.close()
-        report = evaluation.report(results, writer.at(0) if config.eval.before else {})
-        report |= {"steps": config.train_steps, "seconds": round(time.time() - started, 1)}
-        trained = sharding.gather(trainer.state.best, run.mesh)
-        if lead:
-            write_model(run, workdir, (graphdef, trained, frozen), frozen_files, results)
-            writer.plot(workdir / "curves.png")
-            write_report(workdir, report)
+            # --- Loop ---
+            tools = (evaluation, predict, writer, checkpoints, progress, preemption, profiler)
+            trainer = Trainer(run, workdir, state, frozen, step, peak, *tools)
+            del state  # the steps use it up
+            try:
+                results = trainer.train(loader)
+            except PreemptedError:
+                trainer.save()
+                _LOGGER.warning("SIGTERM: stopped after step %s; run the same command again to continue", trainer.done)
+                return None
+
+            # --- Export, report ---
+            progress.enter(EXPORT, trainer.done)
+            writer.close()
+            report = evaluation.report(results, writer.at(0) if config.eval.before else {})
+            report |= {"steps": config.train_steps, "seconds": round(time.time() - started, 1)}
+            trained = sharding.gather(trainer.state.best, run.mesh)
+            if lead:
+                write_model(run, workdir, (graphdef, trained, frozen), frozen_files, results)
+                writer.plot(workdir / "curves.png")
+                write_json(workdir / "report.json", report)
+                write_training_page(workdir, report)
     # The others would wait for the one that exports when they exit, but not for long.
     multihost_utils.sync_global_devices("the run is done")
     return report
@@ -160,6 +158,7 @@ class Trainer:
         self._metrics = self._no_metrics
         self._schedule = learning_rate_schedule(self.run.config.optim, self.run.config.train_steps)
         self._bad_files = 0
+        self._running: Future[float] | None = None  # when the last step that was handed over ends
 
     def train(self, loader: TrainLoader) -> dict[str, float]:
         """Takes the steps that are left; nothing in it waits for the last one handed over, but to log and save.
@@ -178,10 +177,9 @@ class Trainer:
         steps = range(self.first, config.train_steps)
         bar = tqdm(steps, "train", config.train_steps, False, initial=self.first, disable=jax.process_index() != 0)
         batches = prefetch(loader, self.run.mesh)
-        running: Future[float] | None = None
         with ThreadPoolExecutor(1) as waiter:
             for _ in bar:
-                running = self._take_step(batches, running, waiter)
+                self._take_step(batches, waiter)
                 final = self.done == config.train_steps
                 if self.done % config.log_every == 0 or final:
                     self._log(bar)
@@ -194,13 +192,8 @@ class Trainer:
                 self.preemption.check()
         return self.evaluate()
 
-    def _take_step(
-        self,
-        batches: Iterator[tuple[dict[str, jax.Array], int]],
-        running: Future[float] | None,
-        waiter: ThreadPoolExecutor,
-    ) -> Future[float]:
-        """Hands a step to the device and waits for the end of the one before; the new one's end is to come."""
+    def _take_step(self, batches: Iterator[tuple[dict[str, jax.Array], int]], waiter: ThreadPoolExecutor) -> None:
+        """Hands a step to the device and waits for the end of the one before, not for its own."""
         first = self.done == self.first  # it compiles
         self.progress.enter(START if first else DATA, self.done)
         asked = time.monotonic()
@@ -212,15 +205,15 @@ class Trainer:
             self.state, self._metrics = self.step.run(self.state, self._metrics, self.frozen, batch)
         # The step before must end before the host goes on, so that batches do not pile up on the device and time is
         # booked where it was spent.
-        if running is not None:
-            self.progress.overlap(max(0.0, min(running.result(), got) - asked))
+        if self._running is not None:
+            self.progress.overlap(max(0.0, min(self._running.result(), got) - asked))
+        self._running = waiter.submit(_end_of, self._metrics)
         self.done += 1
         self.profiler.after(self.done, self._metrics)
-        return waiter.submit(_end_of, self._metrics)
 
     def _log(self, bar: tqdm) -> None:
         config = self.run.config
-        _require_finite(self._metrics, config, self.workdir)
+        self._require_finite()
         self.checkpoints.check()
         values = {name: float(value) for name, value in self._metrics.compute().items()}
         values.pop("first_non_finite")
@@ -236,9 +229,19 @@ class Trainer:
 
     def save(self) -> None:
         """Writes a checkpoint in the background; raises :class:`LDISError` where the last steps are not finite."""
-        _require_finite(self._metrics, self.run.config, self.workdir)
+        self._require_finite()
         self.progress.enter(CHECKPOINT, self.done)
         self.checkpoints.save(self.state, {"step": self.done, **self.progress.state()})
+
+    def _require_finite(self) -> None:
+        """Waits for the last step."""
+        step, config = int(self._metrics.first_non_finite.step), self.run.config
+        if step != NEVER:
+            raise LDISError(
+                f"step {step + 1}: the loss or its gradient is not finite, on episodes {step * config.batch_size} to "
+                f"{(step + 1) * config.batch_size - 1} of seed {config.seed}. Lower config.optim.learning_rate; the "
+                f"last good checkpoint in {self.workdir / 'checkpoints'} is kept"
+            )
 
     def evaluate(self) -> dict[str, float]:
         """The figures of the evaluation after the last step, which are written down too."""
@@ -287,21 +290,3 @@ def _end_of(metrics: Any) -> float:
     """Waits for the step that gives them; its end, in seconds of ``time.monotonic``."""
     jax.block_until_ready(metrics)
     return time.monotonic()
-
-
-def _make_folder(workdir: Path) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LDISError(f"{workdir}: cannot be made ({error.strerror or error}); choose another --workdir") from None
-
-
-def _require_finite(metrics: Any, config: ConfigDict, workdir: Path) -> None:
-    """Waits for the last step."""
-    step, size = int(metrics.first_non_finite.step), config.batch_size
-    if step != NEVER:
-        raise LDISError(
-            f"step {step + 1}: the loss or its gradient is not finite, on episodes {step * size} to "
-            f"{(step + 1) * size - 1} of seed {config.seed}. Lower config.optim.learning_rate; the last good "
-            f"checkpoint in {workdir / 'checkpoints'} is kept"
-        )

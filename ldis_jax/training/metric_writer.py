@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ldis_jax.errors import LDISError
 from ldis_jax.media.plots import plot_curves
-from ldis_jax.support.files import atomic_write
+from ldis_jax.support.files import atomic_write, writing
 
 _RATES = ("learning_rate", "bad_files", "steps_per_second", "episodes_per_second", "data_wait", "goodput", "mfu")
 _NOT_PLOTTED = {"step", *(f"train/{name}" for name in _RATES)}
@@ -36,11 +35,9 @@ class MetricWriter:
         """One line, and one point a metric; raises :class:`LDISError` where the disk takes no more."""
         if not self._enabled:
             return
-        try:
+        with writing(self._path):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise LDISError(f"{self._path}: cannot be written ({error.strerror or error}); free the disk") from error
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 

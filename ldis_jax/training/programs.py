@@ -14,7 +14,7 @@ from ldis_jax.models.layers import nothing_computed_again
 from ldis_jax.runtime import sharding
 from ldis_jax.runtime.flops import count_flops
 from ldis_jax.training.run import Run
-from ldis_jax.training.step import StepMetrics, abstract_state, make_train_step
+from ldis_jax.training.step import StepMetrics, make_train_step
 
 
 class Program(NamedTuple):
@@ -29,21 +29,17 @@ class Program(NamedTuple):
 
 
 def train_program(run: Run, batch_size: int) -> Program:
-    """A training step: (state, metrics, frozen, batch) -> (state, metrics).
-
-    Args:
-        run: what is trained, and how.
-        batch_size: over all devices.
+    """A training step: (state, metrics, frozen, batch) -> (state, metrics); ``batch_size`` is over all devices.
 
     Raises:
         LDISError: the mesh does not divide the batch.
     """
-    graphdef, params, frozen = run.shapes
-    batch = _episodes(run, batch_size, run.options.accumulate)
-    fresh, placed = abstract_state(params, run.optimizer, run.mesh, run.options)
-    metrics = jax.eval_shape(StepMetrics.empty)
+    graphdef, _, frozen = run.shapes
+    batch, state = _episodes(run, batch_size, run.options.accumulate), run.state_shapes()
+    placed = jax.tree.map(lambda x: x.sharding, state)
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
     step = make_train_step(run.task, graphdef, run.optimizer, run.config.seed, run.mesh, placed, run.options)
-    return Program(step, (jax.eval_shape(fresh, params), metrics, frozen, batch))
+    return Program(step, (state, jax.eval_shape(StepMetrics.empty), frozen, batch))
 
 
 def predict_program(run: Run, batch_size: int) -> Program:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ldis_jax.config import init_folder, to_json
+from ldis_jax.config import check_config, init_folder, to_json
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
 from ldis_jax.models.config import UNetConfig
@@ -24,29 +23,12 @@ from ldis_jax.models.lora import LoRA
 from ldis_jax.models.params import Params, flatten
 from ldis_jax.tasks import Task, task_from_dict
 from ldis_jax.training.optim import make_optimizer
-from ldis_jax.training.state import TrainState
-from ldis_jax.training.step import StepOptions, state_shapes
+from ldis_jax.training.step import StepOptions, TrainState, state_shapes
 from ldis_jax.weights import load_training_init
 from ldis_jax.weights.model_folder import TASK_FILE, read_schedule, read_task, with_schedule
 from ldis_jax.weights.rules import weights_hash
 from ldis_jax.weights.tensors import Weights
 from ldis_jax.weights.training_init import networks_of_folder
-
-
-class Start(NamedTuple):
-    """The networks before the first step.
-
-    Attributes:
-        graphdef: their structure.
-        params: what is trained, float32.
-        frozen: the rest, of the type of compute.
-        frozen_files: the frozen networks as their files have them.
-    """
-
-    graphdef: nnx.GraphDef[LDISModel]
-    params: Params
-    frozen: Params
-    frozen_files: dict[str, Weights]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,18 +67,21 @@ class Run:
         Raises:
             LDISError: values out of range, or that do not fit together or the folder.
         """
+        check_config(config)
         task, lora = run_task(config), LoRA.from_dict(config.lora.to_dict(), "config.lora")
         if lora is not None and config.init.unet:
             raise LDISError("config.lora: adapts a trained UNet, and config.init.unet draws one; leave one of them out")
+        # On a CPU bfloat16 would be emulated.
+        dtype = config.dtype if config.dtype != "auto" else "float32" if platform == "cpu" else "bfloat16"
         return cls(
             config,
             task,
             _networks(config, task),
             lora,
-            StepOptions.from_config(config.step),
+            StepOptions(**config.step),
             make_optimizer(config.optim, config.train_steps),
             mesh,
-            compute_dtype(config, platform),
+            dtype,
         )
 
     @functools.cached_property
@@ -112,8 +97,12 @@ class Run:
         """The training state as shapes, types and shardings; allocates nothing."""
         return state_shapes(self.shapes[1], self.optimizer, self.mesh, self.options)
 
-    def start(self) -> Start:
+    def start(self) -> tuple[nnx.GraphDef[LDISModel], Params, Params, dict[str, Weights]]:
         """Reads the weights that training starts from.
+
+        Returns:
+            (structure, what is trained in float32, the rest in the type of compute, the frozen networks as their files
+            have them).
 
         Raises:
             LDISError: a missing folder or file, or weights that do not fit the task.
@@ -127,7 +116,7 @@ class Run:
             folder, self.task, overrides, seed=config.seed, dtype=dtype, frozen_dtype=dtype, lora=self.lora
         )
         init.model.unet.remat = config.remat
-        return Start(*flatten(init.model), init.frozen)
+        return *flatten(init.model), init.frozen
 
     def fingerprint(self, frozen_files: Mapping[str, Weights]) -> dict[str, Any]:
         """What must not change between the starts of one work folder, JSON-able."""
@@ -168,15 +157,8 @@ def run_task(config: ConfigDict) -> Task:
     return with_schedule(task, schedule)
 
 
-def compute_dtype(config: ConfigDict, platform: str) -> str:
-    """The type of compute: "auto" is bfloat16, but float32 on "cpu", where bfloat16 would be emulated."""
-    if config.dtype == "auto":
-        return "float32" if platform == "cpu" else "bfloat16"
-    return str(config.dtype)
-
-
 def _networks(config: ConfigDict, task: Task) -> ModelConfig:
-    folder, overrides = Path(init_folder(config.init.folder)), config.init.unet.to_dict() or None
+    folder, overrides = init_folder(config.init.folder), config.init.unet.to_dict() or None
     if folder.is_dir():
         return networks_of_folder(folder, task, overrides)[0]
     sizes, unet = ModelConfig(), UNetConfig.from_dict(overrides or {}, "config.init.unet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,18 +14,11 @@ import numpy as np
 import optax
 from clu import metrics as clu_metrics
 from flax import nnx
-from ml_collections import ConfigDict
 
-from ldis_jax.errors import LDISError
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.models.params import Params, unflatten
 from ldis_jax.runtime import sharding
-from ldis_jax.support.checks import check_fields
 from ldis_jax.tasks import Task
-from ldis_jax.training.state import TrainState
-
-Step = Callable[..., tuple[TrainState, clu_metrics.Collection]]
-
 
 NEVER = np.iinfo(np.int32).max
 
@@ -62,6 +56,22 @@ StepMetrics = clu_metrics.Collection.create(
 )
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What a step changes, as plain arrays under path names: all that a checkpoint holds besides the data iterator."""
+
+    step: jax.Array  # int32 [], steps taken
+    params: Params  # those that are trained
+    opt_state: optax.OptState
+    ema: Params | None = None  # their moving average, where one is kept
+
+    @property
+    def best(self) -> Params:
+        """The parameters to evaluate and export: the average, where one is kept."""
+        return self.params if self.ema is None else self.ema
+
+
 @dataclasses.dataclass(frozen=True)
 class StepOptions:
     """What a step costs, beyond the model: keys of ``config.step``.
@@ -80,55 +90,38 @@ class StepOptions:
     grad_dtype: str = "float32"
     ema_decay: float = 0.0
 
-    @classmethod
-    def from_config(cls, config: ConfigDict) -> StepOptions:
-        """Of ``config.step``; raises :class:`LDISError` on wrong types and values."""
-        check_fields(cls, config.to_dict(), "config.step")
-        options, dtypes = cls(**config), ("float32", "bfloat16")
-        if options.accumulate < 1 or not 0 <= options.ema_decay < 1 or options.grad_dtype not in dtypes:
-            need = f"accumulate >= 1, 0 <= ema_decay < 1, grad_dtype {' or '.join(map(repr, dtypes))}"
-            raise LDISError(f"config.step: {options}; need {need}")
-        return options
-
 
 def init_state(
     params: Params, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh, options: StepOptions = StepOptions()
 ) -> tuple[TrainState, TrainState]:
-    """(state, its shardings), each array where the path rules of ``sharding.py`` put it.
+    """(state before the first step, its shardings), each array where the path rules of ``sharding.py`` put it.
 
     ``params`` are used up: their memory becomes the state's where they lie in their place already.
     """
-    fresh, placed = abstract_state(params, tx, mesh, options)
-    return jax.jit(fresh, out_shardings=placed, donate_argnums=0)(sharding.put(params, placed.params)), placed
-
-
-def abstract_state(
-    params: Mapping[str, jax.Array | jax.ShapeDtypeStruct],
-    tx: optax.GradientTransformation,
-    mesh: jax.sharding.Mesh,
-    options: StepOptions = StepOptions(),
-) -> tuple[Callable[[Params], TrainState], TrainState]:
-    """(parameters -> state before the first step, shardings of that state); allocates nothing."""
-
-    def fresh(params: Params) -> TrainState:
-        ema = jax.tree.map(jnp.copy, params) if options.ema_decay else None
-        return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params), ema=ema)
-
-    def place(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.sharding.NamedSharding:
-        name = next((entry.key for entry in reversed(path) if isinstance(entry, jax.tree_util.DictKey)), "")
-        return sharding.param_sharding(name, leaf.shape, mesh)
-
-    return fresh, jax.tree_util.tree_map_with_path(place, jax.eval_shape(fresh, dict(params)))
+    placed = jax.tree.map(lambda x: x.sharding, state_shapes(params, tx, mesh, options))
+    fresh = jax.jit(functools.partial(_fresh, tx, options), out_shardings=placed, donate_argnums=0)
+    return fresh(sharding.put(params, placed.params)), placed
 
 
 def state_shapes(
-    params: Params, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh, options: StepOptions = StepOptions()
+    params: Mapping[str, jax.Array | jax.ShapeDtypeStruct],
+    tx: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+    options: StepOptions,
 ) -> TrainState:
     """The state of :func:`init_state` as shapes, types and shardings; allocates nothing."""
-    fresh, placed = abstract_state(params, tx, mesh, options)
-    return jax.tree.map(
-        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), jax.eval_shape(fresh, params), placed
-    )
+
+    def place(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        name = next((entry.key for entry in reversed(path) if isinstance(entry, jax.tree_util.DictKey)), "")
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding.param_sharding(name, leaf.shape, mesh))
+
+    shapes = jax.eval_shape(functools.partial(_fresh, tx, options), dict(params))
+    return jax.tree_util.tree_map_with_path(place, shapes)
+
+
+def _fresh(tx: optax.GradientTransformation, options: StepOptions, params: Params) -> TrainState:
+    ema = jax.tree.map(jnp.copy, params) if options.ema_decay else None
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=tx.init(params), ema=ema)
 
 
 def make_train_step(
@@ -139,7 +132,7 @@ def make_train_step(
     mesh: jax.sharding.Mesh,
     placed: TrainState,
     options: StepOptions = StepOptions(),
-) -> Step:
+) -> Callable[..., tuple[TrainState, clu_metrics.Collection]]:
     """One compiled step: (state, metrics, frozen, batch) -> (state, metrics); the old state's memory is reused.
 
     The random key is a function of (seed, step); gradients are taken of the trained parameters alone.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ldis_jax.training.report import write_training_page
+from ldis_jax.training.results import write_training_page
 
 COPY, ALL = 8.25, 20.0
 BASELINES = {"copy_prompt": {"miou": COPY, "fb_iou": 47.5}, "all_foreground": {"miou": ALL, "fb_iou": 3.7}}

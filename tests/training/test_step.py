@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
 
 from ldis_jax import LDISError
 from ldis_jax.models.ldis import LDISModel
@@ -106,20 +105,6 @@ def test_the_average_of_parameters(plain):
     for name, value in state.best.items():
         expected = 0.5 * (0.5 * start[name] + 0.5 * first.params[name]) + 0.5 * state.params[name]
         np.testing.assert_allclose(value, expected, atol=1e-6, err_msg=name)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"accumulate": 0}, "accumulate >= 1"),
-        ({"accumulate": 1.5}, "accumulate=1.5"),
-        ({"ema_decay": 1.0}, "ema_decay < 1"),
-        ({"grad_dtype": "float16"}, "'float32' or 'bfloat16'"),
-    ],
-)
-def test_bad_options(values, message):
-    with pytest.raises(LDISError, match=message):
-        StepOptions.from_config(ConfigDict(values))
 
 
 def test_bfloat16_moments_follow_float32_ones():
