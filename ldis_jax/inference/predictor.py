@@ -212,7 +212,7 @@ class Predictor:
         keys: jax.Array,
         step_noise: jax.Array | None,
         last: jax.Array,
-        scales: dict[str, jax.Array],
+        scales: dict[str, Any],
         *,
         guided: bool,
         sampler: str,

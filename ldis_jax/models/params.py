@@ -20,8 +20,9 @@ def flatten(model: LDISModel) -> tuple[nnx.GraphDef[LDISModel], Params, Params]:
     def to_dict(state: nnx.State[Any, Any]) -> Params:
         return {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
 
-    graphdef, trained, frozen = nnx.split(model, model.trainable, ...)
-    return graphdef, to_dict(trained), to_dict(frozen)
+    graphdef, *states = nnx.split(model, model.trainable, ...)
+    trained, frozen = map(to_dict, states)
+    return graphdef, trained, frozen
 
 
 def unflatten(graphdef: nnx.GraphDef[LDISModel], *params: Mapping[str, jax.Array | np.ndarray]) -> LDISModel:
