@@ -134,8 +134,6 @@ _POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 REMAT = ("none", *_POLICIES)
-
-
 _EVERYTHING_KEPT = contextvars.ContextVar("_EVERYTHING_KEPT", default=False)
 
 

@@ -65,9 +65,7 @@ class Evaluation:
     def report(self, results: dict[str, float], before: dict[str, float]) -> dict[str, Any]:
         """The figures of the main set beside the baselines' on the same episodes, as ``report.json`` has them.
 
-        Args:
-            results: of :meth:`run`.
-            before: the same before the first step; may be empty.
+        ``results`` are those of :meth:`run`; ``before`` the same before the first step, if known.
         """
         found = {name: evaluator.baselines() for name, evaluator in self._sets.items()}
         baselines = {

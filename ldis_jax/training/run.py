@@ -59,10 +59,7 @@ class Run:
     def from_config(cls, config: ConfigDict, mesh: Mesh, platform: str) -> Run:
         """Reads the config, and the init folder's own files where it is there.
 
-        Args:
-            config: of the run.
-            mesh: that its arrays are spread over.
-            platform: "cpu", "gpu" or "tpu"; decides the type of compute where ``config.dtype`` is "auto".
+        ``platform``, "cpu", "gpu" or "tpu", decides the type of compute where ``config.dtype`` is "auto".
 
         Raises:
             LDISError: values out of range, or that do not fit together or the folder.
