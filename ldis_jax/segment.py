@@ -100,7 +100,7 @@ def main() -> None:
     written = outputs.given() | ({"json": args.json} if args.json else {})
     for flag, path in written.items():
         check_writable(path / "mask.png" if path.is_dir() and flag != "json" else path)
-    prompts = open_prompts(classes, args.ignore_label)
+    prompts = open_prompts(classes, args.ignore_label) if classes else {}
     options = {"seed": args.seed, "ignore_label": args.ignore_label, "tile_size": args.tile_size}
     options |= prediction_options.given_options(args)
     places = {} if one else places_of(queries, outputs)
