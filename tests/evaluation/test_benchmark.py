@@ -281,7 +281,7 @@ def test_refusals(command, tmp_path, monkeypatch, changes, message):
 
 def test_an_ldisn_flag_out_of_range_is_one_line(command, micro_folder_ldisn):
     status, _, err = command(model=micro_folder_ldisn, num_steps=0)
-    assert status == 2 and "--num_steps: num_steps=0" in err and err.count("\n") == 1
+    assert status == 2 and "--num_steps: no ldisn can have num_steps=0" in err and err.count("\n") == 1
 
 
 @pytest.mark.skipif(not COCO_MINI.is_dir(), reason="shared data are not here")
