@@ -19,6 +19,8 @@ from ldis_jax.demo.uploads import Limits, PaintedPrompt, read_labels, read_promp
 from ldis_jax.media.overlays import PALETTE
 from tests.helpers import ROOT, call_command
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 LIMITS = Limits()
 EMPTY = {"background": None, "layers": []}
 

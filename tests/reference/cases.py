@@ -279,8 +279,8 @@ def posterior(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.cache
-def training_step(name: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """One training step's loss and the gradient for every UNet tensor, by torch name."""
+def training_step(name: str, with_gradient: bool) -> tuple[jax.Array, Any]:
+    """One training step's loss and, if asked for, its gradient as a state of the UNet; half of the compilation."""
     graphdef, trainable, *frozen = nnx.split(model(name), TRAINABLE, ...)
 
     @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
@@ -288,13 +288,20 @@ def training_step(name: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         def loss(trainable: Any) -> jax.Array:
             return TASKS[name].loss(nnx.merge(graphdef, trainable, *frozen), batch, training_key())
 
-        return jax.value_and_grad(loss)(trainable)
+        return jax.value_and_grad(loss)(trainable) if with_gradient else (loss(trainable), None)
 
     with jax.default_matmul_precision("highest"):
-        value, gradients = step(trainable, frozen, jax.tree.map(jnp.asarray, training_batch()))
-    flat = dict(nnx.to_flat_state(gradients))
+        return step(trainable, frozen, jax.tree.map(jnp.asarray, training_batch()))
+
+
+def gradient_norms(name: str) -> np.ndarray:
+    """Of the gradient, then of each tensor of the UNet in the order of torch's names."""
+    flat = dict(nnx.to_flat_state(training_step(name, True)[1]))
     names = rules.table(model(name).unet)
-    return np.asarray(value), {key: np.asarray(flat[("unet", *names[key].path)].get_value()) for key in sorted(names)}
+    norms = np.array(
+        [np.linalg.norm(np.asarray(flat[("unet", *names[key].path)].get_value())) for key in sorted(names)]
+    )
+    return np.array([np.linalg.norm(norms), *norms])
 
 
 @functools.cache
@@ -317,8 +324,7 @@ def jax_output(case: str) -> np.ndarray:
         case "R", name, k:
             return predict(name, query_image(), prompt_inputs(*prompts(int(k))))
         case "loss", name:
-            return training_step(name)[0]
+            return np.asarray(training_step(name, f"gradient/{name}" in CASES)[0])
         case "gradient", name:
-            norms = np.array([np.linalg.norm(gradient) for gradient in training_step(name)[1].values()])
-            return np.array([np.linalg.norm(norms), *norms])
+            return gradient_norms(name)
     raise KeyError(case)

@@ -25,6 +25,8 @@ from tests.helpers import SIZE, call_command, micro_config, run_of
 from tests.reference import cases
 from tests.reference.weights import arrays
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
