@@ -95,6 +95,7 @@ def main() -> None:
     queries = segment_files.find_queries(args.query)
     outputs = Outputs(args.out, args.overlay, args.probability)
     video = any(map(segment_files.is_video, queries)) or args.first_mask is not None
+    queries = queries if video else list(dict.fromkeys(queries))  # frames may come again
     one = len(queries) == 1 and args.out.suffix != "" and not video
     check_forms(outputs, one=one, video=video)
     written = outputs.given() | ({"json": args.json} if args.json else {})
@@ -103,7 +104,7 @@ def main() -> None:
     prompts = open_prompts(classes, args.ignore_label) if classes else {}
     options = {"seed": args.seed, "ignore_label": args.ignore_label, "tile_size": args.tile_size}
     options |= prediction_options.given_options(args)
-    places = {} if one else places_of(queries, outputs)
+    places = {} if one or video else places_of(queries, outputs)
     work: segment_files.PictureWork | segment_files.ClipWork
     if one:
         work = segment_files.PictureWork({queries[0]: outputs}, classes, None)

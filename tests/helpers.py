@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from ldis_jax.config import base_config
@@ -21,6 +22,8 @@ from ldis_jax.training.run import Run
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
 SHARED = ROOT.parent / "shared" / "data"
+CASES = ROOT.parent / "shared" / "cases"  # files as people have them
+needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason=f"{CASES} is not there")
 
 SIZE = 16
 _UNET = UNetConfig(

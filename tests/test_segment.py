@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from ldis_jax import LDISPipeline, segment
+from ldis_jax.commands.segment_files import find_queries
 from ldis_jax.media.images import read_image, read_label_map, write_png
 from ldis_jax.media.videos import read_video, video_writer
 from tests.helpers import call_command
@@ -219,6 +220,71 @@ def test_frames_of_a_folder(run, work, model):
     assert status == 0 and set(np.unique(read_label_map("masks1/0.png"))) == {0, 1}, err
 
 
+def test_frames_one_by_one(run, work, model):
+    flags = ["--first_mask=first.png", "--out=masks", "--overlay=over.mp4", "--quiet", "--json=found.json"]
+    status, _, err = run("--query", "frames/2.png", "frames/0.png", "frames/3.png", *flags)
+    assert (status, err) == (0, "")
+    frames = [read_image(f"frames/{i}.png") for i in (2, 0, 3)]
+    for i, labels in zip((2, 0, 3), model.segment_video(frames, "first.png"), strict=True):
+        np.testing.assert_array_equal(read_label_map(work / f"masks/{i}.png"), labels)
+    assert len(list((work / "masks").glob("*.png"))) == 3 and read_video("over.mp4").num_frames == 3
+    found = json.loads((work / "found.json").read_text())
+    assert [mask["query"] for mask in found["masks"]] == [f"frames/{i}.png" for i in (2, 0, 3)]
+    status, _, err = run("--query", "frames/2.png", "frames/2.png", "--first_mask=first.png", "--out=twice", "--quiet")
+    assert status == 0 and len(list((work / "twice").glob("*.png"))) == 2
+
+
+def test_the_order_of_a_shell_is_said(run, work, caplog):
+    (work / "frames/3.png").rename("frames/10.png")
+    flags = ["--first_mask=first.png", "--quiet"]
+    assert run("--query", *sorted(map(str, work.glob("frames/*"))), *flags, "--out=a")[0] == 0
+    assert "frames come in the order given, not in that of their numbers: see " in caplog.text
+    assert caplog.text.count("frames/10.png") == 1
+    caplog.clear()
+    assert run("--query=frames/*.png", *flags, "--out=b")[0] == 0
+    assert run("--query", "frames/2.png", "frames/1.png", *flags, "--out=c")[0] == 0
+    assert not caplog.records
+
+
+def test_an_animation_from_its_first_mask(run, work, model, caplog):
+    first, *others = [Image.open(f"frames/{i}.png") for i in range(4)]
+    first.save("clip.webp", save_all=True, append_images=others, duration=[100, 900, 100, 200], lossless=True)
+    flags = ["--out=masks", "--overlay=over.mp4", "--quiet"]
+    assert run("--query=clip.webp", "--first_mask=first.png", *flags)[0] == 0
+    assert not caplog.records
+    for i, labels in enumerate(model.segment_video(read_video("frames"), "first.png")):
+        np.testing.assert_array_equal(read_label_map(work / f"masks/{i:06}.png"), labels)
+    assert [frame.seconds for frame in read_video("over.mp4").frames()] == pytest.approx([0.1, 0.9, 0.1, 0.2], abs=1e-4)
+    assert run("--query=clip.webp", f"--prompt={CAT}", "--out=mask.png", "--quiet")[0] == 0
+    assert "clip.webp: holds several images; the first one is used" in caplog.text
+    np.testing.assert_array_equal(read_label_map("mask.png") > 0, model("frames/0.png", [tuple(CAT.split(":"))]).mask)
+
+
+def test_a_picture_that_is_replaced_gets_another_mask(run, work, model, caplog):
+    flags = ["--query=photos/0", f"--prompt={CAT}", "--out=masks", "--overlay=over", "--quiet"]
+    assert run(*flags)[0] == 0
+    kept = (work / "masks/q0.png").stat().st_mtime_ns
+    write_png("photos/0/q2.png", read_image("photos/1/q3.png"))
+    with pytest.MonkeyPatch.context() as patch:  # ended before it is made again
+        patch.setattr(model, "segment_images", lambda images, *_, **__: iter([next(images)][:0]))
+        run(*flags)
+    assert not (work / "masks/q2.png").exists() and "1 pictures have changed since" in caplog.text
+    assert run(*flags)[0] == 0
+    expected = model("photos/1/q3.png", [tuple(CAT.split(":"))])
+    np.testing.assert_array_equal(read_label_map(work / "masks/q2.png"), 255 * expected.mask)
+    assert (work / "masks/q0.png").stat().st_mtime_ns == kept
+
+
+def test_folders_and_patterns_are_read_by_their_numbers(tmp_path):
+    for i in (10, 9, 1):
+        write_png(tmp_path / f"{i}.png", np.zeros((4, 4), np.uint8))
+        Image.new("L", (4, 4)).save(tmp_path / f"b{i}.ppm")
+    (tmp_path / "._1.png").write_bytes(b"Mac OS X")
+    names = ["1.png", "9.png", "10.png"]
+    assert [path.name for path in find_queries([str(tmp_path)])] == [*names, "b1.ppm", "b9.ppm", "b10.ppm"]
+    assert [path.name for path in find_queries([f"{tmp_path}/*.png"])] == names
+
+
 def test_a_video_by_prompts(run, work, model):
     status, _, err = run("--query=clip.mp4", f"--prompt={CAT}", "--out=masks", "--quiet")
     assert status == 0, err
@@ -240,11 +306,8 @@ def test_a_video_by_prompts(run, work, model):
         (["--query=clip.mp4", "--first_mask=first.png", "--out=m", "--overlay=clip.mp4"], "is read by this command"),
         (["--query=photos/0", f"--prompt={CAT}", "--out=m", "--overlay=m"], "--overlay=m: is --out, too"),
         (["--query=cat.png", f"--prompt={DOG}", "--out=m.png", "--json=cat.png/j.json"], "no right to write in"),
-        (["--query=cat.png", "--first_mask=first.png", "--out=m"], "frames lie in one folder"),
-        (
-            ["--query", "frames/1.png", "frames/2.png", "--first_mask=first.png", "--out=m"],
-            "name that file or that folder",
-        ),
+        (["--query=cat.png", "--first_mask=first.png", "--out=m", "--quiet"], "must be of the first frame's size"),
+        (["--query", "clip.mp4", "cat.png", "--first_mask=first.png", "--out=m"], "frames that are images"),
         (["--query=clip.mp4", f"--prompt={CAT}", "--out=m", "--probability=p"], "--probability=p: of one picture"),
         (["--query=cat.png", "--prompt=cat.png", "--out=m.png"], "--prompt=cat.png: write IMAGE:MASK"),
         (

@@ -39,6 +39,6 @@ class Builder(RecordBuilder):
         """Images of a class in the order of their numbers."""
         for name in self.listed():
             folder = self.source / name
-            for stem in sorted(image_stems(folder), key=lambda stem: (len(stem), stem)):
+            for stem in image_stems(folder):
                 image, mask = find_image(folder, stem), folder / f"{stem}.png"
                 yield Item(f"{name}/{stem}", str(image), str(mask), object_label=self._labels.get(name, 0))

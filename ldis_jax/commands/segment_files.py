@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import glob
 import itertools
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,12 +18,15 @@ from tqdm import tqdm
 from ldis_jax.commands.segment_outputs import Folders, Outputs, Result, digest, labels_of
 from ldis_jax.errors import LDISError
 from ldis_jax.inference.batches import map_ahead
+from ldis_jax.media.animations import is_animation
 from ldis_jax.media.images import PICTURE_SUFFIXES, read_first_labels, read_image, write_png
 from ldis_jax.media.overlays import PALETTE, overlay_labels
 from ldis_jax.media.videos import VIDEO_SUFFIXES, Video, read_video, video_writer
 from ldis_jax.pipeline import LDISPipeline
+from ldis_jax.support.files import list_files, natural_key
 
 Classes = Mapping[str, Sequence[tuple[str, str]]]  # "" is the name of a class alone
+_LOGGER = logging.getLogger(__name__)
 _AHEAD = 4  # pictures that are read, or written, beside the device's work
 
 
@@ -32,18 +36,19 @@ def is_video(path: Path) -> bool:
 
 
 def find_queries(names: Sequence[str]) -> list[Path]:
-    """Pictures and videos of files, folders and patterns, in the order given."""
+    """Pictures and videos of files, folders and patterns, in the order given; within each in that of their numbers."""
     found: list[Path] = []
     for name in names:
         if os.path.isdir(name):
-            inside = sorted(glob.glob(f"{glob.escape(name)}/*", include_hidden=True))
-            matches = [path for path in inside if Path(path).suffix.lower() in PICTURE_SUFFIXES]
+            matches = list_files(name, PICTURE_SUFFIXES)
+        elif os.path.exists(name):
+            matches = [Path(name)]
         else:
-            matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
+            matches = sorted(map(Path, glob.glob(name, recursive=True)), key=natural_key)
         if not matches:
             raise LDISError(f"--query={name}: no picture there that may be read; name a file, a folder or a pattern")
-        found += map(Path, matches)
-    return list(dict.fromkeys(found))
+        found += matches
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +73,18 @@ class PictureWork:
     def run(self, pipe: LDISPipeline, prompts: Any, quiet: bool, **options: Any) -> dict[str, Any]:
         """Does it, and reports; of many, a picture that cannot be read is left out and listed."""
         names = tuple(self.classes)
-        left = [query for query, place in self.places.items() if not (self.many and place.are_there(names))]
+        changed = self.folders.changed() if self.folders is not None else set()
+        there = {query for query, place in self.places.items() if self.many and place.are_there(names)} - changed
+        left = [query for query in self.places if query not in there]
         failed: list[str] = []
+        if changed:
+            _LOGGER.warning("%d pictures have changed since their masks were made, which are made again", len(changed))
 
         def images() -> Iterator[tuple[Path, np.ndarray]]:
-            if self.folders is not None:
-                self.folders.write()  # drawn from once the prompts are read
+            if self.folders is not None:  # drawn from once the prompts are read
+                for path in itertools.chain.from_iterable(self.places[query].all_files(names) for query in changed):
+                    path.unlink(missing_ok=True)
+                self.folders.write()
             read = _try_to_read if self.many else read_image
             for query, image in zip(left, map_ahead(read, left, _AHEAD), strict=True):
                 if isinstance(image, LDISError):
@@ -108,7 +119,6 @@ class PictureWork:
 class ClipWork:
     """A video: a folder of label maps, and an overlay as a video or a folder."""
 
-    query: Path
     video: Video
     labels: np.ndarray | None
     folders: Folders
@@ -117,26 +127,29 @@ class ClipWork:
 
     def run(self, pipe: LDISPipeline, prompts: Any, quiet: bool, **options: Any) -> dict[str, Any]:
         """Does it as :class:`PictureWork` does, with few frames in memory."""
-        drawn, kept = itertools.tee(self.video)
+        drawn, kept = itertools.tee(self.video.frames())
+        images = (frame.image for frame in drawn)
         if self.labels is not None:
             del options["ignore_label"]
-            found = pipe.segment_video(drawn, self.labels, **options)
+            found = pipe.segment_video(images, self.labels, **options)
         else:
-            found = map(labels_of, pipe.segment_images(drawn, prompts, **options))
+            found = map(labels_of, pipe.segment_images(images, prompts, **options))
         shown, out, masks = self.overlay, self.folders.outputs.out, []
         film = shown if shown and shown.suffix.lower() == ".mp4" else None
         with video_writer(film, self.video.fps) if film else contextlib.nullcontext() as write:
             progress = tqdm(found, "segment", self.video.num_frames, unit="frame", disable=quiet)
-            for i, (labels, frame, name) in enumerate(zip(progress, kept, self.video.frame_names(), strict=False)):
+            for i, (labels, frame) in enumerate(zip(progress, kept, strict=False)):
                 if i == 0:
                     self.folders.write()  # the prompts are read by now
+                file = f"{frame.name}.png"
                 if write is not None:
-                    write(overlay_labels(frame, labels))
+                    write(overlay_labels(frame.image, labels), frame.seconds)
                 elif shown is not None:
-                    write_png(shown / f"{name}.png", overlay_labels(frame, labels))
-                write_png(out / f"{name}.png", labels, PALETTE)
+                    write_png(shown / file, overlay_labels(frame.image, labels))
+                write_png(out / file, labels, PALETTE)
                 covers = {str(value): float((labels == value).mean()) for value in np.unique(labels) if value}
-                masks.append({"query": f"{self.query}#{i}", "mask": str(out / f"{name}.png"), "covers": covers})
+                query = self.video.files[i] if self.video.files else f"{self.video.path}#{i}"
+                masks.append({"query": str(query), "mask": str(out / file), "covers": covers})
         return {"masks": masks, "failed": [], "skipped": 0}
 
 
@@ -144,7 +157,8 @@ def picture_work(
     places: Mapping[Path, Outputs], classes: Classes, outputs: Outputs, made_by: Mapping[str, Any]
 ) -> PictureWork:
     """Of many pictures; ``made_by`` is what decides results besides prompts, and stays with them."""
-    folders = Folders(outputs, {**made_by, "prompts": _digests(classes)})
+    queries = {query: place.out for query, place in places.items()}
+    folders = Folders(outputs, {**made_by, "prompts": _digests(classes)}, queries)
     written = [place.files(tuple(classes)) for place in places.values()]
     folders.check({kind: [path for files in written for path in files[kind]] for kind in outputs.given()})
     return PictureWork(places, classes, folders)
@@ -153,10 +167,15 @@ def picture_work(
 def clip_work(
     queries: Sequence[Path], classes: Classes, first_mask: Path | None, outputs: Outputs, made_by: Mapping[str, Any]
 ) -> ClipWork:
-    """Of one video file, or of the frames of a folder; ``made_by`` as of many pictures."""
-    query = next(filter(is_video, queries), queries[0].parent)
-    if set(queries) != set(find_queries([str(query)])):
-        raise LDISError("--query: a video is one file, or its frames lie in one folder; name that file or that folder")
+    """Of one video file, or of frames in the order given; ``made_by`` as of many pictures."""
+    if len(queries) > 1 and any(map(is_video, queries)):
+        raise LDISError("--query: a video is one file, or frames that are images; name that file, or those images")
+    one = len(queries) == 1 and (queries[0].suffix.lower() not in PICTURE_SUFFIXES or is_animation(queries[0]))
+    numbers = sorted(queries, key=natural_key)
+    by_shell = [sorted(queries), sorted(queries, key=lambda path: "".join(filter(str.isalnum, str(path))).lower())]
+    if queries != numbers and queries in by_shell:
+        early = next(path for path, other in zip(queries, numbers, strict=True) if path != other)
+        _LOGGER.warning("--query: frames come in the order given, not in that of their numbers: see %s", early)
     labels = None if first_mask is None else read_first_labels(first_mask)
     given = {"prompts": _digests(classes)} if first_mask is None else {"first_mask": digest(first_mask)}
     film = outputs.overlay is not None and outputs.overlay.suffix.lower() == ".mp4"
@@ -165,7 +184,7 @@ def clip_work(
     folders = Folders(in_folders, facts)
     # Any picture there would pass for a frame's, also of a longer video.
     folders.check({kind: folder.glob("*.png") for kind, folder in in_folders.given().items()})
-    return ClipWork(query, read_video(query), labels, folders, outputs.overlay)
+    return ClipWork(read_video(queries[0] if one else queries), labels, folders, outputs.overlay)
 
 
 def summary(report: Mapping[str, Any]) -> str:

@@ -46,9 +46,13 @@ class Outputs:
             paths["probability"] = [self.probability.with_suffix(suffix) for suffix in suffixes]
         return paths
 
+    def all_files(self, class_names: Sequence[str]) -> list[Path]:
+        """One query's."""
+        return [path for paths in self.files(class_names).values() for path in paths]
+
     def are_there(self, class_names: Sequence[str]) -> bool:
         """Whether all of one query's are."""
-        return all(path.exists() for paths in self.files(class_names).values() for path in paths)
+        return all(path.exists() for path in self.all_files(class_names))
 
     def save(self, query: Path, image: np.ndarray, result: Result) -> dict[str, Any]:
         """Writes one query's, the mask last, and says what was found."""
@@ -88,7 +92,7 @@ def check_forms(outputs: Outputs, *, one: bool, video: bool) -> None:
     """Raises :class:`LDISError` where an output is a folder instead of a file, the reverse, or not of videos."""
     for flag, path in outputs.given().items():
         suffix = path.suffix.lower()
-        a_file = suffix in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES, ".gif") or (path.exists() and not path.is_dir())
+        a_file = suffix in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES) or (path.exists() and not path.is_dir())
         film = video and flag == "overlay" and suffix == ".mp4"
         if suffix != ".png" if one else (a_file and not film) or (video and flag == "probability"):
             raise LDISError(
@@ -117,10 +121,12 @@ class Folders:
     Attributes:
         outputs: the folders.
         made_by: what decides results, JSON-able.
+        queries: of many pictures, each with its mask.
     """
 
     outputs: Outputs
     made_by: Mapping[str, Any]
+    queries: Mapping[Path, Path] = dataclasses.field(default_factory=dict)
 
     def check(self, files: Mapping[str, Iterable[Path]]) -> None:
         """Raises :class:`LDISError` where other settings made what is there, or another program any of ``files``.
@@ -136,10 +142,27 @@ class Folders:
             where, how = (self.outputs.out, f" with these {list_names(differ)}") if differ else (foreign[0], "")
             raise LDISError(f"{where}: is there, and this command did not make it{how}; choose another folder")
 
+    def changed(self) -> set[Path]:
+        """The queries that are no more what they were when their masks were made."""
+        before = self._known()
+        now = {query: (self._relative(mask), self._print(query)) for query, mask in self.queries.items()}
+        return {query for query, (mask, facts) in now.items() if before.get(mask, facts) != facts}
+
     def write(self) -> None:
         """Tells later commands; once prompts are read and results will come."""
         known = set((self._read() or {}).get("outputs", ())) | set(map(self._relative, self.outputs.given().values()))
-        write_json(self.outputs.out / _SETTINGS, {**self.made_by, "outputs": sorted(known)})
+        queries = self._known() | {self._relative(mask): self._print(query) for query, mask in self.queries.items()}
+        write_json(self.outputs.out / _SETTINGS, {**self.made_by, "outputs": sorted(known), "queries": queries})
+
+    def _known(self) -> dict[str, Any]:
+        """Of queries, by mask, what they were when it was made."""
+        found = (self._read() or {}).get("queries")
+        return found if isinstance(found, dict) else {}
+
+    @staticmethod
+    def _print(query: Path) -> list[int]:
+        stat = query.stat()
+        return [stat.st_size, stat.st_mtime_ns]
 
     def _relative(self, folder: Path) -> str:
         return os.path.relpath(folder, self.outputs.out)

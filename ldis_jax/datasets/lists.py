@@ -9,9 +9,11 @@ from pathlib import Path
 
 from ldis_jax.datasets.meta_files import read_meta
 from ldis_jax.errors import LDISError
-from ldis_jax.support.files import reading
+from ldis_jax.media.images import PICTURE_SUFFIXES
+from ldis_jax.support.files import natural_key, reading
 
-IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg", ".JPG", ".JPEG", ".PNG")
+_COMMON = (".jpg", ".png", ".jpeg", ".JPG", ".JPEG", ".PNG")  # looked for first
+IMAGE_SUFFIXES = tuple(dict.fromkeys((*_COMMON, *PICTURE_SUFFIXES, *map(str.upper, PICTURE_SUFFIXES))))
 
 
 def find_list(source: Path, split: str, places: Sequence[str]) -> Path | None:
@@ -63,8 +65,10 @@ def find_image(folder: Path, stem: str) -> Path:
 
 
 def image_stems(folder: Path) -> list[str]:
-    """Sorted stems of the images of a folder."""
-    return sorted({path.stem for path in folder.iterdir() if path.suffix in IMAGE_SUFFIXES})
+    """Stems of the images of a folder, in the order of the numbers in them; hidden files are passed over."""
+    inside = sorted(folder.iterdir(), key=natural_key)
+    shown = [path.stem for path in inside if path.suffix in IMAGE_SUFFIXES and not path.name.startswith(".")]
+    return list(dict.fromkeys(shown))
 
 
 def frame_number(stem: str, position: int) -> int:

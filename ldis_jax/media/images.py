@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+import logging
 import os
 import struct
 from collections.abc import Iterator
@@ -17,11 +19,18 @@ from ldis_jax.support.files import StrPath, atomic_write
 
 ImageSource = StrPath | bytes | Image.Image | np.ndarray
 _FILES = (str, os.PathLike, bytes, Image.Image)
+_LOGGER = logging.getLogger(__name__)
 
 IGNORE_LABEL = 255
 _HALF = 128  # of a lossy mask's range
 LOSSY = ("JPEG", "MPO")  # PIL's formats that invent values around objects
-PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # lower case; of files in folders
+# Of the images in a folder, lower case.
+PICTURE_SUFFIXES = (
+    *(".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".ico", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe"),
+    *(".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".sgi", ".tga"),
+    *(".tif", ".tiff", ".webp"),
+)
+_OF_SEVERAL = ("AVIF", "GIF", "PNG", "TIFF", "WEBP")  # formats of animations and pages; MPO's images are of one view
 
 # PIL's modes that a use takes, and what pixels of other modes are not.
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -232,6 +241,8 @@ def _decode(source: StrPath | bytes | Image.Image, name: str, use: tuple[tuple[s
     else:
         where = "PIL image" if isinstance(source, Image.Image) else str(source)
     with _decode_errors(where), _open(source) as image:
+        if not isinstance(source, Image.Image) and not name:
+            _say_if_several(image, where)  # named bytes are of records and uploads, of which it is said before
         image.load()
         orientation = _orientation(image)
         upright = image.transpose(_TURNS[orientation]) if orientation > 1 else image
@@ -240,6 +251,19 @@ def _decode(source: StrPath | bytes | Image.Image, name: str, use: tuple[tuple[s
     if upright.mode not in modes:
         raise LDISError(f"{where}: pixels of mode {upright.mode} are no {name_of_use}")
     return upright
+
+
+def _say_if_several(image: Image.Image, where: str) -> None:
+    several = False
+    with contextlib.suppress(*_DECODE_ERRORS):  # of images after the first
+        several = image.format in _OF_SEVERAL and getattr(image, "is_animated", False)
+    if several:
+        _say_once(f"{where}: holds several images; the first one is used")
+
+
+@functools.lru_cache(1000)
+def _say_once(line: str) -> None:
+    _LOGGER.warning(line)
 
 
 def _open(source: StrPath | bytes | Image.Image) -> contextlib.AbstractContextManager[Image.Image]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,24 @@ def reading(where: object) -> Iterator[None]:
     except Exception as error:
         why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise LDISError(f"{where}: cannot be read ({' '.join(why.split())[:200]})") from error
+
+
+def natural_key(path: StrPath) -> tuple[object, ...]:
+    """Sorts paths by folder, and numbers in names by their value: frame2 comes before frame10."""
+    folder, stem = Path(path).parent, Path(path).stem
+    parts = [re.split(r"([0-9]+)", name) for name in (*folder.parts, stem)]
+    numbers = [[int(text) if i % 2 else text for i, text in enumerate(part)] for part in parts]
+    return numbers[:-1], numbers[-1], os.fspath(path)
+
+
+def list_files(folder: StrPath, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files of a folder with one of the suffixes (lower case), in the order of :func:`natural_key`.
+
+    Hidden files, those of macOS among them (._1.png beside 1.png), are passed over. Of a folder that may not be read
+    there are none.
+    """
+    inside = map(Path, glob.glob(f"{glob.escape(os.fspath(folder))}/*"))
+    return sorted((path for path in inside if path.suffix.lower() in suffixes and not path.is_dir()), key=natural_key)
 
 
 @contextlib.contextmanager

@@ -172,6 +172,22 @@ def test_a_video_becomes_an_overlay_and_a_zip_of_label_maps(pipe, clip, tmp_path
             np.testing.assert_array_equal(array(io.BytesIO(archive.read(name))), label_map)
 
 
+def test_an_animation_with_a_frame_of_another_size_is_a_video(pipe, tmp_path):
+    frames = [Image.new("RGB", (48, 32), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=[100, 700, 200])
+    data = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "cut.gif").write_bytes(data[: data.rindex(b"\x2c") + 12])  # in the last image
+    labels = np.zeros((32, 48), np.uint8)
+    labels[8:20, 4:16] = 2
+    (tmp_path / "out").mkdir()
+    *_, last = videos.segment(pipe, str(tmp_path / "a.gif"), labels, LIMITS, tmp_path / "out")
+    assert not last.notes and last.done == 3
+    times = [frame.seconds for frame in videos.read_video(last.video).frames()]
+    assert times == pytest.approx([0.1, 0.7, 0.2], abs=1e-4)
+    *_, last = videos.segment(pipe, str(tmp_path / "cut.gif"), labels, LIMITS, tmp_path / "out")
+    assert list(last.notes) == ["cut.gif: ends after 2 frames; the file is damaged or cut off"]
+
+
 def test_a_video_that_fails_leaves_no_files(pipe, clip, tmp_path):
     with pytest.raises(LDISError, match=r"video: 48x32 is more than"):
         list(videos.segment(pipe, clip, np.ones((32, 48), np.uint8), Limits(megapixels=0.001), tmp_path))

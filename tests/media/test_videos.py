@@ -1,9 +1,14 @@
+import logging
+from fractions import Fraction
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from ldis_jax import LDISError
-from ldis_jax.media.images import write_png
+from ldis_jax.media.images import read_image, write_png
 from ldis_jax.media.videos import read_video, video_writer
+from tests.helpers import CASES, needs_cases
 
 
 def moving_square(count=12, height=48, width=64):
@@ -22,32 +27,81 @@ def video(tmp_path_factory):
     return path
 
 
+@pytest.fixture
+def read(caplog):
+    """A video's frames, and what has been said about them."""
+
+    def frames_and_lines(source):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "ldis_jax"):
+            frames = list(read_video(source).frames())
+        return frames, [record.getMessage() for record in caplog.records]
+
+    return frames_and_lines
+
+
+def write_film(path, images, rate=10):
+    """JPEGs in a container, each of its own size."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=rate)
+        stream.pix_fmt, stream.height, stream.width = "yuvj420p", *images[0].shape[:2]
+        for i, image in enumerate(images):
+            encoder = av.CodecContext.create("mjpeg", "w")
+            encoder.pix_fmt, encoder.height, encoder.width = "yuvj420p", *image.shape[:2]
+            encoder.time_base = Fraction(1, rate)
+            for packet in [*encoder.encode(av.VideoFrame.from_ndarray(image, format="rgb24")), *encoder.encode()]:
+                packet.pts = packet.dts = i
+                packet.time_base, packet.stream = Fraction(1, rate), stream
+                container.mux(packet)
+
+
+def spoil(path, spoiled, numbers):
+    """Copies a file with packets in which nothing is right."""
+    import av
+
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux() if packet.size]
+    for position, size in (places[i] for i in numbers):
+        data[position : position + size] = b"\xff" * size
+    spoiled.write_bytes(data)
+    return spoiled
+
+
+def close(a, b):
+    return a.shape == b.shape and np.abs(a.astype(int) - b).mean() < 4  # codecs lose detail, but not the picture
+
+
 def test_what_is_written_is_read(video):
     read = read_video(video)
     assert (read.fps, read.num_frames) == (12.5, 12)
     frames = np.stack(list(read))
     assert frames.shape == (12, 48, 64, 3) and frames.dtype == np.uint8
-    assert np.abs(frames.astype(int) - moving_square()).mean() < 4, "H.264 loses colour detail, but not the picture"
+    assert close(frames, moving_square())
     assert len(list(read)) == 12, "it can be read twice"
 
 
-def test_a_turned_video_comes_upright(video, tmp_path):
-    import av
-
-    turned = tmp_path / "turned.mp4"
-    with av.open(str(video)) as source, av.open(str(turned), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(source.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = stream
-                target.mux(packet)
-    data = turned.read_bytes()
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ((0, 1, -1, 0), lambda x: np.rot90(x, -1)),
+        ((0, -1, 1, 0), np.rot90),
+        ((-1, 0, 0, -1), lambda x: x[::-1, ::-1]),
+        ((-1, 0, 0, 1), lambda x: x[:, ::-1]),
+        ((1, 0, 0, -1), lambda x: x[::-1]),
+        ((0, 1, 1, 0), lambda x: x.swapaxes(0, 1)),
+        ((0, -1, -1, 0), lambda x: x.swapaxes(0, 1)[::-1, ::-1]),
+    ],
+)
+def test_a_video_comes_as_its_display_matrix_says(video, tmp_path, matrix, shown):
+    a, b, c, d = (value << 16 for value in matrix)
+    data = video.read_bytes()
     at = data.index(b"tkhd") + 4 + 40  # ISO 14496-12: the track's matrix, 16.16 fixed point
-    quarter = np.array([0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30], ">i4").tobytes()
-    turned.write_bytes(data[:at] + quarter + data[at + 36 :])
-    frame = next(iter(read_video(turned)))
-    assert frame.shape == (64, 48, 3)
-    np.testing.assert_array_equal(frame, np.rot90(next(iter(read_video(video))), -1))
+    turned = tmp_path / "turned.mp4"
+    turned.write_bytes(data[:at] + np.array([a, b, 0, c, d, 0, 0, 0, 1 << 30], ">i4").tobytes() + data[at + 36 :])
+    np.testing.assert_array_equal(next(iter(read_video(turned))), shown(next(iter(read_video(video)))))
 
 
 def test_odd_sides_and_folders_of_frames(tmp_path):
@@ -63,6 +117,94 @@ def test_odd_sides_and_folders_of_frames(tmp_path):
     np.testing.assert_array_equal(np.stack(list(read)), moving_square(3))
 
 
+def test_frames_of_a_folder_come_by_their_numbers(tmp_path, read):
+    for i, frame in enumerate(moving_square(), 1):
+        write_png(tmp_path / f"cut_{i}.png", frame)
+    (tmp_path / "._cut_1.png").write_bytes(b"Mac OS X")
+    (tmp_path / ".hidden.png").write_bytes((tmp_path / "cut_1.png").read_bytes())
+    (tmp_path / "cut_0.png").mkdir()
+    frames, lines = read(tmp_path)
+    assert [frame.name for frame in frames] == [f"cut_{i}" for i in range(1, 13)] and not lines
+    np.testing.assert_array_equal(np.stack([frame.image for frame in frames]), moving_square())
+
+
+def test_frames_one_by_one_are_taken_as_given(tmp_path, read):
+    for i, frame in enumerate(moving_square(3)):
+        write_png(tmp_path / f"{i % 2}/{i}.png", frame)
+    files = [tmp_path / "0/2.png", tmp_path / "1/1.png"]
+    frames, _ = read(files)
+    assert [frame.name for frame in frames] == ["2", "1"]
+    frames, _ = read([files[0], *files])  # two of a name
+    assert [frame.name for frame in frames] == ["000000", "000001", "000002"]
+    np.testing.assert_array_equal(frames[1].image, moving_square(3)[2])
+
+
+def test_bad_packets_are_passed_over_and_counted(video, tmp_path, read):
+    frames, lines = read(spoil(video, tmp_path / "hole.mp4", [4, 5]))
+    assert len(frames) == 10 and lines == [
+        f"{tmp_path}/hole.mp4: 2 of 12 frames are missing; the file is damaged or cut off"
+    ]
+    assert sum(frame.seconds for frame in frames) == pytest.approx(12 / 12.5), "the others keep their times"
+    with pytest.raises(LDISError, match="no frame of it can be decoded"):
+        read_video(spoil(video, tmp_path / "nothing.mp4", range(12)))
+
+
+@pytest.mark.parametrize("ending", ["avi", "mkv", "mov", "gif"])
+def test_what_is_cut_off_gives_what_is_there(tmp_path, read, ending):
+    whole, cut = tmp_path / f"whole.{ending}", tmp_path / f"cut.{ending}"
+    images = np.random.default_rng(0).integers(0, 256, (20, 48, 64, 3), np.uint8)
+    if ending == "gif":
+        first, *others = map(Image.fromarray, images)
+        first.save(whole, save_all=True, append_images=others, duration=100)
+    else:
+        write_film(whole, images)
+    assert [len(part) for part in read(whole)] == [20, 0]
+    data = whole.read_bytes()
+    if ending == "mov":  # its table of frames is at the end
+        return
+    cut.write_bytes(data[: len(data) // 2])
+    frames, (line,) = read(cut)
+    lost = f"ends after {len(frames)} frames" if ending == "gif" else f"{20 - len(frames)} of 20 frames are missing"
+    assert 7 < len(frames) < 13 and line == f"{cut}: {lost}; the file is damaged or cut off"
+
+
+def test_frames_keep_their_times(tmp_path, read):
+    seconds = [0.1, 0.5, 0.04, 0.25]
+    with video_writer(tmp_path / "a.mp4", fps=25) as write:
+        for frame, shown in zip(moving_square(4), seconds, strict=True):
+            write(frame, shown)
+    frames, lines = read(tmp_path / "a.mp4")
+    assert [frame.seconds for frame in frames] == pytest.approx(seconds, abs=1e-4) and not lines
+
+
+def test_frames_of_other_sizes_are_fitted_to_the_first(tmp_path, read):
+    large, small = moving_square(1)[0], moving_square(1)[0][::2, ::2]
+    write_film(tmp_path / "a.mkv", [large, small, large, small])
+    frames, lines = read(tmp_path / "a.mkv")
+    assert len(frames) == 4 and all(close(frame.image, large) for frame in frames)
+    where = f"{tmp_path}/a.mkv: frame 000001 is 32x24, the first one 64x48"
+    assert lines == [f"{where}; all frames are fitted to the first one's size"]
+    write_png(tmp_path / "1.png", small)
+    write_png(tmp_path / "2.png", large)
+    frames, lines = read(tmp_path)
+    assert [frame.image.shape for frame in frames] == [(24, 32, 3)] * 2 and len(lines) == 1
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png", "avif"])
+def test_an_animation_is_a_video(tmp_path, read, caplog, ending):
+    path = tmp_path / f"clip.{ending}"
+    first, *others = map(Image.fromarray, moving_square(3))
+    first.save(path, save_all=True, append_images=others, duration=[100, 500, 250])
+    frames, lines = read(path.rename(tmp_path / "clip"))  # whatever its name
+    assert [frame.seconds for frame in frames] == pytest.approx([0.1, 0.5, 0.25]) and not lines
+    assert all(close(frame.image, image) for frame, image in zip(frames, moving_square(3), strict=True))
+    for _ in range(2):
+        assert close(read_image(tmp_path / "clip"), moving_square(1)[0])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}/clip: holds several images; the first one is used"
+    ]
+
+
 def test_a_failed_video_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError, match="midway"), video_writer(tmp_path / "a.mp4", fps=10) as write:
         write(np.zeros((32, 32, 3), np.uint8))
@@ -75,10 +217,31 @@ def test_a_failed_video_leaves_nothing(tmp_path):
 def test_bad_videos(tmp_path, video):
     (tmp_path / "text.mp4").write_text("not a video")
     (tmp_path / "empty").mkdir()
-    for path, message in [("no.mp4", "No such file"), ("text.mp4", "not a video"), ("empty", "no pictures")]:
+    (tmp_path / "cut.mp4").write_bytes(video.read_bytes()[:-400])  # which has its table of frames at the end
+    for path, message in [
+        ("no.mp4", "No such file"),
+        ("text.mp4", "not a video"),
+        ("empty", "no pictures"),
+        ("cut.mp4", "not a video"),
+    ]:
         with pytest.raises(LDISError, match=message):
-            read_video(tmp_path / path)
-    cut = tmp_path / "cut.mp4"
-    cut.write_bytes(video.read_bytes()[:-400])
-    with pytest.raises(LDISError, match="not a video"):
-        list(read_video(cut))
+            list(read_video(tmp_path / path))
+
+
+@needs_cases
+def test_videos_as_people_have_them(read):
+    frames, (line,) = read(CASES / "hole.mp4")
+    assert len(frames) == 57 and "3 of 60 frames are missing" in line
+    frames, (line,) = read(CASES / "cut.avi")
+    assert len(frames) == 2 and "58 of 60 frames are missing" in line
+    with pytest.raises(LDISError):
+        read(CASES / "none.avi")
+    frames, (line,) = read(CASES / "resized.mkv")
+    assert len({frame.image.shape for frame in frames}) == 1 and "fitted" in line
+    frames, lines = read(CASES / "clip.gif")
+    assert len(frames) > 1 and not lines
+    for folder in ("frames", "framesmac"):
+        frames, lines = read(CASES / folder)
+        assert [int(frame.name) for frame in frames] == list(range(1, 13)) and not lines
+    frames, lines = read(CASES / "endings")
+    assert [frame.name for frame in frames] == list("abcdef") and len(lines) <= 1

@@ -1,0 +1,25 @@
+"""Images of a folder, as data sets and users keep them."""
+
+import pytest
+
+from ldis_jax.datasets.lists import find_image, image_stems
+
+
+def test_stems_come_by_their_numbers_without_hidden_files(tmp_path):
+    for name in (
+        "frame10.png",
+        "frame2.JPG",
+        "frame1.avif",
+        "frame1.png",
+        "._frame2.JPG",
+        "notes.txt",
+        "a3b10.gif",
+        "a3b9.jp2",
+    ):
+        (tmp_path / name).touch()
+    assert image_stems(tmp_path) == ["a3b9", "a3b10", "frame1", "frame2", "frame10"]
+    assert find_image(tmp_path, "frame1").name == "frame1.png"
+    assert find_image(tmp_path, "a3b10").name == "a3b10.gif"
+    assert find_image(tmp_path, "nothing").name == "nothing.jpg"
+    with pytest.raises(FileNotFoundError):
+        image_stems(tmp_path / "nowhere")
