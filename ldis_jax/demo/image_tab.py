@@ -23,8 +23,10 @@ from ldis_jax.demo.widgets import (
     legend,
     picture_input,
 )
+from ldis_jax.media.animations import is_animation
 from ldis_jax.media.overlays import magnify
 
+_NOTHING = "Nothing yet."
 _SCALE = '<span class="scale">Probability {}0 <i></i> 1</span>'
 
 
@@ -51,7 +53,7 @@ def build(server: Server) -> None:
             options = ldisn_options(server.pipe)
             run = gr.Button("Segment", variant="primary", size="lg", elem_id="segment")
     gr.Markdown("### 3. Result")
-    summary = gr.HTML("Nothing yet.", elem_id="summary")
+    summary = gr.HTML(_NOTHING, elem_id="summary")
     with gr.Row():
         shown = [
             gr.Image(label=label, format="png", interactive=False, height=280, buttons=["download", "fullscreen"],
@@ -70,6 +72,8 @@ def build(server: Server) -> None:
     ) -> Iterator[tuple[Any, ...]]:
         with server.clear_errors():
             image = read_query(path, server.limits)
+            if path and is_animation(path):
+                gr.Warning("query: holds several images; the first one is used")
             if painted["background"] or not added:  # one prompt needs no "add"
                 added = pictures.add_prompt(added, read_prompt(painted, mask, name, server.limits))
             given = dict(zip(options, values, strict=True))
@@ -85,9 +89,12 @@ def build(server: Server) -> None:
         "show_progress_on": shown[0],
         **MODEL_QUEUE,
     }
-    run.click(**work)
+    runs = [run.click(**work)]
     for chooser, example in zip(choosers, examples, strict=True):
-        chooser.click(functools.partial(on_example, example), None, [*shown_prompts, query], **PRIVATE).then(**work)
+        chosen = chooser.click(functools.partial(on_example, example), None, [*shown_prompts, query], **PRIVATE)
+        runs.append(chosen.then(**work))
+    # Nothing of the query before stays beside a new one.
+    gr.on([query.upload, query.clear], _nothing_yet, None, work["outputs"], cancels=runs, **PRIVATE)
 
 
 def _prompt_editor(server: Server) -> tuple[list[Any], list[Any]]:
@@ -143,6 +150,10 @@ def _shown_prompts(prompts: Sequence[PaintedPrompt]) -> tuple[Any, ...]:
     names = [prompt.class_name for prompt in prompts]
     items = list(zip(pictures.overlaid(prompts), names, strict=True))
     return list(prompts), gr.Gallery(items, visible=bool(items)), None, None
+
+
+def _nothing_yet() -> tuple[Any, ...]:
+    return _NOTHING, None, None, None, None, _SCALE.format(""), gr.DownloadButton(visible=False)
 
 
 def _outputs(result: pictures.PictureResult, steps: str) -> tuple[Any, ...]:

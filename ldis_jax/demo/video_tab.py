@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,10 @@ def build(server: Server) -> None:
         with gr.Column():
             gr.Markdown("### 1. Video\nMP4, WebM, MOV, AVI or MKV.")
             video = gr.Video(sources=["upload"], show_label=False, height=340, buttons=[], elem_id="video")
+            animation = gr.UploadButton(
+                "Take an animation (GIF, WebP, PNG, AVIF)", size="sm", elem_id="animation",
+                file_types=[".gif", ".webp", ".png", ".apng", ".avif", ".avifs"],
+            )  # fmt: skip
         with gr.Column():
             gr.Markdown("### 2. Objects\nPaint over them on the first frame, one colour an object.")
             canvas = editor(COLOURS, sources=(), show_label=False, height=340, elem_id="first-frame")
@@ -40,6 +45,10 @@ def build(server: Server) -> None:
         with server.clear_errors():
             return {"background": videos.first_frame(path, server.limits), "layers": [], "composite": None}
 
+    def on_animation(path: str) -> str:
+        with server.clear_errors():
+            return str(videos.film_of(path, server.limits, Path(tempfile.mkdtemp(dir=server.folder))))
+
     def on_run(path: str | None, painted: Any, *values: Any) -> Iterator[tuple[Any, ...]]:
         with server.clear_errors():
             labels = read_labels({**painted, "background": path and painted["background"]}, server.limits)
@@ -48,12 +57,13 @@ def build(server: Server) -> None:
             for now in videos.segment(server.pipe, path or "", labels, server.limits, folder, **given):
                 of = f" of {now.total}" if now.total else ""
                 yield (
-                    f"{now.done}{of} frames",
+                    "<br>".join([f"{now.done}{of} frames", *map(html.escape, now.notes)]),
                     now.overlay,
                     now.video,
                     gr.DownloadButton(value=now.masks, visible=now.masks is not None),
                 )
 
+    animation.upload(on_animation, animation, video, **PRIVATE)
     video.change(on_upload, video, canvas, **PRIVATE)
     work = run.click(
         on_run, [video, canvas, *options.values()], [status, latest, overlay, masks], show_progress_on=latest,
