@@ -15,7 +15,7 @@ import simplejpeg
 from PIL import ExifTags, Image
 
 from ldis_jax.errors import LDISError
-from ldis_jax.support.files import StrPath, atomic_write
+from ldis_jax.support.files import StrPath, atomic_write, checked_file
 
 ImageSource = StrPath | bytes | Image.Image | np.ndarray
 _FILES = (str, os.PathLike, bytes, Image.Image)
@@ -164,7 +164,7 @@ def checked_size(source: StrPath) -> tuple[int, int]:
     Raises:
         LDISError: as :func:`read_image`.
     """
-    with _decode_errors(str(source)), Image.open(source) as image:
+    with _decode_errors(str(source)), _open(source) as image:
         if image.format in LOSSY:
             size = image.size if _orientation(image) > 4 else image.size[::-1]
             image.draft(image.mode, (1, 1))
@@ -217,7 +217,7 @@ def _decode_jpeg(source: object) -> np.ndarray | None:
     """The common case in a third of PIL's time, to the same pixels: an upright, intact colour JPEG; None of others."""
     try:
         if isinstance(source, (str, os.PathLike)):
-            with open(source, "rb") as file:
+            with open(checked_file(source), "rb") as file:
                 source = file.read() if file.peek(2)[:2] == _JPEG_START else None
         if not isinstance(source, bytes) or source[:2] != _JPEG_START:
             return None
@@ -269,7 +269,7 @@ def _say_once(line: str) -> None:
 def _open(source: StrPath | bytes | Image.Image) -> contextlib.AbstractContextManager[Image.Image]:
     if isinstance(source, Image.Image):
         return contextlib.nullcontext(source)
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else checked_file(source))
 
 
 @contextlib.contextmanager
@@ -277,6 +277,8 @@ def _decode_errors(where: str) -> Iterator[None]:
     """Says in one line what PIL raises on a bad file."""
     try:
         yield
+    except LDISError:
+        raise
     except (Image.DecompressionBombError, *_DECODE_ERRORS) as error:
         if isinstance(error, FileNotFoundError | IsADirectoryError):
             why = f"{'no such file' if isinstance(error, FileNotFoundError) else 'is a folder'}; name a picture"
