@@ -22,7 +22,8 @@ from ldis_jax.inference.read_prompts import Classes, Prompt, read_prompts
 from ldis_jax.inference.results import ClassSegmentation, Segmentation, class_probabilities
 from ldis_jax.inference.stablehlo import write_stablehlo
 from ldis_jax.inference.tiles import Canvas, Tile
-from ldis_jax.media.images import ImageSource, read_first_labels, read_image
+from ldis_jax.media.images import ImageSource, read_image
+from ldis_jax.media.masks import read_first_labels
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.support.checks import Counts, check_counts, check_integer
 from ldis_jax.support.files import StrPath
@@ -174,7 +175,7 @@ class LDISPipeline:
 
         Args:
             query: path, PIL image or uint8 array of any size.
-            prompts: (image, mask) pairs of one class; a mask pixel is object where it is non-zero.
+            prompts: (image, mask) pairs of one class; masks as of :func:`~ldis_jax.media.masks.read_mask`.
             seed: of LDIS-n's noise.
             ignore_label: mask value that is neither object nor background.
             tile_size: None fits the whole query into the network's square; else the query is cut into overlapping

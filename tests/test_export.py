@@ -16,7 +16,8 @@ from ldis_jax import LDISError, LDISPipeline
 from ldis_jax import export as command
 from ldis_jax.inference import stablehlo
 from ldis_jax.input_pipeline.transforms import eval_image, eval_mask, restore_size
-from ldis_jax.media.images import read_image, read_mask
+from ldis_jax.media.images import read_image
+from ldis_jax.media.masks import read_mask
 from ldis_jax.models import convolution
 from ldis_jax.tasks.pseudo_mask import to_logit
 from tests.helpers import ROOT, SIZE, call_command

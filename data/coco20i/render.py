@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ldis_jax.errors import LDISError
-from ldis_jax.media.images import IGNORE_LABEL
+from ldis_jax.media.masks import IGNORE_LABEL
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from ldis_jax.datasets.builder import RecordBuilder
 from ldis_jax.datasets.lists import find_image, image_stems
 from ldis_jax.datasets.scan import Item
-from ldis_jax.media.images import IGNORE_LABEL
+from ldis_jax.media.masks import IGNORE_LABEL
 
 
 class Builder(RecordBuilder):

@@ -19,7 +19,8 @@ from ldis_jax.commands.segment_outputs import Folders, Outputs, Result, digest, 
 from ldis_jax.errors import LDISError
 from ldis_jax.inference.batches import map_ahead
 from ldis_jax.media.animations import is_animation
-from ldis_jax.media.images import PICTURE_SUFFIXES, read_first_labels, read_image, write_png
+from ldis_jax.media.images import PICTURE_SUFFIXES, read_image, write_png
+from ldis_jax.media.masks import read_first_labels
 from ldis_jax.media.overlays import PALETTE, overlay_labels
 from ldis_jax.media.videos import VIDEO_SUFFIXES, Video, read_video, video_writer
 from ldis_jax.pipeline import LDISPipeline

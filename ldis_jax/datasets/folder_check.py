@@ -18,7 +18,7 @@ from ldis_jax.datasets.index import ImageIndex, IndexWriter
 from ldis_jax.datasets.lists import read_class_names
 from ldis_jax.datasets.mask_files import RULES, label_pixels, look_at, mask_rule
 from ldis_jax.errors import LDISError
-from ldis_jax.media.images import IGNORE_LABEL
+from ldis_jax.media.masks import IGNORE_LABEL
 from ldis_jax.support.files import StrPath
 
 _SHARE = 5  # one picture of so many is held out
@@ -112,7 +112,8 @@ def check_folder(root: StrPath) -> CheckedFolder:
 def _check(layout: FolderLayout, stamps: tuple[tuple[int, int], ...]) -> CheckedFolder:
     with ThreadPoolExecutor() as pool:
         title, count = f"check {layout.root.name}", len(layout.pairs)
-        looks = list(tqdm(pool.map(look_at, layout.pairs), title, count, unit=" pictures", disable=count < _BAR))
+        look = functools.partial(look_at, by_index=layout.label_maps or (layout.root / "classes.json").exists())
+        looks = list(tqdm(pool.map(look, layout.pairs), title, count, unit=" pictures", disable=count < _BAR))
     rule = "labels" if layout.label_maps else mask_rule(looks)
     problems, notes = list(layout.problems), list(layout.notes)
     names, object_labels = _class_labels(layout, rule)
@@ -129,6 +130,8 @@ def _check(layout: FolderLayout, stamps: tuple[tuple[int, int], ...]) -> Checked
             notes.append(Problem(pair.mask, f"no object{ignored}; the picture is passed over"))
         elif rule != "labels" and 0 not in labels:
             notes.append(Problem(pair.mask, "all of it is object; background has the value 0"))
+        if rule != "labels" and look.said:
+            notes.append(Problem(pair.mask, look.said))
         pairs[pair.name] = pair
         writer.add(pair.name, look.size, labels, labels.values())
     index = writer.finish()

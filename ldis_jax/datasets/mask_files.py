@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from ldis_jax.datasets.folder_layout import Pair, Problem
 from ldis_jax.errors import LDISError
-from ldis_jax.media.images import IGNORE_LABEL, LABEL_MAP, LOSSY, checked_size, read_stored_mask, size_error
+from ldis_jax.media.images import checked_size, size_error
+from ldis_jax.media.masks import IGNORE_LABEL, LABEL_MAP, count_values, mask_values, stored_mask
 
 # Of datasets.pairs.MASK_RULES, in words.
 RULES = {
@@ -27,59 +27,38 @@ class Look(NamedTuple):
     values: tuple[int, ...] = ()
     pixels: tuple[int, ...] = ()
     not_labels: str = ""  # why the mask cannot be a label map
+    said: str = ""  # how an object's mask is read, where it is not as it looks
     problem: Problem | None = None
 
 
-def look_at(pair: Pair) -> Look:
-    """Decodes both files of a pair."""
+def look_at(pair: Pair, by_index: bool = False) -> Look:
+    """Decodes both files of a pair; ``by_index`` as of :func:`~ldis_jax.media.masks.mask_values`."""
     path = pair.image
     try:
         size = checked_size(path)
         path = pair.mask
-        mask = read_stored_mask(path)
+        mask, lossy = stored_mask(path)
     except LDISError as error:
         return _bad(path, error)
-    if mask.format in LOSSY:
-        return _bad(path, "a JPEG, which invents values around objects; paint and save masks as PNG")
     if (mask.height, mask.width) != size:
         return _bad(path, size_error(path, (mask.height, mask.width), f"its image {pair.image}", size))
+    found = mask_values(mask, by_index)
+    if found.colours:
+        text = f"{found.colours} colours beside black; paint the object in one colour on black, or save label values"
+        return _bad(path, text)
     label_modes, label_map = LABEL_MAP
     not_labels = "" if mask.mode in label_modes else f"pixels of mode {mask.mode} are no {label_map}"
-    values, colours = stored_values(mask)
-    if colours > 1:
-        text = f"{colours} colours beside black; paint the object in one colour on black, or save label values"
-        return _bad(path, text)
-    return Look(size, *_counted(values), not_labels)
-
-
-def stored_values(mask: Image.Image) -> tuple[np.ndarray, int]:
-    """One value a pixel, [H, W]: grey or the index as it is stored, alpha left out; of colours, 255 where not black.
-
-    With it comes how many colours beside black there are; 0 of a mask without colours.
-    """
-    array = np.asarray(mask)
-    if array.ndim == 2:
-        return array, 0
-    array = array[..., : 3 if array.shape[-1] > 2 else 1]
-    if (array == array[..., :1]).all():
-        return array[..., 0], 0
-    codes = array @ np.array([1 << 16, 1 << 8, 1])
-    return np.where(codes > 0, 255, 0), int(np.count_nonzero(np.unique(codes)))
+    if lossy:
+        not_labels = "a JPEG, which invents values around objects; paint and save masks as PNG"
+    elif mask.mode == "P" and (found.values != np.asarray(mask)).any():
+        not_labels = "its palette does not begin with black, the background; save label values"
+    values, counts = count_values(np.where(found.values >= 128, 255, 0) if lossy else found.values)
+    said = "a JPEG; values from 128 on are the object" if lossy else found.said
+    return Look(size, tuple(values.tolist()), tuple(counts.tolist()), not_labels, said)
 
 
 def _bad(path: str, why: object) -> Look:
     return Look(problem=Problem(path, str(why).removeprefix(f"{path}: ")))
-
-
-def _counted(array: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The values of an array, ascending, and how often each is there."""
-    if array.dtype.itemsize == 1:
-        counts = np.bincount(array.ravel())
-        values = np.flatnonzero(counts)
-        counts = counts[values]
-    else:
-        values, counts = np.unique(array, return_counts=True)
-    return tuple(values.tolist()), tuple(counts.tolist())
 
 
 def mask_rule(looks: Sequence[Look]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ldis_jax.media.images import read_image, read_label_map, read_mask, size_error
+from ldis_jax.media.images import read_image, size_error
+from ldis_jax.media.masks import object_mask, read_label_map
 from ldis_jax.support.files import StrPath
 
 # labels: pixel values are labels. nonzero: any pixel but 0 is the object. half: any pixel from 128 up is, which is how
@@ -39,10 +40,8 @@ def read_pair(
     pixels = read_image(image, image_name)
     if rule == "labels":
         labels = read_label_map(mask, mask_name)
-    elif rule == "nonzero":
-        labels = np.multiply(read_mask(mask, name=mask_name), object_label, dtype=np.int32)
     else:
-        labels = np.multiply((read_image(mask, mask_name) >= 128).any(axis=-1), object_label, dtype=np.int32)
+        labels = np.multiply(object_mask(mask, rule == "half", mask_name), object_label, dtype=np.int32)
     if pixels.shape[:2] != labels.shape:
         raise size_error(mask_name or mask, labels.shape, f"its image {image_name or image!s}", pixels.shape[:2])
     return pixels, labels

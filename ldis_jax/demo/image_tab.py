@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from ldis_jax.demo import pictures
 from ldis_jax.demo.examples import Example, paint_examples
@@ -130,8 +131,9 @@ def _prompt_editor(server: Server) -> tuple[list[Any], list[Any]]:
         if mask is None:
             return gr.Image(None, visible=False)
         with server.clear_errors():
+            shown = read_mask_file(mask, server.limits, gr.Info)
             if not painted["background"]:
-                return gr.Image(255 * magnify(read_mask_file(mask, server.limits)), visible=True)
+                return gr.Image(255 * magnify((shown == 1).astype(np.uint8)), visible=True)
             [picture] = pictures.overlaid([read_prompt(painted, mask, "", server.limits)])
             return gr.Image(picture, visible=True)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ldis_jax.demo.uploads import PaintedPrompt
 from ldis_jax.errors import LDISError
+from ldis_jax.media.masks import IGNORE_LABEL
 from ldis_jax.media.overlays import PALETTE, magnify, overlay, overlay_labels, probability_picture
 from ldis_jax.pipeline import LDISPipeline
 
@@ -61,7 +62,7 @@ def by_class(prompts: Sequence[PaintedPrompt]) -> dict[str, list[tuple[np.ndarra
 def overlaid(prompts: Sequence[PaintedPrompt]) -> list[np.ndarray]:
     """Each prompt with its object in the colour of its class, uint8 [H', W', 3]; small ones are magnified."""
     colours = dict(zip(by_class(prompts), PALETTE, strict=False))
-    return [overlay(magnify(each.image), magnify(each.mask) > 0, colours[each.class_name]) for each in prompts]
+    return [overlay(magnify(each.image), magnify(each.mask) == 1, colours[each.class_name]) for each in prompts]
 
 
 def segment(
@@ -76,13 +77,13 @@ def segment(
     """
     classes = by_class(prompts)
     if len(classes) > 1:
-        result = pipe.segment_classes(query, classes, **options)
+        result = pipe.segment_classes(query, classes, ignore_label=IGNORE_LABEL, **options)
         result.save(folder / "label_map.png")
         shown = _shown(query, classes, result.label_map, result.probabilities.max(0))
         yield dataclasses.replace(shown, file=folder / "label_map.png")
         return
     [pairs] = classes.values()
-    for one in pipe.segment_steps(query, pairs, **options):
+    for one in pipe.segment_steps(query, pairs, ignore_label=IGNORE_LABEL, **options):
         shown = _shown(query, classes, one.mask.astype(np.uint8), one.probability, one.pseudo_mask)
         yield shown
     one.save(folder / "mask.png")

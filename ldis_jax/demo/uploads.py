@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from ldis_jax.errors import LDISError
 from ldis_jax.inference.read_prompts import open_prompts
-from ldis_jax.media.images import IGNORE_LABEL, read_image, read_mask
+from ldis_jax.media.images import decode_errors, open_image, read_image
+from ldis_jax.media.masks import IGNORE_LABEL, Say, read_mask
 from ldis_jax.media.overlays import PALETTE
 
 # A prompt is kept at no more pixels than this: the network sees a square of far fewer.
@@ -66,7 +65,7 @@ class Limits:
                 "an hour"
             )
         size = 0, 0  # of what is no picture, which decoding says
-        with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(file) as image:
+        with contextlib.suppress(Exception), open_image(file) as image:
             size = image.size
         self.check_size(*size, name)
         return file.read_bytes()
@@ -78,7 +77,7 @@ class PaintedPrompt:
 
     Attributes:
         image: uint8 [H, W, 3].
-        mask: uint8 [H, W] in {0, 1}.
+        mask: uint8 [H, W] in {0, 1, 255}.
         class_name: prompts of one name are put together.
     """
 
@@ -101,7 +100,7 @@ def read_prompt(editor: Mapping[str, Any], mask_file: str | None, class_name: st
 
     Args:
         editor: "background" and "layers", paths of the picture (or None) and of RGBA strokes on it.
-        mask_file: a picture whose pixels are object where they are not zero.
+        mask_file: as of :func:`~ldis_jax.media.masks.read_mask`.
         class_name: "object" where empty.
         limits: of the server.
 
@@ -113,13 +112,22 @@ def read_prompt(editor: Mapping[str, Any], mask_file: str | None, class_name: st
         mask = (_painted(editor["layers"], image.shape[:2], limits) > 0).astype(np.uint8)
     else:
         mask = read_mask_file(mask_file, limits)
-    open_prompts({"object": [(image, mask)]})  # for its checks
+    open_prompts({"object": [(image, mask)]}, IGNORE_LABEL)  # for its checks
     return PaintedPrompt(*_reduced(image, mask), class_name.strip() or "object")
 
 
-def read_mask_file(path: str, limits: Limits) -> np.ndarray:
-    """A mask file's object, uint8 [H, W] in {0, 1}; raises :class:`LDISError` as :func:`read_query`."""
-    return read_mask(limits.read(path, "mask file"), name="mask file")
+def read_mask_file(path: str, limits: Limits, say: Say = lambda line: None) -> np.ndarray:
+    """A mask file's object, uint8 [H, W] in {0, 1, 255}.
+
+    Args:
+        path: of the upload.
+        limits: of the server.
+        say: called with a line where the mask is not read as it looks.
+
+    Raises:
+        LDISError: as :func:`read_query`, or of no mask.
+    """
+    return read_mask(limits.read(path, "mask file"), name="mask file", say=say)
 
 
 def read_labels(editor: Mapping[str, Any], limits: Limits) -> np.ndarray:
@@ -141,7 +149,7 @@ def _painted(layers: Sequence[str], shape: tuple[int, ...], limits: Limits) -> n
     labels = np.zeros(shape, np.uint8)
     palette = PALETTE.astype(np.int32)
     for layer in layers:
-        with Image.open(io.BytesIO(limits.read(layer, "stroke"))) as image:
+        with decode_errors("stroke"), open_image(limits.read(layer, "stroke")) as image:
             pixels = np.asarray(image.convert("RGBA"))
         if pixels.shape[:2] != shape:
             continue  # they were painted on the picture before

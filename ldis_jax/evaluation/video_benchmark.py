@@ -16,7 +16,7 @@ from ldis_jax.inference.batches import Predict, predict_batches
 from ldis_jax.inference.results import class_probabilities
 from ldis_jax.input_pipeline import IndexedSource
 from ldis_jax.input_pipeline.transforms import eval_image, eval_mask, restore_size
-from ldis_jax.media.images import IGNORE_LABEL
+from ldis_jax.media.masks import IGNORE_LABEL
 from ldis_jax.tasks import pseudo_mask
 
 MIN_FRAMES = 3  # the prompt, and, for DAVIS leaves out the last one, one that counts

@@ -11,7 +11,7 @@ from ldis_jax.evaluation.intervals import interval, resamples
 from ldis_jax.evaluation.video_benchmark import VideoLabels
 from ldis_jax.evaluators import DavisMetrics, VSPWMetrics
 from ldis_jax.evaluators.video_consistency import RULES
-from ldis_jax.media.images import IGNORE_LABEL
+from ldis_jax.media.masks import IGNORE_LABEL
 
 _VC_SIZES = (8, 16)
 

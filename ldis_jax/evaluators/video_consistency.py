@@ -9,7 +9,7 @@ import numpy as np
 
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluators.davis import check_videos
-from ldis_jax.media.images import IGNORE_LABEL
+from ldis_jax.media.masks import IGNORE_LABEL
 
 RULES = ("all_windows", "vspw_code")  # our own, then the public code's, to compare with published figures
 _LABELS = 256

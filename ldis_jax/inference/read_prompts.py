@@ -9,7 +9,8 @@ import numpy as np
 
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline.transforms import eval_image, eval_mask
-from ldis_jax.media.images import ImageSource, read_image, read_mask, size_error
+from ldis_jax.media.images import ImageSource, read_image, size_error
+from ldis_jax.media.masks import IGNORE_LABEL, read_mask
 
 Prompt = tuple[ImageSource, ImageSource]
 Classes = Mapping[str, Sequence[Prompt]]
@@ -21,7 +22,7 @@ def read_prompts(
     """Fits them into the network's square, with K the most that a class has.
 
     Args:
-        classes: name -> (image, mask) pairs; a mask pixel is object where it is non-zero.
+        classes: name -> (image, mask) pairs; masks as of :func:`~ldis_jax.media.masks.read_mask`.
         size: S.
         ignore_label: mask value that is neither object nor background.
 
@@ -44,14 +45,17 @@ def read_prompts(
 
 
 def open_prompts(classes: Classes, ignore_label: int | None = None) -> dict[str, list[Prompt]]:
-    """The prompts with their files read, for before a model is loaded, which takes longer; masks are in {0, 1, 255}.
+    """The prompts with their files read, for before a model is loaded, which takes longer.
+
+    Masks are bool, or uint8 in {0, 1, 255} where some of it is ignored.
 
     Raises:
         LDISError: what :func:`read_prompts` would raise for any size.
     """
     opened: dict[str, list[Prompt]] = {name: [] for name in classes}
     for (c, _), _, image, mask in _read(classes, ignore_label):
-        opened[list(classes)[c]].append((image, mask))
+        certain = mask if (mask == IGNORE_LABEL).any() else mask.astype(np.bool_)  # not to be judged again
+        opened[list(classes)[c]].append((image, certain))
     return opened
 
 
@@ -64,10 +68,10 @@ def _read(classes: Classes, ignore_label: int | None) -> Iterator[tuple[tuple[in
     for c, (name, prompts) in enumerate(classes.items()):
         for k, (image_source, mask_source) in enumerate(prompts):
             where = f"prompt {k + 1}" if len(classes) == 1 else f"prompt {k + 1} of {name!r}"
-            image, mask = read_image(image_source), read_mask(mask_source, ignore_label)
             where += f" ({mask_source})" if isinstance(mask_source, (str, Path)) else ""
+            image, mask = read_image(image_source), read_mask(mask_source, ignore_label, where)
             if image.shape[:2] != mask.shape:
                 raise size_error(where, mask.shape, "its image", image.shape[:2])
             if not (mask == 1).any():
-                raise LDISError(f"{where}: mask shows no object; its object pixels must be non-zero")
+                raise LDISError(f"{where}: mask shows no object; give its pixels one value, and 0 to what is around it")
             yield (c, k), where, image, mask

@@ -16,7 +16,7 @@ import numpy as np
 
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline.transforms import eval_transform, train_transform
-from ldis_jax.media.images import IGNORE_LABEL
+from ldis_jax.media.masks import IGNORE_LABEL
 from ldis_jax.support.files import StrPath
 
 _MAX_DRAWS = 100

@@ -10,7 +10,7 @@ import numpy as np
 from ldis_jax.datasets.index import ImageIndex
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline.episodes import BadFileError, Episode, EpisodeRecord
-from ldis_jax.media.images import IGNORE_LABEL
+from ldis_jax.media.masks import IGNORE_LABEL
 
 
 class IndexedSource(abc.ABC):

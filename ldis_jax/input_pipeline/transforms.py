@@ -10,7 +10,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ldis_jax.media.images import IGNORE_LABEL
+from ldis_jax.media.masks import IGNORE_LABEL
 
 # Parallelism is over pictures (Grain's threads or processes); OpenCV's own threads would only fight with them and XLA.
 cv2.setNumThreads(0)

@@ -14,7 +14,7 @@ from ldis_jax.datasets.lists import find_image, read_class_names, read_lines
 from ldis_jax.datasets.pairs import read_pair
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline.indexed_source import IndexedSource
-from ldis_jax.media.images import read_label_map
+from ldis_jax.media.masks import read_label_map
 from ldis_jax.support.files import StrPath
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -58,7 +57,7 @@ def read_animation(path: StrPath) -> Iterator[tuple[Image.Image, float]]:
 
 @contextlib.contextmanager
 def _opened(path: StrPath) -> Iterator[Any]:
-    with reading(Path(path)), Image.open(path, formats=_FORMATS) as image:
+    with reading(path), Image.open(path, formats=_FORMATS) as image:
         yield image
 
 

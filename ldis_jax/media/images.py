@@ -1,4 +1,4 @@
-"""Pictures and masks from whatever a user has: paths, the bytes of a file, PIL images and numpy arrays."""
+"""Images from whatever a user has: paths, the bytes of a file, PIL images and numpy arrays."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ import functools
 import io
 import logging
 import os
-import struct
 from collections.abc import Iterator
+from typing import TypeGuard
 
 import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image
 
 from ldis_jax.errors import LDISError
-from ldis_jax.support.files import StrPath, atomic_write, checked_file
+from ldis_jax.support.files import StrPath, atomic_write
 
 ImageSource = StrPath | bytes | Image.Image | np.ndarray
-_FILES = (str, os.PathLike, bytes, Image.Image)
 _LOGGER = logging.getLogger(__name__)
 
-IGNORE_LABEL = 255
-_HALF = 128  # of a lossy mask's range
-LOSSY = ("JPEG", "MPO")  # PIL's formats that invent values around objects
+# What PIL may open. Its other plug-ins are for formats that nobody's photographs have, and that for PostScript starts
+# another program.
+_FORMATS = (
+    *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF", "WEBP"),
+)
+LOSSY = ("JPEG", "MPO")  # those that always invent values around objects
 # Of the images in a folder, lower case.
 PICTURE_SUFFIXES = (
     *(".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".ico", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe"),
@@ -38,12 +40,6 @@ _IMAGE = (
     ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV", *_DEEP),
     "image: they have no fixed range; save it with 8 or 16 bits",
 )
-_MASK = (
-    ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", *_DEEP),
-    "mask; save it as an 8-bit grey PNG",
-)
-LABEL_MAP = (("1", "L", "P"), "label map, which has one 8-bit channel; save label values")
-
 _JPEG_START = b"\xff\xd8"
 # By EXIF's tag; ImageOps.exif_transpose would also write all other tags again, and fail where one holds nonsense.
 _TURNS = {
@@ -56,14 +52,12 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# What PIL's decoders raise on a damaged file, besides OSError.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
-
 
 def read_image(source: ImageSource, name: str = "") -> np.ndarray:
     """An RGB picture, uint8 [H, W, 3].
 
-    EXIF rotation is applied; grey, palette and CMYK become RGB; 16 bits are scaled to 8; alpha is *dropped*, so that
+    EXIF rotation is applied; grey, palette and CMYK become RGB; 16 bits are scaled to 8, and 12 bits in 16, which
+    is said; alpha is *dropped*, so that
     the colours under it show.
 
     Args:
@@ -73,87 +67,15 @@ def read_image(source: ImageSource, name: str = "") -> np.ndarray:
     Raises:
         LDISError: missing, damaged or not a picture; an array of another shape or type.
     """
-    if not isinstance(source, _FILES):
-        array = _check_array(source, "image", (np.uint8,))
+    if not is_file(source):
+        array = check_array(source, "image", (np.uint8,))
         return np.repeat(array[..., :1], 3, axis=-1) if array.shape[-1] == 1 else np.ascontiguousarray(array[..., :3])
     if (pixels := _decode_jpeg(source)) is not None:
         return pixels
-    image = _decode(source, name, _IMAGE)
+    image = decode(source, name, _IMAGE)
     if image.mode in _DEEP:
-        # The high byte, as PIL does for 16-bit colour files.
-        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+        return np.repeat(_eight_bits(np.asarray(image), name or name_of(source, "image"))[..., None], 3, axis=-1)
     return np.array(image.convert("RGB"))
-
-
-def read_mask(source: ImageSource, ignore_label: int | None = None, name: str = "") -> np.ndarray:
-    """An object mask, uint8 [H, W] in {0, 1, 255}.
-
-    A pixel is object where it is non-zero: the index in a palette file, any colour channel in a colour file (alpha does
-    not count). Give lossless files: JPEG invents values around objects, so that its pixels count from 128 on, and none
-    is ignored.
-
-    Args:
-        source: path, bytes of a file, PIL image, or bool or uint8 array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4].
-        ignore_label: the value that marks "ignore" (255 in the result); in colour files, in all three channels.
-        name: what error messages call bytes.
-
-    Raises:
-        LDISError: missing, damaged or not a mask; an array of another shape or type.
-    """
-    lossy = False
-    if not isinstance(source, _FILES):
-        array = _check_array(source, "mask", (np.bool_, np.uint8))
-    else:
-        image = _decode(source, name, _MASK)
-        array, lossy = np.asarray(image), image.format in LOSSY
-        if array.ndim == 2:
-            array = array[..., None]
-    array = array[..., : 3 if array.shape[-1] > 2 else 1]
-    shown = array >= _HALF if lossy else array != 0
-    mask = np.asarray(shown.any(axis=-1), np.uint8)
-    if ignore_label is not None and not lossy:
-        mask[(array == ignore_label).all(axis=-1)] = IGNORE_LABEL
-    return mask
-
-
-def read_label_map(source: StrPath | bytes | Image.Image, name: str = "") -> np.ndarray:
-    """The labels of a grey or palette PNG, uint8 [H, W], values as they stand in the file.
-
-    Grey of 2 or 4 bits is the exception: PIL spreads it over 0 to 255. Palettes may have any number of bits.
-
-    Args:
-        source: path, bytes of a file, or PIL image.
-        name: what error messages call bytes.
-
-    Raises:
-        LDISError: missing or damaged; a colour file, whose colours would have to be guessed into labels.
-    """
-    return np.array(_decode(source, name, LABEL_MAP), dtype=np.uint8)
-
-
-def read_first_labels(source: ImageSource) -> np.ndarray:
-    """The labels of a video's first frame, uint8 [H, W]: 0 background, 255 ignored; of a mask of 0 and 255, 0 and 1.
-
-    Args:
-        source: as of :func:`read_label_map`, or an array [H, W] of integers.
-
-    Raises:
-        LDISError: as :func:`read_label_map`; an array of another shape or type, or of values beyond 255.
-    """
-    labels = read_label_map(source) if isinstance(source, _FILES) else np.asarray(source)
-    if labels.ndim != 2 or labels.dtype.kind not in "uib" or not labels.size or labels.min() < 0 or labels.max() > 255:
-        raise LDISError(f"first_frame_labels {labels.dtype}{list(labels.shape)}: must be integers [H, W], 0 to 255")
-    values = set(np.unique(labels).tolist())
-    return (labels == 255 if values <= {0, 255} else labels).astype(np.uint8)
-
-
-def read_stored_mask(source: StrPath) -> Image.Image:
-    """A mask file as it is, upright and decoded, with its ``format``: for judging what its values mean.
-
-    Raises:
-        LDISError: missing, damaged or not a mask.
-    """
-    return _decode(source, "", _MASK)
 
 
 def checked_size(source: StrPath) -> tuple[int, int]:
@@ -164,7 +86,7 @@ def checked_size(source: StrPath) -> tuple[int, int]:
     Raises:
         LDISError: as :func:`read_image`.
     """
-    with _decode_errors(str(source)), _open(source) as image:
+    with decode_errors(str(source)), open_image(source) as image:
         if image.format in LOSSY:
             size = image.size if _orientation(image) > 4 else image.size[::-1]
             image.draft(image.mode, (1, 1))
@@ -199,7 +121,7 @@ def write_png(path: StrPath, array: np.ndarray, palette: np.ndarray | None = Non
         image.save(temporary, format="PNG")
 
 
-def _check_array(array: object, what: str, dtypes: tuple[type, ...]) -> np.ndarray:
+def check_array(array: object, what: str, dtypes: tuple[type, ...]) -> np.ndarray:
     """[H, W] or [H, W, C] -> [H, W, C]."""
     found = type(array).__name__
     if isinstance(array, np.ndarray):
@@ -217,32 +139,66 @@ def _decode_jpeg(source: object) -> np.ndarray | None:
     """The common case in a third of PIL's time, to the same pixels: an upright, intact colour JPEG; None of others."""
     try:
         if isinstance(source, (str, os.PathLike)):
-            with open(checked_file(source), "rb") as file:
+            with open(source, "rb") as file:
                 source = file.read() if file.peek(2)[:2] == _JPEG_START else None
         if not isinstance(source, bytes) or source[:2] != _JPEG_START:
             return None
-        with Image.open(io.BytesIO(source)) as image:  # reads the header only, and refuses what is too large
+        with open_image(source) as image:  # reads the header only, and refuses what is too large
             usual = image.format == "JPEG" and image.mode == "RGB" and _orientation(image) == 1
         return simplejpeg.decode_jpeg(source) if usual else None
-    except (*_DECODE_ERRORS, Image.DecompressionBombError):
+    except Exception:
         return None  # PIL decides what is wrong with it, if anything is
 
 
+def _eight_bits(array: np.ndarray, where: str) -> np.ndarray:
+    """The high byte of 16 bits, as PIL has it of 16-bit colour files; cameras and scanners use 12 of them, too."""
+    if not 256 <= array.max(initial=0) < 1 << 12:
+        return (array >> 8).astype(np.uint8)
+    _LOGGER.warning("%s: 12 bits in 16; scaled to their range", where)
+    return (array >> 4).astype(np.uint8)
+
+
 def _orientation(image: Image.Image) -> int:
-    """What EXIF says, 2 to 8; 1 of an upright picture, and where the tag holds nonsense."""
-    tag = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return tag if tag in _TURNS else 1
+    """What EXIF says, 2 to 8; 1 of an upright picture, and where the tag, or all of EXIF, holds nonsense."""
+    try:
+        tag = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return tag if tag in _TURNS else 1
+    except Exception:  # whatever its parser meets
+        return 1
 
 
-def _decode(source: StrPath | bytes | Image.Image, name: str, use: tuple[tuple[str, ...], str]) -> Image.Image:
-    """The picture, upright and in memory, of one of the modes that ``use`` takes."""
-    if isinstance(source, bytes):
-        where = name or "picture"
-    else:
-        where = "PIL image" if isinstance(source, Image.Image) else str(source)
-    with _decode_errors(where), _open(source) as image:
-        if not isinstance(source, Image.Image) and not name:
+def name_of(source: object, otherwise: str) -> str:
+    """What messages call a source: its path, if it is one."""
+    return str(source) if isinstance(source, (str, os.PathLike)) else otherwise
+
+
+def is_file(source: object) -> TypeGuard[StrPath | bytes | Image.Image]:
+    """Whether it is a path, the bytes of a file or a PIL image, and no array."""
+    return isinstance(source, (str, os.PathLike, bytes, Image.Image))
+
+
+def open_image(source: StrPath | bytes) -> Image.Image:
+    """PIL's image of a path or of the bytes of a file, its header read; of the formats that are read, by content."""
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
+
+
+def decode(source: StrPath | bytes | Image.Image, name: str, use: tuple[tuple[str, ...], str]) -> Image.Image:
+    """The picture, upright and in memory.
+
+    Args:
+        source: path, bytes of a file, or PIL image.
+        name: what error messages call bytes.
+        use: the modes that it may have, and what pixels of others are not.
+
+    Raises:
+        LDISError: missing, damaged, not a picture, or of another mode.
+    """
+    where = name_of(source, "PIL image" if isinstance(source, Image.Image) else name or "picture")
+    with decode_errors(where), _opened(source) as image:
+        if isinstance(source, (str, os.PathLike)) or (isinstance(source, bytes) and not name):
             _say_if_several(image, where)  # named bytes are of records and uploads, of which it is said before
+        if image.format not in (None, *LOSSY, *_FORMATS):
+            raise Image.UnidentifiedImageError(image.format)
         image.load()
         orientation = _orientation(image)
         upright = image.transpose(_TURNS[orientation]) if orientation > 1 else image
@@ -255,7 +211,7 @@ def _decode(source: StrPath | bytes | Image.Image, name: str, use: tuple[tuple[s
 
 def _say_if_several(image: Image.Image, where: str) -> None:
     several = False
-    with contextlib.suppress(*_DECODE_ERRORS):  # of images after the first
+    with contextlib.suppress(Exception):  # of images after the first
         several = image.format in _OF_SEVERAL and getattr(image, "is_animated", False)
     if several:
         _say_once(f"{where}: holds several images; the first one is used")
@@ -266,26 +222,24 @@ def _say_once(line: str) -> None:
     _LOGGER.warning(line)
 
 
-def _open(source: StrPath | bytes | Image.Image) -> contextlib.AbstractContextManager[Image.Image]:
-    if isinstance(source, Image.Image):
-        return contextlib.nullcontext(source)
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else checked_file(source))
+def _opened(source: StrPath | bytes | Image.Image) -> contextlib.AbstractContextManager[Image.Image]:
+    return contextlib.nullcontext(source) if isinstance(source, Image.Image) else open_image(source)
 
 
 @contextlib.contextmanager
-def _decode_errors(where: str) -> Iterator[None]:
-    """Says in one line what PIL raises on a bad file."""
+def decode_errors(where: str) -> Iterator[None]:
+    """Says in one line what PIL raises on a bad file, which is whatever its decoders come upon."""
     try:
         yield
-    except LDISError:
+    except MemoryError:
         raise
-    except (Image.DecompressionBombError, *_DECODE_ERRORS) as error:
+    except Exception as error:
         if isinstance(error, FileNotFoundError | IsADirectoryError):
             why = f"{'no such file' if isinstance(error, FileNotFoundError) else 'is a folder'}; name a picture"
         elif isinstance(error, Image.DecompressionBombError):
             why = f"too large ({error}); scale it down first"
         elif isinstance(error, Image.UnidentifiedImageError):
-            why = "not a picture that PIL can read; convert it to PNG or JPEG"
+            why = "not a picture that is read here; convert it to PNG or JPEG"
         else:
             why = f"damaged picture ({error}); fetch or save it again"
         raise LDISError(f"{where}: {why}") from None

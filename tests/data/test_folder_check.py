@@ -5,7 +5,9 @@ import pytest
 from PIL import Image
 
 from ldis_jax.datasets.folder_check import check_folder, summary
+from ldis_jax.datasets.pairs import read_pair
 from ldis_jax.errors import LDISError
+from ldis_jax.media.images import read_image
 from tests.data import trees
 from tests.data.odd_files import ORIENTATION
 
@@ -135,9 +137,6 @@ def _spoil(root, what):
         (root / "images/p0.jpg").write_bytes(data[: len(data) - 40])
     elif what == "not a picture":
         image.write_text("hello")
-    elif what == "lossy mask":
-        mask.unlink()
-        Image.fromarray(box(255)).save(root / "masks/p0.jpg")
     elif what == "colours":
         trees.save(mask, np.stack([box(255), box(0), np.rot90(box(255), 2)], -1))
     elif what == "kind":
@@ -167,8 +166,7 @@ def _spoil(root, what):
             "mask is 31x24, its image ROOT/images/p0.png is 32x24 (EXIF rotation applied); make them agree",
         ),
         ("cut off", "images/p0.jpg", "damaged picture"),
-        ("not a picture", "images/p0.png", "not a picture that PIL can read"),
-        ("lossy mask", "masks/p0.jpg", "a JPEG, which invents values around objects"),
+        ("not a picture", "images/p0.png", "not a picture that is read here"),
         ("colours", "masks/p0.png", "2 colours beside black; paint the object in one colour on black"),
         ("kind", "masks/p0.tif", "pixels of mode CMYK are no mask"),
         ("twice", "images/p0.png", "has the name of p0.bmp; take one of them away"),
@@ -189,6 +187,33 @@ def test_a_bad_file_is_named_and_the_rest_is_usable(tmp_path, what, file, text):
     with pytest.raises(LDISError, match=r"files? cannot be used, such as .*skip_bad") as info:
         checked.require_usable(skip_bad=False)
     assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("what", ["a JPEG", "a palette that begins with white", "a cut-out"])
+def test_masks_are_read_by_what_they_show(tmp_path, what):
+    root = picture_folder(tmp_path, boxes(255, 6))
+    path, shown = root / "masks/p0.png", Image.fromarray(box(255))
+    if what == "a JPEG":
+        path.unlink()
+        path = path.with_suffix(".jpg")
+    elif what == "a cut-out":
+        shown = Image.fromarray(np.dstack([read_image(root / "images/p0.png"), box(255)]))
+    else:
+        shown = Image.fromarray(1 - box(1), "P")
+        shown.putpalette([255, 255, 255, 0, 0, 0])
+    shown.save(path)
+    checked = check_folder(root)
+    assert checked.problems == () and checked.rule == "nonzero"
+    said = {"a JPEG": "a JPEG; values from 128 on are the object", "a cut-out": "the mask is its alpha channel"}
+    assert [note.text for note in checked.notes] == ([said[what]] if what in said else [])
+    labels = read_pair(root / "images/p0.png", path, checked.rule, 3)[1]
+    assert (labels == 3 * (box(255) > 0)).all() or (what == "a JPEG" and (labels != 3 * (box(255) > 0)).sum() < 9)
+    # Beside label maps they are none.
+    trees.save(root / "masks/p1.png", box(1) + 2 * np.rot90(box(1), 2))
+    files = {problem.file: problem.text for problem in check_folder(root).problems}
+    assert files[str(path)].startswith(
+        {"a JPEG": "a JPEG, which invents", "a cut-out": "pixels of mode RGBA"}.get(what, "its palette does not begin")
+    )
 
 
 def test_colour_label_maps_are_refused(tmp_path):

@@ -6,7 +6,8 @@ from PIL import Image
 
 from ldis_jax.datasets.pairs import read_pair
 from ldis_jax.errors import LDISError
-from ldis_jax.media.images import read_image, read_label_map, read_mask
+from ldis_jax.media.images import read_image
+from ldis_jax.media.masks import read_label_map, read_mask
 
 
 def test_bytes_are_as_good_as_a_path(tmp_path):
@@ -23,7 +24,9 @@ def test_bytes_are_as_good_as_a_path(tmp_path):
     assert read_image((tmp_path / "turned.jpg").read_bytes()).shape == (9, 6, 3)
     data = (tmp_path / "palette.png").read_bytes()
     np.testing.assert_array_equal(read_label_map(data), read_label_map(tmp_path / "palette.png"))
-    np.testing.assert_array_equal(read_mask(data), read_mask(tmp_path / "palette.png"))
+    rgb.convert("L").save(tmp_path / "grey.png")
+    grey = (tmp_path / "grey.png").read_bytes()
+    np.testing.assert_array_equal(read_mask(grey), read_mask(tmp_path / "grey.png"))
 
 
 def test_bytes_are_called_by_their_name():

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ldis_jax import LDISPipeline
 from ldis_jax.demo.uploads import Limits
-from ldis_jax.media.images import read_mask
+from ldis_jax.media.masks import read_mask
 from ldis_jax.media.overlays import magnify
 from tests.helpers import ROOT
 

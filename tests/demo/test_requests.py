@@ -89,7 +89,8 @@ def test_labels_are_the_colours_of_the_strokes(painted):
         (lambda p, e, t: read_prompt(EMPTY, None, "", LIMITS), "No prompt picture: drop a file"),
         (lambda p, e, t: read_prompt({**e, "layers": []}, None, "", LIMITS), "Empty mask: paint over"),
         (lambda p, e, t: read_prompt(e, t / "black.png", "", LIMITS), "mask shows no object"),
-        (lambda p, e, t: read_prompt(e, p["query"], "", LIMITS), "is 50x24, its image is 30x40"),
+        (lambda p, e, t: read_prompt(e, p["query"], "", LIMITS), "mask file: 1200 colours beside black"),
+        (lambda p, e, t: read_prompt(e, t / "other.png", "", LIMITS), "is 3x2, its image is 30x40"),
         (lambda p, e, t: read_prompt(e, t / "text.png", "", LIMITS), "mask file: not a picture"),
         (
             lambda p, e, t: read_prompt({**e, "background": t / "empty"}, None, "", LIMITS),
@@ -109,6 +110,7 @@ def test_mistakes_are_one_clear_line(pictures, painted, tmp_path, call, message)
     (tmp_path / "empty").touch()  # what the page's script sends in place of too large a picture
     (tmp_path / "cut.png").write_bytes(pictures["query"].read_bytes()[:300])
     Image.new("L", (30, 40)).save(tmp_path / "black.png")
+    Image.fromarray(np.array([[0, 255, 0], [0, 0, 0]], np.uint8)).save(tmp_path / "other.png")
     with pytest.raises(LDISError, match=message) as caught:
         call(pictures, painted, tmp_path)
     assert "\n" not in str(caught.value) and str(tmp_path) not in str(caught.value)

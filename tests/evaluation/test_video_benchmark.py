@@ -24,7 +24,7 @@ from ldis_jax.evaluation.video_benchmark import (
 from ldis_jax.evaluation.video_measures import MEASURES
 from ldis_jax.evaluators import DavisMetrics, VSPWMetrics
 from ldis_jax.input_pipeline import RecordSource
-from ldis_jax.media.images import read_label_map
+from ldis_jax.media.masks import read_label_map
 from ldis_jax.support.cli import run
 from tests.evaluation.painted import ROOT, Painted, build, by_colour, write_davis, write_vspw
 from tests.helpers import call_command

@@ -6,7 +6,7 @@ import pytest
 from ldis_jax import LDISError
 from ldis_jax.evaluators import DavisMetrics, boundary_f, jaccard
 from ldis_jax.evaluators.davis import mean_recall_decay
-from ldis_jax.media.images import read_label_map
+from ldis_jax.media.masks import read_label_map
 from tests.helpers import SHARED
 
 DAVIS = SHARED / "davis"

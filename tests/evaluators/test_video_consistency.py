@@ -5,7 +5,7 @@ import pytest
 
 from ldis_jax import LDISError
 from ldis_jax.evaluators import VSPWMetrics, video_consistency
-from ldis_jax.media.images import read_label_map
+from ldis_jax.media.masks import read_label_map
 from tests.helpers import SHARED
 
 CAMVID = SHARED / "camvid_vspw"

@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import cv2
@@ -6,7 +7,8 @@ import pytest
 from PIL import Image
 
 from ldis_jax.errors import LDISError
-from ldis_jax.media.images import read_image, read_label_map, read_mask, write_png
+from ldis_jax.media.images import read_image, write_png
+from ldis_jax.media.masks import read_label_map, read_mask
 from ldis_jax.support.files import atomic_write, write_json
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
@@ -134,80 +136,6 @@ def test_32_bit_images_are_rejected():
     )
 
 
-VALUES = np.array([[0, 1, 7], [254, 255, 0]], np.uint8)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, bool])
-@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 1)])
-def test_mask_is_non_zero(dtype, shape):
-    mask = read_mask(VALUES.astype(dtype).reshape(shape))
-    assert mask.dtype == np.uint8
-    np.testing.assert_array_equal(mask, [[0, 1, 1], [1, 1, 0]])
-
-
-def test_mask_files(tmp_path):
-    grey, index = Image.fromarray(VALUES), Image.fromarray(VALUES, "P")
-    index.putpalette([255, 255, 255] + [0, 0, 0] * 255)  # index 0 is white, the others black
-    bits = Image.fromarray(VALUES > 0)
-    deep = Image.fromarray(VALUES.astype(np.uint16) * 256)  # the low byte is 0 everywhere
-    for i, image in enumerate((grey, index, bits, deep, Image.fromarray(np.dstack([VALUES] * 2), "LA"))):
-        image.save(tmp_path / f"{i}.png")
-        for source in (image, tmp_path / f"{i}.png"):
-            np.testing.assert_array_equal(read_mask(source), [[0, 1, 1], [1, 1, 0]])
-
-
-def test_a_lossy_mask_is_cut_at_its_half(tmp_path):
-    mask = np.zeros((40, 40), np.uint8)
-    mask[10:30, 7:33] = 255
-    Image.fromarray(mask).save(tmp_path / "m.jpg", quality=60)
-    with Image.open(tmp_path / "m.jpg") as stored:
-        assert (np.asarray(stored)[mask == 0] > 0).any(), "what JPEG invents"
-    for source in (tmp_path / "m.jpg", (tmp_path / "m.jpg").read_bytes()):
-        np.testing.assert_array_equal(read_mask(source, 255), mask // 255)
-
-
-def test_colour_masks_ignore_alpha():
-    colour = np.zeros((1, 4, 4), np.uint8)
-    colour[0, :, 3] = 255
-    colour[0, 1, 2], colour[0, 2, :3], colour[0, 3, 3] = 9, 255, 0
-    for source in (colour, colour[..., :3], Image.fromarray(colour), Image.fromarray(colour[..., :3])):
-        np.testing.assert_array_equal(read_mask(source), [[0, 1, 1, 0]])
-        np.testing.assert_array_equal(read_mask(source, ignore_label=255), [[0, 1, 255, 0]])
-
-
-def test_ignore_label():
-    np.testing.assert_array_equal(read_mask(VALUES, ignore_label=255), [[0, 1, 1], [1, 255, 0]])
-    np.testing.assert_array_equal(read_mask(VALUES, ignore_label=7), [[0, 1, 255], [1, 1, 0]])
-
-
-def test_bad_masks():
-    raises(read_mask, VALUES.astype(np.int32), match="mask array: int32 of shape .*; pass .* bool or uint8")
-    raises(read_mask, VALUES.astype(float), match="float64")
-    raises(read_mask, Image.new("CMYK", (2, 2)), match="pixels of mode CMYK are no mask")
-
-
-def test_label_map_reads_indices(tmp_path):
-    index = Image.fromarray(VALUES, "P")
-    index.putpalette(list(range(256)) * 3)
-    index.save(tmp_path / "p.png")
-    write_png(tmp_path / "l.png", VALUES)
-    for name in ("p.png", "l.png"):
-        labels = read_label_map(tmp_path / name)
-        assert labels.dtype == np.uint8
-        np.testing.assert_array_equal(labels, VALUES)
-
-
-def test_label_map_rejects_colour_and_16_bits(tmp_path):
-    write_png(tmp_path / "rgb.png", RGB)
-    Image.fromarray(VALUES.astype(np.uint16)).save(tmp_path / "deep.png")
-    raises(
-        read_label_map,
-        tmp_path / "rgb.png",
-        match=r"rgb\.png: pixels of mode RGB are no label map, which has one 8-bit",
-    )
-    raises(read_label_map, tmp_path / "deep.png", match="I;16")
-
-
 def test_write_png_round_trip_and_bool(tmp_path):
     write_png(tmp_path / "new" / "a.png", RGB)
     np.testing.assert_array_equal(read_image(tmp_path / "new" / "a.png"), RGB)
@@ -239,3 +167,32 @@ def test_write_json_is_strict(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "a.json", {"miou": float("nan")})
     assert json.loads((tmp_path / "a.json").read_text()) == {"miou": 12.5}
+
+
+def test_12_bits_in_16_are_scaled_to_their_range(tmp_path, caplog):
+    deep = np.random.default_rng(1).integers(0, 4096, (5, 7), np.uint16)
+    cv2.imwrite(str(tmp_path / "grey.png"), deep)
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), np.stack([deep // 16] * 3, -1))
+    assert caplog.messages == [f"{tmp_path}/grey.png: 12 bits in 16; scaled to their range"]
+
+
+def test_broken_exif_is_no_damage(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "a.webp", lossless=True, exif=b"Exif\0\0MM\0*nonsense")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.webp"), RGB)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n",
+        b"BLP2\1\0\0\0" + bytes(range(200)) * 9,
+        b"\0\0\0\x1cftypavif" + bytes(300),
+        b"SIMPLE  =                    T" + b" " * 3000,
+    ],
+)
+def test_formats_that_are_not_read(tmp_path, content, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", lambda *a, **k: pytest.fail("started another program"))
+    (tmp_path / "a.png").write_bytes(content)
+    raises(read_image, tmp_path / "a.png", match=r"a\.png: (damaged|not a) picture")
+    with contextlib.suppress(Exception), Image.open(tmp_path / "a.png") as image:
+        raises(read_image, image, match="PIL image: (damaged|not a) picture")

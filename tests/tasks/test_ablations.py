@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -75,7 +76,8 @@ def folders(tmp_path_factory) -> Path:
     config = MICRO["ldis1"]
     tower = type(config.prompt_encoder)(**{**vars(config.prompt_encoder), "alpha": False})
     folder = shutil.copytree(root / "ldis1", root / "ldis1_plain_clip")
-    save_model(folder, micro_task("ldis1"), random_model(ModelConfig(config.unet, config.vae, tower)))
+    task = dataclasses.replace(micro_task("ldis1"), masking="post")
+    save_model(folder, task, random_model(ModelConfig(config.unet, config.vae, tower)))
     return root
 
 
