@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import ipaddress
 import os
 import signal
 import socket
@@ -31,21 +32,36 @@ def _positive(value: str) -> float:
 def _arguments() -> argparse.Namespace:
     parser = cli.Parser("demo", __doc__)
     parser.add_argument("--model", required=True, help='model folder, hub id, or "tiny"')
-    parser.add_argument("--host", default="127.0.0.1", help="address to serve at; others than this machine's own open "
-                        "the page to the network, without a password (default 127.0.0.1)")  # fmt: skip
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve at; one that other machines reach needs "
+                        "--user and --password, or --open (default 127.0.0.1)")  # fmt: skip
     parser.add_argument("--port", type=int, default=7860, help="default 7860")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument(
         "--max_upload_mb", type=_positive, default=50, help="of one file, 1 MB = 1024 * 1024 bytes (default 50)"
     )
     parser.add_argument("--max_megapixels", type=_positive, default=25, help="of one picture or frame (default 25)")
+    parser.add_argument(
+        "--max_session_mb", type=_positive, default=500, help="of one browser's uploads within an hour (default 500)"
+    )
+    parser.add_argument("--max_total_mb", type=_positive, default=4000, help="of all uploads within an hour, and of "
+                        "all files, which are kept for an hour (default 4000)")  # fmt: skip
+    parser.add_argument("--max_minutes", type=_positive, default=10, help="of one run of the model (default 10)")
+    parser.add_argument("--user", default="", help="name that a browser must give")
+    parser.add_argument("--password", default=os.environ.get("LDIS_JAX_DEMO_PASSWORD", ""), help="that a browser must "
+                        "give; the variable LDIS_JAX_DEMO_PASSWORD hides it from other users of this machine. It is "
+                        "sent as it is: put a proxy with HTTPS before the page")  # fmt: skip
+    parser.add_argument("--open", action="store_true", help="no password: whoever reaches the address may upload files "
+                        "and use the model, within the limits")  # fmt: skip
+    parser.add_argument("--name", action="append", default=[], metavar="HOST", help="a name that browsers may ask "
+                        "for beside --host, as that of a proxy; others are refused; may be repeated")  # fmt: skip
     return parser.parse_args()
 
 
 def main() -> None:
     """Entry point."""
     args = _arguments()
-    _check_address(args.host, args.port)
+    is_local = _check_address(args.host, args.port)
+    login = _login(args, is_local)
     from ldis_jax.demo.uploads import Limits
     from ldis_jax.pipeline import LDISPipeline
     from ldis_jax.weights.hub import SHIPPED
@@ -54,26 +70,43 @@ def main() -> None:
     if importlib.util.find_spec("gradio") is None:
         raise LDISError("the web page needs Gradio: pip install 'ldis_jax[demo]'")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves the ``with`` block, as Ctrl-C does
-    with tempfile.TemporaryDirectory(prefix="ldis_jax_demo_") as folder:
+    with tempfile.TemporaryDirectory(prefix="ldis_jax_demo_") as made:
+        folder = str(Path(made).resolve())  # as Gradio names what is in it
         # Gradio reads these when it is imported: uploads and results vanish with the server, and nothing calls home.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
-        from ldis_jax.demo.page import serve
+        from ldis_jax.demo.page import Access, serve
         from ldis_jax.demo.widgets import Server
 
         about = _SHIPPED if args.model in SHIPPED else ""
-        limits = Limits(args.max_upload_mb, args.max_megapixels)
-        serve(Server(pipe, limits, Path(folder), about), args.host, args.port)
+        limits = Limits(
+            args.max_upload_mb, args.max_megapixels, args.max_session_mb, args.max_total_mb, args.max_minutes
+        )
+        serve(Server(pipe, limits, Path(folder), about), Access(args.host, args.port, is_local, args.name, login))
 
 
-def _check_address(host: str, port: int) -> None:
-    """Raises :class:`LDISError` where nothing can be served, before a model is loaded."""
+def _login(args: argparse.Namespace, is_local: bool) -> str:
+    """What browsers must give, "user:password"; empty where everyone may come in."""
+    if bool(args.user) != bool(args.password) or ":" in args.user:
+        raise LDISError("--user and --password: give both, or none; a user's name has no colon")
+    if not (is_local or args.user or args.open):
+        raise LDISError(
+            f"--host={args.host}: other machines reach this address; give --user and --password, or --open to let in "
+            "whoever reaches it"
+        )
+    return f"{args.user}:{args.password}" if args.user else ""
+
+
+def _check_address(host: str, port: int) -> bool:
+    """Whether only this machine reaches an address; raises :class:`LDISError` where nothing can be served there."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address[0], port))
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise LDISError(f"--host={host} --port={port}: cannot be served ({error}); choose others") from None
+    return all(ipaddress.ip_address(each[4][0]).is_loopback for each in found)
 
 
 if __name__ == "__main__":

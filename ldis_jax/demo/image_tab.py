@@ -79,7 +79,8 @@ def build(server: Server) -> None:
                 added = pictures.add_prompt(added, read_prompt(painted, mask, name, server.limits))
             given = dict(zip(options, values, strict=True))
             folder = Path(tempfile.mkdtemp(dir=server.folder))
-            for step, result in enumerate(pictures.segment(server.pipe, image, added, folder, **given), 1):
+            results = pictures.segment(server.pipe, image, added, folder, **given)
+            for step, result in enumerate(server.in_time(results), 1):
                 steps = f"Step {step} of {given['num_steps']} &emsp; " if options and result.file is None else ""
                 yield _outputs(result, steps)
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
+import fastapi
 import gradio as gr
 from PIL import Image
 
-from ldis_jax.demo import image_tab, video_tab
+from ldis_jax.demo import http_server, image_tab, video_tab
+from ldis_jax.demo.guard import Guard, Names
+from ldis_jax.demo.requests import Requests
+from ldis_jax.demo.sessions import CHECK_EVERY, KEEP, Sessions
 from ldis_jax.demo.widgets import Server
 
 _MAX_WAITING, _MAX_SESSIONS = 16, 32
-_CHECK_EVERY, _KEEP_FILES = 600, 3600  # seconds
 _CSS = """
 .gradio-container { width: 100%; max-width: 1180px !important; margin: 0 auto !important; }
 .alert:has([role=alert]:empty) { display: none; }
@@ -58,7 +64,7 @@ def build(server: Server) -> gr.Blocks:
     """Lays the page out."""
     task = server.pipe.task
     kind = "LDIS-n" if task.name == "ldisn" else "LDIS-1"
-    with gr.Blocks(title="LDIS", analytics_enabled=False, delete_cache=(_CHECK_EVERY, _KEEP_FILES)) as page:
+    with gr.Blocks(title="LDIS", analytics_enabled=False, delete_cache=(CHECK_EVERY, KEEP)) as page:
         gr.Markdown(
             "# In-context segmentation\nShow a picture with a mask, and get the mask of the same thing in another "
             f"picture.<br><small>{kind} at {task.image_size} pixels</small>"
@@ -73,26 +79,54 @@ def build(server: Server) -> gr.Blocks:
     return page
 
 
-def serve(server: Server, host: str, port: int) -> None:
-    """Serves the page at an address until it is interrupted."""
+@dataclasses.dataclass(frozen=True)
+class Access:
+    """Where the page is served, and to whom.
+
+    Attributes:
+        host: to serve at.
+        port: to serve at; 0 is any.
+        is_local: whether this machine alone reaches the host.
+        names: that browsers may ask for beside the host: those of proxies.
+        login: "user:password"; empty where everyone may come in.
+    """
+
+    host: str
+    port: int
+    is_local: bool
+    names: Sequence[str] = ()
+    login: str = ""
+
+
+def serve(server: Server, access: Access) -> None:
+    """Serves the page until it is interrupted."""
     Image.MAX_IMAGE_PIXELS = None  # our own limit is looked at before a picture is decoded
+    http_server.run(guarded(server, access), access.host, access.port)
+
+
+def guarded(server: Server, access: Access) -> Guard:
+    """The page as an ASGI app."""
     font = ("system-ui", "sans-serif")
     page = build(server)
-    page.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        quiet=True,
-        prevent_thread_lock=True,
+    page.state_session_capacity = _MAX_SESSIONS
+    app = gr.mount_gradio_app(
+        fastapi.FastAPI(openapi_url=None),
+        page,
+        path="/",
+        show_error=False,
         max_file_size=server.limits.upload_bytes,
-        state_session_capacity=_MAX_SESSIONS,
         footer_links=[],
         run_history=False,
         ssr_mode=False,
+        mcp_server=False,
         enable_monitoring=False,
         theme=gr.themes.Default(primary_hue="blue", font=font, font_mono=("ui-monospace", "monospace")),
         css=_CSS,
         head=_HEAD.replace("LIMIT", str(server.limits.upload_bytes)),
     )
-    print(f"serving at {page.local_url}; Ctrl-C ends it", flush=True)
-    page.block_thread()
+    page.has_launched = True  # Gradio then looks itself, too, whether a file lies in its folder
+    sessions = Sessions(server.folder, server.limits)
+    sessions.sweep_always()
+    requests = Requests({number: function.inputs for number, function in page.fns.items()})
+    names = Names(access.host, access.is_local, access.names)
+    return Guard(app, requests, sessions, server.limits.upload_bytes, names, access.login)

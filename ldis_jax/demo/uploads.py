@@ -21,6 +21,7 @@ from ldis_jax.media.overlays import PALETTE
 _PROMPT_PIXELS = 1_000_000
 # Half way between two colours of the palette nothing is sure; the nearest two of them are 90 apart.
 _COLOUR_DISTANCE = 40
+MOST_LAYERS = 8  # of strokes in one editor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +31,16 @@ class Limits:
     Attributes:
         upload_mb: of one file, in megabytes of 1024 * 1024 bytes.
         megapixels: of one picture or frame.
+        session_mb: of all uploads of one browser within an hour.
+        total_mb: of all uploads within an hour, and of the server's files.
+        minutes: of one run of the model.
     """
 
     upload_mb: float = 50
     megapixels: float = 25
+    session_mb: float = 500
+    total_mb: float = 4000
+    minutes: float = 10
 
     @property
     def upload_bytes(self) -> int:
@@ -146,20 +153,31 @@ def _editors_picture(editor: Mapping[str, Any], name: str, limits: Limits) -> np
 
 def _painted(layers: Sequence[str], shape: tuple[int, ...], limits: Limits) -> np.ndarray:
     """The label of the palette's colour nearest to each opaque pixel, later layers over earlier ones."""
+    if len(layers) > MOST_LAYERS:
+        raise LDISError(f"{len(layers)} layers of strokes; {MOST_LAYERS} are the most")
     labels = np.zeros(shape, np.uint8)
-    palette = PALETTE.astype(np.int32)
     for layer in layers:
         with decode_errors("stroke"), open_image(limits.read(layer, "stroke")) as image:
             pixels = np.asarray(image.convert("RGBA"))
         if pixels.shape[:2] != shape:
             continue  # they were painted on the picture before
         opaque = pixels[..., 3] > 127
-        colours, index = np.unique(pixels[opaque][:, :3].astype(np.int32), axis=0, return_inverse=True)
-        distance = np.linalg.norm(colours[:, None] - palette, axis=-1)
-        nearest = np.where(distance.min(1) < _COLOUR_DISTANCE, distance.argmin(1) + 1, IGNORE_LABEL)
-        labels[opaque] = nearest[index.ravel()].astype(np.uint8)
+        colours = pixels[opaque][:, :3]
+        parts = np.array_split(colours, 1 + len(colours) // 2**20)  # few in memory at a time, in more than 8 bits
+        labels[opaque] = np.concatenate([_nearest(part.astype(np.int32)) for part in parts])
     if np.isin(labels, (0, IGNORE_LABEL)).all():
         raise LDISError("Empty mask: paint over the object, one colour an object, or give a mask file")
+    return labels
+
+
+def _nearest(colours: np.ndarray) -> np.ndarray:
+    """int32 [N, 3] -> uint8 [N], the palette's label; 255 far from all of its colours."""
+    labels = np.full(len(colours), IGNORE_LABEL, np.uint8)
+    least = np.full(len(colours), _COLOUR_DISTANCE**2, np.int32)
+    for label, colour in enumerate(PALETTE.astype(np.int32), 1):
+        distance = np.square(colours - colour).sum(-1, dtype=np.int32)
+        labels[distance < least] = label
+        np.minimum(least, distance, out=least)
     return labels
 
 

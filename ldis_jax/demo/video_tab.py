@@ -54,7 +54,8 @@ def build(server: Server) -> None:
             labels = read_labels({**painted, "background": path and painted["background"]}, server.limits)
             given = dict(zip(options, values, strict=True))
             folder = Path(tempfile.mkdtemp(dir=server.folder))
-            for now in videos.segment(server.pipe, path or "", labels, server.limits, folder, **given):
+            results = videos.segment(server.pipe, path or "", labels, server.limits, folder, **given)
+            for now in server.in_time(results):
                 of = f" of {now.total}" if now.total else ""
                 yield (
                     "<br>".join([f"{now.done}{of} frames", *map(html.escape, now.notes)]),

@@ -6,12 +6,14 @@ import contextlib
 import dataclasses
 import html
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
+from ldis_jax.demo.sessions import folder_bytes
 from ldis_jax.demo.uploads import Limits
 from ldis_jax.errors import LDISError
 from ldis_jax.media.overlays import PALETTE
@@ -23,6 +25,7 @@ COLOURS = ["#" + bytes(colour).hex() for colour in PALETTE]
 MODEL_QUEUE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 # Quick ones; with progress they would lay a box over the editor at each mistake.
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_Result = TypeVar("_Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,22 @@ class Server:
     limits: Limits
     folder: Path
     about: str = ""
+
+    def in_time(self, results: Iterable[_Result]) -> Iterator[_Result]:
+        """Results as they come, until they take too long or too much of the disk.
+
+        Raises:
+            LDISError: what the limits say.
+        """
+        end, look = time.monotonic() + 60 * self.limits.minutes, 0.0
+        for result in results:
+            if time.monotonic() > end:
+                raise LDISError(f"Stopped after {self.limits.minutes:g} minutes; use the command line for longer runs")
+            if time.monotonic() > look:
+                look = time.monotonic() + 10
+                if folder_bytes(self.folder) > self.limits.total_mb * 2**20:
+                    raise LDISError("Stopped: the server's disk is full; files are kept for an hour, try again later")
+            yield result
 
     @contextlib.contextmanager
     def clear_errors(self) -> Iterator[None]:

@@ -1,7 +1,16 @@
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
 import numpy as np
 import pytest
 
 from ldis_jax.media.videos import video_writer
+from tests.helpers import ROOT
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +23,31 @@ def clip(tmp_path_factory):
             frame[8:20, 4 + 3 * i : 16 + 3 * i] = (230, 60, 60)
             write(frame)
     return path
+
+
+def is_up(url):
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+@pytest.fixture(scope="module")
+def server(micro_folder_ldisn):
+    """The address of a server of LDIS-n that takes files up to 0.2 MB and pictures up to 0.07 megapixels."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "ldis_jax.demo", f"--model={micro_folder_ldisn}", f"--port={port}"]
+    limits = ["--max_upload_mb=0.2", "--max_megapixels=0.07"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    with subprocess.Popen([*command, *limits], cwd=ROOT, env=environment) as process:
+        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
+        try:
+            while not is_up(url):
+                assert process.poll() is None and time.monotonic() < deadline, "the server did not start"
+                time.sleep(0.1)
+            yield url
+        finally:
+            process.terminate()

@@ -3,12 +3,6 @@
 import io
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -20,40 +14,11 @@ from ldis_jax import LDISPipeline
 from ldis_jax.demo.uploads import Limits
 from ldis_jax.media.masks import read_mask
 from ldis_jax.media.overlays import magnify
-from tests.helpers import ROOT
 
 gradio = pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-
-
-def is_up(url):
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except (urllib.error.URLError, ConnectionError):
-        return False
-
-
-@pytest.fixture(scope="module")
-def server(micro_folder_ldisn):
-    """The address of a server of LDIS-n that takes files up to 0.2 MB and pictures up to 0.07 megapixels."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "ldis_jax.demo", f"--model={micro_folder_ldisn}", f"--port={port}"]
-    limits = ["--max_upload_mb=0.2", "--max_megapixels=0.07"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
-    with subprocess.Popen([*command, *limits], cwd=ROOT, env=environment) as process:
-        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
-        try:
-            while not is_up(url):
-                assert process.poll() is None and time.monotonic() < deadline, "the server did not start"
-                time.sleep(0.1)
-            yield url
-        finally:
-            process.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +188,7 @@ def test_the_page_says_what_the_shipped_model_knows(monkeypatch, micro_folder, m
 
     pipe, built = LDISPipeline.from_pretrained(micro_folder), []
     monkeypatch.setattr(LDISPipeline, "from_pretrained", lambda *_, **__: pipe)
-    monkeypatch.setattr(page_module, "serve", lambda server, host, port: built.append(page_module.build(server)))
+    monkeypatch.setattr(page_module, "serve", lambda server, access: built.append(page_module.build(server)))
     monkeypatch.setattr("sys.argv", ["demo", f"--model={model}", "--port=0"])
     monkeypatch.setattr("os.environ", dict(os.environ))
     command.main()

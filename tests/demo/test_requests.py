@@ -77,6 +77,17 @@ def test_labels_are_the_colours_of_the_strokes(painted):
     assert read_labels(painted, LIMITS)[20, 6] == 255
 
 
+def test_labels_of_many_colours_are_those_of_the_nearest(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 70, 4), np.uint8)
+    pixels[..., 3] = 255
+    Image.fromarray(pixels).save(tmp_path / "layer.png")
+    Image.new("RGB", (70, 60)).save(tmp_path / "image.png")
+    distance = np.linalg.norm(pixels[..., None, :3].astype(int) - PALETTE, axis=-1)
+    expected = np.where(distance.min(-1) < 40, distance.argmin(-1) + 1, 255)
+    editor = {"background": str(tmp_path / "image.png"), "layers": [str(tmp_path / "layer.png")]}
+    np.testing.assert_array_equal(read_labels(editor, LIMITS), expected)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -102,6 +113,7 @@ def test_labels_are_the_colours_of_the_strokes(painted):
         ),
         (lambda p, e, t: read_labels(EMPTY, LIMITS), "No first frame of a video: drop a file"),
         (lambda p, e, t: read_labels({**e, "layers": []}, LIMITS), "Empty mask"),
+        (lambda p, e, t: read_labels({**e, "layers": e["layers"] * 9}, LIMITS), "9 layers of strokes; 8 are the most"),
         (lambda p, e, t: read_prompt({**e, "background": str(p["query"])}, None, "", LIMITS), "Empty mask"),
     ],
 )
@@ -211,6 +223,15 @@ def test_examples_are_the_same_every_time():
         (["--model=nowhere", "--port=0"], "nowhere"),
         (["--model=x", "--port=99999"], "--port=99999"),
         (["--model=x", "--host=not.an.address.invalid"], "cannot be served"),
+        (
+            ["--model=x", "--port=0", "--host=0.0.0.0"],
+            "other machines reach this address; give --user and --password, or --open",
+        ),
+        (["--model=x", "--port=0", "--user=me"], "give both, or none"),
+        (["--model=x", "--port=0", "--password=word"], "give both, or none"),
+        (["--model=x", "--port=0", "--user=a:b", "--password=word"], "no colon"),
+        (["--model=nowhere", "--port=0", "--host=0.0.0.0", "--open"], "nowhere"),
+        (["--model=nowhere", "--port=0", "--host=0.0.0.0", "--user=me", "--password=word"], "nowhere"),
     ],
 )
 def test_the_commands_bad_usage_exits_with_2_and_one_line(monkeypatch, capsys, tmp_path, arguments, message):
