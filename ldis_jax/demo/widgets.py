@@ -65,8 +65,13 @@ class Server:
         """Shows a user's mistake in the page as its one line, which names uploads without their folder."""
         try:
             yield
-        except LDISError as error:
-            line = re.sub(rf"{re.escape(str(self.folder))}\S*/", "", " ".join(str(error).split()))
+        except (LDISError, OSError, SyntaxError) as error:  # the last is PIL's, of damaged PNGs
+            said = (
+                str(error)
+                if isinstance(error, LDISError)
+                else f"A file cannot be read or written ({error}); drop it again"
+            )
+            line = re.sub(rf"{re.escape(str(self.folder))}\S*/", "", " ".join(said.split()))
             raise gr.Error(line, print_exception=False) from None
 
 

@@ -122,7 +122,7 @@ def test_damaged_files_are_one_line(server):
     _, [damaged] = mine.upload(("layer_0.png", png(24, 50, 4)[:200]))
     for given in ({"query": as_file(damaged)}, {"prompt": editor(damaged)}, {"prompt": editor(query, damaged)}):
         status, line = mine.segment(**{"query": as_file(query), **given})
-        assert status == 200 and "damaged" in line and "\n" not in line
+        assert status == 200 and re.search("damaged|cannot be read|truncated", line) and "\n" not in line
     assert mine.segment(**{"query": as_file(query), "class": None})[0] == 400
 
 
