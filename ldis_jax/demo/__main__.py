@@ -62,6 +62,8 @@ def main() -> None:
     args = _arguments()
     is_local = _check_address(args.host, args.port)
     login = _login(args, is_local)
+    if not (is_local or login):
+        print(f"--open: whoever reaches {args.host} may upload files and use the model, within the limits", flush=True)
     from ldis_jax.demo.uploads import Limits
     from ldis_jax.pipeline import LDISPipeline
     from ldis_jax.weights.hub import SHIPPED
