@@ -20,11 +20,12 @@ from ldis_jax.errors import LDISError
 from ldis_jax.evaluation.benchmark_data import draw_episodes, open_source
 from ldis_jax.evaluation.protocols import PROTOCOLS, Protocol
 from ldis_jax.input_pipeline.episodes import episodes_hash
-from ldis_jax.support.files import write_json
+from ldis_jax.support import cli
+from ldis_jax.support.files import check_writable, write_json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 on bad input."""
+    """Returns the exit status: 0, 2 on bad input, or 1 where the disk is full."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="folder in PASCAL VOC's layout, or OUT/NAME of data/build.py")
     parser.add_argument(
@@ -42,9 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", required=True, help="manifest to write, .json")
     args = parser.parse_args(argv)
+    cli.keep_stdout_for(args.out)
     if min(args.num_shots, args.episodes, args.seed + 1) < 1:
         parser.error("--num_shots and --episodes must be at least 1, --seed at least 0")
     try:
+        check_writable(args.out)
         protocol = Protocol(
             "episodes",
             "any",
@@ -62,10 +65,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_json(args.out, [dataclasses.asdict(record) for record in records])
     except LDISError as error:
         print(error, file=sys.stderr)
-        return 2
+        return error.status
     print(f"{args.out}: {len(records)} episodes, episodes_hash {episodes_hash(records)}")
     return 0
 
 
+def _run() -> None:
+    if status := main():
+        sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(_run)

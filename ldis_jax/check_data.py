@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ldis_jax.datasets.folder_check import SHOWN, check_folder, report_lines, summary
 from ldis_jax.support import cli
-from ldis_jax.support.files import write_json
+from ldis_jax.support.files import check_writable, write_json
 
 
 def _arguments() -> argparse.Namespace:
@@ -30,6 +30,8 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """Entry point."""
     args = _arguments()
+    if args.json is not None:
+        check_writable(args.json)
     checked = check_folder(args.data)
     if args.json is not None:
         write_json(args.json, summary(checked))

@@ -35,12 +35,13 @@ def main() -> None:
     from ldis_jax.costs.report import advice, compile_program, lines
     from ldis_jax.runtime import sharding
     from ldis_jax.runtime.chips import slice_devices
-    from ldis_jax.support.files import check_writable, write_json
+    from ldis_jax.support.files import check_writable, is_stream, write_json
     from ldis_jax.training.compiled_step import ReadyStep, program_facts, write_executable
     from ldis_jax.training.run import Run
 
     for path in filter(None, (_JSON.value, config.executable)):
         check_writable(path)
+        cli.keep_stdout_for(path)
     devices = slice_devices(_TOPOLOGY.value, config.mesh.slices)
     programs = ("train", "predict") if _PROGRAM.value == "both" else (_PROGRAM.value,)
     if "train" in programs and _BATCH_SIZE.value:
@@ -57,7 +58,7 @@ def main() -> None:
             write_executable(Path(config.executable), ReadyStep(compiled, cost["flops"]), program_facts(run))
             print(f"  wrote {config.executable}", flush=True)
         costs[program] = {"config": config_file(), **cost}
-        if _JSON.value:
+        if _JSON.value and (program == programs[-1] or not is_stream(_JSON.value)):
             write_json(_JSON.value, costs)
     if not all(cost["fits"] for cost in costs.values()):
         sys.exit(1)

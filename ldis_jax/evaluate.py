@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import tempfile
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from ldis_jax.errors import LDISError
 from ldis_jax.evaluation.protocols import PROTOCOLS, Protocol
 from ldis_jax.support import cli, prediction_options
 from ldis_jax.support.checks import check_integer
+from ldis_jax.support.files import check_writable, is_stream, write_json
 
 if TYPE_CHECKING:
     from ldis_jax.evaluation.report import Subject
@@ -72,8 +74,13 @@ def main() -> None:
     from ldis_jax.evaluation import hosts
 
     evaluate, subject = hosts.on_every(functools.partial(prepare, args, protocol, shots))
-    report = evaluate(subject, args.out)
+    with tempfile.TemporaryDirectory() as folder:
+        # Nothing can lie beside a pipe or /dev/stdout: it gets the report alone.
+        beside_none = is_stream(args.out)
+        report = evaluate(subject, Path(folder) / "report.json" if beside_none else args.out)
     if jax.process_index() == 0:
+        if beside_none:
+            write_json(args.out, report)
         _print_report(report, args.out)
 
 
@@ -87,7 +94,7 @@ def prepare(
         path; and the model.
 
     Raises:
-        LDISError: missing or unusable data or model, or an option that the model does not have.
+        LDISError: missing or unusable data or model, an option that the model does not have, or no place for a report.
     """
     import jax
     import jax.numpy as jnp
@@ -105,6 +112,8 @@ def prepare(
     from ldis_jax.weights.hub import resolve
     from ldis_jax.weights.model_folder import model_hash
 
+    if jax.process_index() == 0:
+        check_writable(args.out)
     source = open_source(args.data, protocol)
     if protocol.kind != "images":
         evaluate = functools.partial(evaluate_videos, protocol, source)
@@ -147,7 +156,7 @@ def _print_report(report: dict[str, Any], out: Path) -> None:
         print(f"note: {note}")
     what = "videos" if "videos" in report else "episodes"
     print(f"{report[what]} {what}, hash {report[f'{what}_hash']}; {report['domain']}")
-    print(f"{out}, {beside(out, '.md')}")
+    print(out if is_stream(out) else f"{out}, {beside(out, '.md')}")
 
 
 if __name__ == "__main__":

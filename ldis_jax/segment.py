@@ -88,7 +88,7 @@ def main() -> None:
     from ldis_jax.commands.segment_outputs import Outputs, check_apart, check_forms, places_of
     from ldis_jax.inference.read_prompts import open_prompts
     from ldis_jax.media.masks import IGNORE_LABEL
-    from ldis_jax.support.files import check_writable, write_json
+    from ldis_jax.support.files import check_writable, descriptor, write_json
     from ldis_jax.weights.hub import resolve
     from ldis_jax.weights.model_folder import model_hash
 
@@ -100,7 +100,7 @@ def main() -> None:
     check_forms(outputs, one=one, video=video)
     written = outputs.given() | ({"json": args.json} if args.json else {})
     for flag, path in written.items():
-        check_writable(path / "mask.png" if path.is_dir() and flag != "json" else path)
+        check_writable(path / "mask.png" if os.path.isdir(path) and flag != "json" else path)
     prompts = open_prompts(classes, args.ignore_label) if classes else {}
     options = {"seed": args.seed, "ignore_label": args.ignore_label, "tile_size": args.tile_size}
     options |= prediction_options.given_options(args)
@@ -134,7 +134,7 @@ def main() -> None:
     if args.json is not None:
         every = {"masks": work.all_masks(report)} if isinstance(work, segment_files.PictureWork) else {}
         write_json(args.json, {**report, **every})
-    if not args.quiet and args.json != Path("/dev/stdout"):
+    if not args.quiet and (args.json is None or descriptor(args.json) != 1):
         print(f"{args.out}: {segment_files.summary(report)}")
     if failed := report["failed"]:
         rest = f"; and {len(failed) - _SHOWN} more, which --json=FILE lists" if len(failed) > _SHOWN else ""

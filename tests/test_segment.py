@@ -164,6 +164,42 @@ def test_the_report_may_be_printed(work, monkeypatch, capfd, micro_folder):
     assert (status, err) == (0, "") and json.loads(out)["masks"][0]["mask"] == "mask.png"
 
 
+@pytest.mark.parametrize("quiet", [(), ("--quiet",)])
+def test_outputs_that_are_links_stay_links(run, work, quiet):
+    for name in ("mask.png", "overlay.png", "found.json"):
+        (work / name).symlink_to(f"real_{name}")
+    outputs = ["--out=mask.png", "--overlay=overlay.png", "--json=found.json"]
+    assert run("--query=photos/0/q0.png", f"--prompt={CAT}", *outputs, *quiet)[0] == 0
+    for name in ("mask.png", "overlay.png", "found.json"):
+        assert os.readlink(name) == f"real_{name}" and (work / f"real_{name}").stat().st_size
+
+
+@pytest.mark.parametrize(
+    "flag", ["--query=pipe", "--query=pipe.mp4", "--prompt=pipe:cat_mask.png", "--first_mask=pipe"]
+)
+def test_a_pipe_as_an_input_is_not_waited_for(run, work, flag):
+    for name in ("pipe", "pipe.mp4"):
+        os.mkfifo(name)
+    given = ["--query=clip.mp4" if flag.startswith("--first") else "--query=cat.png", f"--prompt={CAT}", "--out=masks"]
+    if flag.startswith("--query"):
+        given[0] = flag
+    else:
+        given[1] = flag
+    status, _, err = run(*given, "--quiet")
+    assert status == 2 and "is a pipe, a device or a socket" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "changed", ["--out=loop.png", f"--out={300 * 'x'}.png", f"--query={300 * 'x'}.png", "--json=loop.png", "--json=/"]
+)
+def test_names_that_no_file_can_have(run, work, changed):
+    (work / "loop.png").symlink_to("loop.png")
+    before = sorted(work.rglob("*"))
+    status, out, err = run("--query=photos/0/q0.png", f"--prompt={CAT}", "--out=mask.png", changed)
+    assert (status, out) == (2, "") and err.startswith("error: ") and err.count("\n") == 1
+    assert sorted(work.rglob("*")) == before
+
+
 def test_other_weights_in_the_same_folder_do_not_go_on(run, work, micro_folder):
     shutil.copytree(micro_folder, work / "model")
     flags = ["--model=model", "--query=photos/0", f"--prompt={CAT}", "--out=masks"]

@@ -70,6 +70,7 @@ SLOW_TESTS: dict[str, tuple[str, ...]] = {
     "docs/test_pages.py": ("test_the_commands_of_the_fine_tuning_page",),
     "evaluation/test_benchmark.py": (
         *("test_a_run_cut_off_goes_on_to_the_same_report", "test_batch_size_changes_nothing"),
+        "test_a_report_to_a_pipe_is_the_report_alone",
         *("test_copy_prompt_of_a_report_is_the_figure_of_hsnets_own_code", "test_intervals_cover_as_they_say"),
     ),
     "evaluation/test_video_benchmark.py": ("test_the_command", "test_davis_2017_has_several_objects_a_video"),
@@ -101,6 +102,7 @@ SLOW_TESTS: dict[str, tuple[str, ...]] = {
         *("test_segments_bad_input_exits_with_2_and_one_line[change6-broken.png]", "test_waiting_for_other_hosts_ends"),
         "test_how_training_ends",
     ),
+    "support/test_cli.py": ("test_a_user_without_home_and_name",),
     "test_segment.py": ("test_what_is_compiled_while_weights_are_read",),
     "training/test_checkpoint.py": (
         *("test_a_damaged_newest_checkpoint_gives_way_to_the_one_before", "test_eight_devices_to_fewer"),

@@ -93,7 +93,8 @@ def check_forms(outputs: Outputs, *, one: bool, video: bool) -> None:
     """Raises :class:`LDISError` where an output is a folder instead of a file, the reverse, or not of videos."""
     for flag, path in outputs.given().items():
         suffix = path.suffix.lower()
-        a_file = suffix in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES) or (path.exists() and not path.is_dir())
+        there = os.path.exists(path) and not os.path.isdir(path)
+        a_file = suffix in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES) or there
         film = video and flag == "overlay" and suffix == ".mp4"
         if suffix != ".png" if one else (a_file and not film) or (video and flag == "probability"):
             raise LDISError(
@@ -106,12 +107,12 @@ def check_apart(
     inputs: Iterable[Path], flags: Mapping[str, Path], places: Mapping[Path, Outputs], names: Sequence[str]
 ) -> None:
     """Raises :class:`LDISError` where an output of a flag, or of one of many pictures, would replace another file."""
-    taken = {path.resolve(): "read by this command" for path in inputs}
+    taken = {os.path.realpath(path): "read by this command" for path in inputs}
     uses = [(flag, f"--{flag}", path) for flag, path in flags.items()]
     for query, place in places.items():
         uses += [(flag, f"--{flag} of {query}", path) for flag, paths in place.files(names).items() for path in paths]
     for flag, use, path in uses:
-        if (other := taken.setdefault(path.resolve(), use)) != use:
+        if (other := taken.setdefault(os.path.realpath(path), use)) != use:
             raise LDISError(f"--{flag}={path}: is {other}, too; write the result elsewhere")
 
 

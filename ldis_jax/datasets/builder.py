@@ -40,9 +40,9 @@ from ldis_jax.datasets.index import (
 from ldis_jax.datasets.lists import find_list, read_list
 from ldis_jax.datasets.scan import Item, scan_all
 from ldis_jax.datasets.shards import ShardWriter
-from ldis_jax.errors import LDISError
+from ldis_jax.errors import LDISError, TryAgainError
 from ldis_jax.media.masks import IGNORE_LABEL
-from ldis_jax.support.files import StrPath, only_one, write_json
+from ldis_jax.support.files import StrPath, is_full, only_one, write_json
 
 _SHOWN = 10  # bad files and rare classes that messages spell out
 
@@ -129,7 +129,8 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
                     with tempfile.TemporaryDirectory() as downloads:  # TFDS makes such a folder, whether used or not
                         self.download_and_prepare(download_dir=downloads)
         except OSError as error:
-            raise LDISError(f"{error.filename or folder}: {error.strerror or error}") from error
+            kind = TryAgainError if is_full(error) else LDISError
+            raise kind(f"{error.filename or folder}: {error.strerror or error}") from error
         return folder
 
     def summary(self) -> dict[str, Any]:

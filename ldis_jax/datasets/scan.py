@@ -19,6 +19,7 @@ import numpy as np
 
 from ldis_jax.datasets.pairs import read_pair
 from ldis_jax.errors import LDISError
+from ldis_jax.support.files import checked_file
 
 # Images a task, and tasks in flight a worker: enough to keep it busy, few enough that memory stays flat.
 _CHUNK, _AHEAD = 4, 2
@@ -68,9 +69,9 @@ class Scan(NamedTuple):
 def scan(item: Item, rule: str) -> Scan:
     """Decodes both files whole; ``error`` is "path: reason" where that fails or they do not fit each other."""
     try:
-        image = Path(item.image).read_bytes()
+        image = Path(checked_file(item.image)).read_bytes()
         if isinstance(item.mask, str):
-            mask, mask_name = Path(item.mask).read_bytes(), item.mask
+            mask, mask_name = Path(checked_file(item.mask)).read_bytes(), item.mask
         else:
             mask, mask_name = item.mask.png(), item.mask.name
         pixels, labels = read_pair(image, mask, rule, item.object_label, item.image, mask_name)

@@ -11,8 +11,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from ldis_jax.errors import LDISError
-from ldis_jax.support.files import StrPath
+from ldis_jax.errors import TryAgainError
+from ldis_jax.support.files import StrPath, unwritable
 
 _SHARD_BYTES = 256 << 20
 
@@ -83,9 +83,7 @@ class ShardWriter:
         try:
             yield
         except RuntimeError as error:
-            raise LDISError(
-                f"{self._path}: cannot be written ({error}); free the disk, or choose another --out"
-            ) from None
+            raise unwritable(self._path, error) from None
 
     def _close_file(self) -> None:
         if self._writer is None:
@@ -94,7 +92,7 @@ class ShardWriter:
         self._writer = None
         reader = ArrayRecordReader(self._path)
         if reader.num_records() != self._lengths[-1]:
-            raise LDISError(
+            raise TryAgainError(
                 f"{self._path}: holds {reader.num_records()} of {self._lengths[-1]} records; is the disk full?"
             )
         reader.close()

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ldis_jax.errors import LDISError
+from ldis_jax.errors import LDISError, TryAgainError
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ def _exchange(make: Callable[[], Any]) -> list[Any]:
     try:
         mine = {"value": make()}
     except LDISError as error:
-        mine = {"error": str(error)}
+        mine = {"error": str(error), "status": error.status}
     data = np.frombuffer(json.dumps(mine).encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.array(len(data)))
     room = np.zeros(1 << int(sizes.max()).bit_length(), np.uint8)  # few sizes, for each is compiled once
@@ -78,5 +78,6 @@ def _exchange(make: Callable[[], Any]) -> list[Any]:
     outcomes = [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
     for outcome in outcomes:
         if "error" in outcome:
-            raise LDISError(outcome["error"])
+            kind = TryAgainError if outcome["status"] == TryAgainError.status else LDISError
+            raise kind(outcome["error"])
     return [outcome["value"] for outcome in outcomes]

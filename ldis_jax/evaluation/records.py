@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldis_jax.errors import LDISError
-from ldis_jax.support.files import writing
+from ldis_jax.support.files import checked_file, writing
 
 
 class Records:
@@ -21,8 +21,10 @@ class Records:
             LDISError: the file has another header, or cannot be read or written.
         """
         self.records: list[dict[str, Any]] = []
+        self._path = path
         header = json.loads(json.dumps(header))
         with writing(path):
+            checked_file(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
             if lines and not lines[-1].endswith(b"\n"):
@@ -45,15 +47,16 @@ class Records:
         self.records.append(record)
 
     def _write(self, obj: dict[str, Any]) -> None:
-        self._file.write(json.dumps(obj, separators=(",", ":")).encode() + b"\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps(obj, separators=(",", ":")).encode() + b"\n")
+            self._file.flush()
 
     def __enter__(self) -> Records:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with writing(self._path), self._file:  # closes it
+            os.fsync(self._file.fileno())
 
 
 def _read(lines: list[bytes]) -> list[Any]:

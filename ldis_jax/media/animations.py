@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -57,7 +58,7 @@ def read_animation(path: StrPath) -> Iterator[tuple[Image.Image, float]]:
 
 @contextlib.contextmanager
 def _opened(path: StrPath) -> Iterator[Any]:
-    with reading(path), Image.open(path, formats=_FORMATS) as image:
+    with reading(Path(path)), Image.open(path, formats=_FORMATS) as image:
         yield image
 
 

@@ -15,7 +15,7 @@ import simplejpeg
 from PIL import ExifTags, Image
 
 from ldis_jax.errors import LDISError
-from ldis_jax.support.files import StrPath, atomic_write
+from ldis_jax.support.files import StrPath, atomic_write, checked_file
 
 ImageSource = StrPath | bytes | Image.Image | np.ndarray
 _LOGGER = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ def _decode_jpeg(source: object) -> np.ndarray | None:
     """The common case in a third of PIL's time, to the same pixels: an upright, intact colour JPEG; None of others."""
     try:
         if isinstance(source, (str, os.PathLike)):
-            with open(source, "rb") as file:
+            with open(checked_file(source), "rb") as file:
                 source = file.read() if file.peek(2)[:2] == _JPEG_START else None
         if not isinstance(source, bytes) or source[:2] != _JPEG_START:
             return None
@@ -179,7 +179,7 @@ def is_file(source: object) -> TypeGuard[StrPath | bytes | Image.Image]:
 
 def open_image(source: StrPath | bytes) -> Image.Image:
     """PIL's image of a path or of the bytes of a file, its header read; of the formats that are read, by content."""
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else checked_file(source), formats=_FORMATS)
 
 
 def decode(source: StrPath | bytes | Image.Image, name: str, use: tuple[tuple[str, ...], str]) -> Image.Image:
@@ -231,7 +231,7 @@ def decode_errors(where: str) -> Iterator[None]:
     """Says in one line what PIL raises on a bad file, which is whatever its decoders come upon."""
     try:
         yield
-    except MemoryError:
+    except (LDISError, MemoryError):
         raise
     except Exception as error:
         if isinstance(error, FileNotFoundError | IsADirectoryError):

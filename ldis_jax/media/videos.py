@@ -19,7 +19,7 @@ import numpy as np
 from ldis_jax.errors import LDISError
 from ldis_jax.media import animations
 from ldis_jax.media.images import PICTURE_SUFFIXES, read_image
-from ldis_jax.support.files import StrPath, atomic_write, list_files
+from ldis_jax.support.files import StrPath, atomic_write, checked_file, list_files
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"),
@@ -126,7 +126,7 @@ def read_video(source: StrPath | Sequence[StrPath], say: Callable[[str], None] =
     """
     given = () if isinstance(source, str | os.PathLike) else tuple(map(Path, source))
     path = given[0].parent if given else Path(source if isinstance(source, str | os.PathLike) else "frames")
-    if given or path.is_dir():
+    if given or Path(checked_file(path)).is_dir():
         if not (files := given or tuple(list_files(path, PICTURE_SUFFIXES))):
             raise LDISError(f"{path}: no pictures in this folder; name a folder of frames")
         return Video(path, _FOLDER_FPS, len(files), files, say)
@@ -263,7 +263,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
                 yield container, stream
                 return
         why = "holds no video"
-    except av.FFmpegError as error:
+    except (av.FFmpegError, UnicodeEncodeError) as error:  # FFmpeg takes names in UTF-8 only
         why = f"not a video that FFmpeg can read ({error}); fetch or save it again, or convert it to MP4"
     raise LDISError(f"{path}: {why}")
 

@@ -11,11 +11,22 @@ from pathlib import Path
 def use_compilation_cache() -> None:
     """Lets JAX keep compiled programs in the user's cache folder; to be called before jax is imported.
 
-    JAX_COMPILATION_CACHE_DIR, JAX's own variable, names another folder; empty, it keeps nothing.
+    JAX_COMPILATION_CACHE_DIR, JAX's own variable, names another folder; empty, it keeps nothing. So does a user without
+    a home folder, or with one that takes no files: programs are machine code, which belongs in no folder of others.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     # Home folders are shared; code for one processor may not run on another.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "ldis_jax" / f"compiled-{processor()[:8]}"))
+    cache = _user_cache() / "ldis_jax" / f"compiled-{processor()[:8]}"
+    there = next(folder for folder in (cache, *cache.parents) if os.path.exists(folder))
+    usable = cache.is_absolute() and os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache) if usable else "")
+
+
+def _user_cache() -> Path:
+    """The folder that the system gives a user for such files; a relative one where it knows none."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return Path()
 
 
 def processor() -> str:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
+import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
-from ldis_jax.errors import LDISError
+from ldis_jax.errors import LDISError, TryAgainError
 from ldis_jax.runtime.compilation_cache import use_compilation_cache
+from ldis_jax.runtime.home import ensure_home
 from ldis_jax.runtime.memory import out_of_memory
+from ldis_jax.support import standard_streams
+from ldis_jax.support.files import StrPath, descriptor, is_full
+
+_NOT_UTF8 = re.compile(r"\S*[\ud800-\udfff]\S*")  # how Python spells bytes of a name that are no UTF-8
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,34 +28,71 @@ class Parser(argparse.ArgumentParser):
         """Of ``python -m ldis_jax.NAME``, whose ``--help`` prints both texts as they are."""
         layout = argparse.RawDescriptionHelpFormatter
         super().__init__(f"python -m ldis_jax.{name}", None, description, epilog, formatter_class=layout)
+        self.register("type", Path, _path)
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """As argparse's; where a flag names standard output, the command prints to standard error from here on."""
+        found = super().parse_args(*args, **kwargs)
+        keep_stdout_for(*(value for value in vars(found).values() if isinstance(value, Path)))
+        return found
 
     def error(self, message: str) -> NoReturn:
         """Ends the program with status 2."""
         _fail(f"{message}; see --help", 2)
 
 
+def keep_stdout_for(*outputs: StrPath | None) -> None:
+    """Where one of a command's outputs is standard output, what it prints goes to standard error."""
+    if any(output is not None and descriptor(output) == 1 for output in outputs):
+        sys.stdout = sys.stderr
+
+
 def run(main: Callable[[], None]) -> None:
     """Calls ``main`` and turns bad input into ``error: ...`` on standard error and exit status 2.
 
-    Where the machines are at fault (:class:`~ldis_jax.errors.TryAgainError`) the status is 1.
+    Where the machines are at fault (:class:`~ldis_jax.errors.TryAgainError`) the status is 1. What a reader that has
+    gone did not take is no error.
     """
+    standard_streams.prepare()
     use_compilation_cache()
+    ensure_home()
     gc.set_threshold(50_000)  # tracing makes objects by the million, and few to be collected: a tenth of its time
     try:
-        main()
-    except LDISError as error:
-        _fail(error, error.status)
+        with contextlib.redirect_stdout(sys.stdout):  # main may turn it elsewhere
+            main()
+        standard_streams.finish()
     except KeyboardInterrupt as stop:
         if str(stop):
             print(f"\n{stop}", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        words = out_of_memory(error)
-        if words is None:
+        refused = error if isinstance(error, LDISError) else _in_one_line(error)
+        if refused is None:
             raise
-        _fail(f"out of memory on a device ({words}); docs/troubleshooting.md says what makes it less", 2)
+        _fail(refused, refused.status)
+
+
+def _in_one_line(error: Exception) -> LDISError | None:
+    """What is to be said of an error that no reader or writer of files has met before; None of a mistake of ours."""
+    if (words := out_of_memory(error)) is not None:
+        return LDISError(f"out of memory on a device ({words}); docs/troubleshooting.md says what makes it less")
+    name = getattr(error, "filename", None)
+    if is_full(error):
+        return TryAgainError(f"{name or 'a file'}: cannot be written ({error}); free some space and try again")
+    if isinstance(error, OSError) and name is not None:
+        return LDISError(f"{name}: cannot be used ({error.strerror}); choose another file or folder")
+    if isinstance(error, UnicodeEncodeError) and (found := _NOT_UTF8.search(error.object)):
+        return LDISError(f"{found[0]}: cannot be used (the name is no UTF-8); rename the file or folder")
+    return None
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("names no file or folder")
+    return Path(text)
 
 
 def _fail(message: object, status: int) -> NoReturn:
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    line = " ".join(str(message).split()).encode(errors="backslashreplace").decode()  # names that are no UTF-8
+    print(f"error: {line}", file=sys.stderr)
     sys.exit(status)

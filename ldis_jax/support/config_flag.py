@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import runpy
 import sys
@@ -13,6 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ldis_jax.errors import LDISError
+from ldis_jax.support.files import checked_file
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "file under configs/; --config.KEY=VALUE overrides a key", lock_config=True
@@ -32,6 +34,9 @@ def read_config(description: str | None, own: Sequence[flags.FlagHolder[Any]]) -
         texts = (f"  --{flag.name:<14}  {flags.FLAGS[flag.name].help}" for flag in (_CONFIG, *own))
         print(description, "Flags:", *texts, sep="\n")
         sys.exit(0)
+    for before, argument in itertools.pairwise(sys.argv):
+        if before in ("-config", "--config") or re.match("--?config=", argument):
+            checked_file(argument.rpartition("=")[2].partition(":")[0])
     try:
         rest = flags.FLAGS(sys.argv)[1:]
         _CONFIG.value.to_dict()  # a config file that could not be loaded raises here, not on parsing

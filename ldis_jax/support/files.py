@@ -3,25 +3,60 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import json
 import os
 import re
 import secrets
+import shutil
+import stat
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ldis_jax.errors import LDISError
+from ldis_jax.errors import LDISError, TryAgainError
 
 StrPath = str | os.PathLike[str]
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_MOST_LINKS = 40  # to be followed, as the system does
+_STANDARD = {"/dev/stdout": 1, "/dev/stderr": 2}  # also where a container has no such devices
+
+
+# --- Reading ---
+
+
+def checked_file(path: StrPath) -> StrPath:
+    """The path, once it is known to be no pipe, device or socket, on which a reader could wait for ever.
+
+    A folder, or what is missing, is left for the reader to name.
+
+    Raises:
+        LDISError: it is one of them, or cannot be looked at: a loop of links, a name that is too long.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, ValueError) as error:  # a name with a null in it
+        raise LDISError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from None
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise LDISError(f"{path}: is a pipe, a device or a socket; save what it gives, and name that file")
+    return path
 
 
 @contextlib.contextmanager
 def reading(where: object) -> Iterator[None]:
-    """Turns whatever a missing, damaged or foreign file makes its reader raise into one line that names it."""
+    """Turns whatever a missing, damaged or foreign file makes its reader raise into one line that names it.
+
+    A :class:`~pathlib.Path` is what the body opens, and goes through :func:`checked_file` first.
+    """
     try:
+        if isinstance(where, Path):
+            checked_file(where)
         yield
     except (LDISError, MemoryError):
         raise
@@ -48,32 +83,57 @@ def list_files(folder: StrPath, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted((path for path in inside if path.suffix.lower() in suffixes and not path.is_dir()), key=natural_key)
 
 
+# --- Writing ---
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether a full disk or a used-up quota is behind an error; libraries wrap the system's, or only quote it."""
+    while error is not None:
+        if getattr(error, "errno", None) in _FULL or any(os.strerror(code) in str(error) for code in _FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def unwritable(path: object, error: Exception) -> LDISError:
+    """What is to be raised where an error kept a file or folder from being written; a full disk may be free again."""
+    why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+    if is_full(error):
+        return TryAgainError(f"{path}: cannot be written ({why}); free some space and try again")
+    return LDISError(f"{path}: cannot be written ({why}); choose another place")
+
+
 @contextlib.contextmanager
-def writing(path: StrPath) -> Iterator[None]:
+def writing(path: object) -> Iterator[None]:
     """Turns an ``OSError`` of the body into one line that names the file or folder to be written."""
     try:
         yield
     except OSError as error:
-        raise LDISError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+        raise unwritable(path, error) from error
 
 
 @contextlib.contextmanager
 def atomic_write(path: StrPath) -> Iterator[Path]:
-    """Yields a temporary path beside ``path`` that takes its place if the body succeeds and vanishes if it fails.
+    """Yields a temporary path that takes the place of ``path`` if the body succeeds and vanishes if it fails.
 
-    Missing parent folders are made. The temporary name keeps the suffix, because writers read the format from it. A
-    pipe or a device, /dev/stdout among them, is written to as it is.
+    It lies beside the file and has its suffix, because writers read the format from it. Missing parent folders are
+    made. A symbolic link stays, and what it leads to is replaced. What no file may replace, such as a pipe, a device or
+    /dev/stdout, is given the content once it is whole; a reader that has gone by then has what it wanted.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    suffix = path.suffix if re.fullmatch(r"\.\w{1,16}", path.suffix, re.ASCII) else ""
     with writing(path):
-        if _is_stream(path):
-            yield path
+        place = _place(path)
+        if place is None:
+            with tempfile.TemporaryDirectory(prefix="ldis_jax_") as folder:
+                yield Path(folder) / f"content{suffix}"
+                _pour(Path(folder) / f"content{suffix}", path)
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_name(f".{secrets.token_hex(8)}{suffix}")  # short: the name itself may be long
         try:
             yield temporary
-            os.replace(temporary, path)
+            os.replace(temporary, place)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -81,17 +141,77 @@ def atomic_write(path: StrPath) -> Iterator[Path]:
 def check_writable(path: StrPath) -> None:
     """Raises :class:`LDISError` where :func:`atomic_write` would, as far as can be seen before the work."""
     path = Path(path)
-    if _is_stream(path):
-        return
-    there = next(folder for folder in path.absolute().parents if os.path.exists(folder))
-    if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        why = "is a folder" if path.is_dir() else f"no right to write in {there}"
-        raise LDISError(f"{path}: cannot be written ({why}); choose another place")
+    if os.path.isdir(path):
+        why = "is a folder"
+    elif is_stream(path):
+        if descriptor(path) is not None or os.access(path, os.W_OK):
+            return
+        why = "no right to write to it"
+    else:
+        with writing(path):
+            place = _place(path) or Path(path)
+        there = next(folder for folder in place.parents if os.path.exists(folder))
+        if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK):
+            return
+        why = f"no right to write in {there}"
+    raise LDISError(f"{path}: cannot be written ({why}); choose another place")
 
 
-def _is_stream(path: Path) -> bool:
-    """Whether no file may take the place of what is there; /dev/stdout may lead to a file, and is still no file."""
-    return str(path) in ("/dev/stdout", "/dev/stderr") or (path.exists() and not path.is_file() and not path.is_dir())
+def is_stream(path: StrPath) -> bool:
+    """Whether a path is there and no file may take its place: a pipe, a device, a socket, /dev/stdout.
+
+    Raises:
+        LDISError: it cannot be looked at.
+    """
+    with writing(path):
+        return not os.path.isdir(path) and _place(path) is None
+
+
+def descriptor(path: StrPath) -> int | None:
+    """The number of this process's open file that /dev/stdout, /dev/fd/N or a link to one of them stands for."""
+    own, name = os.path.realpath("/proc/self/fd"), os.fspath(path)
+    for _ in range(_MOST_LINKS):
+        if name in _STANDARD:
+            return _STANDARD[name]
+        folder, base = os.path.split(name)
+        folder = os.path.realpath(folder or os.curdir)
+        if folder in (own, "/dev/fd") and base.isdecimal():
+            return int(base)
+        name = os.path.join(folder, base)
+        if not os.path.islink(name):
+            break
+        name = os.path.join(folder, os.readlink(name))
+    return None
+
+
+def _place(path: StrPath) -> Path | None:
+    """The file that is to be replaced or made, links followed; None of what no file may replace.
+
+    Raises:
+        OSError: a folder, a loop of links, or a name that no file can have.
+    """
+    try:
+        if descriptor(path) is not None:
+            return None
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = stat.S_IFREG
+    except ValueError as error:  # a name with a null in it
+        raise OSError(str(error)) from None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    return Path(os.path.realpath(path)) if stat.S_ISREG(mode) else None
+
+
+def _pour(content: Path, path: Path) -> None:
+    """Writes a file's bytes to what is there."""
+    number = descriptor(path)
+    if number == 1 and sys.stdout is not None:
+        sys.stdout.flush()  # what was printed stays before it
+    # Through the open file itself: opened anew by name, a file behind it would lose what it holds.
+    sink = os.open(path, os.O_WRONLY | os.O_NOCTTY) if number is None else os.dup(number)
+    with contextlib.suppress(BrokenPipeError), open(content, "rb") as source, open(sink, "wb") as file:
+        shutil.copyfileobj(source, file)
 
 
 @contextlib.contextmanager

@@ -38,8 +38,8 @@ class MetricWriter:
         with writing(self._path):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
 
     def at(self, step: int) -> dict[str, float]:
         """All that was written of a step, also by runs before."""
@@ -63,8 +63,9 @@ class MetricWriter:
     def close(self) -> None:
         """Flushes both."""
         if self._enabled:
-            self._file.close()
-            self._board.close()
+            with writing(self._path):
+                self._file.close()
+                self._board.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldis_jax.errors import LDISError
+from ldis_jax.errors import LDISError, TryAgainError
+from ldis_jax.support.files import is_full
 from ldis_jax.weights.network_files import DIFFUSERS, STEMS, TRANSFORMERS, find_weights
 
 # Models that come with the package; each has a card.
@@ -86,7 +87,9 @@ def _refused(error: Exception, where: str) -> LDISError:
                 f"{where}: no such folder, not in the hub's local cache, and the hub is out of reach; "
                 "fetch it online once"
             )
-    return LDISError(f"{where}: the hub did not give it ({line}); mend that and try again: whole files are kept")
+    return (TryAgainError if is_full(error) else LDISError)(
+        f"{where}: the hub did not give it ({line}); mend that and try again: whole files are kept"
+    )
 
 
 def _list_files(hub_id: str, revision: str | None) -> list[str] | None:

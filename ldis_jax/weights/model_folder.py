@@ -30,7 +30,7 @@ from ldis_jax.models.config import (
     VAEConfig,
 )
 from ldis_jax.models.ldis import LDISModel, ModelConfig
-from ldis_jax.support.files import write_json, writing
+from ldis_jax.support.files import reading, write_json, writing
 from ldis_jax.tasks import Task, task_from_dict
 from ldis_jax.weights.card import CARD, model_card
 from ldis_jax.weights.clip import rename_tower
@@ -121,8 +121,9 @@ def open_weights(folder: Path, network: str, variant: str | None = None) -> Weig
 def read_card(folder: Path) -> str | None:
     """The text of ``README.md``; None where there is none that can be read."""
     try:
-        return (folder / CARD).read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        with reading(folder / CARD):
+            return (folder / CARD).read_text(encoding="utf-8", errors="replace")
+    except LDISError:
         return None
 
 
@@ -232,7 +233,8 @@ def write_folder(
         try:
             write_json(staging / TASK_FILE, task.to_dict())
             write_json(staging / "scheduler" / "scheduler_config.json", task.schedule.to_dict())
-            (staging / CARD).write_text(model_card(task, config) if card is None else card, encoding="utf-8")
+            text = model_card(task, config) if card is None else card
+            (staging / CARD).write_text(text, encoding="utf-8", errors="backslashreplace")
             quiet = total < _PROGRESS_BYTES
             with tqdm(desc="write weights", total=total, unit="B", unit_scale=True, disable=quiet) as bar:
                 for name, tensors in checked.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 
 import numpy as np
@@ -231,6 +232,17 @@ def test_a_report(command, voc, tmp_path, micro_folder):
     pictures = re.findall(r"\]\((r/\w+\.png)\)", page)
     assert len(pictures) == 4 and all((tmp_path / "out" / name).is_file() for name in pictures)
     assert f"| this model | {report['miou']:.2f} (" in page
+
+
+def test_a_report_to_a_pipe_is_the_report_alone(command, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    before = sorted(tmp_path.rglob("*"))
+    with open(os.open(pipe, os.O_RDWR | os.O_NONBLOCK), encoding="utf-8") as file:
+        status, out, err = command(out=pipe)
+        assert status == 0, err
+        assert json.loads(file.read())["episodes"] == 7 and out.endswith(f"{pipe}\n")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("done", [0, 2, 3, 7])
