@@ -24,6 +24,7 @@ from ldis_jax.inference.stablehlo import write_stablehlo
 from ldis_jax.inference.tiles import Canvas, Tile
 from ldis_jax.media.images import ImageSource, read_image
 from ldis_jax.media.masks import read_first_labels
+from ldis_jax.media.videos import read_video
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.support.checks import Counts, check_counts, check_integer
 from ldis_jax.support.files import StrPath
@@ -258,7 +259,7 @@ class LDISPipeline:
 
     def segment_video(
         self,
-        frames: Iterable[ImageSource],
+        frames: StrPath | Iterable[ImageSource],
         first_frame_labels: ImageSource,
         *,
         seed: int = 0,
@@ -268,7 +269,7 @@ class LDISPipeline:
         """Propagates the first frame's labels through a video (paper eq. 7).
 
         Args:
-            frames: the pictures in order; few are held at a time.
+            frames: the pictures in order, or the path of a video or of a folder of frames; few are held at a time.
             first_frame_labels: of the first frame: path, PIL image or uint8 array [H, W]; 0 is background, 255 ignored.
                 A mask of 0 and 255 counts as one object.
             seed: of LDIS-n's noise, the same for every frame.
@@ -281,7 +282,7 @@ class LDISPipeline:
         Raises:
             LDISError: no frame, labels that do not fit the first one or show no object, or as a call.
         """
-        frames = iter(frames)
+        frames = iter(read_video(frames) if isinstance(frames, str | os.PathLike) else frames)
         if (start := next(frames, None)) is None:
             raise LDISError("frames: there are none; a video has at least one")
         first, labels = read_image(start), read_first_labels(first_frame_labels)

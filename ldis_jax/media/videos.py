@@ -223,8 +223,9 @@ class _Decoder:
             lost = max(lost, (stream.frames or round(container.duration / 1e6 * rate)) - self._came)
         elif edited and not self._interlaced:  # a sample there is a frame, or a field
             lost = max(lost, self._samples - self._came)
-        words = [f"{lost} of {self._came + lost} frames are missing"] if lost else []
-        words += [f"{self._in_part} frames are damaged in part"] if self._in_part else []
+        about = "about " if early and not stream.frames else ""
+        words = [f"{about}{lost} of {self._came + lost} frames are missing"] if lost else []
+        words += [f"{self._in_part} of {self._came} frames are damaged in part"] if self._in_part else []
         return ", ".join(words)
 
     def _packets(self) -> Iterator[Any]:

@@ -149,6 +149,16 @@ def test_bad_packets_are_passed_over_and_counted(video, tmp_path, read):
         read_video(spoil(video, tmp_path / "nothing.mp4", range(12)))
 
 
+def test_frames_that_are_damaged_in_part_are_kept_and_counted(video, tmp_path, read):
+    data, spoiled = bytearray(video.read_bytes()), spoil(video, tmp_path / "a.mp4", [5]).read_bytes()
+    first = next(i for i, (a, b) in enumerate(zip(data, spoiled, strict=True)) if a != b)
+    data[first + 14 : first + 20] = b"\xff" * 6  # behind its headers
+    (tmp_path / "b.mp4").write_bytes(data)
+    frames, lines = read(tmp_path / "b.mp4")
+    assert len(frames) == 12
+    assert lines == [f"{tmp_path}/b.mp4: 1 of 12 frames are damaged in part; the file is damaged or cut off"]
+
+
 @pytest.mark.parametrize("ending", ["avi", "mkv", "mov", "gif"])
 def test_what_is_cut_off_gives_what_is_there(tmp_path, read, ending):
     whole, cut = tmp_path / f"whole.{ending}", tmp_path / f"cut.{ending}"
@@ -164,8 +174,12 @@ def test_what_is_cut_off_gives_what_is_there(tmp_path, read, ending):
         return
     cut.write_bytes(data[: len(data) // 2])
     frames, (line,) = read(cut)
-    lost = f"ends after {len(frames)} frames" if ending == "gif" else f"{20 - len(frames)} of 20 frames are missing"
-    assert 7 < len(frames) < 13 and line == f"{cut}: {lost}; the file is damaged or cut off"
+    lost = {
+        "avi": f"{20 - len(frames)} of 20 frames are missing",
+        "mkv": f"about {20 - len(frames)} of 20 frames are missing",
+        "gif": f"ends after {len(frames)} frames",
+    }
+    assert 7 < len(frames) < 13 and line == f"{cut}: {lost[ending]}; the file is damaged or cut off"
 
 
 def test_frames_keep_their_times(tmp_path, read):
