@@ -47,7 +47,8 @@ def build(server: Server) -> None:
 
     def on_animation(path: str) -> str:
         with server.clear_errors():
-            return str(videos.film_of(path, server.limits, Path(tempfile.mkdtemp(dir=server.folder))))
+            folder = Path(tempfile.mkdtemp(dir=server.folder))
+            return str(videos.film_of(path, server.limits, folder, server.in_time))
 
     def on_run(path: str | None, painted: Any, *values: Any) -> Iterator[tuple[Any, ...]]:
         with server.clear_errors():

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,23 @@ def first_frame(path: str, limits: Limits) -> np.ndarray | None:
     return None if frame is None else frame.image
 
 
-def film_of(path: str, limits: Limits, folder: Path) -> Path:
+def film_of(
+    path: str, limits: Limits, folder: Path, in_time: Callable[[Iterator[Frame]], Iterator[Frame]] = iter
+) -> Path:
     """An animation as an MP4 of the same times, which browsers play as a video.
+
+    Args:
+        path: of the animation.
+        limits: of the server.
+        folder: for the MP4.
+        in_time: passes frames on, or ends what takes too long.
 
     Raises:
         LDISError: not a video within the limits.
     """
     video = read_video(path)
     with video_writer(folder / "animation.mp4", video.fps) as write:
-        for frame in _within(video, limits):
+        for frame in in_time(_within(video, limits)):
             write(frame.image, frame.seconds)
     return folder / "animation.mp4"
 

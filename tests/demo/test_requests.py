@@ -202,6 +202,19 @@ def test_an_animation_with_a_frame_of_another_size_is_a_video(pipe, tmp_path):
     assert list(last.notes) == ["cut.gif: ends after 2 frames; the file is damaged or cut off"]
 
 
+def test_a_film_of_an_animation_ends_when_it_takes_too_long(clip, tmp_path):
+    assert len(list(videos.read_video(videos.film_of(clip, LIMITS, tmp_path)))) == 6
+
+    def late(frames):
+        yield next(frames)
+        raise LDISError("Stopped after 10 minutes")
+
+    (tmp_path / "animation.mp4").unlink()
+    with pytest.raises(LDISError, match="Stopped after"):
+        videos.film_of(clip, LIMITS, tmp_path, late)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_video_that_fails_leaves_no_files(pipe, clip, tmp_path):
     with pytest.raises(LDISError, match=r"video: 48x32 is more than"):
         list(videos.segment(pipe, clip, np.ones((32, 48), np.uint8), Limits(megapixels=0.001), tmp_path))
