@@ -22,8 +22,8 @@ NAMES = ("pascal", "coco20i", "davis16", "vspw", "fss1000", "folder")
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", metavar="NAME", choices=NAMES, help=", ".join(NAMES))
-    parser.add_argument("--source", required=True, help="folder of the unpacked data set")
-    parser.add_argument("--out", required=True, help="folder for records, shared by all data sets")
+    parser.add_argument("--source", required=True, type=cli.path, help="folder of the unpacked data set")
+    parser.add_argument("--out", required=True, type=cli.path, help="folder for records, shared by all data sets")
     parser.add_argument("--split", nargs="+", default=[], help="what to build (default: the usual ones that are there)")
     workers = os.cpu_count() or 1
     parser.add_argument(

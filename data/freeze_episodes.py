@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluation.benchmark_data import draw_episodes, open_source
@@ -27,7 +26,9 @@ from ldis_jax.support.files import check_writable, write_json
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, 2 on bad input, or 1 where the disk is full."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, help="folder in PASCAL VOC's layout, or OUT/NAME of data/build.py")
+    parser.add_argument(
+        "--root", required=True, type=cli.path, help="folder in PASCAL VOC's layout, or OUT/NAME of data/build.py"
+    )
     parser.add_argument(
         "--split", default="val", help="a built split, or the stem of a file in ImageSets/Segmentation (default: val)"
     )
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help="of a benchmark of ldis_jax.evaluate, in place of the flags above",
     )
-    parser.add_argument("--out", required=True, help="manifest to write, .json")
+    parser.add_argument("--out", required=True, type=cli.path, help="manifest to write, .json")
     args = parser.parse_args(argv)
     cli.keep_stdout_for(args.out)
     if min(args.num_shots, args.episodes, args.seed + 1) < 1:
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             protocol = PROTOCOLS[args.benchmark]
             if protocol.kind != "images":
                 raise LDISError(f"--benchmark={args.benchmark}: is about whole videos; evaluate it without a manifest")
-        records = draw_episodes(open_source(Path(args.root), protocol), protocol)
+        records = draw_episodes(open_source(args.root, protocol), protocol)
         write_json(args.out, [dataclasses.asdict(record) for record in records])
     except LDISError as error:
         print(error, file=sys.stderr)

@@ -39,3 +39,9 @@ def test_bad_usage(tmp_path, monkeypatch, capsys):
     for arguments, message in (([f"--data={tmp_path / 'none'}"], "none: needs images/ and masks/"),):
         status, _, err = call_command(check_data.main, monkeypatch, capsys, *arguments)
         assert status == 2 and message in err and err.count("\n") == 1
+
+
+def test_the_facts_on_standard_output_are_alone_there(tmp_path, monkeypatch, capfd):
+    root = picture_folder(tmp_path / "mine", boxes(255))
+    status, out, err = call_command(check_data.main, monkeypatch, capfd, f"--data={root}", "--json=/dev/stdout")
+    assert status == 0 and json.loads(out)["pictures"] == 5 and err.endswith("ready to train on\n")

@@ -42,7 +42,7 @@ from ldis_jax.datasets.scan import Item, scan_all
 from ldis_jax.datasets.shards import ShardWriter
 from ldis_jax.errors import LDISError, TryAgainError
 from ldis_jax.media.masks import IGNORE_LABEL
-from ldis_jax.support.files import StrPath, is_full, only_one, write_json
+from ldis_jax.support.files import StrPath, is_full, only_one, resolved, write_json
 
 _SHOWN = 10  # bad files and rare classes that messages spell out
 
@@ -69,14 +69,14 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
         Raises:
             LDISError: an impossible name.
         """
-        self.source, self.split = Path(source).resolve(), split
+        self.source, self.split = Path(os.path.realpath(source)), split
         self._num_workers, self._skip_bad = num_workers, skip_bad
         if not re.fullmatch(r"\w+", split) or split == "all":
             raise LDISError(f"--split={split!r}: a split's name has letters, digits and _ only, and TFDS keeps 'all'")
         self.warnings: list[str] = []
         self._bad: list[str] = []
         config = tfds.core.BuilderConfig(name=split, version=self.VERSION)
-        super().__init__(data_dir=os.fspath(Path(out).resolve()), config=config, file_format="array_record")
+        super().__init__(data_dir=os.fspath(resolved(out)), config=config, file_format="array_record")
 
     # What a data set implements.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldis_jax.support.files import StrPath, atomic_write
+from ldis_jax.support.files import StrPath, atomic_write, checked_file
 
 RECORDS_VERSION = "1.0.0"  # of what builder.py writes
 INDEX_FILE, SUMMARY_FILE = "index.npz", "index.json"
@@ -75,7 +75,7 @@ class ImageIndex:
     @classmethod
     def load(cls, path: StrPath) -> ImageIndex:
         """Reads what :meth:`save` wrote; nothing in it is run."""
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(checked_file(path), allow_pickle=False) as arrays:
             return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
 
 

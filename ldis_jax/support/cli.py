@@ -18,7 +18,7 @@ from ldis_jax.runtime.memory import out_of_memory
 from ldis_jax.support import standard_streams
 from ldis_jax.support.files import StrPath, descriptor, is_full
 
-_NOT_UTF8 = re.compile(r"\S*[\ud800-\udfff]\S*")  # how Python spells bytes of a name that are no UTF-8
+_NOT_UTF8 = re.compile(r"[^\s\0]*[\ud800-\udfff][^\s\0]*")  # how Python spells bytes of a name that are no UTF-8
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
         """Of ``python -m ldis_jax.NAME``, whose ``--help`` prints both texts as they are."""
         layout = argparse.RawDescriptionHelpFormatter
         super().__init__(f"python -m ldis_jax.{name}", None, description, epilog, formatter_class=layout)
-        self.register("type", Path, _path)
+        self.register("type", Path, path)
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """As argparse's; where a flag names standard output, the command prints to standard error from here on."""
@@ -86,7 +86,8 @@ def _in_one_line(error: Exception) -> LDISError | None:
     return None
 
 
-def _path(text: str) -> Path:
+def path(text: str) -> Path:
+    """What flags of files and folders make of their value; an empty one would mean the folder that one is in."""
     if not text:
         raise argparse.ArgumentTypeError("names no file or folder")
     return Path(text)

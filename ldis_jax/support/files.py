@@ -184,6 +184,15 @@ def descriptor(path: StrPath) -> int | None:
     return None
 
 
+def resolved(path: StrPath) -> Path:
+    """The absolute path, links followed; raises :class:`LDISError` where they lead to each other."""
+    with writing(path):
+        found = Path(os.path.realpath(path))
+        if found.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return found
+
+
 def _place(path: StrPath) -> Path | None:
     """The file that is to be replaced or made, links followed; None of what no file may replace.
 

@@ -30,7 +30,7 @@ from ldis_jax.models.config import (
     VAEConfig,
 )
 from ldis_jax.models.ldis import LDISModel, ModelConfig
-from ldis_jax.support.files import reading, write_json, writing
+from ldis_jax.support.files import reading, resolved, write_json, writing
 from ldis_jax.tasks import Task, task_from_dict
 from ldis_jax.weights.card import CARD, model_card
 from ldis_jax.weights.clip import rename_tower
@@ -226,7 +226,7 @@ def write_folder(
         checked = {name: {key: cast(t, dtype) for key, t in tensors.items()} for name, tensors in checked.items()}
     total = sum(tensor.nbytes for tensors in checked.values() for tensor in tensors.values())
     with writing(folder):
-        folder = Path(folder).resolve()  # "." and ".." would mean another folder once this one is moved away
+        folder = resolved(folder)  # "." and ".." would mean another folder once this one is moved away
         _require_replaceable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

@@ -22,7 +22,16 @@ from ldis_jax.media.images import checked_size, read_image, write_png
 from ldis_jax.media.masks import read_first_labels, read_label_map, read_mask
 from ldis_jax.media.videos import read_video
 from ldis_jax.support import files
-from ldis_jax.support.files import atomic_write, check_writable, checked_file, is_stream, reading, write_json, writing
+from ldis_jax.support.files import (
+    atomic_write,
+    check_writable,
+    checked_file,
+    is_stream,
+    reading,
+    resolved,
+    write_json,
+    writing,
+)
 from ldis_jax.weights.model_folder import read_card
 from ldis_jax.weights.network_files import open_file, read_json
 from tests.helpers import ROOT
@@ -239,6 +248,15 @@ def test_names_that_are_not_utf8_are_one_line(tmp_path, read):
     (tmp_path / BYTES).write_bytes(b"nothing")
     with refused("caf"):
         read(tmp_path / BYTES)
+
+
+def test_links_that_lead_to_each_other(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    (tmp_path / "link").symlink_to("new")
+    with refused(r"a: cannot be written \(Too many levels of symbolic links\)"):
+        resolved(tmp_path / "a")
+    assert resolved(tmp_path / "link") == tmp_path.resolve() / "new"
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
