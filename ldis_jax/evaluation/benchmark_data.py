@@ -18,6 +18,7 @@ from ldis_jax.input_pipeline import (
     episode_rng,
     read_manifest,
 )
+from ldis_jax.support.files import checked_file
 
 _MANIFESTS = Path(__file__).parent / "manifests"
 
@@ -77,7 +78,7 @@ def open_curve(
 def _records(source: IndexedSource, protocol: Protocol, manifest: Path | None) -> list[EpisodeRecord]:
     if manifest is None:
         return draw_episodes(source, protocol)
-    records = read_manifest(manifest)
+    records = read_manifest(checked_file(manifest))
     for i, record in enumerate(records):
         left_out = protocol.classes and record.class_id not in protocol.classes
         if left_out or len(record.prompts) != protocol.num_shots:

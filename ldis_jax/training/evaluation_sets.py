@@ -18,6 +18,7 @@ from ldis_jax.input_pipeline import (
     make_source,
     read_manifest,
 )
+from ldis_jax.support.files import checked_file
 from ldis_jax.tasks import Task
 
 
@@ -97,7 +98,7 @@ def frozen_episodes(entry: ConfigDict, image_size: int, where: str) -> FrozenEpi
         return FrozenEpisodes.of_draws(source, entry.episodes, entry.num_shots)
     if not isinstance(source, IndexedSource):
         raise LDISError(f"{where}.manifest: names images of a folder; a {entry.source.kind!r} source has none")
-    records = read_manifest(entry.manifest)
+    records = read_manifest(checked_file(entry.manifest))
     if len({len(record.prompts) for record in records}) > 1:
         raise LDISError(f"{entry.manifest}: episodes differ in their number of prompts; freeze one manifest a number")
     return FrozenEpisodes.of_records(source, records)

@@ -17,6 +17,8 @@ import pytest
 
 from ldis_jax.datasets.scan import Item, scan
 from ldis_jax.errors import LDISError, TryAgainError
+from ldis_jax.evaluation.benchmark_data import open_episodes
+from ldis_jax.evaluation.protocols import Protocol
 from ldis_jax.evaluation.records import Records
 from ldis_jax.media.images import checked_size, read_image, write_png
 from ldis_jax.media.masks import read_first_labels, read_label_map, read_mask
@@ -248,6 +250,11 @@ def test_names_that_are_not_utf8_are_one_line(tmp_path, read):
     (tmp_path / BYTES).write_bytes(b"nothing")
     with refused("caf"):
         read(tmp_path / BYTES)
+
+
+def test_a_manifest_that_is_a_pipe(pipe):
+    with refused("is a pipe, a device or a socket"):
+        open_episodes(None, Protocol("p", "voc"), pipe[0])
 
 
 def test_links_that_lead_to_each_other(tmp_path):
