@@ -9,7 +9,8 @@ Examples:
 
 One picture gives one file. Several pictures, or a folder, give a folder of files named like them; started again, it
 goes on where it stopped. A mask is 0 and 255, with several classes 1, 2, ... in the order of the prompts, in colours.
-Of a video --out is a folder of numbered label maps, 1 the object or the values of --first_mask.
+Of a video --out is a folder of numbered label maps, 1 the object or the values of --first_mask. A video is a file (a
+GIF, too), or frames: a folder or pattern, by the numbers in their names, or files one by one, as given.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def _read_classes(values: list[str]) -> dict[str, list[tuple[str, str]]]:
 def _arguments() -> argparse.Namespace:
     parser = cli.Parser("segment", __doc__)
     parser.add_argument("--model", required=True, help='model folder, hub id, or "tiny"')
-    parser.add_argument("--query", required=True, nargs="+", help="pictures, folders of them, patterns, or one video")
+    parser.add_argument("--query", required=True, nargs="+", help="pictures, folders, patterns; a video, or its frames")
     shown = parser.add_mutually_exclusive_group(required=True)
     shown.add_argument("--prompt", action="append", metavar="[NAME=]IMAGE:MASK", default=[], help="may be repeated")
     shown.add_argument("--first_mask", type=Path, help="of a video: PNG of the first frame's labels, 0 is background")
