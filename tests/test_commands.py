@@ -43,7 +43,7 @@ def test_segment_writes_mask_and_overlay(micro_folder, pictures, tmp_path, monke
         ({"query": "none.png"}, "none.png: no picture there"),
         ({"prompt": "prompt.png"}, "write IMAGE:MASK"),
         ({"prompt": "prompt.png:none.png"}, "none.png: no such file"),
-        ({"prompt": "prompt.png:query.png"}, "make them agree"),
+        ({"prompt": "prompt.png:query.png"}, "colours beside black"),
         ({"model": "nowhere"}, "nowhere"),
         ({"out": "mask.jpg"}, "end the name in .png"),
         ({"query": "broken.png"}, "broken.png"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -19,6 +21,22 @@ def use_compilation_cache() -> None:
     there = next(folder for folder in (cache, *cache.parents) if os.path.exists(folder))
     usable = cache.is_absolute() and os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache) if usable else "")
+
+
+@contextmanager
+def no_compilation_cache() -> Iterator[None]:
+    """Compiles anew what is compiled inside: XLA:CPU cannot write out a program that came from the cache."""
+    import jax  # here: the cache's folder is chosen before jax is imported
+    from jax.experimental.compilation_cache import compilation_cache
+
+    enabled = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # whether there is a cache is found out once, and kept
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
 
 
 def _user_cache() -> Path:

@@ -10,6 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from jax.sharding import Mesh
 
 from ldis_jax.config import to_json
 from ldis_jax.errors import LDISError, list_names
-from ldis_jax.runtime.compilation_cache import processor
+from ldis_jax.runtime.compilation_cache import no_compilation_cache, processor
 from ldis_jax.support.files import atomic_write, check_writable
 from ldis_jax.training.programs import Program, mathematical_flops, train_program
 from ldis_jax.training.run import Run
@@ -88,7 +89,8 @@ def ready_step(run: Run, with_flops: bool = False) -> ReadyStep:
             _LOGGER.info("training step loaded from %s in %.1f s", path, time.monotonic() - started)
             return found
         _LOGGER.warning("config.executable=%s: %s; compiling again", path, found)
-    compiled: jax.stages.Compiled = program.trace().lower().compile()
+    with nullcontext() if path is None else no_compilation_cache():
+        compiled: jax.stages.Compiled = program.trace().lower().compile()
     _LOGGER.info("training step compiled in %.1f s", time.monotonic() - started)
     counted = path is not None or with_flops
     step = ReadyStep(compiled, mathematical_flops(run, "train", config.batch_size) if counted else 0.0)
