@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import logging
@@ -10,7 +11,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,19 +20,29 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
+from jax.tree_util import SequenceKey
+from jax.typing import ArrayLike
 
 from ldis_jax.errors import LDISError, TryAgainError, list_names
 from ldis_jax.runtime.memory import out_of_memory
 from ldis_jax.support.files import writing
+from ldis_jax.training.optim import Bfloat16Moments
 from ldis_jax.training.step import TrainState
 
 T = TypeVar("T")
+# The order of our classes' fields, where it is not that of their names.
+_FIELDS = {
+    name: place
+    for fields in (tuple(f.name for f in dataclasses.fields(TrainState)), Bfloat16Moments._fields)
+    for place, name in enumerate(fields)
+}
 
 _LOGGER = logging.getLogger(__name__)
 _CHECKSUM = "checksum"  # of the state, in the JSON beside it
 # Devices that hold the same array each write a part of it, but none below this size: every part is a program that
 # slices, compiled at the first save, and a model has hundreds of small arrays.
 _MIN_PART = 1 << 20  # bytes
+_PART_READ = 1 << 29  # bytes that are read at a time, where most are only looked at
 _ARRAYS = ocp.type_handlers.create_type_handler_registry(
     (jax.Array, ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_MIN_PART))
 )
@@ -79,7 +90,7 @@ class Checkpoints:
         step = int(state.step)
         if self._manager.latest_step() == step:
             return
-        checksum, finite = _summary(state)
+        checksum, finite = _summary(jax.tree.leaves(state))
         if not finite:
             raise LDISError(
                 f"step {step}: the parameters it made are not finite; they are not saved, and the checkpoints in "
@@ -168,11 +179,8 @@ class Checkpoints:
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         arguments = ocp.args.StandardRestore(abstract)
         restored = _on_all(lambda: state_handler.restore(folder / "state", args=arguments))
-        # Compression does not notice every flipped bit. Runs of older versions have no checksum.
-        of_step = isinstance(data, dict) and data.get("step") == int(restored.step)
-        if not of_step or data.pop(_CHECKSUM, None) not in (None, _summary(restored)[0]):
-            raise _UnusableError("its data or its arrays are not those that were saved")
-        return restored, data
+        _verify(data, jax.tree.leaves(restored))
+        return restored, {key: value for key, value in data.items() if key != _CHECKSUM}
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -229,9 +237,22 @@ def _on_all(read: Callable[[], T]) -> T:
     return result
 
 
-def _summary(state: TrainState) -> tuple[int, bool]:
+def _verify(data: Any, leaves: Iterable[ArrayLike]) -> None:
+    """Raises _UnusableError where a state's arrays, in its order, are not those that ``data`` was saved with.
+
+    Compression does not notice every flipped bit. Runs of older versions have no checksum.
+    """
+    arrays = iter(leaves)
+    step = next(arrays)
+    checksum, _ = _summary(itertools.chain([step], arrays))
+    of_step = isinstance(data, dict) and data.get("step") == int(step)
+    if not of_step or data.get(_CHECKSUM) not in (None, checksum):
+        raise _UnusableError("its data or its arrays are not those that were saved")
+
+
+def _summary(leaves: Iterable[ArrayLike]) -> tuple[int, bool]:
     """(CRC-32 over one sum an array, of its bits: the same however arrays are sharded; whether all is finite)."""
-    found = np.array(jax.device_get([_summary_of_array(leaf) for leaf in jax.tree.leaves(state)]), "<u4")
+    found = np.array(jax.device_get([_summary_of_array(leaf) for leaf in leaves]), "<u4")
     return zlib.crc32(found[:, 0].tobytes()), not found[:, 1].any()
 
 
@@ -269,7 +290,9 @@ class SavedModel(NamedTuple):
 
 
 def read_params(folder: Path, step: int | None = None) -> SavedModel:
-    """Trained parameters of one step as NumPy arrays, whatever devices wrote them; optimizer moments are not read.
+    """Trained parameters of one step as NumPy arrays, whatever devices wrote them.
+
+    All of the state is read, for its checksum is of all; optimizer moments are not kept.
 
     Where the run keeps an average of them, that: what it evaluates and exports.
 
@@ -285,18 +308,41 @@ def read_params(folder: Path, step: int | None = None) -> SavedModel:
     if step not in steps:
         there = f"there are {list_names(map(str, steps))}" if steps else "expected the work folder of a training run"
         raise LDISError(f"{folder}: no checkpoint of step {step}; {there}")
-    where = (folder / str(step)).absolute()
+    where, read_json = (folder / str(step)).absolute(), ocp.JsonCheckpointHandler().restore
+    params: dict[str, dict[str, np.ndarray]] = {"params": {}, "ema": {}}
+
+    def arrays() -> Iterator[np.ndarray]:
+        for path, array in _saved_arrays(where / "state"):
+            if path[0] in params:
+                params[path[0]][path[1]] = array
+            yield array
+
     try:
-        fingerprint = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(where / "fingerprint")
-        checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-        saved = checkpointer.metadata(where / "state").item_metadata.tree
-        part = "ema" if saved.get("ema") else "params"
-        item = {part: {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in saved[part].items()}}
-        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-        arguments = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
-        return SavedModel(step, fingerprint, checkpointer.restore(where / "state", args=arguments)[part])
+        _verify(read_json(where / "data"), arrays())
+        return SavedModel(step, read_json(where / "fingerprint"), params["ema"] or params["params"])
     except Exception as error:  # Orbax raises whatever a damaged file leads it to
         raise LDISError(f"{folder / str(step)}: unreadable checkpoint ({_line(error)}); choose another step") from None
+
+
+def _saved_arrays(folder: Path) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    """(path, array) of all of a state, in its own order; a part at a time, for moments are twice the parameters."""
+    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    found, structure = jax.tree.flatten_with_path(checkpointer.metadata(folder).item_metadata.tree)
+    paths = [tuple(key.idx if isinstance(key, SequenceKey) else key.key for key in path) for path, _ in found]
+    leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for _, leaf in found]
+    # Orbax makes dictionaries of our classes, whose keys jax sorts.
+    order = sorted(range(len(paths)), key=lambda i: [(_FIELDS.get(key, 0), key) for key in paths[i]])
+    parts = np.cumsum([leaves[i].size * leaves[i].dtype.itemsize for i in order]) // _PART_READ
+    arguments = jax.tree.unflatten(structure, [ocp.RestoreArgs(restore_type=np.ndarray)] * len(leaves))
+    for part in np.unique(parts):
+        wanted = [i for i, own in zip(order, parts, strict=True) if own == part]
+        item = jax.tree.unflatten(
+            structure, [leaf if i in wanted else ocp.PLACEHOLDER for i, leaf in enumerate(leaves)]
+        )
+        arrays = jax.tree.leaves(
+            checkpointer.restore(folder, args=ocp.args.PyTreeRestore(item=item, restore_args=arguments))
+        )
+        yield from ((paths[i], arrays[i]) for i in wanted)
 
 
 def _line(error: Exception) -> str:

@@ -281,9 +281,9 @@ def write_network(
 
 
 def model_hash(folder: Path) -> str:
-    """16 hex digits of the SHA-256 over a model folder's files, its card left out."""
+    """16 hex digits of the SHA-256 over a model folder's files and its networks', links followed, its card left out."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
+    for path in sorted([*folder.glob("*"), *folder.glob("*/*")]):
         if path.is_file() and path.suffix in (".json", ".safetensors", ".bin"):
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
             with open(path, "rb") as file:

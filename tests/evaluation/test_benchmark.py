@@ -175,8 +175,18 @@ def test_model_hash_follows_weights_and_configs(tmp_path, micro_folder):
     assert first == model_hash(micro_folder) and re.fullmatch(r"[0-9a-f]{16}", first)
     (folder / "README.md").write_text("another card")
     assert model_hash(folder) == first
+    shutil.move(folder / "unet", tmp_path / "elsewhere")
+    (folder / "unet").symlink_to(tmp_path / "elsewhere")
+    assert model_hash(folder) == first
+    (folder / "vae" / "loop").symlink_to(folder)
+    (folder / "loop").symlink_to("loop")
+    assert model_hash(folder) == first
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    second = model_hash(folder)
+    assert second != first
     (folder / "ldis_config.json").write_text((folder / "ldis_config.json").read_text() + " ")
-    assert model_hash(folder) != first
+    assert model_hash(folder) not in (first, second)
 
 
 def test_manifests(voc, tmp_path):

@@ -1,6 +1,7 @@
 """Checkpoints that are damaged, half written, of another model or number of devices; a disk that is full."""
 
 import contextlib
+import dataclasses
 import logging
 import resource
 import shutil
@@ -15,8 +16,9 @@ from jax.experimental import multihost_utils
 
 from ldis_jax import LDISError
 from ldis_jax.runtime import sharding
-from ldis_jax.training.checkpoint import Checkpoints, saved_steps
-from ldis_jax.training.step import TrainState, init_state
+from ldis_jax.training.checkpoint import Checkpoints, read_params, saved_steps
+from ldis_jax.training.optim import bfloat16_moments
+from ldis_jax.training.step import StepOptions, TrainState, init_state
 
 FINGERPRINT = {"task": "ldis1"}
 
@@ -130,15 +132,40 @@ def test_a_flipped_bit_is_noticed_or_harms_nothing(saved):
     noticed = 0
     for index in np.random.default_rng(0).choice(len(places), 40, replace=False):
         flip_a_bit(*places[index])
+        try:
+            read = read_params(saved / "checkpoints", 8).params
+        except LDISError as error:
+            assert "8: unreadable checkpoint (" in str(error)
+            read = None
         with open_folder(saved) as checkpoints:
             state, _ = checkpoints.restore(make_state())
-        if int(state.step) == 4:
+        assert (int(state.step) == 4) == (read is None)  # an export sees what resuming sees
+        if read is None:
             noticed += 1
             newest.with_name("8.damaged").rename(newest)
         else:  # of a byte that nothing reads
             jax.tree.map(np.testing.assert_array_equal, state, expected)
         flip_a_bit(*places[index])
     assert noticed > 20
+
+
+@pytest.mark.parametrize("part", [1 << 29, 2000])
+@pytest.mark.parametrize("moments", ["float32", "bfloat16"])
+def test_an_export_reads_what_was_saved_part_by_part(tmp_path, monkeypatch, part, moments):
+    state = make_state(4)
+    if moments == "bfloat16":
+        mesh = sharding.make_mesh(1, 8)
+        own = {name: jnp.array(np.asarray(value)) for name, value in state.params.items()}
+        fresh, _ = init_state(own, bfloat16_moments(optax.adamw(1e-3)), mesh, StepOptions(ema_decay=0.5))
+        state = dataclasses.replace(fresh, step=state.step)
+        assert state.ema is not None
+    with open_folder(tmp_path) as checkpoints:
+        checkpoints.save(state, {"step": 4})
+    monkeypatch.setattr("ldis_jax.training.checkpoint._PART_READ", part)
+    saved = read_params(tmp_path / "checkpoints")
+    assert saved.step == 4 and saved.fingerprint == FINGERPRINT and saved.params.keys() == state.params.keys()
+    for name, value in state.best.items():
+        np.testing.assert_array_equal(saved.params[name], value)
 
 
 def test_no_usable_checkpoint_is_an_error_and_moves_nothing(saved):
