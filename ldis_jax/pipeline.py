@@ -28,7 +28,7 @@ from ldis_jax.media.videos import read_video
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.support.checks import Counts, check_counts, check_integer
 from ldis_jax.support.files import StrPath
-from ldis_jax.tasks import Task, pseudo_mask
+from ldis_jax.tasks import Task
 from ldis_jax.weights.hub import resolve
 from ldis_jax.weights.model_folder import fill_model, open_model, read_card, save_model
 
@@ -204,7 +204,7 @@ class LDISPipeline:
         """Segments several classes at once: {"cat": [(image, mask), ...], "dog": [...]}. Options as in a call."""
         batch = self._of_one(len(prompts), tile_size)
         canvases = self._canvases([query], prompts, seed, ignore_label, tile_size, batch, options)
-        return ClassSegmentation.of_r(next(canvases).r(), prompts)
+        return ClassSegmentation.of_logits(next(canvases).logits, prompts)
 
     def segment_images(
         self,
@@ -235,7 +235,7 @@ class LDISPipeline:
         several = isinstance(prompts, Mapping)
         classes = prompts if isinstance(prompts, Mapping) else {"object": prompts}
         for canvas in self._canvases(queries, classes, seed, ignore_label, tile_size, batch_size, options):
-            yield ClassSegmentation.of_r(canvas.r(), classes) if several else self._result(canvas)
+            yield ClassSegmentation.of_logits(canvas.logits, classes) if several else self._result(canvas)
 
     def segment_steps(
         self,
@@ -381,9 +381,8 @@ class LDISPipeline:
         return None if tile_size or jax.default_backend() == "cpu" else max(num_classes, 1)
 
     def _result(self, canvas: Canvas) -> Segmentation:
-        r = canvas.r()
-        logits, probability = pseudo_mask.to_logit(r), class_probabilities(pseudo_mask.to_logit(r))[1]
-        return Segmentation(mask=logits[0] > 0, probability=probability, pseudo_mask=canvas.pseudo_mask(r[0]))
+        probability = class_probabilities(canvas.logits)[1]
+        return Segmentation(mask=canvas.logits[0] > 0, probability=probability, pseudo_mask=canvas.pseudo_mask)
 
 
 _Row = tuple[Canvas, Tile, int]  # and a class

@@ -40,6 +40,7 @@ SLOW_FILES: dict[str, tuple[str, ...]] = {
     "tasks/test_ablations.py": (
         *("test_all_variants_are_there", "test_what_is_no_variant_is_told_them", "test_the_header_says_what_it_is"),
     ),
+    "test_cases.py": (),
     "test_export.py": (),
     "test_pipeline.py": (),
     "test_pipeline_many.py": (),

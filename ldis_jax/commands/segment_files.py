@@ -19,12 +19,12 @@ from ldis_jax.commands.segment_outputs import Folders, Outputs, Result, digest, 
 from ldis_jax.errors import LDISError
 from ldis_jax.inference.batches import map_ahead
 from ldis_jax.media.animations import is_animation
-from ldis_jax.media.images import PICTURE_SUFFIXES, read_image, write_png
+from ldis_jax.media.images import PICTURE_SUFFIXES, list_pictures, read_image, write_png
 from ldis_jax.media.masks import read_first_labels
 from ldis_jax.media.overlays import PALETTE, overlay_labels
 from ldis_jax.media.videos import VIDEO_SUFFIXES, Video, read_video, video_writer
 from ldis_jax.pipeline import LDISPipeline
-from ldis_jax.support.files import list_files, natural_key
+from ldis_jax.support.files import natural_key
 
 Classes = Mapping[str, Sequence[tuple[str, str]]]  # "" is the name of a class alone
 _LOGGER = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def find_queries(names: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for name in names:
         if os.path.isdir(name):
-            matches = list_files(name, PICTURE_SUFFIXES)
+            matches = list_pictures(name)
         elif os.path.exists(name):
             matches = [Path(name)]
         else:

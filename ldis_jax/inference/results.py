@@ -13,7 +13,8 @@ from ldis_jax.errors import LDISError
 from ldis_jax.media.images import ImageSource, read_image, write_png
 from ldis_jax.media.overlays import PALETTE, overlay, overlay_labels
 from ldis_jax.support.files import StrPath
-from ldis_jax.tasks import pseudo_mask
+
+_PART = 1 << 22  # pixels whose probabilities are computed at a time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,9 +62,9 @@ class ClassSegmentation:
     class_names: tuple[str, ...]
 
     @classmethod
-    def of_r(cls, r: np.ndarray, names: Iterable[str]) -> Self:
-        """Of each class's R, [C, H, W, 3]."""
-        probabilities = class_probabilities(pseudo_mask.to_logit(r))
+    def of_logits(cls, logits: np.ndarray, names: Iterable[str]) -> Self:
+        """Of each class's R[1] - R[0], [C, H, W]."""
+        probabilities = class_probabilities(logits)
         return cls(probabilities.argmax(0).astype(np.uint8), probabilities, tuple(names))
 
     def overlay(self, query: ImageSource) -> np.ndarray:
@@ -90,6 +91,11 @@ def _png(path: StrPath) -> StrPath:
 
 def class_probabilities(logits: np.ndarray) -> np.ndarray:
     """Eq. 7 as a softmax over [0, R_1[1] - R_1[0], ...], which cannot overflow: [C, ...] -> float32 [C + 1, ...]."""
-    padded = np.concatenate([np.zeros_like(logits[:1]), logits])
-    weights = np.exp(padded - padded.max(axis=0, keepdims=True))
-    return (weights / weights.sum(axis=0, keepdims=True)).astype(np.float32)
+    probabilities = np.empty((len(logits) + 1, *logits.shape[1:]), np.float32)
+    given, made = (array.reshape(len(array), -1) for array in (logits, probabilities))
+    for start in range(0, given.shape[1], _PART):  # large pictures make large arrays in between
+        part = slice(start, start + _PART)
+        padded = np.concatenate([np.zeros_like(given[:1, part]), given[:, part]])
+        weights = np.exp(padded - padded.max(axis=0, keepdims=True))
+        made[:, part] = weights / weights.sum(axis=0, keepdims=True)
+    return probabilities

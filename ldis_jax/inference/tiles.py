@@ -10,6 +10,7 @@ from ldis_jax.input_pipeline.transforms import eval_image, restore_size
 from ldis_jax.media.overlays import to_picture
 from ldis_jax.support.checks import check_integer
 from ldis_jax.tasks import Task
+from ldis_jax.tasks.pseudo_mask import to_logit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,18 +49,30 @@ def _starts(length: int, side: int) -> list[int]:
 
 
 class Canvas:
-    """What the network renders of one picture, tile by tile: R of every class at the picture's own size."""
+    """What the network renders of one picture, tile by tile, at the picture's own size.
+
+    Of R itself only the rows that tiles to come still reach are held.
+
+    Attributes:
+        picture: uint8 [H, W, 3].
+        tiles: in the order in which they are to be added.
+        missing: how many renderings are to come; the following are whole once it is 0.
+        logits: float32 [C, H, W], R[1] - R[0] of every class; where tiles overlap, the mean that trusts their middles
+            most.
+        pseudo_mask: what the decoder rendered for the first class, uint8 [S, S, 3], of several tiles [H, W, 3].
+    """
 
     def __init__(self, picture: np.ndarray, num_classes: int, task: Task, tile_size: int | None = None):
         """Empty; ``picture`` is uint8 [H, W, 3]."""
         self.picture, self.tiles = picture, make_tiles(picture.shape[0], picture.shape[1], tile_size)
         self.missing = len(self.tiles) * num_classes
+        self.logits = np.zeros((num_classes, *picture.shape[:2]), np.float32)
+        self.pseudo_mask = np.zeros_like(picture) if len(self.tiles) > 1 else np.zeros(0, np.uint8)
         self._task = task
-        shape = picture.shape[:2]
-        self._sum = np.zeros((num_classes, *shape, 3), np.float32) if len(self.tiles) > 1 else None
-        self._weight = np.zeros((*shape, 1), np.float32)
-        self._whole: list[np.ndarray] = [np.zeros(0)] * num_classes
-        self._rendered = np.zeros(0)  # for the first class, of a picture in one tile
+        # Sums of R and of weights, from a row of the picture on.
+        strip = (self.tiles[0].height, picture.shape[1]) if len(self.tiles) > 1 else (0, 0)
+        self._sum, self._weight = np.zeros((num_classes, *strip, 3), np.float32), np.zeros((*strip, 1), np.float32)
+        self._first_row = 0
         self._squares: dict[Tile, np.ndarray] = {}  # fitted for the network, until R is made of what it renders
 
     def square(self, tile: Tile) -> np.ndarray:
@@ -69,33 +82,37 @@ class Canvas:
         return self._squares[tile]
 
     def add(self, tile: Tile, class_index: int, rendered: np.ndarray) -> None:
-        """What the network renders for a tile, float32 [S, S, 3]; classes in their order."""
+        """What the network renders for a tile, float32 [S, S, 3]; tiles, and the classes of each, in their order."""
         self.missing -= 1
         restored = restore_size(self._task.residual(rendered, self.square(tile)), tile.height, tile.width)
-        if self._sum is None:
-            self._whole[class_index] = restored
+        if len(self.tiles) == 1:
+            self.logits[class_index] = to_logit(restored)
             if class_index == 0:
-                self._rendered = rendered
+                self.pseudo_mask = to_picture(rendered)
             return
+        self._finish(tile.top)
         weight = _ramp(tile.height)[:, None, None] * _ramp(tile.width)[None, :, None]
-        tile.cut(self._sum[class_index])[:] += weight * restored
+        columns = slice(tile.left, tile.left + tile.width)
+        self._sum[class_index, :, columns] += weight * restored
         if class_index == 0:
-            tile.cut(self._weight)[:] += weight
+            self._weight[:, columns] += weight
         if class_index == len(self._sum) - 1:
             del self._squares[tile]
+        if not self.missing:
+            self._finish(len(self.picture))
 
-    def pseudo_mask(self, r: np.ndarray) -> np.ndarray:
-        """What the decoder rendered for the first class, uint8 [S, S, 3], of several tiles [H, W, 3].
-
-        ``r`` is that class's of :meth:`r`.
-        """
-        if self._sum is None:
-            return to_picture(self._rendered)
-        return to_picture(r + self._task.picture_share * (self.picture / 127.5 - 1))
-
-    def r(self) -> np.ndarray:
-        """R of every class, float32 [C, H, W, 3]; where tiles overlap, the mean that trusts their middles most."""
-        return np.stack(self._whole) if self._sum is None else self._sum / self._weight
+    def _finish(self, row: int) -> None:
+        """Makes the results of the rows before ``row``, which no tile to come reaches."""
+        rows, done = slice(self._first_row, row), row - self._first_row
+        if not done:
+            return
+        r = self._sum[:, :done] / self._weight[:done]
+        self.logits[:, rows] = to_logit(r)
+        self.pseudo_mask[rows] = to_picture(r[0] + self._task.picture_share * (self.picture[rows] / 127.5 - 1))
+        for strip in (self._sum.swapaxes(0, 1), self._weight):
+            strip[: len(strip) - done] = strip[done:]
+            strip[len(strip) - done :] = 0
+        self._first_row = row
 
 
 def _ramp(length: int) -> np.ndarray:

@@ -7,7 +7,9 @@ import functools
 import io
 import logging
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeGuard
 
 import numpy as np
@@ -15,10 +17,15 @@ import simplejpeg
 from PIL import ExifTags, Image
 
 from ldis_jax.errors import LDISError
-from ldis_jax.support.files import StrPath, atomic_write, checked_file
+from ldis_jax.support.files import StrPath, atomic_write, checked_file, list_files
 
 ImageSource = StrPath | bytes | Image.Image | np.ndarray
 _LOGGER = logging.getLogger(__name__)
+
+# PIL refuses images of more pixels than twice this, 500 million here. It warns from this number on, as of something
+# that nobody looked at.
+Image.MAX_IMAGE_PIXELS = 250_000_000
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 # What PIL may open. Its other plug-ins are for formats that nobody's photographs have, and that for PostScript starts
 # another program.
@@ -32,6 +39,11 @@ PICTURE_SUFFIXES = (
     *(".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".sgi", ".tga"),
     *(".tif", ".tiff", ".webp"),
 )
+# Of photographs that are not read; a folder may hold them, and nobody meant them to be passed over.
+_FOREIGN_SUFFIXES = (
+    *(".arw", ".cr2", ".cr3", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".jxr", ".nef", ".orf"),
+    *(".psd", ".raf", ".rw2", ".svg"),
+)
 _OF_SEVERAL = ("AVIF", "GIF", "PNG", "TIFF", "WEBP")  # formats of animations and pages; MPO's images are of one view
 
 # PIL's modes that a use takes, and what pixels of other modes are not.
@@ -40,6 +52,7 @@ _IMAGE = (
     ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV", *_DEEP),
     "image: they have no fixed range; save it with 8 or 16 bits",
 )
+_DEEP_COLOURS = "ldis_jax: 16 bits"  # in an image's info
 _JPEG_START = b"\xff\xd8"
 # By EXIF's tag; ImageOps.exif_transpose would also write all other tags again, and fail where one holds nonsense.
 _TURNS = {
@@ -56,9 +69,9 @@ _TURNS = {
 def read_image(source: ImageSource, name: str = "") -> np.ndarray:
     """An RGB picture, uint8 [H, W, 3].
 
-    EXIF rotation is applied; grey, palette and CMYK become RGB; 16 bits are scaled to 8, and 12 bits in 16, which
-    is said; alpha is *dropped*, so that
-    the colours under it show.
+    EXIF rotation is applied; grey, palette and CMYK become RGB; 16 bits are scaled to 8, fewer bits in 16 to their
+    range, which is said; alpha is *dropped*, so that the colours under it show. An image of 500 million pixels is the
+    largest; it takes 9 bytes a pixel to read, and 3 of them stay.
 
     Args:
         source: path, bytes of a file, PIL image, or uint8 array [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGBA).
@@ -75,7 +88,16 @@ def read_image(source: ImageSource, name: str = "") -> np.ndarray:
     image = decode(source, name, _IMAGE)
     if image.mode in _DEEP:
         return np.repeat(_eight_bits(np.asarray(image), name or name_of(source, "image"))[..., None], 3, axis=-1)
-    return np.array(image.convert("RGB"))
+    pixels = np.array(image.convert("RGB"))
+    _say_if_dark(image, pixels, name or name_of(source, "image"))
+    return pixels
+
+
+def list_pictures(folder: StrPath, say: Callable[[str], object] = _LOGGER.warning) -> list[Path]:
+    """The images of a folder, in the order of the numbers in their names; ``say`` takes a line on those not read."""
+    if foreign := list_files(folder, _FOREIGN_SUFFIXES):
+        say(f"{folder}: files such as {foreign[0].name} ({len(foreign)}) are passed over; convert them to PNG or JPEG")
+    return list_files(folder, PICTURE_SUFFIXES)
 
 
 def checked_size(source: StrPath) -> tuple[int, int]:
@@ -151,11 +173,18 @@ def _decode_jpeg(source: object) -> np.ndarray | None:
 
 
 def _eight_bits(array: np.ndarray, where: str) -> np.ndarray:
-    """The high byte of 16 bits, as PIL has it of 16-bit colour files; cameras and scanners use 12 of them, too."""
-    if not 256 <= array.max(initial=0) < 1 << 12:
+    """The high byte of 16 bits, as PIL has it of 16-bit colour files; cameras and scanners use fewer, too."""
+    bits = next(bits for bits in (8, 10, 12, 14, 16) if array.max(initial=0) < 1 << bits)
+    if bits == 16 or not array.any():
         return (array >> 8).astype(np.uint8)
-    _LOGGER.warning("%s: 12 bits in 16; scaled to their range", where)
-    return (array >> 4).astype(np.uint8)
+    _LOGGER.warning("%s: %d bits in 16; scaled to their range", where, bits)
+    return (array >> (bits - 8)).astype(np.uint8)
+
+
+def _say_if_dark(image: Image.Image, pixels: np.ndarray, where: str) -> None:
+    """Of colours in 16 bits PIL keeps the high byte alone."""
+    if image.info.get(_DEEP_COLOURS) and pixels.max(initial=0) < 1 << 6:
+        _LOGGER.warning("%s: fewer bits in 16, nearly black; save it with 8 bits", where)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -199,10 +228,14 @@ def decode(source: StrPath | bytes | Image.Image, name: str, use: tuple[tuple[st
             _say_if_several(image, where)  # named bytes are of records and uploads, of which it is said before
         if image.format not in (None, *LOSSY, *_FORMATS):
             raise Image.UnidentifiedImageError(image.format)
+        deep = ";16" in str(getattr(image, "tile", ""))  # how the file has its pixels, until they are read
         image.load()
         orientation = _orientation(image)
         upright = image.transpose(_TURNS[orientation]) if orientation > 1 else image
+        if image.format == "PPM" and image.mode == "I":  # grey of more than 8 bits, which PIL has scaled to 16
+            upright = upright.convert("I;16")
         upright.format = image.format
+        upright.info[_DEEP_COLOURS] = deep
     modes, name_of_use = use
     if upright.mode not in modes:
         raise LDISError(f"{where}: pixels of mode {upright.mode} are no {name_of_use}")

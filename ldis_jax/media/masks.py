@@ -118,8 +118,10 @@ def read_first_labels(source: ImageSource, say: Say = _LOGGER.warning) -> np.nda
         found, lossy = MaskValues(array.astype(np.int64)), False
     judged = judge(found.values, lossy)
     labels = judged.labels
-    if found.colours or labels.min() < 0 or labels.max() > IGNORE_LABEL:
+    noise = lossy and not judged.half and labels.max() > 1
+    if found.colours or noise or labels.min() < 0 or labels.max() > IGNORE_LABEL:
         why = f"{found.colours} colours beside black" if found.colours else "values beyond 0 to 255"
+        why = "labels in a format that changes them" if noise else why
         raise LDISError(f"{where}: {why}; save label values, 0 for background")
     # An array holds labels by what is asked for: that 255 is ignored is no news.
     for line in filter(None, (found.said, judged.said() if is_file(source) or judged.half else "")):
@@ -234,7 +236,7 @@ def judge(values: np.ndarray, lossy: bool = False, ignore_label: int | None = No
     ignored = np.zeros(values.shape, bool) if ignore_label is None or lossy else values == ignore_label
     found, counts = count_values(values[~ignored])
     top = found.max(initial=0)
-    if lossy or _is_soft(values, found, counts):
+    if (lossy and top >= _half(found)) or _is_soft(values, found, counts):
         judged = Judged((values >= _half(found)).astype(np.uint8), half=_half(found))
     elif top >= IGNORE_LABEL and set(found.tolist()) <= {0, top}:
         judged = Judged((values != 0).astype(np.uint8))

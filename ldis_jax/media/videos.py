@@ -18,8 +18,8 @@ import numpy as np
 
 from ldis_jax.errors import LDISError
 from ldis_jax.media import animations
-from ldis_jax.media.images import PICTURE_SUFFIXES, read_image
-from ldis_jax.support.files import StrPath, atomic_write, checked_file, list_files
+from ldis_jax.media.images import list_pictures, read_image
+from ldis_jax.support.files import StrPath, atomic_write, checked_file
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"),
@@ -127,7 +127,7 @@ def read_video(source: StrPath | Sequence[StrPath], say: Callable[[str], None] =
     given = () if isinstance(source, str | os.PathLike) else tuple(map(Path, source))
     path = given[0].parent if given else Path(source if isinstance(source, str | os.PathLike) else "frames")
     if given or Path(checked_file(path)).is_dir():
-        if not (files := given or tuple(list_files(path, PICTURE_SUFFIXES))):
+        if not (files := given or tuple(list_pictures(path, say))):
             raise LDISError(f"{path}: no pictures in this folder; name a folder of frames")
         return Video(path, _FOLDER_FPS, len(files), files, say)
     if animations.is_animation(path):

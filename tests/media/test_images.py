@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ldis_jax.errors import LDISError
-from ldis_jax.media.images import read_image, write_png
+from ldis_jax.media.images import list_pictures, read_image, write_png
 from ldis_jax.media.masks import read_label_map, read_mask
 from ldis_jax.support.files import atomic_write, write_json
 
@@ -170,10 +170,18 @@ def test_write_json_is_strict(tmp_path):
 
 
 def test_12_bits_in_16_are_scaled_to_their_range(tmp_path, caplog):
-    deep = np.random.default_rng(1).integers(0, 4096, (5, 7), np.uint16)
-    cv2.imwrite(str(tmp_path / "grey.png"), deep)
-    np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), np.stack([deep // 16] * 3, -1))
-    assert caplog.messages == [f"{tmp_path}/grey.png: 12 bits in 16; scaled to their range"]
+    for bits in (8, 10, 12, 14):
+        deep = np.random.default_rng(1).integers(0, 1 << bits, (50, 7), np.uint16)
+        cv2.imwrite(str(tmp_path / "grey.png"), deep)
+        caplog.clear()
+        np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), np.stack([deep >> (bits - 8)] * 3, -1))
+        assert caplog.messages == [f"{tmp_path}/grey.png: {bits} bits in 16; scaled to their range"]
+    cv2.imwrite(str(tmp_path / "colours.png"), np.stack([deep] * 3, -1))
+    caplog.clear()
+    read_image(tmp_path / "colours.png")
+    assert caplog.messages == [f"{tmp_path}/colours.png: fewer bits in 16, nearly black; save it with 8 bits"]
+    (tmp_path / "grey.pgm").write_bytes(b"P5 7 50 16383\n" + deep.astype(">u2").tobytes())
+    assert np.abs(read_image(tmp_path / "grey.pgm")[..., 0].astype(int) - (deep >> 6)).max() <= 1
 
 
 def test_broken_exif_is_no_damage(tmp_path):
@@ -196,3 +204,11 @@ def test_formats_that_are_not_read(tmp_path, content, monkeypatch):
     raises(read_image, tmp_path / "a.png", match=r"a\.png: (damaged|not a) picture")
     with contextlib.suppress(Exception), Image.open(tmp_path / "a.png") as image:
         raises(read_image, image, match="PIL image: (damaged|not a) picture")
+
+
+def test_pictures_of_a_folder_that_are_not_read_are_said(tmp_path):
+    for name in ("2.JPG", "10.png", "3.HEIC", "notes.txt", "._1.heic"):
+        (tmp_path / name).touch()
+    said = []
+    assert [path.name for path in list_pictures(tmp_path, said.append)] == ["2.JPG", "10.png"]
+    assert said == [f"{tmp_path}: files such as 3.HEIC (1) are passed over; convert them to PNG or JPEG"]

@@ -238,3 +238,19 @@ def test_label_map_rejects_colour_and_16_bits(tmp_path):
         match=r"rgb\.png: pixels of mode RGB are no label map, which has one 8-bit",
     )
     raises(read_label_map, tmp_path / "deep.png", match="I;16")
+
+
+@pytest.mark.parametrize("label", [1, 15, 100])
+def test_labels_saved_with_loss_are_refused_or_read(label):
+    """All of them are below the half of the range, from which on soft edges are the object."""
+    file = io.BytesIO()
+    Image.fromarray(grey(0, label)).save(file, format="JPEG", quality=75)
+    source = file.getvalue()
+    try:
+        assert (read_mask(source) == 1).any()
+    except LDISError as error:
+        assert "a mask shows one object" in str(error)
+    try:
+        assert read_first_labels(source).max() == 1
+    except LDISError as error:
+        assert "labels in a format that changes them" in str(error)
