@@ -13,6 +13,7 @@ import argparse
 import importlib
 import os
 import sys
+from pathlib import Path
 
 from ldis_jax.support import cli
 
@@ -20,10 +21,10 @@ NAMES = ("pascal", "coco20i", "davis16", "vspw", "fss1000", "folder")
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser("data/build.py", __doc__)
     parser.add_argument("name", metavar="NAME", choices=NAMES, help=", ".join(NAMES))
-    parser.add_argument("--source", required=True, type=cli.path, help="folder of the unpacked data set")
-    parser.add_argument("--out", required=True, type=cli.path, help="folder for records, shared by all data sets")
+    parser.add_argument("--source", required=True, type=Path, help="folder of the unpacked data set")
+    parser.add_argument("--out", required=True, type=Path, help="folder for records, shared by all data sets")
     parser.add_argument("--split", nargs="+", default=[], help="what to build (default: the usual ones that are there)")
     workers = os.cpu_count() or 1
     parser.add_argument(

@@ -10,10 +10,10 @@ A benchmark says its own split, classes, prompts, episodes and seed; without --b
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluation.benchmark_data import draw_episodes, open_source
@@ -25,9 +25,9 @@ from ldis_jax.support.files import check_writable, write_json
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, 2 on bad input, or 1 where the disk is full."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser("data/freeze_episodes.py", __doc__)
     parser.add_argument(
-        "--root", required=True, type=cli.path, help="folder in PASCAL VOC's layout, or OUT/NAME of data/build.py"
+        "--root", required=True, type=Path, help="folder in PASCAL VOC's layout, or OUT/NAME of data/build.py"
     )
     parser.add_argument(
         "--split", default="val", help="a built split, or the stem of a file in ImageSets/Segmentation (default: val)"
@@ -42,9 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help="of a benchmark of ldis_jax.evaluate, in place of the flags above",
     )
-    parser.add_argument("--out", required=True, type=cli.path, help="manifest to write, .json")
+    parser.add_argument("--out", required=True, type=Path, help="manifest to write, .json")
     args = parser.parse_args(argv)
-    cli.keep_stdout_for(args.out)
     if min(args.num_shots, args.episodes, args.seed + 1) < 1:
         parser.error("--num_shots and --episodes must be at least 1, --seed at least 0")
     try:

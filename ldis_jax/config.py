@@ -6,6 +6,7 @@ in a file or on the command line, is an error.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import operator
 from collections.abc import Collection
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 
 from ldis_jax.errors import LDISError
 from ldis_jax.models.layers import REMAT
-from ldis_jax.support.checks import check_integer, check_number
+from ldis_jax.support.checks import check_fields, check_integer, check_number
 from ldis_jax.tasks import task_from_dict
 from ldis_jax.weights.hub import SHIPPED
 
@@ -27,6 +28,29 @@ _INTEGERS = {
     **dict.fromkeys(("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"), 1),
     **dict.fromkeys(("optim.warmup_steps", "eval.pictures", "eval.prompt_swap"), 0),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class _SourceEntry:
+    """What the functions of :mod:`ldis_jax.recipes.data` that end in ``_source`` give."""
+
+    kind: str
+    split: str
+    weight: float
+    root: str
+    classes: object  # integers; the source says which there are
+    skip_bad: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvalSetEntry:
+    """What ``eval_set`` gives."""
+
+    source: object
+    episodes: int
+    manifest: str
+    protocol: str
+    num_shots: int
 
 
 def base_config(task: str) -> ConfigDict:
@@ -112,9 +136,15 @@ def base_config(task: str) -> ConfigDict:
 
 def check_config(config: ConfigDict) -> None:
     """Raises :class:`LDISError` at a value that a run would meet late, or that would change it silently."""
-    for path, value in jax.tree.leaves_with_path(config.to_dict()):
+    for path, value in jax.tree.leaves_with_path(config.to_dict(), is_leaf=lambda leaf: leaf is None):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
         if isinstance(value, float):
-            check_number(f"config.{jax.tree_util.keystr(path, simple=True, separator='.')}", value)
+            check_number(f"config.{name}", value)
+        if value is None and not name.startswith(("task.", "init.unet.")) and not name.endswith(".classes"):
+            raise LDISError(f"config.{name}=None: must be given; leave the key out for its default")
+    for group, kind in (("data.sources", _SourceEntry), ("eval.sets", _EvalSetEntry)):
+        for name, entry in operator.attrgetter(group)(config).items():
+            check_fields(kind, dict(entry), f"config.{group}.{name}")
     counts = {f"eval.sets.{name}.num_shots": 1 for name, entry in config.eval.sets.items() if "num_shots" in entry}
     for key, least in (_INTEGERS | counts).items():
         check_integer(f"config.{key}", operator.attrgetter(key)(config), least)

@@ -38,8 +38,9 @@ _ROWS = 8  # a device takes at once, of many
 class LDISPipeline:
     """In-context segmentation with one model.
 
-    Every call is a function of its arguments and ``seed`` alone. Another number of prompts rarely compiles anything:
-    it is padded to 1, 2, 3, 4, 6, 8, 12, ... with tokens that nothing attends to.
+    The same arguments and ``seed`` give the same result, to the bit in every process and beside any others in a batch,
+    to rounding on another number of cores or another device, which add up in another order. Another number of prompts
+    rarely compiles anything: it is padded to 1, 2, 3, 4, 6, 8, 12, ... with tokens that nothing attends to.
     """
 
     def __init__(self, task: Task, model: LDISModel, card: str | None = None):

@@ -17,7 +17,7 @@ INDEX_FILE, SUMMARY_FILE = "index.npz", "index.json"
 
 def records_folder(root: StrPath, split: str) -> Path:
     """``root/split/VERSION``, where ``root`` is the ``OUT/NAME`` of ``data/build.py``."""
-    return Path(root) / split / RECORDS_VERSION
+    return Path(root) / str(split) / RECORDS_VERSION
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,7 +54,7 @@ class EpisodeEvaluator:
 
     def __init__(self, episodes: Sequence[Episode], image_size: int, batch_size: int, protocol: str = "ldis"):
         self.episodes, self.image_size, self.batch_size = episodes, image_size, batch_size
-        self.protocol = protocol
+        self.protocol = MeanIoU(protocol).protocol  # which checks it, before the networks run
 
     def run(self, predict: Predict) -> Iterator[tuple[str, float]]:
         """Evaluates a network."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ldis_jax.errors import LDISError
+from ldis_jax.support.checks import check_choice
 
 _PROTOCOLS = ("ldis", "hsnet")
 
@@ -23,8 +24,7 @@ class MeanIoU:
     """
 
     def __init__(self, protocol: str = "ldis"):
-        if protocol not in _PROTOCOLS:
-            raise LDISError(f"protocol={protocol!r}: must be one of {_PROTOCOLS}")
+        check_choice("protocol", protocol, _PROTOCOLS)
         self.protocol = protocol
         # class id -> [[background intersection, union], [foreground intersection, union]]
         self._areas: dict[int, np.ndarray] = {}

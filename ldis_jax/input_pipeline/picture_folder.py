@@ -9,6 +9,7 @@ import numpy as np
 from ldis_jax.datasets.folder_check import check_folder
 from ldis_jax.datasets.pairs import read_pair
 from ldis_jax.input_pipeline.indexed_source import IndexedSource
+from ldis_jax.support.checks import check_choice
 from ldis_jax.support.files import StrPath
 
 
@@ -29,6 +30,7 @@ class PictureFolder(IndexedSource):
         Raises:
             LDISError: files that cannot be used, or too few pictures.
         """
+        check_choice("split", split, ("train", "val"))
         checked = check_folder(root)
         checked.require_usable(skip_bad)
         self._pairs, self._rule, self._object_labels = checked.pairs, checked.rule, checked.object_labels

@@ -16,6 +16,7 @@ import numpy as np
 
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline.episodes import Episode
+from ldis_jax.support.checks import check_choice
 
 PATTERNS = ("plain", "striped", "cored", "rimmed")
 # RGB, far apart for normal and most colour-blind eyes.
@@ -103,6 +104,9 @@ class ProceduralScenes:
     num_objects: tuple[int, int] = (2, 4)
 
     num_images = 100_000  # a nominal size: sets the weight in a mixture
+
+    def __post_init__(self) -> None:
+        check_choice("split", self.split, ("train", "unseen"))
 
     def draw(self, rng: np.random.Generator, num_shots: int) -> Episode:
         """One episode; the same class appears in the query and in every prompt, distractors differ."""

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ldis_jax.errors import LDISError
 from ldis_jax.media.images import LOSSY, ImageSource, check_array, decode, is_file, name_of
+from ldis_jax.support.checks import check_integer
 from ldis_jax.support.files import StrPath
 
 IGNORE_LABEL = 255
@@ -55,7 +56,7 @@ def read_mask(
 
     Args:
         source: path, bytes of a file, PIL image, or bool or uint8 array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4].
-        ignore_label: the value that marks "ignore" (255 in the result); of colours, in all three channels.
+        ignore_label: the value, 0 to 255, that marks "ignore" (255 in the result); of colours, in all three channels.
         name: what messages call what is no path.
         say: called with a line where the mask is not read as it looks; logs a warning by default.
 
@@ -63,6 +64,8 @@ def read_mask(
         LDISError: missing, damaged or not a mask; several labels or colours; no background; an array of another shape
             or type.
     """
+    if ignore_label is not None:
+        check_integer("ignore_label", ignore_label, 0, maximum=IGNORE_LABEL)
     where = name or name_of(source, "mask")
     found, lossy = _values(source, name)
     if found.colours:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,11 @@ def check_fields(cls: type, values: Mapping[str, Any], where: str) -> None:
             raise LDISError(f"{where}: {key}={value!r:.80} is not a usable {hint}")
 
 
-def check_integer(name: str, value: int, minimum: int = 1, unit: str = "") -> int:
-    """An integer, of numpy's types too, from ``minimum`` on; anything else raises :class:`LDISError`."""
-    if not isinstance(value, (int, np.integer)) or value < minimum:
-        raise LDISError(f"{name}={value!r}: must be an integer of at least {minimum}{unit}")
+def check_integer(name: str, value: int, minimum: int = 1, unit: str = "", maximum: float = math.inf) -> int:
+    """An integer, of numpy's types too, in these bounds; anything else raises :class:`LDISError`."""
+    if not isinstance(value, (int, np.integer)) or not minimum <= value <= maximum:
+        most = "" if math.isinf(maximum) else f" and at most {maximum}"
+        raise LDISError(f"{name}={value!r:.80}: must be an integer of at least {minimum}{most}{unit}")
     return int(value)
 
 
@@ -51,6 +52,12 @@ def check_number(name: str, value: float) -> float:
     if not finite:
         raise LDISError(f"{name}={value!r:.80}: must be a finite number")
     return float(value)
+
+
+def check_choice(name: str, value: object, choices: Collection[object]) -> None:
+    """Raises :class:`LDISError` where a value is none of those that it may be."""
+    if value not in tuple(choices):
+        raise LDISError(f"{name}={value!r:.80}: must be one of {', '.join(map(str, choices))}")
 
 
 def check_counts(name: str, value: Counts) -> list[int]:

@@ -25,9 +25,10 @@ class Parser(argparse.ArgumentParser):
     """The flags of a command; a wrong one is one line, as all bad input is."""
 
     def __init__(self, name: str, description: str | None, epilog: str | None = None):
-        """Of ``python -m ldis_jax.NAME``, whose ``--help`` prints both texts as they are."""
+        """Of ``python -m ldis_jax.NAME`` or ``python NAME.py``, whose ``--help`` prints both texts as they are."""
         layout = argparse.RawDescriptionHelpFormatter
-        super().__init__(f"python -m ldis_jax.{name}", None, description, epilog, formatter_class=layout)
+        program = f"python {name}" if name.endswith(".py") else f"python -m ldis_jax.{name}"
+        super().__init__(program, None, description, epilog, formatter_class=layout)
         self.register("type", Path, path)
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:

@@ -67,7 +67,8 @@ def test_bad_data_is_one_line(voc_root, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("flags", [("--num_shots", "0"), ("--seed", "-1"), ("--episodes", "x")])
-def test_bad_usage(voc_root, tmp_path, flags):
+def test_bad_usage(voc_root, tmp_path, flags, capsys):
     with pytest.raises(SystemExit) as info:
         freeze(voc_root, tmp_path / "m.json", *flags)
-    assert info.value.code == 2
+    error = capsys.readouterr().err
+    assert info.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1

@@ -254,3 +254,8 @@ def test_labels_saved_with_loss_are_refused_or_read(label):
         assert read_first_labels(source).max() == 1
     except LDISError as error:
         assert "labels in a format that changes them" in str(error)
+
+
+@pytest.mark.parametrize("value", [-1, 256, "x"])
+def test_a_label_to_ignore_is_one(value):
+    raises(read_mask, DISK, value, match=f"ignore_label={value!r}: must be an integer of at least 0 and at most 255")

@@ -1,11 +1,19 @@
 """What a run reports of its evaluation sets."""
 
+import functools
+import re
+
 import pytest
 
+from ldis_jax.config import check_config
+from ldis_jax.errors import LDISError
+from ldis_jax.evaluators import EpisodeEvaluator
+from ldis_jax.input_pipeline import PictureFolder, ProceduralScenes, RecordSource
 from ldis_jax.recipes.data import eval_set, procedural_source
 from ldis_jax.recipes.small import scenes_config
 from ldis_jax.training.evaluation_sets import Evaluation
 from ldis_jax.training.run import run_task
+from tests.helpers import micro_config
 
 
 def test_a_report_has_the_baselines_of_every_set(tmp_path):
@@ -22,3 +30,35 @@ def test_a_report_has_the_baselines_of_every_set(tmp_path):
         assert figures == alone["unseen"][baseline]
         assert figures["other_sets"] == {f"seen/{key}": pytest.approx(seen[key]) for key in ("miou", "fb_iou")}
         assert figures["miou"] != figures["other_sets"]["seen/miou"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("eval.sets.unseen.protocol", None, "config.eval.sets.unseen.protocol=None: must be given"),
+        ("eval.sets.unseen.episodes", -1, "config.eval.sets.unseen: episodes=-1 is not a usable int"),
+        ("data.sources.scenes.split", 1.5, "config.data.sources.scenes: split=1.5 is not a usable str"),
+        ("data.augment", None, "config.data.augment=None: must be given"),
+        ("seed", None, "config.seed=None: must be given"),
+        ("eval.sets", None, "config.eval.sets=None: must be given"),
+    ],
+)
+def test_values_that_a_run_would_meet_late(micro_folder, key, value, words):
+    config = micro_config(micro_folder)
+    *sections, name = key.split(".")
+    section = functools.reduce(getattr, sections, config)
+    with section.unlocked(), section.ignore_type():
+        section[name] = value
+    with pytest.raises(LDISError, match=re.escape(words)):
+        check_config(config)
+
+
+def test_late_words_of_python_calls():
+    for call in (
+        lambda: EpisodeEvaluator([], 16, 1, None),
+        lambda: ProceduralScenes(1.5),
+        lambda: PictureFolder("nowhere", 1.5),
+        lambda: RecordSource("nowhere", 1.5),
+    ):
+        with pytest.raises(LDISError, match=r"(protocol=None|split=1\.5): must be one of|nowhere/1\.5"):
+            call()
