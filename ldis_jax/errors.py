@@ -15,6 +15,9 @@ class LDISError(ValueError):
 
     status = 2
 
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split())  # names and values in it may hold line breaks
+
 
 class TryAgainError(LDISError):
     """The machines are at fault, not the input: a full disk, a host that does not answer.

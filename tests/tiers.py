@@ -27,6 +27,10 @@ SLOW_FILES: dict[str, tuple[str, ...]] = {
     "evaluation/test_curve.py": (),
     "evaluation/test_multihost.py": (),
     "evaluation/test_protocols.py": (),
+    "fuzz/test_commands.py": (),
+    "fuzz/test_files.py": (),
+    "fuzz/test_media.py": (),
+    "fuzz/test_requests.py": (),
     "launch/test_tpu_host.py": (),
     "launch/test_tpu_vm.py": (
         *("test_a_dry_run_prints_commands_to_paste_and_calls_nothing", "test_delete_of_nothing_is_no_error"),

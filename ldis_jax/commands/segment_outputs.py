@@ -175,9 +175,10 @@ class Folders:
             return None
         try:
             found = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
-            found = {}  # by no settings that we know
-        return {"outputs": [], **found}
+            outputs = [str(folder) for folder in found.pop("outputs", ())]
+        except (ValueError, TypeError, RecursionError):
+            return {"outputs": []}  # by no settings that we know
+        return {"outputs": outputs, **found}
 
 
 def digest(path: str | Path) -> str:

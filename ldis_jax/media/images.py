@@ -208,7 +208,9 @@ def is_file(source: object) -> TypeGuard[StrPath | bytes | Image.Image]:
 
 def open_image(source: StrPath | bytes) -> Image.Image:
     """PIL's image of a path or of the bytes of a file, its header read; of the formats that are read, by content."""
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else checked_file(source), formats=_FORMATS)
+    image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else checked_file(source), formats=_FORMATS)
+    image.filename = ""  # else PIL maps plain TIFFs into memory, and forgets to turn them
+    return image
 
 
 def decode(source: StrPath | bytes | Image.Image, name: str, use: tuple[tuple[str, ...], str]) -> Image.Image:

@@ -84,7 +84,7 @@ class Page:
         found = {name.decode(): value.decode() for name, value in answer[0]["headers"]}
         if cookie is None and "set-cookie" in found:
             self.cookie = found["set-cookie"].partition(";")[0]
-        return answer[0]["status"], found, b"".join(each.get("body", b"") for each in answer).decode()
+        return answer[0]["status"], found, b"".join(each.get("body", b"") for each in answer).decode(errors="replace")
 
     def join(self, data, name="abc", **more):
         return self("POST", JOIN, json.dumps({"data": data, "fn_index": 3, "session_hash": name}).encode(), **more)

@@ -212,3 +212,16 @@ def test_pictures_of_a_folder_that_are_not_read_are_said(tmp_path):
     said = []
     assert [path.name for path in list_pictures(tmp_path, said.append)] == ["2.JPG", "10.png"]
     assert said == [f"{tmp_path}: files such as 3.HEIC (1) are passed over; convert them to PNG or JPEG"]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_turned_tiff(tmp_path, mode, orientation):
+    image = Image.fromarray(GREY).convert("L" if mode == "I;16" else mode).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "turned.tif", exif=exif)
+    image.save(tmp_path / "upright.png")
+    expected = np.rot90(read_image(tmp_path / "upright.png"), {1: 0, 3: 2, 6: -1, 8: 1}[orientation])
+    np.testing.assert_array_equal(read_image(tmp_path / "turned.tif"), expected)
+    np.testing.assert_array_equal(read_image((tmp_path / "turned.tif").read_bytes()), expected)
