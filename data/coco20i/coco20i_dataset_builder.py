@@ -4,16 +4,46 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from coco20i.render import Instances
+from typing_extensions import TypedDict  # pydantic's, before Python 3.12
 
 from ldis_jax.datasets.builder import RecordBuilder
 from ldis_jax.datasets.scan import Item
 from ldis_jax.errors import LDISError
+from ldis_jax.support.files import reading
+from ldis_jax.support.json_files import read_json
+
+_MOST_BYTES = 1 << 32
+
+
+class _Category(TypedDict):
+    id: int
+    name: str
+
+
+class _Annotation(TypedDict):
+    image_id: int
+    category_id: int
+    segmentation: Any
+    area: float
+    iscrowd: int
+
+
+class _Image(TypedDict):
+    id: int
+    file_name: str
+    height: int
+    width: int
+
+
+class _Instances(TypedDict):
+    categories: list[_Category]
+    annotations: list[_Annotation]
+    images: list[_Image]
 
 
 class Builder(RecordBuilder):
@@ -48,25 +78,21 @@ class Builder(RecordBuilder):
         if importlib.util.find_spec("pycocotools") is None:
             raise LDISError('coco20i paints masks with pycocotools; install it: pip install "ldis_jax[data]"')
         path = _annotations(self.source, self.split)
-        try:
-            coco = json.loads(path.read_text(encoding="utf-8"))
+        with reading(f"{path}, COCO's instances (see data/coco20i/README.md for the layout)"):
+            coco = read_json(path, _Instances, most=_MOST_BYTES)
             categories = sorted((category["id"], category["name"]) for category in coco["categories"])
             label_of = {number: label for label, (number, _) in enumerate(categories, 1)}
             instances: dict[int, list[tuple[int, dict[str, Any]]]] = {}
             for annotation in coco["annotations"]:
                 kept = {key: annotation[key] for key in ("segmentation", "area", "iscrowd")}
                 instances.setdefault(annotation["image_id"], []).append((label_of[annotation["category_id"]], kept))
-            items = []
-            for image in coco["images"]:
-                if found := instances.get(image["id"]):
-                    name = Path(image["file_name"])
-                    mask = Instances(f"{path}: image {name}", image["height"], image["width"], tuple(found))
-                    items.append(Item(name.stem, str(self.source / f"{self.split}2014" / name.name), mask))
-            return categories, items
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LDISError(
-                f"{path}: not COCO's instances ({error!r}); fetch it again, see data/coco20i/README.md for the layout"
-            ) from None
+        items = []
+        for image in coco["images"]:
+            if found := instances.get(image["id"]):
+                name = Path(image["file_name"])
+                mask = Instances(f"{path}: image {name}", image["height"], image["width"], tuple(found))
+                items.append(Item(name.stem, str(self.source / f"{self.split}2014" / name.name), mask))
+        return categories, items
 
 
 def _annotations(source: Path, split: str) -> Path:

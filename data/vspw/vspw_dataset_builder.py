@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 
 from ldis_jax.datasets.builder import RecordBuilder
 from ldis_jax.datasets.lists import find_image, frame_number, image_stems, read_class_names
 from ldis_jax.datasets.scan import Item
-from ldis_jax.errors import LDISError
+from ldis_jax.support.files import reading
+from ldis_jax.support.json_files import read_json
 
 
 class Builder(RecordBuilder):
@@ -22,10 +22,8 @@ class Builder(RecordBuilder):
         path = self.source / "label_num_dic_final.json"
         if not path.exists():
             return read_class_names(self.source / "classes.json")
-        try:
-            labels = {int(label): str(name) for name, label in json.loads(path.read_text(encoding="utf-8")).items()}
-        except (OSError, ValueError, TypeError, AttributeError):
-            raise LDISError(f'{path}: expected {{"wall": 1, ...}}, a label a name') from None
+        with reading(f'{path}, {{"wall": 1, ...}}, a label for each name'):
+            labels = {int(label): name for name, label in read_json(path, dict[str, int | str]).items()}
         inside = [label for label in labels if 0 < label < 255]
         return ["background", *(labels.get(i, f"class {i}") for i in range(1, max(inside, default=0) + 1))]
 

@@ -18,6 +18,7 @@ from ldis_jax.models.config import PromptEncoderConfig, UNetConfig, VAEConfig
 from ldis_jax.models.ldis import LDISModel, ModelConfig
 from ldis_jax.models.lora import LoRA
 from ldis_jax.support.files import reading
+from ldis_jax.support.json_files import read_json
 from ldis_jax.tasks import task_from_dict
 from ldis_jax.training.checkpoint import read_params
 from ldis_jax.training.metric_writer import read_metrics
@@ -35,7 +36,6 @@ from ldis_jax.weights.model_folder import (
     with_schedule,
     write_folder,
 )
-from ldis_jax.weights.network_files import read_json
 from ldis_jax.weights.rules import match, table, weights_hash
 from ldis_jax.weights.stable_diffusion import adapt_unet, open_stable_diffusion
 from ldis_jax.weights.tensors import Weights, from_array

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ConfigDict
+from typing_extensions import TypedDict  # pydantic's, before Python 3.12
 
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.inference.results import ClassSegmentation, Segmentation
@@ -18,9 +19,18 @@ from ldis_jax.media.images import PICTURE_SUFFIXES, write_png
 from ldis_jax.media.masks import read_label_map
 from ldis_jax.media.videos import VIDEO_SUFFIXES
 from ldis_jax.support.files import write_json
+from ldis_jax.support.json_files import read_json
 
 Result = Segmentation | ClassSegmentation
 _SETTINGS = "segment.json"
+_MOST_SETTINGS = 1 << 30  # bytes: an entry a picture
+
+
+class _Settings(TypedDict, total=False):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    outputs: list[Any]  # names, also those that are no UTF-8
+    queries: dict[Any, list[int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,8 +168,7 @@ class Folders:
 
     def _known(self) -> dict[str, Any]:
         """Of queries, by mask, what they were when it was made."""
-        found = (self._read() or {}).get("queries")
-        return found if isinstance(found, dict) else {}
+        return (self._read() or {}).get("queries", {})
 
     @staticmethod
     def _print(query: Path) -> list[int]:
@@ -174,11 +183,10 @@ class Folders:
         if not path.is_file():
             return None
         try:
-            found = dict(json.loads(path.read_text(encoding="utf-8")))
-            outputs = [str(folder) for folder in found.pop("outputs", ())]
-        except (ValueError, TypeError, RecursionError):
-            return {"outputs": []}  # by no settings that we know
-        return {"outputs": outputs, **found}
+            found = dict(read_json(path, _Settings, most=_MOST_SETTINGS))
+        except LDISError:
+            found = {}  # by no settings that we know
+        return {**found, "outputs": [str(folder) for folder in found.get("outputs", ())]}
 
 
 def digest(path: str | Path) -> str:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import abc
 import hashlib
 import importlib.metadata
-import json
 import os
 import re
 import shutil
@@ -35,6 +34,7 @@ from ldis_jax.datasets.index import (
     SUMMARY_FILE,
     ImageIndex,
     IndexWriter,
+    Summary,
     records_folder,
 )
 from ldis_jax.datasets.lists import find_list, read_list
@@ -43,6 +43,7 @@ from ldis_jax.datasets.shards import ShardWriter
 from ldis_jax.errors import LDISError, TryAgainError
 from ldis_jax.media.masks import IGNORE_LABEL
 from ldis_jax.support.files import StrPath, is_full, only_one, resolved, write_json
+from ldis_jax.support.json_files import read_json
 
 _SHOWN = 10  # bad files and rare classes that messages spell out
 
@@ -53,7 +54,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version(RECORDS_VERSION)
 
     # What a data set says about itself, besides ``items`` and ``class_names``.
-    MASK_RULE = "labels"  # one of datasets.pairs.MASK_RULES
+    MASK_RULE = "labels"  # of datasets.pairs.MaskRule
     SPLITS: tuple[str, ...] = ("train", "val")  # built if none is asked for, as far as they are there
     LISTS: tuple[str, ...] = ("{}.txt",)  # where split lists may lie, besides metas/
 
@@ -135,7 +136,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
 
     def summary(self) -> dict[str, Any]:
         """What ``index.json`` of the finished build holds."""
-        return json.loads((self.data_path / SUMMARY_FILE).read_text(encoding="utf-8"))
+        return read_json(self.data_path / SUMMARY_FILE)
 
     def _info(self) -> tfds.core.DatasetInfo:
         # Not tfds.features.Image: its decoders turn palettes into colours, and encode JPEG anew.
@@ -225,9 +226,9 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _check_finished(self, folder: Path) -> None:
         try:
-            summary = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+            summary = read_json(folder / SUMMARY_FILE, Summary)
             same, bad = summary["fingerprint"] == self._fingerprint, summary["bad"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except LDISError:
             same, bad = False, []
         if not same or (bad and not self._skip_bad):
             lacks = f"with --skip_bad and lacks {len(bad)} images"

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import TypedDict  # pydantic's, before Python 3.12
 
+from ldis_jax.datasets.pairs import MaskRule
 from ldis_jax.support.files import StrPath, atomic_write, checked_file
 
 RECORDS_VERSION = "1.0.0"  # of what builder.py writes
@@ -18,6 +20,16 @@ INDEX_FILE, SUMMARY_FILE = "index.npz", "index.json"
 def records_folder(root: StrPath, split: str) -> Path:
     """``root/split/VERSION``, where ``root`` is the ``OUT/NAME`` of ``data/build.py``."""
     return Path(root) / str(split) / RECORDS_VERSION
+
+
+class Summary(TypedDict):
+    """What is read again of a split's ``index.json``."""
+
+    mask_rule: MaskRule
+    class_names: list[str]
+    images: int
+    fingerprint: str
+    bad: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +86,26 @@ class ImageIndex:
 
     @classmethod
     def load(cls, path: StrPath) -> ImageIndex:
-        """Reads what :meth:`save` wrote; nothing in it is run."""
+        """Reads what :meth:`save` wrote; nothing in it is run. Raises ``ValueError`` where the arrays do not fit."""
         with np.load(checked_file(path), allow_pickle=False) as arrays:
-            return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
+            index = cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
+        if not index._fits():
+            raise ValueError("its arrays do not fit each other")
+        return index
+
+    def _fits(self) -> bool:
+        """Types, lengths and places; whatever they are of, drawing would end on it, or draw something else."""
+        columns, text = vars(self), ("names", "video_names")
+        images, entries = len(self.names), len(self.labels)
+        lengths = {"offsets": images + 1, "labels": entries, "pixels": entries, "video_names": len(self.video_names)}
+        return (
+            all(array.shape == (lengths.get(name, images),) for name, array in columns.items())
+            and all(array.dtype.kind == ("S" if name in text else "i") for name, array in columns.items())
+            and self.offsets[0] == 0
+            and self.offsets[-1] == entries
+            and bool((np.diff(self.offsets) >= 0).all())
+            and bool(((self.videos >= 0) & (self.videos < max(len(self.video_names), 1))).all())
+        )
 
 
 class IndexWriter:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+
+from typing_extensions import TypedDict  # pydantic's, before Python 3.12
 
 from ldis_jax.datasets.meta_files import read_meta
 from ldis_jax.errors import LDISError
 from ldis_jax.media.images import PICTURE_SUFFIXES
 from ldis_jax.support.files import natural_key, reading
+from ldis_jax.support.json_files import read_json
 
 _COMMON = (".jpg", ".png", ".jpeg", ".JPG", ".JPEG", ".PNG")  # looked for first
 IMAGE_SUFFIXES = tuple(dict.fromkeys((*_COMMON, *PICTURE_SUFFIXES, *map(str.upper, PICTURE_SUFFIXES))))
+
+
+class _Classes(TypedDict):
+    names: list[str]
 
 
 def find_list(source: Path, split: str, places: Sequence[str]) -> Path | None:
@@ -49,13 +55,7 @@ def read_class_names(path: Path) -> list[str]:
     """
     if not path.exists():
         return []
-    try:
-        names = json.loads(path.read_text(encoding="utf-8"))["names"]
-    except (OSError, ValueError, TypeError, KeyError):
-        names = None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise LDISError(f'{path}: expected {{"names": ["background", ...]}}, one string a label value')
-    return names
+    return read_json(path, _Classes, form='{"names": ["background", ...]}, a name for each label')["names"]
 
 
 def find_image(folder: Path, stem: str) -> Path:

@@ -12,7 +12,7 @@ from ldis_jax.errors import LDISError
 from ldis_jax.media.images import checked_size, size_error
 from ldis_jax.media.masks import IGNORE_LABEL, LABEL_MAP, count_values, mask_values, stored_mask
 
-# Of datasets.pairs.MASK_RULES, in words.
+# Of datasets.pairs.MaskRule, in words.
 RULES = {
     "labels": f"a pixel's value is its class: 0 background, {IGNORE_LABEL} ignored",
     "nonzero": "any value but 0 is the object",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from ldis_jax.media.images import read_image, size_error
@@ -10,7 +12,7 @@ from ldis_jax.support.files import StrPath
 
 # labels: pixel values are labels. nonzero: any pixel but 0 is the object. half: any pixel from 128 up is, which is how
 # FSS-1000's masks, smoothed at their borders, are read by everybody.
-MASK_RULES = ("labels", "nonzero", "half")
+MaskRule = Literal["labels", "nonzero", "half"]
 
 
 def read_pair(
@@ -26,7 +28,7 @@ def read_pair(
     Args:
         image: path or the bytes of the file.
         mask: likewise.
-        rule: one of ``MASK_RULES``.
+        rule: a :data:`MaskRule`.
         object_label: what object pixels become under "nonzero" and "half"; all others are 0.
         image_name: what error messages call the image, if it is bytes.
         mask_name: likewise.

@@ -9,13 +9,14 @@ from typing import Any
 
 from ldis_jax.errors import LDISError
 from ldis_jax.support.files import checked_file, writing
+from ldis_jax.support.json_files import parse_json
 
 
 class Records:
     """A file that only grows: a header line that says what is measured, then one record a line."""
 
-    def __init__(self, path: Path, header: dict[str, Any]):
-        """Opens or continues the file; the header is JSON-able.
+    def __init__(self, path: Path, header: dict[str, Any], kind: Any = dict[str, Any]):
+        """Opens or continues the file; the header is JSON-able, and ``kind`` the type of a record.
 
         Raises:
             LDISError: the file has another header, or cannot be read or written.
@@ -30,7 +31,7 @@ class Records:
             if lines and not lines[-1].endswith(b"\n"):
                 lines.pop()  # written in part when the run was cut off
             if lines:
-                found, *self.records = _read(lines)
+                found, *self.records = _read(lines, kind)
                 if found != header:
                     raise LDISError(
                         f"{path}: holds another evaluation ({_first_difference(found, header)}); remove it, or choose "
@@ -59,9 +60,9 @@ class Records:
             os.fsync(self._file.fileno())
 
 
-def _read(lines: list[bytes]) -> list[Any]:
+def _read(lines: list[bytes], kind: Any) -> list[Any]:
     try:
-        return [json.loads(line) for line in lines]
+        return [parse_json(lines[0]), *(parse_json(line, kind) for line in lines[1:])]
     except ValueError:  # no JSON, or no text
         return [None]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Required
 
 import numpy as np
+from pydantic import Field
 from tqdm import tqdm
+from typing_extensions import TypedDict  # pydantic's, before Python 3.12
 
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluation import hosts
@@ -27,6 +29,25 @@ from ldis_jax.tasks import pseudo_mask
 
 # What a process measures before the processes meet and the records are written: meeting waits for the device.
 _MEET_BATCHES, _MEET_VIDEOS = 8, 2
+
+
+_Pair = Field(min_length=2, max_length=2)
+_Areas = Annotated[list[Annotated[list[int], _Pair]], _Pair]
+
+
+class _ImageRecord(TypedDict):
+    class_id: int
+    class_name: str
+    areas: _Areas
+    copy_prompt: _Areas
+    all_foreground: _Areas
+
+
+class _VideoRecord(TypedDict, total=False):
+    video: Required[str]
+    left_out: bool
+    model: dict[str, Any]
+    repeat_first: dict[str, Any]
 
 
 def evaluate_images(protocol: Protocol, episodes: FrozenEpisodes, subject: Subject, out: Path) -> dict[str, Any]:
@@ -103,7 +124,7 @@ def evaluate_videos(protocol: Protocol, source: IndexedSource, subject: Subject,
         found = segment_videos(subject.predict, source, videos, subject.image_size, subject.batch_size)
         return map_ahead(record, tqdm(found, protocol.name, len(rest), unit="video", leave=False), 1, threads=1)
 
-    records = _measure(protocol, {"videos_hash": digest}, subject, out, len(names), make, _MEET_VIDEOS)
+    records = _measure(protocol, {"videos_hash": digest}, subject, out, len(names), make, _MEET_VIDEOS, _VideoRecord)
 
     def finish() -> dict[str, Any]:
         measured = [record for record in records if "model" in record]
@@ -164,7 +185,8 @@ def _measure_episodes(
                 found = predict_episodes(predict, episodes, size, batch_size, title=title, indices=indices)
                 yield from map_ahead(record, found, batch_size)
 
-    return _measure(protocol, hashes, subject, out, len(sets) * count, make, _MEET_BATCHES * subject.batch_size)
+    meet_every = _MEET_BATCHES * subject.batch_size
+    return _measure(protocol, hashes, subject, out, len(sets) * count, make, meet_every, _ImageRecord)
 
 
 def _measure(
@@ -175,10 +197,12 @@ def _measure(
     count: int,
     make: Callable[[Sequence[int]], Iterator[dict[str, Any]]],
     meet_every: int,
+    kind: Any,
 ) -> list[dict[str, Any]]:
     """Records of all items, on process 0: those there are beside ``out``, and of the rest each as soon as it is made.
 
-    ``make`` gives some of ``range(count)`` a record each, in order; ``meet_every`` is of :func:`hosts.in_order`.
+    ``make`` gives some of ``range(count)`` a record each, in order; ``meet_every`` is of :func:`hosts.in_order`,
+    ``kind`` of :class:`Records`.
     """
     # What records must agree on to be continued; "format" is that of the records themselves.
     header = {key: subject.facts[key] for key in ("model_hash", "task", "settings")}
@@ -190,7 +214,7 @@ def _measure(
 
         def start() -> int:
             nonlocal records
-            records = stack.enter_context(Records(beside(out, ".records.jsonl"), header))
+            records = stack.enter_context(Records(beside(out, ".records.jsonl"), header, kind))
             return len(records.records)
 
         done = hosts.on_lead(start)

@@ -9,15 +9,17 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
+from pydantic import AfterValidator, Field
+from typing_extensions import TypedDict  # pydantic's, before Python 3.12
 
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline.transforms import eval_transform, train_transform
 from ldis_jax.media.masks import IGNORE_LABEL
 from ldis_jax.support.files import StrPath
+from ldis_jax.support.json_files import read_json
 
 _MAX_DRAWS = 100
 _LOGGER = logging.getLogger(__name__)
@@ -150,35 +152,31 @@ class EpisodeRecord:
     prompts: tuple[str, ...]
 
 
+def _usable(entry: _Entry) -> _Entry:
+    if entry["class_id"] == IGNORE_LABEL or entry["query"] in entry["prompts"]:
+        raise ValueError(f"class {IGNORE_LABEL} is none, and no query is a prompt of its own")
+    return entry
+
+
+class _Entry(TypedDict):
+    class_id: Annotated[int, Field(gt=0)]
+    class_name: str
+    query: str
+    prompts: Annotated[list[str], Field(min_length=1)]
+
+
+_Manifest = Annotated[list[Annotated[_Entry, AfterValidator(_usable)]], Field(min_length=1)]
+
+
 def read_manifest(path: StrPath) -> list[EpisodeRecord]:
     """The frozen episodes of a file, a JSON list of {"class_id", "class_name", "query", "prompts": [...]}.
 
     Raises:
         LDISError: missing, not JSON, empty, or an entry with wrong fields.
     """
-    try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
-        records = [_record(entry) for entry in entries] if isinstance(entries, list) else []
-        why: object = f"episode {records.index(None)}" if None in records else "no list of episodes"
-    except (OSError, ValueError) as error:
-        records, why = [], error
-    if not records or None in records:
-        raise LDISError(
-            f'{path}: cannot be read as an episode manifest ({why}); it is a JSON list of {{"class_id", "class_name", '
-            f'"query", "prompts": [...]}}, where class_id is a whole number from 1 on, {IGNORE_LABEL} left out, and '
-            f"prompts are one or more names, none of them the query"
-        )
-    return [record for record in records if record is not None]
-
-
-def _record(entry: Any) -> EpisodeRecord | None:
-    """None of anything else."""
-    match entry:
-        case {"class_id": int(label), "class_name": str(name), "query": str(query), "prompts": [str(), *_] as prompts}:
-            fits = not isinstance(label, bool) and label > 0 and label != IGNORE_LABEL and query not in prompts
-            if fits and all(isinstance(prompt, str) for prompt in prompts):
-                return EpisodeRecord(label, name, query, tuple(prompts))
-    return None
+    form = '{"class_id": 1, "class_name": ..., "query": name, "prompts": [name, ...]}'
+    entries = read_json(path, _Manifest, form=f"an episode manifest, a list of {form}")
+    return [EpisodeRecord(e["class_id"], e["class_name"], e["query"], tuple(e["prompts"])) for e in entries]
 
 
 def episodes_hash(records: Sequence[EpisodeRecord]) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ldis_jax.datasets.index import INDEX_FILE, SUMMARY_FILE, ImageIndex, records_folder
-from ldis_jax.datasets.pairs import MASK_RULES, read_pair
+from ldis_jax.datasets.index import INDEX_FILE, SUMMARY_FILE, ImageIndex, Summary, records_folder
+from ldis_jax.datasets.pairs import read_pair
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline.indexed_source import IndexedSource
 from ldis_jax.support.files import StrPath, reading
+from ldis_jax.support.json_files import read_json
 
 
 class RecordSource(IndexedSource):
@@ -31,13 +31,12 @@ class RecordSource(IndexedSource):
         self._folder, self._split = records_folder(root, split), split
         self._records: Any = None
         with reading(f"{self._folder} (build the records with data/build.py)"):
-            summary = json.loads((self._folder / SUMMARY_FILE).read_text(encoding="utf-8"))
-            self._rule = MASK_RULES[MASK_RULES.index(summary["mask_rule"])]
-            class_names, images = summary["class_names"], summary["images"]
             index = ImageIndex.load(self._folder / INDEX_FILE)
-        if len(index) != images:
+            summary = read_json(self._folder / SUMMARY_FILE, Summary, form="of records (build them with data/build.py)")
+        if len(index) != summary["images"]:
             raise LDISError(f"{self._folder}: index and summary do not fit each other; build the records again")
-        super().__init__(index, class_names, classes, str(self._folder))
+        self._rule = summary["mask_rule"]
+        super().__init__(index, summary["class_names"], classes, str(self._folder))
         self._order = np.argsort(index.names)
 
     def _read(self, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -237,7 +237,7 @@ def _on_all(read: Callable[[], T]) -> T:
     return result
 
 
-def _verify(data: Any, leaves: Iterable[ArrayLike]) -> None:
+def _verify(data: Any, leaves: Iterable[Any]) -> None:
     """Raises _UnusableError where a state's arrays, in its order, are not those that ``data`` was saved with.
 
     Compression does not notice every flipped bit. Runs of older versions have no checksum.

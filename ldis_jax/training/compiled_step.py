@@ -17,11 +17,13 @@ from typing import NamedTuple
 import jax
 from jax.experimental import serialize_executable
 from jax.sharding import Mesh
+from typing_extensions import TypedDict  # pydantic's, before Python 3.12
 
 from ldis_jax.config import to_json
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.runtime.compilation_cache import no_compilation_cache, processor
 from ldis_jax.support.files import atomic_write, check_writable
+from ldis_jax.support.json_files import parse_json
 from ldis_jax.training.programs import Program, mathematical_flops, train_program
 from ldis_jax.training.run import Run
 
@@ -59,6 +61,12 @@ def program_facts(run: Run) -> dict[str, str]:
     if device.platform == "cpu":
         facts["processor"] = processor()
     return facts
+
+
+class _Header(TypedDict):
+    facts: dict[str, str]
+    flops: float
+    sha256: str
 
 
 class ReadyStep(NamedTuple):
@@ -130,19 +138,20 @@ def read_executable(path: Path, facts: Mapping[str, str], program: Program, mesh
         )
     head, _, payload = content.partition(b"\n")
     try:
-        header = json.loads(head)
-        theirs, digest, flops = dict(header["facts"]), str(header["sha256"]), float(header["flops"])
-    except (ValueError, KeyError, TypeError):
+        header = parse_json(head, _Header)
+    except ValueError:
         raise LDISError(f"config.executable={path}: is there, and is no compiled step; name another file") from None
-    if differing := sorted(name for name in facts.keys() | theirs.keys() if facts.get(name) != theirs.get(name)):
+    if differing := sorted(
+        name for name in facts.keys() | header["facts"].keys() if facts.get(name) != header["facts"].get(name)
+    ):
         return f"compiled for another {list_names(differing)}"
-    if hashlib.sha256(payload).hexdigest() != digest:
+    if hashlib.sha256(payload).hexdigest() != header["sha256"]:
         return "damaged"
     inputs, outputs = jax.tree.structure((program.arguments, {})), jax.tree.structure(program.arguments[:2])
     devices = list(mesh.devices.flat)
     try:
         load = serialize_executable.deserialize_and_load
-        return ReadyStep(load(payload, inputs, outputs, devices[0].client, devices), flops)
+        return ReadyStep(load(payload, inputs, outputs, devices[0].client, devices), header["flops"])
     except Exception as error:  # whatever the runtime raises: the step can always be compiled
         return " ".join(str(error).split())[:200]
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
 from ldis_jax.media.plots import plot_curves
 from ldis_jax.support.files import atomic_write, writing
+from ldis_jax.support.json_files import parse_json
 
 _RATES = ("learning_rate", "bad_files", "steps_per_second", "episodes_per_second", "data_wait", "goodput", "mfu")
+_Line = dict[str, int | float]
 _NOT_PLOTTED = {"step", *(f"train/{name}" for name in _RATES)}
 
 
@@ -69,15 +72,13 @@ class MetricWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of ``metrics.jsonl``, {"step": ..., name: value}; those that a crash cut short are passed over."""
+    """The lines of ``metrics.jsonl``, {"step": ..., name: value}; others, such as one cut short, are passed over."""
     if not path.is_file():
         return []
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and type(line.get("step")) is int:
-            lines.append(line)
+        with contextlib.suppress(ValueError):
+            line = parse_json(text, _Line, nan=True)
+            if isinstance(line.get("step"), int):
+                lines.append(line)
     return lines

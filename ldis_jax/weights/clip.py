@@ -12,7 +12,8 @@ import numpy as np
 
 from ldis_jax.errors import LDISError
 from ldis_jax.models.config import PromptEncoderConfig
-from ldis_jax.weights.network_files import TRANSFORMERS, open_file, open_network, read_json
+from ldis_jax.support.json_files import read_json
+from ldis_jax.weights.network_files import TRANSFORMERS, open_file, open_network
 from ldis_jax.weights.tensors import LazyTensor, Weights, from_array
 
 # OpenAI's towers all have heads of 64; their files do not say so.

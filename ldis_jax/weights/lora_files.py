@@ -19,6 +19,8 @@ import numpy as np
 
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.models.lora import LoRA
+from ldis_jax.support.files import reading
+from ldis_jax.support.json_files import parse_json
 from ldis_jax.tasks import Task, task_from_dict
 from ldis_jax.weights.network_files import open_file
 from ldis_jax.weights.rules import Entry
@@ -74,7 +76,8 @@ def open_lora(path: Path) -> TrainedLoRA:
     path = path / LORA_FILE if path.is_dir() else path
     weights = open_file(path)
     text = weights.metadata.get(_TASK_KEY)
-    task = None if text is None else task_from_dict(json.loads(text), str(path))
+    with reading(f"{path}: {_TASK_KEY}"):
+        task = None if text is None else task_from_dict(parse_json(text), str(path))
     return TrainedLoRA(task, weights.rename(lambda name: name.removeprefix(_PREFIX)))
 
 

@@ -31,11 +31,12 @@ from ldis_jax.models.config import (
 )
 from ldis_jax.models.ldis import LDISModel, ModelConfig
 from ldis_jax.support.files import reading, resolved, write_json, writing
+from ldis_jax.support.json_files import read_json
 from ldis_jax.tasks import Task, task_from_dict
 from ldis_jax.weights.card import CARD, model_card
 from ldis_jax.weights.clip import rename_tower
 from ldis_jax.weights.lora_files import merge, open_lora
-from ldis_jax.weights.network_files import STEMS, open_network, read_json
+from ldis_jax.weights.network_files import STEMS, open_network
 from ldis_jax.weights.rules import fill, match, to_torch
 from ldis_jax.weights.tensors import LazyTensor, Weights, cast, write_safetensors
 

@@ -6,26 +6,26 @@ index, torch's ``.bin``, sharded ``.bin``; each whole, or as a variant such as "
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+
+from typing_extensions import TypedDict  # pydantic's, before Python 3.12
 
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.support.files import reading
+from ldis_jax.support.json_files import read_json
 from ldis_jax.weights.tensors import LazyTensor, Weights, is_safetensors, open_safetensors
 from ldis_jax.weights.torch_files import open_torch
+
+
+class _Index(TypedDict):
+    weight_map: dict[str, str]  # tensor -> file
+
 
 # Stems of (safetensors, .bin) files; our prompt encoder has transformers' names.
 DIFFUSERS = ("diffusion_pytorch_model", "diffusion_pytorch_model")
 TRANSFORMERS = ("model", "pytorch_model")
 STEMS = {"unet": DIFFUSERS, "vae": DIFFUSERS, "prompt_encoder": TRANSFORMERS}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; one clear line where it is missing or is none."""
-    with reading(path):
-        return {**json.loads(path.read_text(encoding="utf-8"))}
 
 
 def find_weights(names: Collection[str], stems: tuple[str, str], variant: str | None = None) -> str | None:
@@ -63,10 +63,9 @@ def open_file(path: Path, *, torchscript: bool = False) -> Weights:
 
 def _open_sharded(index: Path) -> Weights:
     """All shards that an index names, each tensor where the index says it is."""
-    weight_map = read_json(index).get("weight_map")
     expected: dict[str, set[str]] = {}
-    for name, file in weight_map.items() if isinstance(weight_map, dict) else ():
-        expected.setdefault(str(file), set()).add(name)
+    for name, file in read_json(index, _Index)["weight_map"].items():
+        expected.setdefault(file, set()).add(name)
     tensors: dict[str, LazyTensor] = {}
     wrong = [file for file in expected if Path(file).name != file]  # outside the folder
     for file in () if wrong else sorted(expected):

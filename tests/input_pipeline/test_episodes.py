@@ -154,30 +154,30 @@ def test_manifest_round_trip(tmp_path):
     ("text", "match"),
     [
         ("{", "cannot be read"),
-        ("[]", "no list of episodes.*is a JSON list"),
-        ('{"a": 1}', "no list of episodes.*is a JSON list"),
-        ("[1]", "(episode 0)"),
-        (json.dumps([ENTRY, {"query": "a"}]), "(episode 1)"),
-        (json.dumps([ENTRY | {"class_id": "3"}]), "(episode 0).*whole number"),
-        (json.dumps([ENTRY | {"class_id": True}]), "(episode 0).*whole number"),
-        (json.dumps([ENTRY | {"class_id": 0}]), "from 1 on"),
-        (json.dumps([ENTRY | {"class_id": 255}]), "255 left out"),
-        (json.dumps([ENTRY | {"query": 5}]), "(episode 0)"),
-        (json.dumps([ENTRY | {"prompts": [["b"]]}]), "(episode 0)"),
-        (json.dumps([ENTRY | {"prompts": []}]), "one or more"),
-        (json.dumps([ENTRY | {"prompts": "bc"}]), "(episode 0)"),
-        (json.dumps([ENTRY | {"prompts": ["b", "a"]}]), "none of them the query"),
+        ("[]", "an episode manifest, a list of .*at least 1 item"),
+        ('{"a": 1}', "an episode manifest, a list of .*a valid list"),
+        ("[1]", "0: Input should be"),
+        (json.dumps([ENTRY, {"query": "a"}]), r"1\.class_id: Field required"),
+        (json.dumps([ENTRY | {"class_id": "3"}]), r"0\.class_id: .*integer"),
+        (json.dumps([ENTRY | {"class_id": True}]), r"0\.class_id: .*integer"),
+        (json.dumps([ENTRY | {"class_id": 0}]), r"0\.class_id: .*greater than 0"),
+        (json.dumps([ENTRY | {"class_id": 255}]), "0: .*class 255 is none"),
+        (json.dumps([ENTRY | {"query": 5}]), r"0\.query: .*string"),
+        (json.dumps([ENTRY | {"prompts": [["b"]]}]), r"0\.prompts\.0: .*string"),
+        (json.dumps([ENTRY | {"prompts": []}]), r"0\.prompts: .*at least 1 item"),
+        (json.dumps([ENTRY | {"prompts": "bc"}]), r"0\.prompts: .*list"),
+        (json.dumps([ENTRY | {"prompts": ["b", "a"]}]), "no query is a prompt of its own"),
     ],
 )
 def test_bad_manifests(tmp_path, text, match):
     path = tmp_path / "m.json"
     path.write_text(text)
-    with pytest.raises(LDISError, match=rf"m\.json: .*{match}"):
+    with pytest.raises(LDISError, match=rf"m\.json, .*{match}"):
         read_manifest(path)
 
 
 def test_missing_manifest(tmp_path):
-    with pytest.raises(LDISError, match=r"none\.json: cannot be read"):
+    with pytest.raises(LDISError, match=r"none\.json, an episode manifest, .*: cannot be read \(No such file"):
         read_manifest(tmp_path / "none.json")
 
 

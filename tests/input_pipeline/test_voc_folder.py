@@ -119,7 +119,7 @@ def _break(voc_root, what):
         ("colour mask", r"SegmentationClass/a\.png: pixels of mode RGB are no label map"),
         ("no split", r"train\.txt: cannot be read"),
         ("empty split", r"train\.txt: none of its 0 masks"),
-        ("names", r"classes\.json: expected"),
+        ("names", r"classes\.json, \{.*: cannot be read"),
     ],
 )
 def test_broken_folders(voc_root, what, match):

@@ -34,8 +34,9 @@ from ldis_jax.support.files import (
     write_json,
     writing,
 )
+from ldis_jax.support.json_files import read_json
 from ldis_jax.weights.model_folder import read_card
-from ldis_jax.weights.network_files import open_file, read_json
+from ldis_jax.weights.network_files import open_file
 from tests.helpers import ROOT
 
 LONG, BYTES = 300 * "x", os.fsdecode(b"caf\xe9.json")
