@@ -56,6 +56,15 @@ def parse_json(text: str | bytes, kind: Any = dict[str, Any], *, nan: bool = Fal
         deep = True
     if deep:
         raise ValueError("JSON that is nested too deep")
+    return of_kind(value, kind)
+
+
+@overload
+def of_kind(value: Any, kind: type[T]) -> T: ...
+@overload
+def of_kind(value: Any, kind: Any) -> Any: ...
+def of_kind(value: Any, kind: Any) -> Any:
+    """A part of what :func:`parse_json` gave, as another ``kind``; raises as it does."""
     from pydantic import ValidationError  # late: commands print --help without
 
     try:
@@ -75,7 +84,7 @@ def _adapter(kind: Any) -> Any:
 
 def _is_deep(value: Any) -> bool:
     """Whether containers lie in each other beyond what we read, on which later code could end."""
-    level = [[value]]
+    level: list[Any] = [[value]]
     for _ in range(_DEPTH):
         parts = (part.values() if isinstance(part, dict) else part for part in level)
         level = [child for part in parts for child in part if isinstance(child, (dict, list))]

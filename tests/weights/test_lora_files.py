@@ -19,9 +19,10 @@ from ldis_jax.tasks import PromptInputs
 from ldis_jax.training.checkpoint import read_params
 from ldis_jax.training.loop import train
 from ldis_jax.weights import load_model, load_training_init, to_torch
+from ldis_jax.weights.hub import SHIPPED
 from ldis_jax.weights.lora_files import LORA_FILE, merge, open_lora, trained_part
-from ldis_jax.weights.tensors import Weights
-from tests.helpers import SIZE, call_command, micro_config, run_of
+from ldis_jax.weights.tensors import Weights, from_array
+from tests.helpers import CASES, SIZE, call_command, micro_config, needs_cases, run_of
 from tests.reference import cases
 from tests.reference.weights import arrays
 
@@ -244,3 +245,118 @@ def test_lora_on_a_unet_that_is_drawn(micro_folder):
     config.init.unet = {"block_out_channels": (8, 16)}
     with pytest.raises(LDISError, match="adapts a trained UNet"):
         run_of(config).start()
+
+
+LAYERS = {"a.to_q": 4, "a.to_k": 4, "b.to_q": 4, "b.attn1.to_q": 2}  # and the ranks of their pairs
+CONFIGS = {
+    "alpha": {"r": 4, "lora_alpha": 16},
+    "alpha that is no integer": {"r": 4, "lora_alpha": 2.5},
+    "square root": {"r": 4, "lora_alpha": 16, "use_rslora": True},
+    "patterns": {"r": 4, "lora_alpha": 4, "rank_pattern": {}, "alpha_pattern": {"to_q": 3, "a.to_k": 5, "b.to_q": 7}},
+    "first pattern": {"r": 4, "lora_alpha": 4, "alpha_pattern": {"^a.to_q": 9, "^to_q": 3, "b.*to_q": 2, "to_q": 1}},
+    "defaults": {"r": 4},
+}
+
+
+def pairs_file(path, config, prefix="unet.", **others):
+    """A LoRA as diffusers writes it, and a base that has its layers."""
+    rng = np.random.default_rng(0)
+    ranks = {layer: config.get("r", 8) if rank == 4 else rank for layer, rank in LAYERS.items()}
+    pairs = {f"{prefix}{n}.lora_A.weight": rng.standard_normal((r, 6), np.float32) for n, r in ranks.items()}
+    pairs |= {f"{prefix}{n}.lora_B.weight": rng.standard_normal((5, r), np.float32) for n, r in ranks.items()}
+    base = {f"{layer}.weight": rng.standard_normal((5, 6), np.float32) for layer in LAYERS}
+    metadata = {f"{prefix}{key}": value for key, value in config.items()}
+    save_file(pairs, path, {"lora_adapter_metadata": json.dumps(metadata), **others})
+    return {name.removeprefix(prefix): array for name, array in pairs.items()}, base
+
+
+def merged_of(path, base):
+    merged = merge(Weights({name: from_array(array) for name, array in base.items()}, "base"), open_lora(path).weights)
+    return {name: tensor.read() for name, tensor in merged.tensors.items()}
+
+
+@pytest.mark.parametrize("prefix", ["unet.", ""])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_the_scale_is_that_of_the_metadata(tmp_path, config, prefix):
+    """As peft itself merges the same pairs under the same config."""
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    config = config | {"rank_pattern": {**config.get("rank_pattern", {}), "attn1.to_q": 2}}
+    pairs, base = pairs_file(tmp_path / "x.safetensors", config, prefix)
+    found = merged_of(tmp_path / "x.safetensors", base)
+
+    model = torch.nn.Module()
+    for layer in LAYERS:
+        *parents, leaf = layer.split(".")
+        parent = model
+        for name in parents:
+            if not hasattr(parent, name):
+                parent.add_module(name, torch.nn.Module())
+            parent = getattr(parent, name)
+        parent.add_module(leaf, torch.nn.Linear(6, 5, bias=False))
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in base.items()})
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["to_q", "to_k"], **config), model)
+    peft.set_peft_model_state_dict(model, {name: torch.from_numpy(array) for name, array in pairs.items()})
+    for layer in LAYERS:
+        theirs = model.get_submodule(layer)
+        theirs.merge()
+        np.testing.assert_allclose(found[f"{layer}.weight"], theirs.weight.detach().numpy(), rtol=1e-5, atol=1e-5)
+
+
+@needs_cases
+def test_a_file_of_diffusers_over_the_bundled_model():
+    path = CASES / "lora_meta.safetensors"  # alpha 16, r 4
+    base, merged = (load_model(SHIPPED["tiny"], lora=lora).model.unet for lora in (None, path))
+    base, merged, pairs = arrays(base), arrays(merged), load_file(path)
+    layers = {name.removeprefix("unet.").removesuffix(".lora_A.weight") for name in pairs if "lora_A" in name}
+    assert len(layers) == 8
+    for layer in layers:
+        a, b = (pairs[f"unet.{layer}.lora_{part}.weight"] for part in "AB")
+        expected = base[f"{layer}.weight"] + 4 * b @ a
+        np.testing.assert_allclose(merged[f"{layer}.weight"], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"use_dora": True}, "with use_dora, which cannot be merged here"),
+        ({"init_lora_weights": "pissa"}, "with init_lora_weights, which"),
+        ({"bias": "all", "layer_replication": [[0, 2]]}, "with bias, layer_replication, which"),
+        ({"alpha_pattern": {"(a+)+": 2}}, r"with pattern '\(a\+\)\+', which"),
+        ({"alpha_pattern": {".*.*.*.*": 2}}, "with pattern"),
+        ({"r": 3}, r"rank 3 of a\.to_k with B \[5, 4\]"),
+        ({"r": 0}, "lora_adapter_metadata: cannot be read .*r: .*greater than 0"),
+        ({"r": "4"}, "lora_adapter_metadata: cannot be read .*r: .*integer"),
+        ({"lora_alpha": None}, "lora_adapter_metadata: cannot be read .*lora_alpha"),
+        ({"alpha_pattern": [1]}, "lora_adapter_metadata: cannot be read .*alpha_pattern"),
+    ],
+)
+def test_metadata_that_cannot_be_honoured(tmp_path, changes, why):
+    path = tmp_path / "x.safetensors"
+    config = {"r": 4, "lora_alpha": 4, "rank_pattern": {"attn1.to_q": 2}}
+    pairs, _ = pairs_file(path, config)
+    metadata = {f"unet.{key}": value for key, value in (config | changes).items()}
+    save_file({f"unet.{n}": array for n, array in pairs.items()}, path, {"lora_adapter_metadata": json.dumps(metadata)})
+    with pytest.raises(LDISError, match=why) as error:
+        open_lora(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"unet.r": 4, "unet.r": 8}', 100_000 * "[", '{"unet.lora_alpha": NaN}'])
+@pytest.mark.parametrize("key", ["lora_adapter_metadata", "ldis_config"])
+def test_strange_json_in_the_header(tmp_path, key, text):
+    save_file({"unet.a.lora_A.weight": np.ones((2, 2), np.float32)}, tmp_path / "x.safetensors", {key: text})
+    with pytest.raises(LDISError, match=f"{key}: cannot be read") as error:
+        open_lora(tmp_path / "x.safetensors")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a.to_q.lora_magnitude_vector", "a.to_q.lora_B.bias", "a.to_q.alpha"])
+def test_other_parts_of_a_lora_are_not_left_out(tmp_path, name):
+    path = tmp_path / "x.safetensors"
+    pairs, base = pairs_file(path, {"r": 4, "rank_pattern": {"attn1.to_q": 2}})
+    save_file({**pairs, name: np.ones(4, np.float32)}, path)
+    if name.endswith("alpha"):  # for match to name
+        assert name in merged_of(path, base)
+        return
+    with pytest.raises(LDISError, match=f"no LoRA of this model in diffusers' naming: {name}"):
+        merged_of(path, base)
