@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import operator
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ldis_jax.support.files import StrPath, reading
+from ldis_jax.support.pickles import check_pickle
 
 
 def read_meta(path: StrPath) -> list[str]:
@@ -22,11 +24,12 @@ def read_meta(path: StrPath) -> list[str]:
 
     Raises:
         LDISError: unreadable, of another form, or a pickle that asks for anything but containers, strings, integers
-            and arrays of numbers. Nothing in it is run.
+            and arrays of numbers, or for more time and memory than its size tells. Nothing in it is run.
     """
     with reading(f"{path}, a pair (.., {{class: [file, ...]}})"):  # a damaged pickle raises nearly anything
         pair = _load(Path(path).read_bytes())
-        return sorted({str(name) for files in dict(pair[1]).values() for name in files})
+        names = {name for files in dict(pair[1]).values() for name in files}
+        return sorted(name if isinstance(name, str) else str(operator.index(name)) for name in names)
 
 
 class _DType:
@@ -65,7 +68,7 @@ _STAND_INS: dict[str, Callable[..., Any]] = {
     "_reconstruct": lambda *_: _Array(),
     "scalar": lambda dtype, data: dtype.values(data)[0],
 }
-_BUILTINS = {kind.__name__: kind for kind in (dict, list, set, frozenset, tuple, str, int)}
+_BUILTINS = {kind.__name__: kind for kind in (dict, list, set, frozenset, tuple, int)}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -84,6 +87,9 @@ def _load(data: bytes) -> Any:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         read(stream)
+    start = stream.tell()
+    check_pickle(stream)
+    stream.seek(start)
     value = _Unpickler(stream).load()
     # A 0-d object array holds the pair itself, a 1-d one its two items.
     return value.item() if isinstance(value, _Array) and len(value.values) == 1 else value

@@ -6,6 +6,8 @@ A TorchScript archive (OpenAI's CLIP) is compiled by ``torch.jit.load``, so it i
 
 from __future__ import annotations
 
+import io
+import mmap
 import pickle
 import re
 import warnings
@@ -20,11 +22,14 @@ import numpy as np
 
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.support.files import atomic_write
+from ldis_jax.support.pickles import check_pickle
 from ldis_jax.weights.tensors import LazyTensor, Weights
 
 # Where checkpoints keep their state dict: DeepSpeed, Lightning and the original Stable Diffusion, plain trainers.
 _STATE_KEYS = ("module", "state_dict", "model")
 _MAX_NESTING = 3
+_REFUSED = ("bytearray",)  # of any length, which torch would make of a number
+_OLD_PICKLES = 5  # of files before torch 1.6, ahead of the values
 # TorchScript compresses its source code, of which CLIP has less.
 _MAX_CODE_BYTES = 16_000_000
 
@@ -44,7 +49,7 @@ def open_torch(path: Path, *, torchscript: bool = False) -> Weights:
         if isinstance(state, Mapping) and not any(isinstance(value, torch.Tensor) for value in state.values()):
             state = next((state[key] for key in _STATE_KEYS if isinstance(state.get(key), Mapping)), None)
     state = state if isinstance(state, Mapping) else {}
-    bad = [f"{key!r} ({_kind(torch, value)})" for key, value in state.items() if not _is_dense(torch, key, value)]
+    bad = [f"{_name(key)} ({_kind(torch, value)})" for key, value in state.items() if not _is_dense(torch, key, value)]
     if bad or not state:
         places, found = list(_STATE_KEYS), list_names(bad) or "no tensors"
         raise LDISError(f"{path}: expected a state dict, at the top or under {places}; found {found}")
@@ -73,6 +78,7 @@ def _load(torch: ModuleType, path: Path, torchscript: bool) -> Any:
     elif code and not torchscript:
         refused = LDISError(f"{path}: refused, a TorchScript archive, which is code; only --clip takes one")
     else:
+        _check_pickles(path, archive)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about TorchScript's future
@@ -93,8 +99,28 @@ def _entries(path: Path) -> tuple[list[str], int]:
     return [entry.filename for entry in entries], sum(entry.file_size for entry in entries)
 
 
+def _check_pickles(path: Path, archive: bool) -> None:
+    """Raises ``ValueError`` where loading would take more time or memory than the file's size tells."""
+    if archive:
+        with zipfile.ZipFile(path) as files:
+            for entry in files.infolist():
+                if entry.filename.lower().endswith(".pkl"):
+                    check_pickle(io.BytesIO(files.read(entry)), _REFUSED)
+        return
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for _ in range(_OLD_PICKLES):
+            if content.tell() < len(content):
+                check_pickle(content, _REFUSED)
+
+
+def _name(key: Any) -> str:
+    return repr(key) if isinstance(key, str | int) else type(key).__name__
+
+
 def _kind(torch: ModuleType, value: Any) -> str:
-    return f"{value.layout}, {value.device}" if isinstance(value, torch.Tensor) else type(value).__name__
+    if isinstance(value, torch.Tensor):
+        return f"{value.layout}, {value.device}, {value.dtype}"
+    return type(value).__name__
 
 
 def _is_dense(torch: ModuleType, name: Any, value: Any) -> bool:
@@ -102,7 +128,7 @@ def _is_dense(torch: ModuleType, name: Any, value: Any) -> bool:
         isinstance(name, str)
         and isinstance(value, torch.Tensor)
         and value.layout == torch.strided
-        and not (value.is_meta or value.is_nested)
+        and not (value.is_meta or value.is_nested or value.is_quantized)
     )
 
 

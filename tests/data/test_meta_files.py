@@ -10,6 +10,7 @@ import pytest
 
 from ldis_jax.datasets.meta_files import read_meta
 from ldis_jax.errors import LDISError
+from tests.support import pickles
 
 CLASSES = {1: ["b", "a"], 2: ["c", "a"], "x": []}
 
@@ -116,4 +117,27 @@ def test_garbage_is_one_line(tmp_path, data):
 def test_plain_arrays_are_not_pairs(tmp_path):
     np.save(tmp_path / "m.npy", np.arange(3))
     with pytest.raises(LDISError, match=r"a pair .* cannot be read"):
+        read_meta(tmp_path / "m.npy")
+
+
+@pytest.mark.parametrize("value", [pickles.MEMO, pickles.HASHES, pickles.LONG_BYTES], ids=["memo", "hashes", "bytes"])
+@pytest.mark.parametrize("npy", [False, True])
+def test_a_few_bytes_take_no_gigabytes_and_end(tmp_path, value, npy):
+    path = tmp_path / "meta_train.npy"
+    header = b""
+    if npy:
+        np.save(path, scalar(None))
+        header = path.read_bytes()[:128]
+    path.write_bytes(header + value)
+    with pytest.raises(LDISError, match=r"cannot be read .*(more time or memory|remain)") as error:
+        read_meta(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [["a"], ("a",), None, 1.5, b"a", [["a"] * 3] * 3])
+def test_names_are_text_or_whole_numbers(tmp_path, name):
+    (tmp_path / "m.npy").write_bytes(pickle.dumps((None, {1: ["a", 7]})))
+    assert read_meta(tmp_path / "m.npy") == ["7", "a"]
+    (tmp_path / "m.npy").write_bytes(pickle.dumps((None, {1: [name]})))
+    with pytest.raises(LDISError, match="cannot be read"):
         read_meta(tmp_path / "m.npy")

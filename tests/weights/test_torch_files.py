@@ -18,6 +18,7 @@ from ldis_jax.weights.network_files import open_file  # noqa: E402
 from ldis_jax.weights.tensors import from_array  # noqa: E402
 from ldis_jax.weights.torch_files import open_torch, write_torch  # noqa: E402
 from tests.reference import foreign  # noqa: E402
+from tests.support import pickles  # noqa: E402
 
 STATE = OrderedDict(a=torch.arange(6.0).reshape(2, 3), b=torch.ones(4, dtype=torch.bfloat16) / 3)
 
@@ -119,6 +120,24 @@ def nested_without_end(path, _):
     torch.save(state, path)
 
 
+def plain(content):
+    return lambda path, _: path.write_bytes(content)
+
+
+def in_archive(content):
+    """In place of what torch has written."""
+
+    def spoil(path, _):
+        torch.save({"a": torch.ones(2)}, path)
+        with zipfile.ZipFile(path) as found:
+            files = {name: found.read(name) for name in found.namelist()}
+        with zipfile.ZipFile(path, "w") as changed:
+            for name, old in files.items():
+                changed.writestr(name, content if name.endswith("data.pkl") else old)
+
+    return spoil
+
+
 def pickled(path, obj):
     with open(path, "wb") as file:
         pickle.dump(obj, file)
@@ -147,8 +166,19 @@ SPOILED = {
     ),
     "sparse": (
         lambda path, _: torch.save({"a": torch.eye(3).to_sparse()}, path),
-        r".* found 'a' \(torch.sparse_coo, cpu\)",
+        r".* found 'a' \(torch.sparse_coo, cpu, torch.float32\)",
     ),
+    "quantized": (
+        lambda path, _: torch.save({"a": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8)}, path),
+        r".* found 'a' \(torch.strided, cpu, torch.quint8\)",
+    ),
+    "a name that is a tree": (lambda path, _: torch.save({((1, 2), 3): torch.ones(2)}, path), r".* found tuple \("),
+    "a memo of gigabytes": (in_archive(pickles.MEMO), "cannot be read .*more time or memory"),
+    "hashes without end": (in_archive(pickles.HASHES), "cannot be read .*more time or memory"),
+    "an array of gigabytes": (in_archive(pickles.BYTEARRAY), "cannot be read .*more time or memory"),
+    "a plain memo of gigabytes": (plain(pickles.MEMO), "cannot be read .*more time or memory"),
+    "plain hashes without end": (plain(pickles.HASHES), "cannot be read .*more time or memory"),
+    "text without end": (plain(pickles.LONG_BYTES), "cannot be read .*damaged|cannot be read .*remain"),
     "names": (lambda path, _: torch.save({1: torch.ones(2)}, path), r".* found 1 \("),
     "meta": (
         lambda path, _: torch.save({"a": torch.ones(2, device="meta")}, path),
