@@ -183,7 +183,7 @@ class Folders:
         if not path.is_file():
             return None
         try:
-            found = dict(read_json(path, _Settings, most=_MOST_SETTINGS))
+            found: dict[str, Any] = dict(read_json(path, _Settings, most=_MOST_SETTINGS))
         except LDISError:
             found = {}  # by no settings that we know
         return {**found, "outputs": [str(folder) for folder in found.get("outputs", ())]}
