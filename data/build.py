@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from ldis_jax.support import cli
+from ldis_jax.support.checks import MOST_PROCESSES, check_integer
 
 NAMES = ("pascal", "coco20i", "davis16", "vspw", "fss1000", "folder")
 
@@ -44,6 +45,7 @@ def main() -> None:
 
     builder = importlib.import_module(f"{args.name}.{args.name}_dataset_builder").Builder
     logging.set_verbosity(logging.ERROR)  # TFDS's remarks on what is meant to be so
+    check_integer("--num_workers", args.num_workers, 0, maximum=MOST_PROCESSES)
     options = {"num_workers": args.num_workers, "skip_bad": args.skip_bad}
     for build in builder.of_splits(args.source, args.out, args.split, **options):
         folder = build.build()

@@ -20,6 +20,7 @@ from ldis_jax.evaluation.benchmark_data import draw_episodes, open_source
 from ldis_jax.evaluation.protocols import PROTOCOLS, Protocol
 from ldis_jax.input_pipeline.episodes import episodes_hash
 from ldis_jax.support import cli
+from ldis_jax.support.checks import MOST_ROWS, check_integer
 from ldis_jax.support.files import check_writable, write_json
 
 
@@ -44,9 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", required=True, type=Path, help="manifest to write, .json")
     args = parser.parse_args(argv)
-    if min(args.num_shots, args.episodes, args.seed + 1) < 1:
-        parser.error("--num_shots and --episodes must be at least 1, --seed at least 0")
     try:
+        check_integer("--num_shots", args.num_shots, maximum=MOST_ROWS)
+        check_integer("--episodes", args.episodes, maximum=MOST_ROWS)
+        check_integer("--seed", args.seed, 0, maximum=2**63 - 1)
         check_writable(args.out)
         protocol = Protocol(
             "episodes",

@@ -18,12 +18,14 @@ from absl import flags
 
 from ldis_jax.runtime.chips import prepare_compile_only
 from ldis_jax.support import cli
+from ldis_jax.support.checks import MOST_ROWS
 from ldis_jax.support.config_flag import config_file, read_config
 
 _GRIDS = "chip generation and grid of one slice: v5e:4x4, v6e:2x4, v5p:2x2x1 (default v5e:2x2)"
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", _GRIDS)
 _PROGRAM = flags.DEFINE_enum("program", "both", ("train", "predict", "both"), "what to compile (default both)")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "over all chips; 0 is the config's, of training or evaluation")
+_ROWS_HELP = "over all chips; 0 is the config's, of training or evaluation"
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, _ROWS_HELP, lower_bound=0, upper_bound=MOST_ROWS)
 _JSON = flags.DEFINE_string("json", "", "also write the figures to this JSON file")
 
 

@@ -18,15 +18,26 @@ from ml_collections import ConfigDict
 
 from ldis_jax.errors import LDISError
 from ldis_jax.models.layers import REMAT
-from ldis_jax.support.checks import check_fields, check_integer, check_number
+from ldis_jax.support.checks import (
+    MOST_PROCESSES,
+    MOST_ROWS,
+    MOST_STEPS,
+    check_fields,
+    check_integer,
+    check_number,
+)
 from ldis_jax.tasks import task_from_dict
 from ldis_jax.weights.hub import SHIPPED
 
-# Keys -> their least values.
+# Keys -> their least and greatest values.
 _INTEGERS = {
-    **dict.fromkeys(("train_steps", "batch_size", "num_shots", "eval.batch_size", "step.accumulate"), 1),
-    **dict.fromkeys(("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"), 1),
-    **dict.fromkeys(("optim.warmup_steps", "eval.pictures", "eval.prompt_swap"), 0),
+    **dict.fromkeys(("batch_size", "num_shots", "eval.batch_size", "step.accumulate"), (1, MOST_ROWS)),
+    **dict.fromkeys(
+        ("train_steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"), (1, MOST_STEPS)
+    ),
+    **dict.fromkeys(("eval.pictures", "eval.prompt_swap"), (0, MOST_ROWS)),
+    "optim.warmup_steps": (0, MOST_STEPS),
+    "data.num_workers": (0, MOST_PROCESSES),
 }
 
 
@@ -145,9 +156,13 @@ def check_config(config: ConfigDict) -> None:
     for group, kind in (("data.sources", _SourceEntry), ("eval.sets", _EvalSetEntry)):
         for name, entry in operator.attrgetter(group)(config).items():
             check_fields(kind, dict(entry), f"config.{group}.{name}")
-    counts = {f"eval.sets.{name}.num_shots": 1 for name, entry in config.eval.sets.items() if "num_shots" in entry}
-    for key, least in (_INTEGERS | counts).items():
-        check_integer(f"config.{key}", operator.attrgetter(key)(config), least)
+    counts = {
+        f"eval.sets.{name}.num_shots": (1, MOST_ROWS)
+        for name, entry in config.eval.sets.items()
+        if "num_shots" in entry
+    }
+    for key, (least, most) in (_INTEGERS | counts).items():
+        check_integer(f"config.{key}", operator.attrgetter(key)(config), least, maximum=most)
     optim, dtypes = config.optim, ("float32", "bfloat16")
     for key, holds, words in (
         ("seed", 0 <= config.seed < 2**32, f"from 0 to {2**32 - 1}"),  # random keys tell no more apart

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluation.protocols import PROTOCOLS, Protocol
 from ldis_jax.support import cli, prediction_options
-from ldis_jax.support.checks import check_integer
+from ldis_jax.support.checks import MOST_ROWS, check_integer
 from ldis_jax.support.files import check_writable, is_stream, write_json
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def main() -> None:
     """Entry point."""
     args = _arguments()
     protocol = PROTOCOLS[args.benchmark]
-    check_integer("--batch_size", args.batch_size)
+    check_integer("--batch_size", args.batch_size, maximum=MOST_ROWS)
     shots = sorted(set(args.num_shots or ()))
     if min(shots, default=1) < 1 or (protocol.kind != "images" and (shots or args.manifest)):
         raise LDISError(

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from ldis_jax.errors import LDISError
 from ldis_jax.support import cli
+from ldis_jax.support.checks import MOST_PROCESSES, check_integer
 from ldis_jax.support.config_flag import config_name, read_config
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for results; default runs/<name of the config>")
@@ -63,6 +64,7 @@ def main() -> None:
 
     import jax
 
+    check_integer("config.cpu_devices", config.cpu_devices, maximum=MOST_PROCESSES)
     # Both are only possible before the first use of a device.
     if config.cpu_devices > 1:  # else XLA_FLAGS may say how many
         jax.config.update("jax_num_cpu_devices", config.cpu_devices)

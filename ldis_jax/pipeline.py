@@ -26,7 +26,7 @@ from ldis_jax.media.images import ImageSource, read_image
 from ldis_jax.media.masks import read_first_labels
 from ldis_jax.media.videos import read_video
 from ldis_jax.models.ldis import LDISModel
-from ldis_jax.support.checks import Counts, check_counts, check_integer
+from ldis_jax.support.checks import MOST_ROWS, Counts, check_counts, check_integer
 from ldis_jax.support.files import StrPath
 from ldis_jax.tasks import Task
 from ldis_jax.weights.hub import resolve
@@ -356,7 +356,7 @@ class LDISPipeline:
     ) -> Iterator[Canvas]:
         """Every query with the network's output for all classes, in order; the device has the next batch meanwhile."""
         if batch_size is not None:
-            batch_size = check_integer("batch_size", batch_size)
+            batch_size = check_integer("batch_size", batch_size, maximum=MOST_ROWS)
         read = self._predictor.read_prompts(*read_prompts(classes, self.task.image_size, ignore_label))
 
         def load(query: ImageSource) -> Iterator[tuple[_Row, dict[str, np.ndarray]]]:

@@ -22,6 +22,7 @@ from ldis_jax.support.files import StrPath
 from ldis_jax.support.json_files import read_json
 
 _MAX_DRAWS = 100
+_MOST_BYTES = 1 << 28  # of a manifest
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -175,7 +176,7 @@ def read_manifest(path: StrPath) -> list[EpisodeRecord]:
         LDISError: missing, not JSON, empty, or an entry with wrong fields.
     """
     form = '{"class_id": 1, "class_name": ..., "query": name, "prompts": [name, ...]}'
-    entries = read_json(path, _Manifest, form=f"an episode manifest, a list of {form}")
+    entries = read_json(path, _Manifest, form=f"an episode manifest, a list of {form}", most=_MOST_BYTES)
     return [EpisodeRecord(e["class_id"], e["class_name"], e["query"], tuple(e["prompts"])) for e in entries]
 
 

@@ -16,6 +16,9 @@ from ldis_jax.errors import LDISError
 # Larger ones are no network's sizes, and would build modules or arrays without end.
 _MAX_INT, _MAX_LENGTH = 2**20, 64
 
+# More than any machine has, or waits for: a slip of the hand ends at the door, not in the memory.
+MOST_ROWS, MOST_PROCESSES, MOST_STEPS = 2**16, 2**10, 2**31 - 2
+
 Counts = int | Iterable[int]
 
 
@@ -62,7 +65,9 @@ def check_choice(name: str, value: object, choices: Collection[object]) -> None:
 
 def check_counts(name: str, value: Counts) -> list[int]:
     """One count or several, as a list; what is no positive integer raises :class:`LDISError`."""
-    return [check_integer(name, count) for count in (value if isinstance(value, Iterable) else [value])]
+    return [
+        check_integer(name, count, maximum=MOST_ROWS) for count in (value if isinstance(value, Iterable) else [value])
+    ]
 
 
 def _fits(value: Any, hint: Any) -> bool:

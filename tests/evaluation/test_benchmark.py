@@ -291,6 +291,7 @@ def test_batch_size_changes_nothing(command, tmp_path):
         ({"data": "nowhere"}, "nowhere/ImageSets/Segmentation/val.txt: cannot be read"),
         ({"model": "nowhere"}, "'nowhere': no such folder"),
         ({"batch_size": 0}, "--batch_size=0: must be an integer of at least 1"),
+        ({"batch_size": 10**6}, "--batch_size=1000000: must be an integer of at least 1 and at most 65536"),
         ({"num_steps": 3}, "--num_steps: an option of LDIS-n"),
         ({"manifest": "none.json"}, "none.json: cannot be read as an episode manifest"),
     ],

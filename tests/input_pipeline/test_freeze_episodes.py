@@ -66,7 +66,14 @@ def test_bad_data_is_one_line(voc_root, tmp_path, capsys):
     assert "9-shot" in error and error.count("\n") == 1 and not out.exists()
 
 
-@pytest.mark.parametrize("flags", [("--num_shots", "0"), ("--seed", "-1"), ("--episodes", "x")])
+@pytest.mark.parametrize("flag", ["--num_shots=0", "--seed=-1", f"--seed={10**400}", f"--episodes={10**20}"])
+def test_numbers_out_of_range_are_one_line(voc_root, tmp_path, flag, capsys):
+    assert freeze(voc_root, tmp_path / "m.json", flag) == 2
+    error = capsys.readouterr().err
+    assert f"{flag[:40]}" in error and "must be an integer of at least" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("flags", [("--num_shots", ""), ("--episodes", "x")])
 def test_bad_usage(voc_root, tmp_path, flags, capsys):
     with pytest.raises(SystemExit) as info:
         freeze(voc_root, tmp_path / "m.json", *flags)
