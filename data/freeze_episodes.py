@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         records = draw_episodes(open_source(args.root, protocol), protocol)
         write_json(args.out, [dataclasses.asdict(record) for record in records])
     except LDISError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return error.status
     print(f"{args.out}: {len(records)} episodes, episodes_hash {episodes_hash(records)}")
     return 0

@@ -1,6 +1,9 @@
 """The command that looks at a folder before anybody trains on it."""
 
 import json
+import os
+
+import pytest
 
 from ldis_jax import check_data
 from tests.data import trees
@@ -45,3 +48,10 @@ def test_the_facts_on_standard_output_are_alone_there(tmp_path, monkeypatch, cap
     root = picture_folder(tmp_path / "mine", boxes(255))
     status, out, err = call_command(check_data.main, monkeypatch, capfd, f"--data={root}", "--json=/dev/stdout")
     assert status == 0 and json.loads(out)["pictures"] == 5 and err.endswith("ready to train on\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_full_disk_is_worth_another_try(tmp_path, monkeypatch, capsys):
+    root = picture_folder(tmp_path / "mine", boxes(255))
+    status, _, err = call_command(check_data.main, monkeypatch, capsys, f"--data={root}", "--json=/dev/full")
+    assert status == 1 and err.startswith("error: /dev/full: cannot be written (No space") and err.count("\n") == 1

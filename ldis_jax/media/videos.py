@@ -29,6 +29,7 @@ _LOGGER = logging.getLogger(__name__)
 _FOLDER_FPS = 25.0  # of frames in files, which do not say
 _TICKS = 120_000  # a second of our MP4s; the usual rates, 30000/1001 among them, are whole numbers of them
 _LATE = 4  # frames; after damage decoders let some out behind later ones
+_MOST_PIXELS = 100_000_000  # of a frame; 8K has 33 million
 _LONGEST = 3600  # seconds that a frame may show; what says more is damaged
 
 
@@ -261,6 +262,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     try:
         with av.open(str(path)) as container:
             if stream := container.streams.best("video"):
+                stream.codec_context.options = {"max_pixels": str(_MOST_PIXELS)}
                 yield container, stream
                 return
         why = "holds no video"

@@ -17,10 +17,10 @@ MOST_BYTES = 500 * 2**20  # that the process may grow by, in one test
 _SLOWEST = 30  # seconds of a case
 
 
-def cases(count):
-    """Decorates a test with the number of its cases in CI."""
+def cases(count, times=TIMES):
+    """Decorates a test with the number of its cases in CI; slow ones stay as few in longer runs."""
     return settings(
-        max_examples=count * TIMES,
+        max_examples=count * times,
         derandomize=TIMES == 1,
         database=None,
         deadline=None,

@@ -130,7 +130,7 @@ def called(main, line):
 
 
 @given(data=st.data())
-@cases(4)
+@cases(4, times=1)
 def test_command_lines_of_training(tally, place, data, monkeypatch):
     """The flags are absl's, which reads them once a process: each case has its own."""
     keys = st.sampled_from(

@@ -1,5 +1,6 @@
 import importlib
 import importlib.util
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +80,9 @@ def test_bad_usage(voc_root, tmp_path, flags, capsys):
         freeze(voc_root, tmp_path / "m.json", *flags)
     error = capsys.readouterr().err
     assert info.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_worth_another_try(voc_root, capsys):
+    assert freeze(voc_root, "/dev/full", "--episodes", "20") == 1
+    assert capsys.readouterr().err.startswith("error: /dev/full: cannot be written (No space left")

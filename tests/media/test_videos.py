@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from ldis_jax import LDISError
+from ldis_jax.media import videos
 from ldis_jax.media.images import read_image, write_png
 from ldis_jax.media.videos import read_video, video_writer
 from tests.helpers import CASES, needs_cases
@@ -259,3 +260,9 @@ def test_videos_as_people_have_them(read):
         assert [int(frame.name) for frame in frames] == list(range(1, 13)) and not lines
     frames, lines = read(CASES / "endings")
     assert [frame.name for frame in frames] == list("abcdef") and len(lines) <= 1
+
+
+def test_frames_of_any_size_are_not_decoded(tmp_path, video, monkeypatch):
+    monkeypatch.setattr(videos, "_MOST_PIXELS", 48 * 64 - 1)
+    with pytest.raises(LDISError, match="no frame of it can be decoded"):
+        read_video(video)
