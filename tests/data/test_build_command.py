@@ -193,7 +193,25 @@ if __name__ == "__main__":
     assert summary == build("fss1000", root, "train", out="fresh")[1]
 
 
-@pytest.mark.parametrize("damage", ["no index", "no summary", "truncated index", "records gone", "pickled index"])
+SPOILED_INDEXES = {
+    "pickled index": lambda arrays: {"names": np.array([print], object)},
+    "another dimension": lambda arrays: {"names": arrays["names"][:, None]},
+    "another type": lambda arrays: {"labels": arrays["labels"].astype(float)},
+    "another length": lambda arrays: {"heights": arrays["heights"][:-1]},
+    "offsets that go back": lambda arrays: {"offsets": arrays["offsets"][::-1]},
+    "no such video": lambda arrays: {"videos": arrays["videos"] + 9},
+}
+SPOILED_SUMMARIES = {
+    "a summary that is a list": lambda text: "[]",
+    "names that are numbers": lambda text: json.dumps(json.loads(text) | {"class_names": [1, 2]}),
+    "a key twice": lambda text: text.replace("{", '{"images": 1,', 1),
+    "another rule": lambda text: json.dumps(json.loads(text) | {"mask_rule": "any"}),
+}
+
+
+@pytest.mark.parametrize(
+    "damage", ["no index", "no summary", "truncated index", "records gone", *SPOILED_INDEXES, *SPOILED_SUMMARIES]
+)
 def test_damaged_records_are_one_line(tree, build, damage):
     folder, _, _ = build("folder", tree("folder"), "full")
     index = folder / "index.npz"
@@ -205,9 +223,12 @@ def test_damaged_records_are_one_line(tree, build, damage):
         index.write_bytes(index.read_bytes()[:-300])
     elif damage == "records gone":
         next(folder.glob("*array_record*")).unlink()
+    elif damage in SPOILED_INDEXES:
+        arrays = dict(np.load(index))
+        np.savez(index, **arrays | SPOILED_INDEXES[damage](arrays))
     else:
-        arrays = dict(np.load(index)) | {"names": np.array([print], object)}
-        np.savez(index, **arrays)
+        path = folder / "index.json"
+        path.write_text(SPOILED_SUMMARIES[damage](path.read_text()))
     with pytest.raises(LDISError, match=r"build (them|the records)") as info:
         RecordSource(folder.parents[1], "full").draw(np.random.default_rng(0), 1)
     assert "\n" not in str(info.value)

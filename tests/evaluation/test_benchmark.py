@@ -98,6 +98,12 @@ class TestRecords:
             Records(tmp_path / "x", HEADER)
         assert (tmp_path / "x").read_bytes() == content
 
+    @pytest.mark.parametrize("record", ['{"i": "1"}', '{"i": 1, "i": 2}', "[1]", "null", '{"i": %s}' % (400 * "9")])
+    def test_records_of_another_form_are_not_gone_on_with(self, tmp_path, record):
+        (tmp_path / "x").write_text(f"{json.dumps(HEADER)}\n{record}\n")
+        with pytest.raises(LDISError, match=r"x: holds another evaluation .no records that can be read.; remove it"):
+            Records(tmp_path / "x", HEADER, dict[str, int])
+
 
 def random_records(count, seed=0):
     rng = np.random.default_rng(seed)

@@ -129,8 +129,9 @@ def change_index(folder, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda i: i.pop("weight_map"), "disagrees with .* about weight_map"),
-        (lambda i: i["weight_map"].update({"conv_in.bias": 3}), "unet/3: cannot be read"),
+        (lambda i: i.pop("weight_map"), r"index\.json: cannot be read .*weight_map: Field required"),
+        (lambda i: i.update(weight_map={}), "disagrees with .* about weight_map"),
+        (lambda i: i["weight_map"].update({"conv_in.bias": 3}), r"weight_map\.conv_in\.bias: .* valid string"),
         (lambda i: i["weight_map"].update({"conv_in.bias": "../../secret.safetensors"}),
          r"disagrees with .* about \.\./\.\./secret\.safetensors"),
         (lambda i: i["weight_map"].update({"conv_in.bias": "/etc/passwd"}), "disagrees with .* about /etc/passwd"),
