@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ldis_jax.datasets.index import INDEX_FILE, SUMMARY_FILE, ImageIndex, Summary, records_folder
 from ldis_jax.datasets.pairs import read_pair
-from ldis_jax.errors import LDISError
+from ldis_jax.errors import LDISError, list_names
 from ldis_jax.input_pipeline.indexed_source import IndexedSource
 from ldis_jax.support.files import StrPath, reading
 from ldis_jax.support.json_files import read_json
+
+_CORE = "tensorflow_datasets.core.features"
+# All strings of the features.json that data/build.py writes.
+_FEATURES = {f"{_CORE}.{name}" for name in ("features_dict.FeaturesDict", "tensor_feature.Tensor", "text_feature.Text")}
+_FEATURES |= {"string", "int32", "none"}
 
 
 class RecordSource(IndexedSource):
@@ -40,18 +46,26 @@ class RecordSource(IndexedSource):
         self._order = np.argsort(index.names)
 
     def _read(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        record, folder = self._record(self._row(name)), self._folder
-        files, names = (record["image"], record["mask"]), (f"{folder}: image {name}", f"{folder}: mask {name}")
-        return read_pair(*files, self._rule, int(record["object_label"]), *names)
+        image, mask, object_label = self._record(self._row(name))
+        names = f"{self._folder}: image {name}", f"{self._folder}: mask {name}"
+        return read_pair(image, mask, self._rule, object_label, *names)
 
-    def _record(self, row: int) -> dict[str, Any]:
-        """Files are opened on first use, and again after unpickling."""
+    def _record(self, row: int) -> tuple[bytes, bytes, int]:
+        """Image, mask and label of its object. Files are opened on first use, and again after unpickling."""
         with reading(f"{self._folder}: record {row} (build the records again)"):
             if self._records is None:
+                self._check_features()
                 import tensorflow_datasets as tfds  # a second that a program without records need not wait
 
                 self._records = tfds.builder_from_directory(os.fspath(self._folder)).as_data_source(self._split)
-            return self._records[row]
+            record = self._records[row]
+            return record["image"], record["mask"], int(record["object_label"])
+
+    def _check_features(self) -> None:
+        """TFDS imports the classes that a file of the folder names: they must be those that we write."""
+        path = self._folder / "features.json"
+        if foreign := set(_strings(json.loads(path.read_text(encoding="utf-8")))) - _FEATURES:
+            raise LDISError(f"{path}: {list_names(foreign)}: not of data/build.py; build the records again")
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_records": None}
@@ -62,3 +76,11 @@ class RecordSource(IndexedSource):
         if place == len(names) or names[self._order[place]] != name.encode():
             raise LDISError(f"{self._folder}: holds no image {name!r}; freeze the episodes anew from this data")
         return int(self._order[place])
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Those of a JSON document, however deep."""
+    if isinstance(value, str):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _strings(part)

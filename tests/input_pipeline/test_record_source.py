@@ -1,3 +1,4 @@
+import json
 import logging
 import pickle
 import sys
@@ -159,3 +160,19 @@ def test_damaged_records_are_bad_files(built):
     with pytest.raises(BadFileError):
         for i in range(50):
             source.draw(episode_rng(0, i), 1)
+
+
+@pytest.mark.parametrize("spoil", ["import", "field"])
+def test_features_that_we_do_not_write(built, spoil, capsys):
+    """TFDS would import what they name."""
+    path = built / "train" / "1.0.0" / "features.json"
+    features = json.loads(path.read_text())
+    if spoil == "import":
+        features["featuresDict"]["features"]["image"]["pythonClassName"] = "this.Zen"
+    else:
+        del features["featuresDict"]["features"]["image"]
+    path.write_text(json.dumps(features))
+    sys.modules.pop("this", None)
+    with pytest.raises(LDISError, match=r"build the records again|this\.Zen: not of data/build\.py"):
+        RecordSource(built, "train").draw(episode_rng(0, 0), 1)
+    assert "this" not in sys.modules
