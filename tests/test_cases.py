@@ -11,12 +11,15 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from safetensors.numpy import load_file
 
 from ldis_jax import LDISPipeline, segment
 from ldis_jax.errors import LDISError
 from ldis_jax.media.images import read_image
 from ldis_jax.media.masks import read_label_map
 from ldis_jax.media.videos import read_video
+from ldis_jax.weights.hub import SHIPPED
+from ldis_jax.weights.model_folder import open_model
 from tests.helpers import CASES, ROOT, call_command, needs_cases
 
 pytestmark = [needs_cases, pytest.mark.usefixtures("quick_compilation")]
@@ -72,7 +75,7 @@ def film(run, name, *arguments):
 def test_every_file_has_a_test():
     text = (ROOT / "tests" / "test_cases.py").read_text()
     for path in CASES.iterdir():
-        assert path.name in ("README.md", "lora_meta.safetensors") or re.search(f"[\"']{path.name}", text), path.name
+        assert path.name == "README.md" or re.search(f"[\"']{path.name}", text), path.name
 
 
 @pytest.mark.parametrize("folder", ["frames", "framesmac"])
@@ -182,6 +185,17 @@ def test_the_overlay_keeps_the_times_of_frames(run):
         with av.open(str(path)) as container:
             times.append([frame.time for frame in container.decode(video=0)])
     np.testing.assert_allclose(times[0], times[1], atol=1e-3)
+
+
+def test_a_lora_of_diffusers_is_scaled_by_its_metadata():
+    path = CASES / "lora_meta.safetensors"
+    base, merged = (open_model(SHIPPED["tiny"], lora=lora)[2]["unet"].tensors for lora in (None, str(path)))
+    pairs = load_file(path)
+    layers = [name.removesuffix(".lora_A.weight") for name in pairs if name.endswith(".lora_A.weight")]
+    for layer in layers:
+        product = pairs[f"{layer}.lora_B.weight"] @ pairs[f"{layer}.lora_A.weight"]
+        name = f"{layer.removeprefix('unet.')}.weight"
+        np.testing.assert_allclose(merged[name].read() - base[name].read(), 4 * product, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["eps.png", "avif.bin", "blp.bin"])
