@@ -39,7 +39,10 @@ def test_every_bad_file_has_its_line(tmp_path, monkeypatch, capsys):
 
 
 def test_bad_usage(tmp_path, monkeypatch, capsys):
-    for arguments, message in (([f"--data={tmp_path / 'none'}"], "none: needs images/ and masks/"),):
+    for arguments, message in (
+        ([f"--data={tmp_path / 'none'}"], "none: needs images/ and masks/"),
+        (["--data=--"], "--data: expected one"),
+    ):
         status, _, err = call_command(check_data.main, monkeypatch, capsys, *arguments)
         assert status == 2 and message in err and err.count("\n") == 1
 

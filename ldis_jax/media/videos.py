@@ -260,8 +260,9 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """A container and its video stream."""
     av = _pyav()
     try:
-        with av.open(str(path)) as container:
-            if stream := container.streams.best("video"):
+        with av.open(str(path), metadata_errors="replace") as container:
+            stream = container.streams.best("video")
+            if stream and stream.codec_context:  # there is none of a codec that FFmpeg does not know
                 stream.codec_context.options = {"max_pixels": str(_MOST_PIXELS)}
                 yield container, stream
                 return

@@ -33,6 +33,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """As argparse's; where a flag names standard output, the command prints to standard error from here on."""
+        for word in sys.argv[1:]:
+            if word.startswith("-") and word.endswith("=--"):  # which argparse takes for no value at all
+                self.error(f"argument {word.removesuffix('=--')}: expected one argument")
         found = super().parse_args(*args, **kwargs)
         keep_stdout_for(*(value for value in vars(found).values() if isinstance(value, Path)))
         return found

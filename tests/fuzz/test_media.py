@@ -120,6 +120,8 @@ def two_tone(data):
     """A mask of two tones in any form, with the share of it that may be read as the other."""
     low, high = data.draw(st.integers(0, 100)), data.draw(st.integers(155, 255))
     kind = data.draw(st.sampled_from(("grey", "palette", "colour", "alpha", "bits", "soft", "jpeg", "webp", "deep")))
+    if kind in ("jpeg", "webp"):
+        low, high = min(low, 60), max(high, 195)
     grey = np.where(DISK, high, low).astype(np.uint8)
     black = np.where(DISK, high, 0).astype(np.uint8)
     image, lossy = Image.fromarray(grey), {}

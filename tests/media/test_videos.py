@@ -266,3 +266,27 @@ def test_frames_of_any_size_are_not_decoded(tmp_path, video, monkeypatch):
     monkeypatch.setattr(videos, "_MOST_PIXELS", 48 * 64 - 1)
     with pytest.raises(LDISError, match="no frame of it can be decoded"):
         read_video(video)
+
+
+def test_names_in_a_file_need_not_be_utf8(tmp_path):
+    import av
+
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        container.metadata["title"] = "Malerei"
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for image in moving_square(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    content = (tmp_path / "a.avi").read_bytes()
+    assert b"Malerei" in content
+    (tmp_path / "a.avi").write_bytes(content.replace(b"Malerei", b"M\xe4lerei"))
+    assert len(list(read_video(tmp_path / "a.avi"))) == 3
+
+
+def test_a_codec_that_nobody_knows(tmp_path):
+    write_film(tmp_path / "a.avi", list(moving_square(3)))
+    content = (tmp_path / "a.avi").read_bytes()
+    (tmp_path / "a.avi").write_bytes(content.replace(b"MJPG", b"ZZZZ"))
+    with pytest.raises(LDISError, match=r"holds no video|not a video|no frame of it"):
+        list(read_video(tmp_path / "a.avi"))
