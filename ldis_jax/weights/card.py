@@ -16,7 +16,7 @@ UNKNOWN_LICENSE = "unknown"
 _TASK_NAMES = {"ldis1": "LDIS-1 (one step)", "ldisn": "LDIS-n (many steps)"}
 _PUBLIC_LICENSES = (
     "A model made from public weights is bound by their terms: Stable Diffusion 1.5 is under CreativeML Open RAIL-M, "
-    "Alpha-CLIP under Apache-2.0, OpenAI's CLIP and TAESD under MIT."
+    "Alpha-CLIP under Apache-2.0, OpenAI's CLIP and TAESD under MIT; chaoyangw/ldis states no terms for its weights."
 )
 _USAGE = """In JAX:
 
@@ -27,13 +27,13 @@ pipe = LDISPipeline.from_pretrained("FOLDER")
 mask = pipe("query.png", prompts=[("prompt.png", "prompt_mask.png")]).mask
 ```
 
-In torch, the networks by diffusers' names:
+In torch, through diffusers, which runs the two files of Python that lie in the folder:
 
 ```python
-from diffusers import {vae}, UNet2DConditionModel
+from diffusers import DiffusionPipeline
 
-unet = UNet2DConditionModel.from_pretrained("FOLDER", subfolder="unet")
-vae = {vae}.from_pretrained("FOLDER", subfolder="vae")
+pipe = DiffusionPipeline.from_pretrained("FOLDER", custom_pipeline="FOLDER", trust_remote_code=True)
+mask = pipe(query, prompts=[(image, mask)]).mask  # PIL images
 ```"""
 
 
@@ -114,7 +114,7 @@ def model_card(task: Task, config: ModelConfig, provenance: Provenance | None = 
     unsaid = " (their folder does not say)" if facts.license == UNKNOWN_LICENSE else ""
     sections += [
         f"## Licence\n\nBase weights: `{facts.license}`{unsaid}. {_PUBLIC_LICENSES}",
-        f"## Use\n\n{_USAGE.format(vae=vae)}",
+        f"## Use\n\n{_USAGE}",
     ]
     return "\n\n".join(sections) + "\n"
 

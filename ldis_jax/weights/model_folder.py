@@ -1,8 +1,9 @@
 """The model folder: diffusers' names and layout for the UNet and VAE, Alpha-CLIP's for the prompt encoder.
 
-    README.md   ldis_config.json   unet/   vae/   prompt_encoder/   scheduler/
+    README.md   ldis_config.json   unet/   vae/   prompt_encoder/   scheduler/   model_index.json   pipeline.py
 
-What is written is safetensors and JSON, which cannot execute. What is read may also be one of torch's ``.bin`` files.
+What ldis_jax reads of it is safetensors and JSON, which cannot execute, or one of torch's ``.bin`` files.
+:mod:`.diffusers_files` says what the last two are for.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from ldis_jax.support.json_files import read_json
 from ldis_jax.tasks import Task, task_from_dict
 from ldis_jax.weights.card import CARD, model_card
 from ldis_jax.weights.clip import rename_tower
+from ldis_jax.weights.diffusers_files import INDEX, PIPELINE, write_diffusers_files
 from ldis_jax.weights.lora_files import merge, open_lora
 from ldis_jax.weights.network_files import STEMS, open_network
 from ldis_jax.weights.rules import fill, match, to_torch
@@ -236,6 +238,7 @@ def write_folder(
             write_json(staging / "scheduler" / "scheduler_config.json", task.schedule.to_dict())
             text = model_card(task, config) if card is None else card
             (staging / CARD).write_text(text, encoding="utf-8", errors="backslashreplace")
+            write_diffusers_files(staging, task, config)
             quiet = total < _PROGRESS_BYTES
             with tqdm(desc="write weights", total=total, unit="B", unit_scale=True, disable=quiet) as bar:
                 for name, tensors in checked.items():
@@ -248,7 +251,7 @@ def write_folder(
 def _require_replaceable(folder: Path) -> None:
     """A model folder is replaced as a whole, so nothing else may lie in it; an empty folder is as good as none."""
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    others = names - {TASK_FILE, CARD, "scheduler", *NETWORKS}
+    others = names - {TASK_FILE, CARD, INDEX, PIPELINE, "scheduler", *NETWORKS}
     if others or (names and TASK_FILE not in names):
         what = list_names(others or names)
         raise LDISError(f"{folder}: exists and is no model folder, or holds more than one ({what}); choose another")
@@ -282,10 +285,12 @@ def write_network(
 
 
 def model_hash(folder: Path) -> str:
-    """16 hex digits of the SHA-256 over a model folder's files and its networks', links followed, its card left out."""
+    """16 hex digits of the SHA-256 over a model folder's files and its networks', links followed, its card and
+    what only diffusers reads left out.
+    """
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*"), *folder.glob("*/*")]):
-        if path.is_file() and path.suffix in (".json", ".safetensors", ".bin"):
+        if path.is_file() and path.suffix in (".json", ".safetensors", ".bin") and path.name != INDEX:
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
