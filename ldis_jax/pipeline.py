@@ -6,6 +6,7 @@ import concurrent.futures
 import dataclasses
 import itertools
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -29,7 +30,7 @@ from ldis_jax.models.ldis import LDISModel
 from ldis_jax.support.checks import MOST_ROWS, Counts, check_counts, check_integer
 from ldis_jax.support.files import StrPath
 from ldis_jax.tasks import Task
-from ldis_jax.weights.hub import resolve
+from ldis_jax.weights.hub import push, resolve
 from ldis_jax.weights.model_folder import fill_model, open_model, read_card, save_model
 
 _ROWS = 8  # a device takes at once, of many
@@ -85,6 +86,16 @@ class LDISPipeline:
     def save_pretrained(self, folder: StrPath) -> None:
         """Writes a model folder, whole or not at all; its card is the one the model came with."""
         save_model(Path(folder), self.task, self.model, self._card)
+
+    def push_to_hub(self, hub_id: str, *, private: bool = False) -> str:
+        """Uploads the model folder to "owner/name" on the hub, which is made if need be, and returns its address.
+
+        Raises:
+            LDISError: nobody is logged in who may write there.
+        """
+        with tempfile.TemporaryDirectory(prefix="ldis_jax_") as folder:
+            self.save_pretrained(Path(folder) / "model")
+            return push(Path(folder) / "model", hub_id, private=private)
 
     def export(
         self,

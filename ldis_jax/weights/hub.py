@@ -7,47 +7,68 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldis_jax.errors import LDISError, TryAgainError
-from ldis_jax.support.files import is_full
+from ldis_jax.errors import LDISError
+from ldis_jax.weights.downloads import refusal
+from ldis_jax.weights.named_models import TABLE, ready_folder, say
 from ldis_jax.weights.network_files import DIFFUSERS, STEMS, TRANSFORMERS, find_weights
 
-# Models that come with the package; each has a card.
-SHIPPED = {"tiny": Path(__file__).parents[1] / "assets" / "tiny"}
 _CONFIGS = ("README.md", "model_index.json", "*config.json")
 _SHARD = "-?????-of-?????"
 
 
-def resolve(folder_or_hub_id: str, revision: str | None = None, variant: str | None = None) -> Path:
-    """A local folder or file as it is, the shipped model "tiny", or the local copy of a hub repository.
+def resolve(model: str, revision: str | None = None, variant: str | None = None) -> Path:
+    """A local folder of a model: one that is named is made on first use, one of the hub is downloaded.
 
     Of a repository only what a model needs is fetched: configs, the card, and one form of each network's weights. A
     download that was broken off keeps the files that came whole; where the hub is out of reach, or with
     ``HF_HUB_OFFLINE=1``, what is there already is taken.
 
+    Args:
+        model: a name of :data:`~ldis_jax.weights.named_models.TABLE`, a path, or a hub id. A name means the named
+            model even where a folder is called like it; ``./NAME`` is the folder.
+        revision: branch, tag or commit of a hub id.
+        variant: of the weight files of a hub id.
+
     Raises:
-        LDISError: neither a path nor a repository, a missing file, or access refused.
+        LDISError: none of the three, a missing file, or access refused.
+        TryAgainError: a server is out of reach, or the disk is full.
     """
-    if folder_or_hub_id and os.path.exists(folder_or_hub_id):
-        if revision is None:
-            return Path(folder_or_hub_id)
-        fault = LDISError(f"{folder_or_hub_id}: a local path has no revision {revision!r}")
-    elif folder_or_hub_id in SHIPPED:
-        return SHIPPED[folder_or_hub_id]
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", folder_or_hub_id):
-        return _download(folder_or_hub_id, revision, variant)
+    local = model in TABLE or os.path.exists(model)
+    if local and revision is not None:
+        fault = LDISError(f"{model}: a named model or a local path has no revision {revision!r}")
+    elif model in TABLE:
+        return named(model)
+    elif model and local:
+        return Path(model)
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        return _download(model, revision, variant)
     else:
-        fault = _no_id(folder_or_hub_id)
+        fault = _no_id(model)
     raise fault
+
+
+def named(name: str) -> Path:
+    """The folder of a named model; says so where a folder is called like it."""
+    if os.path.exists(name):
+        say(f"{name}: the named model is meant; write ./{name} for the {'folder' if os.path.isdir(name) else 'file'}")
+    found = ready_folder(name)
+    if found is None:
+        from ldis_jax.weights.named_fetch import named_folder
+
+        found = named_folder(name)
+    return found
 
 
 def _no_id(text: str) -> LDISError:
     return LDISError(
-        f"{text!r}: no such folder (a run writes its model/ at its end), nor 'tiny' or a hub id of the form owner/name"
+        f"{text!r}: no such folder (a run writes its model/ at its end), nor a named model ({', '.join(TABLE)}) or a "
+        "hub id of the form owner/name"
     )
 
 
 def _download(hub_id: str, revision: str | None, variant: str | None) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
 
     where = hub_id if revision is None else f"{hub_id} at {revision}"
     try:
@@ -62,34 +83,8 @@ def _download(hub_id: str, revision: str | None, variant: str | None) -> Path:
         # The library counts as missing what we had no use for; what we miss ourselves is said on reading.
         if found := getattr(error, "snapshot_path", None):
             return Path(found)
-        refused = _refused(error, where)
+        refused = _no_id(where) if isinstance(error, HFValidationError) else refusal(error, where)
     raise refused
-
-
-def _refused(error: Exception, where: str) -> LDISError:
-    """What an error of huggingface_hub means, and what to do."""
-    from huggingface_hub import errors
-
-    line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    match error:  # some are kinds of others
-        case errors.HFValidationError():
-            return _no_id(where)
-        case errors.GatedRepoError():
-            return LDISError(f"{where}: access refused; accept its terms on the hub, then log in: hf auth login")
-        case errors.RevisionNotFoundError():
-            return LDISError(f"{where}: the repository has no such revision; give a branch, tag or commit of it")
-        case errors.RepositoryNotFoundError():
-            return LDISError(
-                f"{where}: no such folder and no such repository on the hub; a private one needs: hf auth login"
-            )
-        case errors.LocalEntryNotFoundError():
-            return LDISError(
-                f"{where}: no such folder, not in the hub's local cache, and the hub is out of reach; "
-                "fetch it online once"
-            )
-    return (TryAgainError if is_full(error) else LDISError)(
-        f"{where}: the hub did not give it ({line}); mend that and try again: whole files are kept"
-    )
 
 
 def _list_files(hub_id: str, revision: str | None) -> list[str] | None:
@@ -122,3 +117,26 @@ def _needed(files: Sequence[str], variant: str | None) -> list[str]:
             stem, kind, suffix = index.groups()
             patterns += [f"{prefix}{stem}{end}.{kind}" for end in (f"{suffix}{_SHARD}", f"{_SHARD}{suffix}")]
     return [*_CONFIGS, *patterns] if patterns else []
+
+
+def push(folder: Path, hub_id: str, *, private: bool = False) -> str:
+    """Uploads a model folder, card included, and returns the address of its page.
+
+    Raises:
+        LDISError: no such id, or nobody is logged in who may write there.
+        TryAgainError: the hub is out of reach.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi()
+        api.create_repo(hub_id, private=private, exist_ok=True)
+        done = api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message="LDIS model folder of ldis_jax")
+        return done.repo_url.url if hasattr(done.repo_url, "url") else str(done.repo_url)
+    except Exception as error:
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        denied = status in (401, 403) or type(error).__name__ == "LocalTokenNotFoundError"
+        refused = refusal(error, hub_id)
+        if denied:
+            refused = LDISError(f"{hub_id}: nobody is logged in who may write there; hf auth login with such a token")
+    raise refused

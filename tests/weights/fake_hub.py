@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -19,6 +20,7 @@ class FakeHub:
         self.refs = {}  # (id, branch or tag) -> commit
         self.refusals = {}  # beginning of a request's path -> (status, headers)
         self.cuts = {}  # file -> how its next download ends early
+        self.web = {}  # path of any other server -> its file
         self.log = []  # (method, path, Range header)
         hub = self
 
@@ -33,6 +35,9 @@ class FakeHub:
                 pass
 
             def do_GET(self):
+                hub.answer(self)
+
+            def do_POST(self):
                 hub.answer(self)
 
             def do_HEAD(self):
@@ -61,13 +66,23 @@ class FakeHub:
 
     def answer(self, request):
         path = unquote(urlsplit(request.path).path)
-        api = path.startswith("/api/models/")
-        if not api and "/resolve/" not in path:
+        api = path.startswith("/api/")
+        if not api and "/resolve/" not in path and path not in self.web:
             return send(request, 404)  # the library asks for more than repositories
         self.log.append((request.command, path, request.headers.get("Range")))
         for start, (status, headers) in self.refusals.items():
             if path.startswith(start):
                 return send(request, status, headers)
+        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            made = f"{asked['organization']}/{asked['name']}"
+            self.add({}, made)
+            return send_json(request, {"url": f"{self.url}/{made}"})
+        if path == "/api/validate-yaml":  # of a card
+            return send_json(request, {"errors": [], "warnings": []})
+        if path in self.web:
+            return self.send_content(request, path, self.web[path], {})
         parts = path.removeprefix("/api/models").split("/")[1:]
         repo, what, revision = "/".join(parts[:2]), "".join(parts[2:3]), "".join(parts[3:4]) or "main"
         if not any(repo == known for known, _ in self.commits):
@@ -78,6 +93,14 @@ class FakeHub:
         files = self.commits[repo, commit]
         if what == "resolve":
             return self.send_file(request, commit, files, "/".join(parts[4:]))
+        if what == "preupload":  # small files go with the commit itself
+            named = [file["path"] for file in json.loads(body)["files"]]
+            modes = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in named]
+            return send_json(request, {"files": modes})
+        if what == "commit":
+            lines = [json.loads(line)["value"] for line in body.splitlines() if b'"file"' in line]
+            new = self.add(files | {file["path"]: base64.b64decode(file["content"]) for file in lines}, repo)
+            return send_json(request, {"commitUrl": f"{self.url}/{repo}/commit/{new}", "commitOid": new})
         if what == "tree":
             folders = [
                 {"type": "directory", "path": name, "oid": "0" * 40} for name in {n.split("/")[0] for n in files}
@@ -86,22 +109,34 @@ class FakeHub:
                 {"type": "file", "path": name, "size": len(files[name]), "oid": digest(files[name])} for name in files
             ]
             return send(request, 200, body=json.dumps(folders + entries).encode())
+        if what == "paths-info":
+            asked = json.loads(body)["paths"]
+            found = [name for name in files if name in asked]
+            entries = [
+                {"type": "file", "path": name, "size": len(files[name]), "oid": digest(files[name])} for name in found
+            ]
+            return send(request, 200, body=json.dumps(entries).encode())
         info = {"_id": "0", "id": repo, "modelId": repo, "sha": commit, "private": False, "tags": [], "downloads": 0}
-        return send(
-            request, 200, body=json.dumps({**info, "siblings": [{"rfilename": name} for name in files]}).encode()
-        )
+        siblings = [{"rfilename": name, "size": len(body), "lfs": lfs(body)} for name, body in files.items()]
+        return send(request, 200, body=json.dumps({**info, "siblings": siblings}).encode())
 
     def send_file(self, request, commit, files, name):
         if name not in files:
             return send(request, 404, {**error("EntryNotFound", "Entry not found"), "X-Repo-Commit": commit})
         body = files[name]
-        headers = {"ETag": f'"{digest(body)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
-        if request.command == "GET" and name in self.cuts:
+        return self.send_content(request, name, body, {"X-Repo-Commit": commit})
+
+    def send_content(self, request, name, body, headers):
+        """A file, or the range of it that is asked for."""
+        headers = {"ETag": f'"{digest(body)}"', "Accept-Ranges": "bytes", **headers}
+        asked = request.headers.get("Range")
+        if request.command == "GET" and (not asked or asked.endswith("-")) and name in self.cuts:
             return self.cuts.pop(name)(request, headers, body)
-        if asked := request.headers.get("Range"):
-            first = int(asked.removeprefix("bytes=").split("-")[0])
-            headers["Content-Range"] = f"bytes {first}-{len(body) - 1}/{len(body)}"
-            return send(request, 206, headers, body[first:])
+        if asked:
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            first, last = int(first), min(int(last or len(body)), len(body) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(body)}"
+            return send(request, 206, headers, body[first : last + 1])
         return send(request, 200, headers, body)
 
 
@@ -110,9 +145,13 @@ def send(request, status, headers=None, body=b"", length=None):
     for name, value in {**(headers or {}), "Content-Length": len(body) if length is None else length}.items():
         request.send_header(name, str(value))
     request.end_headers()
-    if request.command == "GET":
+    if request.command != "HEAD":
         request.wfile.write(body)
         request.wfile.flush()
+
+
+def send_json(request, value):
+    send(request, 200, body=json.dumps(value).encode())
 
 
 def error(code, message):
@@ -121,6 +160,10 @@ def error(code, message):
 
 def digest(body):
     return hashlib.sha1(body).hexdigest()
+
+
+def lfs(body):
+    return {"size": len(body), "sha256": hashlib.sha256(body).hexdigest(), "pointerSize": 0}
 
 
 def is_download(method, path):

@@ -16,11 +16,12 @@ from flax import nnx
 from huggingface_hub import constants
 from safetensors.numpy import load_file, save
 
-from ldis_jax import LDISPipeline
+from ldis_jax import LDISPipeline, convert
 from ldis_jax.errors import LDISError
 from ldis_jax.weights import load_model
 from ldis_jax.weights.hub import resolve
 from ldis_jax.weights.model_folder import open_weights
+from tests.helpers import call_command
 from tests.weights.fake_hub import ID, FakeHub, error, is_download, send
 
 UNET = "unet/diffusion_pytorch_model"
@@ -62,7 +63,9 @@ def shards(stem, kind, suffix=""):
 
 
 def files_of(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Its content but for Python, which is never fetched."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".py")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def point_to(monkeypatch, url):
@@ -371,3 +374,22 @@ def test_local_path(hub, micro_folder):
     assert resolve(str(micro_folder)) == micro_folder
     assert "a local path has no revision 'v1'" in refusal(str(micro_folder), "v1", name=str(micro_folder))
     assert not hub.log
+
+
+# --- Upload ---
+
+
+def test_a_folder_goes_up_and_comes_back(hub, monkeypatch, micro_folder, capsys):
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    page = LDISPipeline.from_pretrained(micro_folder).push_to_hub("me/mine")
+    assert page == f"{hub.url}/me/mine"
+    files = hub.commits["me/mine", hub.refs["me/mine", "main"]]
+    assert {"README.md", "ldis_config.json", "model_index.json", "pipeline.py", f"{UNET}.safetensors"} <= files.keys()
+    ours, back = load_model(micro_folder), load_model(resolve("me/mine"))
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(back.model), nnx.state(ours.model))
+
+    status, out, _ = call_command(convert.main, monkeypatch, capsys, f"--model={micro_folder}", "--push=me/other")
+    assert status == 0 and out == f"{hub.url}/me/other\n"
+    hub.refusals["/api/repos/create"] = 401, {}
+    status, out, err = call_command(convert.main, monkeypatch, capsys, f"--model={micro_folder}", "--push=me/third")
+    assert status == 2 and "logged in who may write" in err
