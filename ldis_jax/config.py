@@ -27,7 +27,8 @@ from ldis_jax.support.checks import (
     check_number,
 )
 from ldis_jax.tasks import task_from_dict
-from ldis_jax.weights.hub import SHIPPED
+from ldis_jax.weights.hub import named
+from ldis_jax.weights.named_models import TABLE
 
 # Keys -> their least and greatest values.
 _INTEGERS = {
@@ -196,5 +197,5 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def init_folder(name: str) -> Path:
-    """Where training starts from: ``config.init.folder``, of which "tiny" is the shipped one."""
-    return SHIPPED.get(name, Path(name))
+    """Where training starts from: ``config.init.folder``, a path or a named model, which is made on first use."""
+    return named(name) if name in TABLE else Path(name)

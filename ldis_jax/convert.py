@@ -7,8 +7,10 @@ Examples:
     python -m ldis_jax.convert --checkpoint=runs/ldis1 --step=80000 --out=ldis1_80k
     python -m ldis_jax.convert --model=ldis1 --to=ldis_pt --out=pytorch_model/mp_rank_00_model_states.pt
     python -m ldis_jax.convert --model=pretrained/ldis1 --lora=runs/ldis1_lora/lora --out=ldis1_lora
+    python -m ldis_jax.convert --model=runs/ldis1/model --push=OWNER/NAME
 
-docs/weights.md lists every form that is read and written.
+FILE may be an address: owner/name[@revision]:path of the hub, or https://HOST/FILE[#sha256=DIGEST]; it is fetched
+once. docs/weights.md lists every form that is read and written, and the addresses of the public weights.
 """
 
 from __future__ import annotations
@@ -26,8 +28,11 @@ def _arguments() -> argparse.Namespace:
     origin = parser.add_argument_group("from (one of these)").add_mutually_exclusive_group(required=True)
     origin.add_argument("--sd15", help="Stable Diffusion 1.5: diffusers folder, hub id, or original single file")
     origin.add_argument("--checkpoint", type=Path, metavar="WORKDIR", help="work folder of ldis_jax.main")
-    origin.add_argument("--model", help='model folder, hub id, or "tiny"')
-    parser.add_argument("--out", required=True, type=Path, help="model folder to write; a file for another --to")
+    origin.add_argument("--model", help="model folder, hub id, or a named model")
+    parser.add_argument("--out", type=Path, help="model folder to write; a file for another --to")
+    parser.add_argument(
+        "--push", metavar="OWNER/NAME", help="upload the written folder, or --model as it is, to the hub"
+    )
     parser.add_argument(
         "--to",
         default="folder",
@@ -37,10 +42,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the written weights (default float32)")
     parts = parser.add_argument_group("with --sd15 (--vae and --variant with --model too)")
     parts.add_argument("--task", choices=("ldis1", "ldisn"), help="may be left out with --ldis, which tells it")
-    parts.add_argument("--alpha_clip", type=Path, help="Alpha-CLIP's .pth")
+    parts.add_argument("--alpha_clip", metavar="FILE", help="Alpha-CLIP's .pth")
     parts.add_argument("--clip", help="OpenAI's ViT-L-14.pt (trusted input), or transformers' folder or hub id")
     parts.add_argument("--zero_alpha", action="store_true", help="give plain CLIP an alpha convolution of zeros")
-    parts.add_argument("--ldis", type=Path, help="the paper's trained UNet, mp_rank_00_model_states.pt")
+    parts.add_argument("--ldis", metavar="FILE", help="the paper's trained UNet, mp_rank_00_model_states.pt")
     parts.add_argument("--vae", help="another autoencoder: folder or hub id with AutoencoderKL or AutoencoderTiny")
     parts.add_argument("--variant", help="of the weight files, such as fp16 or non_ema")
     parts.add_argument(
@@ -50,6 +55,7 @@ def _arguments() -> argparse.Namespace:
     more = parser.add_argument_group("hub, checkpoints and LoRA")
     more.add_argument("--lora", type=Path, help="file or folder of LoRA to merge into --model")
     more.add_argument("--revision", help="branch, tag or commit of --sd15's or --model's hub id")
+    more.add_argument("--offline", action="store_true", help="fetch nothing; take what is on this machine")
     more.add_argument("--step", type=int, help="of --checkpoint (default: the newest)")
     more.add_argument("--init", type=Path, help="the folder training started from, if it has moved")
     return parser.parse_args()
@@ -89,6 +95,10 @@ def _check(args: argparse.Namespace, origin: str) -> None:
     for one, other in (("task", "ldis"), ("alpha_clip", "clip")) if origin == "sd15" else ():
         if getattr(args, one) is None and getattr(args, other) is None:
             faults.append(LDISError(f"--sd15: needs --{one} or --{other}; see --help"))
+    if args.out is None and (args.push is None or origin != "model"):
+        faults.append(LDISError(f"--{origin}: needs --out; see --help"))
+    if args.push is not None and args.to != "folder":
+        faults.append(LDISError(f"--push: has no effect with --to={args.to}; see --help"))
     if not 0 <= (args.seed or 0) < 2**63:
         faults.append(LDISError(f"--seed={args.seed}: must lie in 0..2^63 - 1"))
     if faults:
@@ -103,13 +113,18 @@ def main() -> None:
 
     from ldis_jax.commands import convert_weights
 
+    folder = args.out
     match origin:
         case "sd15":
             print(convert_weights.from_stable_diffusion(args))
         case "checkpoint":
             print(convert_weights.from_checkpoint(args))
+        case "model" if folder is None:
+            folder = convert_weights.resolve(args.model, args.revision, args.variant)
         case "model":
             print(convert_weights.from_model(args))
+    if args.push is not None:
+        print(convert_weights.push(folder, args.push))
 
 
 if __name__ == "__main__":

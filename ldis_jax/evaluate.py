@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def _arguments() -> argparse.Namespace:
     parser = cli.Parser("evaluate", __doc__, textwrap.fill(f"benchmarks: {', '.join(PROTOCOLS)}", 100))
-    parser.add_argument("--model", required=True, help='model folder, hub id, or "tiny"')
+    parser.add_model_flag(required=True)
     parser.add_argument("--benchmark", required=True, choices=PROTOCOLS, metavar="NAME", help="see below")
     parser.add_argument(
         "--data", required=True, type=Path, help="data set: built by data/build.py, or a folder in VOC layout"

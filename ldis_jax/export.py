@@ -20,7 +20,7 @@ def _batch_size(text: str) -> int | None:
 
 def _arguments() -> argparse.Namespace:
     parser = cli.Parser("export", __doc__)
-    parser.add_argument("--model", required=True, help='model folder, hub id, or "tiny"')
+    parser.add_model_flag(required=True)
     parser.add_argument("--out", required=True, type=Path, help="file to write, .safetensors")
     parser.add_argument("--platforms", default="cpu,tpu,cuda", help="of cpu, tpu, cuda, rocm (default %(default)s)")
     parser.add_argument("--num_prompts", type=int, default=1, help="the most prompts that a query may have (default 1)")

@@ -59,7 +59,7 @@ def _read_classes(values: list[str]) -> dict[str, list[tuple[str, str]]]:
 
 def _arguments() -> argparse.Namespace:
     parser = cli.Parser("segment", __doc__)
-    parser.add_argument("--model", required=True, help='model folder, hub id, or "tiny"')
+    parser.add_model_flag(required=True)
     parser.add_argument("--query", required=True, nargs="+", help="pictures, folders, patterns; a video, or its frames")
     shown = parser.add_mutually_exclusive_group(required=True)
     shown.add_argument("--prompt", action="append", metavar="[NAME=]IMAGE:MASK", default=[], help="may be repeated")

@@ -8,11 +8,11 @@ import pytest
 from tests.helpers import ROOT
 
 PACKAGE = ROOT / "ldis_jax"
-FILES = sorted(PACKAGE.rglob("*.py"))
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if "assets" not in path.parts)  # those are a model's
 
 # From the top. A room is a folder, or a module in the package's root.
 FLOORS = (
-    ("main", "segment", "evaluate", "compile", "convert", "export", "check_data", "demo"),
+    ("main", "segment", "evaluate", "compile", "convert", "export", "check_data", "named_models", "demo"),
     ("commands", "costs"),
     ("training", "evaluation"),
     ("__init__", "look_inside"),
@@ -29,7 +29,12 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MOST_ROOT_MODULES = 12
 
 # The doors to torch, which is optional.
-NEEDS_TORCH = {"weights/torch_files.py": {"torch"}, "weights/stable_diffusion.py": {"diffusers"}}
+NEEDS_TORCH = {
+    "weights/torch_files.py": {"torch"},
+    "weights/stable_diffusion.py": {"diffusers"},
+    "weights/diffusers_files/pipeline.py": {"torch", "diffusers"},  # torch's users run them, this package does not
+    "weights/diffusers_files/alpha_clip.py": {"torch"},
+}
 # What lays out the web page knows Gradio, which is optional too; what does its work does not.
 NEEDS_GRADIO = {f"demo/{name}.py" for name in ("page", "image_tab", "video_tab", "widgets")}
 

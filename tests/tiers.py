@@ -60,6 +60,7 @@ SLOW_FILES: dict[str, tuple[str, ...]] = {
     "weights/test_card.py": (),
     "weights/test_checkpoint_export.py": (),
     "weights/test_lora_files.py": ("test_metadata_that_cannot_be_honoured", "test_strange_json_in_the_header"),
+    "weights/test_named_models.py": (),
     "weights/test_shipped.py": (),
 }
 # Slow tests of files that are fast otherwise.

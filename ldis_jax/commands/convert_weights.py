@@ -14,7 +14,7 @@ import numpy as np
 from ldis_jax.config import init_folder
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
-from ldis_jax.models.config import PromptEncoderConfig, UNetConfig, VAEConfig
+from ldis_jax.models.config import PromptEncoderConfig, UNetConfig
 from ldis_jax.models.ldis import LDISModel, ModelConfig
 from ldis_jax.models.lora import LoRA
 from ldis_jax.support.files import reading
@@ -22,52 +22,53 @@ from ldis_jax.support.json_files import read_json
 from ldis_jax.tasks import task_from_dict
 from ldis_jax.training.checkpoint import read_params
 from ldis_jax.training.metric_writer import read_metrics
-from ldis_jax.weights.card import UNKNOWN_LICENSE, Provenance, model_card, read_provenance
-from ldis_jax.weights.clip import open_prompt_encoder
-from ldis_jax.weights.hub import resolve
-from ldis_jax.weights.ldis_checkpoint import open_ldis_checkpoint, write_ldis_checkpoint
+from ldis_jax.weights.assembly import Sources, assemble, open_vae
+from ldis_jax.weights.card import model_card, read_provenance
+from ldis_jax.weights.downloads import HubAddress, fetch, local_file, parse_address
+from ldis_jax.weights.hub import push, resolve
+from ldis_jax.weights.ldis_checkpoint import write_ldis_checkpoint
 from ldis_jax.weights.lora_files import merge, trained_part, write_lora
 from ldis_jax.weights.model_folder import (
     open_model,
     open_weights,
     read_card,
-    read_vae_config,
     vae_config_from_dict,
     with_schedule,
     write_folder,
 )
+from ldis_jax.weights.named_fetch import find_ldis
 from ldis_jax.weights.rules import match, table, weights_hash
-from ldis_jax.weights.stable_diffusion import adapt_unet, open_stable_diffusion
 from ldis_jax.weights.tensors import Weights, from_array
 from ldis_jax.weights.training_init import FROZEN, unet_of_folder
+
+__all__ = ["from_checkpoint", "from_model", "from_stable_diffusion", "push", "resolve"]
 
 
 def from_stable_diffusion(args: argparse.Namespace) -> str:
     """Stable Diffusion and a prompt encoder, with the paper's trained UNet or without, into a model folder."""
-    source = resolve(args.sd15, args.revision, args.variant)
-    base = open_stable_diffusion(source, args.variant, args.sd15_config)
-    clip = None if args.clip is None else resolve(args.clip)
-    encoder, prompt_encoder = open_prompt_encoder(clip, args.alpha_clip, zero_alpha=args.zero_alpha)
-    vae_config, vae = (base.vae_config, base.vae) if args.vae is None else _open_vae(args.vae)
-    name, unet = args.task, base.unet
-    if args.ldis is not None:
-        name, unet = open_ldis_checkpoint(args.ldis, args.task)
-    # What plain CLIP cannot do is left out of the masking.
-    task = task_from_dict({"task": name, "masking": "both" if encoder.alpha else "post"})
-    task = with_schedule(task, base.schedule)
-    unet_config, unet = adapt_unet(base.unet_config, unet, task, encoder.width, args.seed or 0)
-    config = ModelConfig(unet_config, vae_config, encoder)
+    clip = None if args.clip is None else _file_or_folder(args.clip)
+    alpha_clip = None if args.alpha_clip is None else local_file(args.alpha_clip)
+    ldis = None if args.ldis is None else _checkpoint(args.ldis, args.task)
+    sd15 = resolve(args.sd15, args.revision, args.variant)
+    vae = None if args.vae is None else resolve(args.vae)
     origins = [args.sd15, args.vae, args.alpha_clip, args.clip, args.ldis]
-    provenance = Provenance(
-        license=read_provenance(source).license if source.is_dir() else UNKNOWN_LICENSE,
-        base=tuple(_origin(str(origin)) for origin in origins if origin is not None),
-        steps=0 if args.ldis is None else None,
+    task = assemble(
+        args.out,
+        args.task,
+        Sources(sd15, alpha_clip, clip, ldis, vae),
+        [_origin(origin) for origin in origins if origin is not None],
+        variant=args.variant,
+        sd15_config=args.sd15_config,
+        zero_alpha=args.zero_alpha,
+        seed=args.seed or 0,
+        dtype=args.dtype or "float32",
     )
-    networks = {"unet": unet, "vae": vae, "prompt_encoder": prompt_encoder}
-    write_folder(args.out, task, config, networks, model_card(task, config, provenance), args.dtype or "float32")
     if args.ldis is not None:
-        return f"{args.out}: {name} model folder with the paper's weights"
-    return f"{args.out}: {name} model folder, to be trained: --config=configs/{name}.py --config.init.folder={args.out}"
+        return f"{args.out}: {task.name} model folder with the paper's weights"
+    return (
+        f"{args.out}: {task.name} model folder, not trained for segmentation; to train it: "
+        f"--config=configs/{task.name}.py --config.init.folder={args.out}"
+    )
 
 
 def from_checkpoint(args: argparse.Namespace) -> str:
@@ -121,7 +122,7 @@ def from_model(args: argparse.Namespace) -> str:
         return f"{args.out}: the UNet as the paper's scripts load it, from CHECKPOINT/pytorch_model/"
     card = read_card(folder)
     if args.vae is not None:
-        vae_config, weights["vae"] = _open_vae(args.vae)
+        vae_config, weights["vae"] = open_vae(resolve(args.vae))
         config = ModelConfig(config.unet, vae_config, config.prompt_encoder)
     if added := [_origin(str(part)) for part in (args.vae, args.lora) if part is not None]:
         provenance = read_provenance(folder)  # its figures were another model's
@@ -131,11 +132,18 @@ def from_model(args: argparse.Namespace) -> str:
     return f"{args.out}: {task.name} model folder"
 
 
-def _open_vae(folder_or_hub_id: str) -> tuple[VAEConfig, Weights]:
-    """``vae/`` of a folder, or the folder itself."""
-    folder = resolve(folder_or_hub_id)
-    folder = folder / "vae" if (folder / "vae").is_dir() else folder
-    return read_vae_config(folder), open_weights(folder, "vae")
+def _checkpoint(text: str, task: str | None) -> Path:
+    """The paper's trained UNet; of a repository, the one file that is the task's."""
+    address = parse_address(text)
+    return address if isinstance(address, Path) else fetch(find_ldis(text, task))
+
+
+def _file_or_folder(text: str) -> Path:
+    """CLIP is a file, or a folder of transformers' with an id of the hub."""
+    address = parse_address(text)
+    if isinstance(address, HubAddress) and not address.path:
+        return resolve(address.repo, address.revision)
+    return local_file(text)
 
 
 def _unet_of(params: Mapping[str, np.ndarray], config: ModelConfig, lora: LoRA | None, where: str) -> Weights:

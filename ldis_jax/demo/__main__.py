@@ -31,7 +31,7 @@ def _positive(value: str) -> float:
 
 def _arguments() -> argparse.Namespace:
     parser = cli.Parser("demo", __doc__)
-    parser.add_argument("--model", required=True, help='model folder, hub id, or "tiny"')
+    parser.add_model_flag(required=True)
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at; one that other machines reach needs "
                         "--user and --password, or --open (default 127.0.0.1)")  # fmt: skip
     parser.add_argument("--port", type=int, default=7860, help="default 7860")
@@ -64,13 +64,12 @@ def main() -> None:
     login = _login(args, is_local)
     if not (is_local or login):
         print(f"--open: whoever reaches {args.host} may upload files and use the model, within the limits", flush=True)
-    from ldis_jax.demo.uploads import Limits
-    from ldis_jax.pipeline import LDISPipeline
-    from ldis_jax.weights.hub import SHIPPED
-
-    pipe = LDISPipeline.from_pretrained(args.model, dtype=args.dtype)
     if importlib.util.find_spec("gradio") is None:
         raise LDISError("the web page needs Gradio: pip install 'ldis_jax[demo]'")
+    from ldis_jax.demo.uploads import Limits
+    from ldis_jax.pipeline import LDISPipeline
+
+    pipe = LDISPipeline.from_pretrained(args.model, dtype=args.dtype)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves the ``with`` block, as Ctrl-C does
     with tempfile.TemporaryDirectory(prefix="ldis_jax_demo_") as made:
         folder = str(Path(made).resolve())  # as Gradio names what is in it
@@ -79,7 +78,7 @@ def main() -> None:
         from ldis_jax.demo.page import Access, serve
         from ldis_jax.demo.widgets import Server
 
-        about = _SHIPPED if args.model in SHIPPED else ""
+        about = _SHIPPED if args.model == "tiny" else ""
         limits = Limits(
             args.max_upload_mb, args.max_megapixels, args.max_session_mb, args.max_total_mb, args.max_minutes
         )

@@ -86,7 +86,7 @@ def editor(colours: list[str], **keywords: Any) -> Any:
     """A picture to paint on; our functions get {"background": path, "layers": paths}, opened by nobody before."""
     component: Any = gr.ImageEditor(
         format="png",
-        brush=gr.Brush(colors=colours, color_mode="fixed"),
+        brush=gr.Brush(colors=[*colours], color_mode="fixed"),
         layers=False,
         transforms=(),
         buttons=["fullscreen"],

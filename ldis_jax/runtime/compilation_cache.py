@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ldis_jax.runtime.home import cache_folder
+
 
 def use_compilation_cache() -> None:
     """Lets JAX keep compiled programs in the user's cache folder; to be called before jax is imported.
@@ -17,7 +19,7 @@ def use_compilation_cache() -> None:
     a home folder, or with one that takes no files: programs are machine code, which belongs in no folder of others.
     """
     # Home folders are shared; code for one processor may not run on another.
-    cache = _user_cache() / "ldis_jax" / f"compiled-{processor()[:8]}"
+    cache = cache_folder() / f"compiled-{processor()[:8]}"
     there = next(folder for folder in (cache, *cache.parents) if os.path.exists(folder))
     usable = cache.is_absolute() and os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache) if usable else "")
@@ -29,7 +31,7 @@ def no_compilation_cache() -> Iterator[None]:
     import jax  # here: the cache's folder is chosen before jax is imported
     from jax.experimental.compilation_cache import compilation_cache
 
-    enabled = jax.config.jax_enable_compilation_cache
+    enabled = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()  # whether there is a cache is found out once, and kept
     try:
@@ -37,14 +39,6 @@ def no_compilation_cache() -> Iterator[None]:
     finally:
         jax.config.update("jax_enable_compilation_cache", enabled)
         compilation_cache.reset_cache()
-
-
-def _user_cache() -> Path:
-    """The folder that the system gives a user for such files; a relative one where it knows none."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return Path()
 
 
 def processor() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -37,8 +38,15 @@ class Parser(argparse.ArgumentParser):
             if word.startswith("-") and word.endswith("=--"):  # which argparse takes for no value at all
                 self.error(f"argument {word.removesuffix('=--')}: expected one argument")
         found = super().parse_args(*args, **kwargs)
+        if getattr(found, "offline", False):
+            os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is imported
         keep_stdout_for(*(value for value in vars(found).values() if isinstance(value, Path)))
         return found
+
+    def add_model_flag(self, **options: Any) -> None:
+        """``--model`` and ``--offline``."""
+        self.add_argument("--model", help="model folder, hub id, or a named model (ldis_jax.named_models)", **options)
+        self.add_argument("--offline", action="store_true", help="fetch nothing; take what is on this machine")
 
     def error(self, message: str) -> NoReturn:
         """Ends the program with status 2."""

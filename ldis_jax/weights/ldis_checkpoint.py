@@ -11,7 +11,7 @@ from ldis_jax.weights.tensors import LazyTensor, Weights, cast
 from ldis_jax.weights.torch_files import write_torch
 
 # Input channels of the UNet -> task.
-_TASKS = {4: "ldis1", 8: "ldisn"}
+TASKS = {4: "ldis1", 8: "ldisn"}
 
 
 def open_ldis_checkpoint(path: Path, wanted: str | None = None) -> tuple[str, Weights]:
@@ -22,7 +22,7 @@ def open_ldis_checkpoint(path: Path, wanted: str | None = None) -> tuple[str, We
     """
     weights = open_file(path).rename(lambda name: name.removeprefix("module."))  # DistributedDataParallel's
     conv_in = weights.tensors.get("conv_in.weight")
-    task = _TASKS.get(conv_in.shape[1]) if conv_in is not None and len(conv_in.shape) == 4 else None
+    task = TASKS.get(conv_in.shape[1]) if conv_in is not None and len(conv_in.shape) == 4 else None
     if task is None or wanted not in (None, task) or "encoder_hid_proj.weight" not in weights.tensors:
         needs = "a conv_in.weight of 4 (LDIS-1) or 8 (LDIS-n) input channels and an encoder_hid_proj.weight"
         kind = wanted or "LDIS"

@@ -39,17 +39,17 @@ class StableDiffusion(NamedTuple):
 
 
 def open_stable_diffusion(
-    source: Path, variant: str | None = None, config_folder: Path | None = None
+    source: Path, variant: str | None = None, config_folder: Path | None = None, *, with_unet: bool = True
 ) -> StableDiffusion:
     """Opens a diffusers folder, or an original ``.safetensors`` or ``.ckpt`` file.
 
     ``config_folder`` describes a single file that is not SD 1.5's: ``unet/``, ``vae/`` and, if need be, ``scheduler/``
-    with their configs.
+    with their configs. Of a folder, the UNet has no tensors unless ``with_unet``.
     """
     if source.is_dir():
         return StableDiffusion(
             read_json_config(UNetConfig, source / "unet"),
-            open_weights(source / "unet", "unet", variant),
+            open_weights(source / "unet", "unet", variant) if with_unet else Weights({}, str(source / "unet")),
             read_vae_config(source / "vae"),
             open_weights(source / "vae", "vae", variant),
             _schedule_of(source),

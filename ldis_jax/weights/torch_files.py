@@ -15,13 +15,13 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
 
 from ldis_jax.errors import LDISError, list_names
-from ldis_jax.support.files import atomic_write
+from ldis_jax.support.files import atomic_write, reading
 from ldis_jax.support.pickles import check_pickle
 from ldis_jax.weights.tensors import LazyTensor, Weights
 
@@ -30,6 +30,7 @@ _STATE_KEYS = ("module", "state_dict", "model")
 _MAX_NESTING = 3
 _REFUSED = ("bytearray",)  # of any length, which torch would make of a number
 _OLD_PICKLES = 5  # of files before torch 1.6, ahead of the values
+_MAX_TABLE_BYTES = 64_000_000  # of names and shapes
 # TorchScript compresses its source code, of which CLIP has less.
 _MAX_CODE_BYTES = 16_000_000
 
@@ -44,16 +45,42 @@ def open_torch(path: Path, *, torchscript: bool = False) -> Weights:
             what it leads torch to; :func:`~ldis_jax.weights.network_files.open_file` puts that in one line.
     """
     torch = _torch(path)
-    state = _load(torch, path, torchscript)
-    for _ in range(_MAX_NESTING):
-        if isinstance(state, Mapping) and not any(isinstance(value, torch.Tensor) for value in state.values()):
-            state = next((state[key] for key in _STATE_KEYS if isinstance(state.get(key), Mapping)), None)
-    state = state if isinstance(state, Mapping) else {}
+    state = _state_dict(torch, _load(torch, path, torchscript))
     bad = [f"{_name(key)} ({_kind(torch, value)})" for key, value in state.items() if not _is_dense(torch, key, value)]
     if bad or not state:
         places, found = list(_STATE_KEYS), list_names(bad) or "no tensors"
         raise LDISError(f"{path}: expected a state dict, at the top or under {places}; found {found}")
     return Weights({name: _lazy(torch, tensor) for name, tensor in state.items()}, str(path))
+
+
+def shapes_inside(stream: IO[bytes], where: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a checkpoint of which only the table of contents is read, not the tensors.
+
+    Raises:
+        LDISError: torch is not installed, or the file is none of torch's, or holds more than tensors.
+    """
+    torch = _torch(Path(where))
+    from torch._subclasses import FakeTensorMode
+
+    with reading(where):
+        with zipfile.ZipFile(stream) as archive:
+            for entry in archive.infolist():
+                if entry.filename.endswith("/data.pkl") and entry.file_size < _MAX_TABLE_BYTES:
+                    check_pickle(io.BytesIO(archive.read(entry)), _REFUSED)
+                elif entry.filename.endswith(".pkl"):
+                    raise ValueError(f"{entry.filename} of {entry.file_size} bytes")
+        stream.seek(0)
+        with FakeTensorMode():
+            state = _state_dict(torch, torch.load(stream, weights_only=True))
+    return {str(name): tuple(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def _state_dict(torch: ModuleType, content: Any) -> Mapping[Any, Any]:
+    """The state dict in what a file holds; empty where there is none."""
+    for _ in range(_MAX_NESTING):
+        if isinstance(content, Mapping) and not any(isinstance(value, torch.Tensor) for value in content.values()):
+            content = next((content[key] for key in _STATE_KEYS if isinstance(content.get(key), Mapping)), None)
+    return content if isinstance(content, Mapping) else {}
 
 
 def write_torch(path: Path, tensors: Mapping[str, LazyTensor]) -> None:

@@ -1,0 +1,322 @@
+"""Files of other people's servers: their addresses, and downloads that go on where they were cut off.
+
+Transfers are huggingface_hub's, of the hub and of any other server. Its own cache is read, and left as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ldis_jax.errors import LDISError, TryAgainError, list_names
+from ldis_jax.runtime.home import cache_folder
+from ldis_jax.support.files import writing
+
+_HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:@]+))?(:(?P<path>[^:]+))?")
+_WEB = re.compile(r"(?P<url>https?://[^#\s]+)(#sha256=(?P<sha256>[0-9a-f]{64}))?")
+
+
+class HubAddress(NamedTuple):
+    """``owner/name[@revision][:path]``, a repository of the hub, or a file or folder in it."""
+
+    repo: str
+    revision: str | None = None
+    path: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.repo}{f'@{self.revision}' if self.revision else ''}{f':{self.path}' if self.path else ''}"
+
+
+class WebAddress(NamedTuple):
+    """``https://HOST/FILE[#sha256=DIGEST]``."""
+
+    url: str
+    sha256: str | None = None
+
+    def __str__(self) -> str:
+        return self.url
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoteFile:
+    """A file as a server has it now.
+
+    Attributes:
+        name: what people are told.
+        url: where its bytes are.
+        size: in bytes.
+        place: where it is kept, below :func:`parts_folder`.
+        sha256: of its content, where the address or the server says so.
+        cached: its place in the hub's own cache, if it is there.
+        on_hub: whether the hub's token may go with the request.
+    """
+
+    name: str
+    url: str
+    size: int
+    place: str
+    sha256: str | None = None
+    cached: Path | None = None
+    on_hub: bool = False
+
+    @property
+    def path(self) -> Path:
+        """Where it is on this machine, once :func:`fetch` has returned."""
+        return self.cached or parts_folder() / self.place
+
+    @property
+    def missing(self) -> int:
+        """How many of its bytes are still to come."""
+        if self.path.is_file():
+            return 0
+        partial = _partial(self)
+        return self.size - (partial.stat().st_size if partial.is_file() else 0)
+
+
+def parts_folder() -> Path:
+    """Where files from other servers are kept as they came."""
+    return cache_folder() / "parts"
+
+
+def parse_address(text: str) -> Path | HubAddress | WebAddress:
+    """What a flag of a file or a folder means: a path that is there, or an address; raises where it is neither."""
+    return Path(text) if os.path.exists(text) else parse_remote(text)
+
+
+def parse_remote(text: str) -> HubAddress | WebAddress:
+    """An address, whatever is on this machine; raises :class:`LDISError` where it is none."""
+    if found := _WEB.fullmatch(text):
+        return WebAddress(found["url"], found["sha256"])
+    if found := _HUB.fullmatch(text):
+        return HubAddress(found["repo"], found["revision"], found["path"] or "")
+    raise LDISError(
+        f"{text}: no such file, and no address: owner/name[@revision][:path] of the hub, or https://HOST/FILE"
+        "[#sha256=DIGEST]"
+    )
+
+
+def local_file(text: str) -> Path:
+    """A file that a flag names, fetched first where it is an address.
+
+    Raises:
+        LDISError: no such file here or there, access refused, another content than the address says.
+        TryAgainError: the server is out of reach, or the disk is full.
+    """
+    address = parse_address(text)
+    if isinstance(address, Path):
+        return address
+    if isinstance(address, WebAddress):
+        return fetch(ask_server(address))
+    files = ask_hub(address)
+    if len(files) != 1:
+        raise LDISError(f"{text}: has several files, name one: {list_names(file.name for file in files)}")
+    return fetch(files[0])
+
+
+# --- What is there ---
+
+
+def ask_server(address: WebAddress) -> RemoteFile:
+    """The file behind a URL; a first byte is asked for, since servers of signed links refuse what is no GET.
+
+    Raises:
+        LDISError: the server has no such file, or does not give it.
+        TryAgainError: it cannot be reached.
+    """
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.utils import hf_raise_for_status
+
+    url, sha256 = address
+    kept = parts_folder() / _web_place(url, sha256 or "")
+    if sha256 and kept.is_file():  # whatever the server says
+        return RemoteFile(url, url, kept.stat().st_size, _web_place(url, sha256), sha256)
+    try:
+        _check_online()
+        timeout = constants.HF_HUB_ETAG_TIMEOUT
+        with get_session().stream(
+            "GET", url, headers={"Range": "bytes=0-0"}, follow_redirects=True, timeout=timeout
+        ) as answer:
+            hf_raise_for_status(answer)
+            total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+            size = int(total if answer.status_code == 206 and total.isdecimal() else answer.headers["Content-Length"])
+            version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or str(size)
+    except Exception as error:  # the network, the server, or a server that is none
+        refused = refusal(error, url, kept.parent.parent)
+    else:
+        return RemoteFile(url, url, size, _web_place(url, sha256 or version), sha256)
+    raise refused
+
+
+def ask_hub(address: HubAddress, patterns: Sequence[str] = ("*",)) -> list[RemoteFile]:
+    """The files of a repository, below the address's path, whose names fit a pattern.
+
+    Raises:
+        LDISError: no such repository, revision or file, or access refused.
+        TryAgainError: the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache
+
+    repo, revision, inside = address
+    folder = parts_folder() / "hub" / repo.replace("/", "--")
+    try:
+        _check_online()
+        timeout = constants.HF_HUB_ETAG_TIMEOUT
+        info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=timeout)
+    except Exception as error:
+        refused = refusal(error, str(address), folder)
+    else:
+        files = []
+        for file in info.siblings or ():
+            name = file.rfilename
+            below = not inside or name == inside or name.startswith(f"{inside.rstrip('/')}/")
+            if not below or not any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
+                continue
+            cached = try_to_load_from_cache(repo, name, revision=info.sha)
+            place = os.path.join("hub", folder.name, str(info.sha)[:12], name)
+            if ".." in Path(name).parts or os.path.isabs(name):
+                continue
+            files.append(
+                RemoteFile(
+                    str(HubAddress(repo, revision, name)),
+                    hf_hub_url(repo, name, revision=info.sha),
+                    file.size or 0,
+                    place,
+                    file.lfs.sha256 if file.lfs else None,
+                    Path(cached) if isinstance(cached, str) else None,
+                    on_hub=True,
+                )
+            )
+        if files:
+            return files
+        refused = LDISError(f"{address}: the repository has no such file")
+    raise refused
+
+
+# --- Transfers ---
+
+
+def fetch(file: RemoteFile) -> Path:
+    """The file on this machine, whole and as it should be; what a broken transfer left is gone on with.
+
+    Raises:
+        LDISError: the server does not give it.
+        TryAgainError: the connection broke for good, the disk is full, or the content is not what was announced.
+    """
+    from filelock import FileLock
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    target = file.path
+    if target.is_file():
+        return target
+    partial = _partial(file)
+    with writing(target):
+        partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _check_online()
+        with FileLock(f"{partial}.lock"):
+            if target.is_file():  # another process's
+                return target
+            if partial.is_file() and partial.stat().st_size > file.size:
+                partial.unlink()
+            headers = build_hf_headers() if file.on_hub else None
+            with partial.open("ab") as out:
+                http_get(
+                    file.url,
+                    out,
+                    resume_size=out.tell(),
+                    headers=headers,
+                    expected_size=file.size,
+                    displayed_filename=target.name,
+                )
+            if file.sha256 in (None, sha256_of(partial)):
+                partial.rename(target)
+                return target
+            partial.unlink()
+            refused: LDISError = TryAgainError(
+                f"{file.name}: not the content that its SHA-256 {file.sha256} announces; it was removed; try again"
+            )
+    except Exception as error:
+        refused = refusal(error, file.name, target)
+    finally:
+        Path(f"{partial}.lock").unlink(missing_ok=True)
+    raise refused
+
+
+def check_space(files: Iterable[RemoteFile], more: int, folder: Path) -> None:
+    """Raises :class:`TryAgainError` where files to come, and ``more`` bytes that are made of them, do not fit."""
+    need = more + sum(file.missing for file in files)
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if need > free:
+        raise TryAgainError(
+            f"{folder}: {need / 1e9:.1f} GB are needed, and {free / 1e9:.1f} GB are free; free some space, or name "
+            "another folder with LDIS_JAX_CACHE"
+        )
+
+
+def refusal(error: Exception, where: str, folder: Path | None = None) -> LDISError:
+    """What an error of a request means, and what to do.
+
+    Args:
+        error: of huggingface_hub, or of what it is made of.
+        where: the address.
+        folder: where its files were to go.
+    """
+    from huggingface_hub import errors
+
+    line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    answer = error.response if isinstance(error, errors.HfHubHTTPError) else None
+    status = 0 if answer is None else answer.status_code
+    to = f" to {folder}" if folder is not None else ""
+    if isinstance(error, LDISError):
+        return error
+    match error:  # some are kinds of others
+        case errors.GatedRepoError():
+            return LDISError(f"{where}: access refused; accept its terms on the hub, then log in: hf auth login")
+        case errors.RevisionNotFoundError():
+            return LDISError(f"{where}: the repository has no such revision; give a branch, tag or commit of it")
+        case errors.RepositoryNotFoundError():
+            return LDISError(
+                f"{where}: no such folder and no such repository on the hub; a private one needs: hf auth login"
+            )
+        case errors.LocalEntryNotFoundError():
+            return TryAgainError(
+                f"{where}: no such folder, not in the hub's local cache, and the hub is out of reach; "
+                "fetch it online once"
+            )
+    if 400 <= status < 500 and status not in (408, 429):
+        return LDISError(f"{where}: the server does not give it ({line}); look whether the address is still right")
+    return TryAgainError(f"{where}: did not come{to} ({line}); mend that and try again: what is whole is kept")
+
+
+def sha256_of(path: Path) -> str:
+    """64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_online() -> None:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise ConnectionError("--offline or HF_HUB_OFFLINE forbids it")
+
+
+def _web_place(url: str, version: str) -> str:
+    name = re.sub(r"[^\w.-]", "_", url.partition("?")[0].rstrip("/").rpartition("/")[2])[-100:]
+    return os.path.join("web", hashlib.sha256(f"{url}\n{version}".encode()).hexdigest()[:16], name or "file")
+
+
+def _partial(file: RemoteFile) -> Path:
+    """What has come of a file; named by what it will be, so that parts of two versions never meet."""
+    path = parts_folder() / file.place
+    version = hashlib.sha256(f"{file.url} {file.size} {file.sha256}".encode()).hexdigest()[:8]
+    return path.with_name(f".{path.name[:100]}.{version}.incomplete")

@@ -1,0 +1,187 @@
+"""Models that have a name: where their parts are published, and which of them are on this machine.
+
+Nothing here imports jax; :mod:`.named_fetch` makes a model folder of the parts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ldis_jax.errors import LDISError
+from ldis_jax.runtime.home import cache_folder
+from ldis_jax.support.files import reading, write_json, writing
+from ldis_jax.weights.downloads import parts_folder
+
+
+class Part(NamedTuple):
+    """Files that a model is made of.
+
+    Attributes:
+        what: in words.
+        address: as of :func:`~ldis_jax.weights.downloads.parse_address`; pinned where that says so.
+        gigabytes: about as much is fetched.
+        license: its terms, as its publishers name them.
+    """
+
+    what: str
+    address: str
+    gigabytes: float
+    license: str
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedModel:
+    """A row of the table.
+
+    Attributes:
+        about: in words.
+        license: of the whole.
+        folder: of a model that comes along.
+        task: "ldis1" or "ldisn", of one that is fetched.
+        parts: fields of :class:`~ldis_jax.weights.assembly.Sources` -> where they come from.
+        needs: memory and time of a first mask, in words.
+    """
+
+    about: str
+    license: str
+    folder: Path | None = None
+    task: str = ""
+    parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
+    needs: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the addresses that the row has."""
+        return hashlib.sha256(repr((self.task, sorted(self.parts.items()))).encode()).hexdigest()[:12]
+
+
+_SD15 = Part(
+    "autoencoder and noise schedule of Stable Diffusion 1.5",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    0.34,
+    "CreativeML Open RAIL-M",
+)
+_ALPHA_CLIP = Part(
+    "Alpha-CLIP's visual tower",
+    "https://download.openxlab.org.cn/models/SunzeY/AlphaCLIP/weight/clip_l14_grit20m_fultune_2xe.pth",
+    1.2,
+    "Apache-2.0 (its README)",
+)
+_LDIS = Part("the paper's trained UNet", "chaoyangw/ldis:weights", 3.5, "none stated by its publishers")
+
+
+def _published(task: str, about: str, needs: str) -> NamedModel:
+    parts = {"ldis": _LDIS, "sd15": _SD15, "alpha_clip": _ALPHA_CLIP}
+    return NamedModel(about, "CreativeML Open RAIL-M, and its parts' own", None, task, parts, needs)
+
+
+TABLE: dict[str, NamedModel] = {
+    "tiny": NamedModel(
+        "a small LDIS-1 that knows painted scenes only", "Apache-2.0", Path(__file__).parents[1] / "assets" / "tiny"
+    ),
+    "ldis1": _published("ldis1", "the paper's LDIS-1: one step, for photographs", "NEEDS1"),
+    "ldisn": _published("ldisn", "the paper's LDIS-n: many steps, for photographs", "NEEDSN"),
+}
+
+
+# --- On this machine ---
+
+
+class Record(NamedTuple):
+    """What was made of a row's parts, kept beside its model folder.
+
+    Attributes:
+        folder: the model folder.
+        fingerprint: the row's, at that time.
+        hash: :func:`~ldis_jax.weights.model_folder.model_hash` of the folder, once it was made.
+        parts: place below :func:`~ldis_jax.weights.downloads.parts_folder` -> SHA-256.
+        origins: the addresses, with what they led to.
+    """
+
+    folder: Path
+    fingerprint: str
+    hash: str
+    parts: dict[str, str]
+    origins: list[str]
+
+
+def models_folder() -> Path:
+    """Where named models are kept, ready for use."""
+    return cache_folder() / "models"
+
+
+def write_record(record: Record) -> None:
+    """Writes a record; with it, its model is ready."""
+    write_json(record.folder.with_suffix(".json"), record._asdict() | {"folder": record.folder.name})
+
+
+def records(name: str) -> list[Record]:
+    """Of every folder that was made for a name, the newest last."""
+    found = []
+    for path in sorted(models_folder().glob(f"{name}-*.json"), key=lambda path: path.stat().st_mtime):
+        with reading(path):
+            record = Record(**json.loads(path.read_text(encoding="utf-8")))
+        found.append(record._replace(folder=path.with_suffix("")))
+    return found
+
+
+def fetched(name: str) -> list[Record]:
+    """Like :func:`records`; raises :class:`LDISError` where there are none."""
+    found = records(name)
+    if not found:
+        raise LDISError(f"{name}: nothing of it was fetched; python -m ldis_jax.named_models shows what is there")
+    return found
+
+
+def ready_folder(name: str) -> Path | None:
+    """The model folder of a name that is on this machine."""
+    row = TABLE[name]
+    if row.folder is not None:
+        return row.folder
+    made = [record.folder for record in records(name) if record.fingerprint == row.fingerprint]
+    return next((folder for folder in reversed(made) if folder.is_dir()), None)
+
+
+def remove(name: str) -> list[Path]:
+    """Removes the model folders of a name, and the parts that no other model was made of; returns what went.
+
+    Raises:
+        LDISError: nothing of it was fetched.
+    """
+    own = fetched(name)
+    others = {place for other in TABLE if other != name for record in records(other) for place in record.parts}
+    places = {place for record in own for place in record.parts} - others
+    gone = [*(record.folder for record in own), *sorted(parts_folder() / place for place in places)]
+    for path in gone:
+        with writing(path):
+            if path.is_dir():
+                shutil.rmtree(path)
+            path.unlink(missing_ok=True)
+            path.with_suffix(".json").unlink(missing_ok=True) if path.parent == models_folder() else None
+    return gone
+
+
+def say(line: str) -> None:
+    """Prints to standard error, where progress bars are."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def known(name: str) -> NamedModel:
+    """The row of a name; raises :class:`LDISError` where there is none."""
+    if name not in TABLE:
+        raise LDISError(f"{name!r}: no named model; there are {', '.join(TABLE)}")
+    return TABLE[name]
+
+
+def as_json(name: str) -> dict[str, Any]:
+    """A row, for programs."""
+    row, folder = TABLE[name], ready_folder(name)
+    parts = {field: part._asdict() for field, part in row.parts.items()}
+    return {"about": row.about, "license": row.license, "folder": folder and str(folder), "parts": parts}
