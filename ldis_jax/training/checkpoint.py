@@ -245,7 +245,7 @@ def _verify(data: Any, leaves: Iterable[Any]) -> None:
     arrays = iter(leaves)
     step = next(arrays)
     checksum, _ = _summary(itertools.chain([step], arrays))
-    of_step = isinstance(data, dict) and data.get("step") == int(step)
+    of_step = isinstance(data, dict) and data.get("step") == np.asarray(step).item()
     if not of_step or data.get(_CHECKSUM) not in (None, checksum):
         raise _UnusableError("its data or its arrays are not those that were saved")
 
