@@ -61,7 +61,8 @@ def rows(reports: Path) -> list[list[str]]:
                 paper = _PAPER_SHOTS.get(values["num_shots"]) if benchmark == "ldis-coco" else None
                 benchmark_and_shots = f"{benchmark}, K = {values['num_shots']}"
             else:
-                paper, benchmark_and_shots = PAPER.get((run, benchmark)), benchmark
+                paper = PAPER.get((run.removeprefix("published-"), benchmark))
+                benchmark_and_shots = benchmark
             published = "" if paper is None else f"{paper:.1f}"
             found.append([run, benchmark_and_shots, _NAMES[name], with_interval(values, name), published])
     if not found:

@@ -92,7 +92,8 @@ def read_model_config(folder: Path) -> ModelConfig:
 def read_task(folder: Path) -> Task:
     """The task, its noise schedule included."""
     path = folder / TASK_FILE
-    if not path.is_file() and (folder / "model_index.json").is_file():
+    diffusers = (folder / INDEX).is_file() and not (folder / "prompt_encoder").is_dir()
+    if diffusers and not path.is_file():
         raise LDISError(f"{folder}: a diffusers pipeline, no LDIS model; python -m ldis_jax.convert makes one of it")
     values = read_json(path)
     if "masking" not in values and not read_json_config(PromptEncoderConfig, folder / "prompt_encoder").alpha:

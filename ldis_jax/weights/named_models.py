@@ -77,17 +77,24 @@ _ALPHA_CLIP = Part(
 _LDIS = Part("the paper's trained UNet", "chaoyangw/ldis:weights", 3.5, "none stated by its publishers")
 
 
-def _published(task: str, about: str, needs: str) -> NamedModel:
+# Measured at full size on two CPU cores, with random weights: docs/speed.md.
+_NEEDS = {
+    "ldis1": "41 s on 2 CPU cores (23 s once it is compiled), and 7.1 GB of memory",
+    "ldisn": "about 2 minutes on 2 CPU cores, and 7.5 GB of memory",
+}
+
+
+def _published(task: str, about: str) -> NamedModel:
     parts = {"ldis": _LDIS, "sd15": _SD15, "alpha_clip": _ALPHA_CLIP}
-    return NamedModel(about, "CreativeML Open RAIL-M, and its parts' own", None, task, parts, needs)
+    return NamedModel(about, "CreativeML Open RAIL-M, and its parts' own", None, task, parts, _NEEDS[task])
 
 
 TABLE: dict[str, NamedModel] = {
     "tiny": NamedModel(
         "a small LDIS-1 that knows painted scenes only", "Apache-2.0", Path(__file__).parents[1] / "assets" / "tiny"
     ),
-    "ldis1": _published("ldis1", "the paper's LDIS-1: one step, for photographs", "NEEDS1"),
-    "ldisn": _published("ldisn", "the paper's LDIS-n: many steps, for photographs", "NEEDSN"),
+    "ldis1": _published("ldis1", "the paper's LDIS-1: one step, for photographs"),
+    "ldisn": _published("ldisn", "the paper's LDIS-n: many steps, for photographs"),
 }
 
 
