@@ -18,7 +18,7 @@ from ldis_jax.errors import LDISError
 from ldis_jax.media.images import read_image
 from ldis_jax.media.masks import read_label_map
 from ldis_jax.media.videos import read_video
-from ldis_jax.weights.hub import SHIPPED
+from ldis_jax.weights.hub import resolve
 from ldis_jax.weights.model_folder import open_model
 from tests.helpers import CASES, ROOT, call_command, needs_cases
 
@@ -189,7 +189,7 @@ def test_the_overlay_keeps_the_times_of_frames(run):
 
 def test_a_lora_of_diffusers_is_scaled_by_its_metadata():
     path = CASES / "lora_meta.safetensors"
-    base, merged = (open_model(SHIPPED["tiny"], lora=lora)[2]["unet"].tensors for lora in (None, str(path)))
+    base, merged = (open_model(resolve("tiny"), lora=lora)[2]["unet"].tensors for lora in (None, str(path)))
     pairs = load_file(path)
     layers = [name.removesuffix(".lora_A.weight") for name in pairs if name.endswith(".lora_A.weight")]
     for layer in layers:

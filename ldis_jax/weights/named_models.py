@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from typing_extensions import TypedDict  # pydantic's, before Python 3.12
+
 from ldis_jax.errors import LDISError
 from ldis_jax.runtime.home import cache_folder
-from ldis_jax.support.files import reading, write_json, writing
+from ldis_jax.support.files import write_json, writing
+from ldis_jax.support.json_files import read_json
 from ldis_jax.weights.downloads import parts_folder
 
 
@@ -119,6 +121,16 @@ class Record(NamedTuple):
     origins: list[str]
 
 
+class _Content(TypedDict):
+    """Of a record's file."""
+
+    folder: str
+    fingerprint: str
+    hash: str
+    parts: dict[str, str]
+    origins: list[str]
+
+
 def models_folder() -> Path:
     """Where named models are kept, ready for use."""
     return cache_folder() / "models"
@@ -133,9 +145,9 @@ def records(name: str) -> list[Record]:
     """Of every folder that was made for a name, the newest last."""
     found = []
     for path in sorted(models_folder().glob(f"{name}-*.json"), key=lambda path: path.stat().st_mtime):
-        with reading(path):
-            record = Record(**json.loads(path.read_text(encoding="utf-8")))
-        found.append(record._replace(folder=path.with_suffix("")))
+        held = read_json(path, _Content)
+        folder = path.with_suffix("")
+        found.append(Record(folder, held["fingerprint"], held["hash"], held["parts"], held["origins"]))
     return found
 
 
