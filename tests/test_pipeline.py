@@ -159,7 +159,8 @@ def test_save_pretrained_round_trip(pipe, tmp_path):
     ("change", "message"),
     [
         (lambda p: {"prompts": []}, "at least one"),
-        (lambda p: {"prompts": [(p["prompt"], p["query"])]}, "mask is 50x24, its image is 30x40"),
+        (lambda p: {"prompts": [(p["prompt"], p["query"])]}, "colours beside black"),
+        (lambda p: {"prompts": [(p["prompt"], np.eye(5, dtype=np.uint8))]}, "mask is 5x5, its image is 30x40"),
         (lambda p: {"prompts": [(p["prompt"], np.zeros((40, 30), np.uint8))]}, "no object"),
         (lambda p: {"prompts": [(p["prompt"],)]}, "pair"),
         (lambda p: {"query": p["query"].with_name("none.png")}, "no such file"),

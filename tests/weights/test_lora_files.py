@@ -19,7 +19,7 @@ from ldis_jax.tasks import PromptInputs
 from ldis_jax.training.checkpoint import read_params
 from ldis_jax.training.loop import train
 from ldis_jax.weights import load_model, load_training_init, to_torch
-from ldis_jax.weights.hub import SHIPPED
+from ldis_jax.weights.hub import resolve
 from ldis_jax.weights.lora_files import LORA_FILE, merge, open_lora, trained_part
 from ldis_jax.weights.tensors import Weights, from_array
 from tests.helpers import CASES, SIZE, call_command, micro_config, needs_cases, run_of
@@ -305,7 +305,7 @@ def test_the_scale_is_that_of_the_metadata(tmp_path, config, prefix):
 @needs_cases
 def test_a_file_of_diffusers_over_the_bundled_model():
     path = CASES / "lora_meta.safetensors"  # alpha 16, r 4
-    base, merged = (load_model(SHIPPED["tiny"], lora=lora).model.unet for lora in (None, path))
+    base, merged = (load_model(resolve("tiny"), lora=lora).model.unet for lora in (None, path))
     base, merged, pairs = arrays(base), arrays(merged), load_file(path)
     layers = {name.removeprefix("unet.").removesuffix(".lora_A.weight") for name in pairs if "lora_A" in name}
     assert len(layers) == 8
