@@ -122,6 +122,10 @@ SLOW_TESTS: dict[str, tuple[str, ...]] = {
     "weights/test_clip.py": (
         *("test_every_source_gives_the_tower", "test_tokens_are_transformers_own", "test_unknown_and_lora_tensors"),
     ),
+    "weights/test_diffusers_files.py": (
+        *("test_r_is_ours[ldis1-3-changes1]", "test_r_is_ours[ldisn-3-changes2]", "test_r_is_ours[ldisn-1-changes3]"),
+        "test_pictures_of_any_size",
+    ),
     "weights/test_hub.py": ("test_model_loads", "test_cache_serves_without_the_hub"),
     "weights/test_model_folder.py": (
         *("test_bfloat16_there_and_back", "test_spoiled_tensors", "test_there_and_back_is_exact"),

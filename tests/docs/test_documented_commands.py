@@ -44,7 +44,8 @@ RUN_BY = {
         "tests/test_commands.py::test_segment_writes_mask_and_overlay"
     ),
     "ldis_jax.demo --model": "tests/demo/test_page.py::test_examples_work_at_once",
-    "ldis_jax.convert --alpha_clip --clip --out --sd15 --task": _CONVERTS,
+    "ldis_jax.convert --alpha_clip --out --sd15 --task": _CONVERTS,
+    "ldis_jax.named_models --ldis": "tests/weights/test_named_models.py::test_two_candidates",
     "ldis_jax.convert --lora --model --out": _FINETUNES,
     "ldis_jax.export --model --num_prompts --out": (
         "tests/test_export.py::test_the_documented_program_runs_without_this_package"

@@ -299,7 +299,7 @@ def test_batch_size_changes_nothing(command, tmp_path):
         ({"batch_size": 0}, "--batch_size=0: must be an integer of at least 1"),
         ({"batch_size": 10**6}, "--batch_size=1000000: must be an integer of at least 1 and at most 65536"),
         ({"num_steps": 3}, "--num_steps: an option of LDIS-n"),
-        ({"manifest": "none.json"}, "none.json: cannot be read as an episode manifest"),
+        ({"manifest": "none.json"}, "none.json, an episode manifest"),
     ],
 )
 def test_refusals(command, tmp_path, monkeypatch, changes, message):
