@@ -87,6 +87,8 @@ def _check(args: argparse.Namespace, origin: str) -> None:
     if origin == "sd15":
         single = os.path.isfile(args.sd15)
         unused["variant" if single else "sd15_config"] = "--sd15=FILE" if single else "--sd15=FOLDER"
+    if args.out is None:
+        unused |= dict.fromkeys(("lora", "dtype", "vae"), "--push without --out")
     faults = [
         LDISError(f"--{name}: has no effect with {other}; see --help")
         for name, other in unused.items()

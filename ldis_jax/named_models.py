@@ -30,9 +30,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="list: also write the table to a file or /dev/stdout")
     args = parser.parse_args()
     if args.action != "list" and not args.name:
-        parser.error(f"{args.action}: which? {', '.join(named_models.TABLE)}")
-    if args.ldis is not None and any(not named_models.known(name).parts for name in args.name):
-        parser.error("--ldis: has no effect with a model that comes along")
+        parser.error(f"{args.action}: name a model: {', '.join(named_models.TABLE)}")
+    if args.ldis is not None and (args.action != "fetch" or len(args.name) > 1 or args.name == ["tiny"]):
+        parser.error("--ldis: has no effect but with fetch ldis1 or ldisn")
     return args
 
 
@@ -42,8 +42,12 @@ def _list(args: argparse.Namespace) -> None:
         row = named_models.known(name)
         folder = named_models.ready_folder(name)
         size = sum(part.gigabytes for part in row.parts.values())
-        state = "comes along" if row.folder else f"ready in {folder}" if folder else f"{size:.1f} GB to fetch"
+        state = "bundled" if row.folder else f"ready in {folder}" if folder else f"{size:.1f} GB to fetch"
         print(f"{name:<8}{row.about}\n        {state}; licence: {row.license}")
+        if folder is not None and row.folder is None:
+            used = next(record for record in named_models.records(name) if record.folder == folder)
+            print(*(f"          from {origin}" for origin in used.origins), sep="\n")
+            continue
         for part in row.parts.values():
             print(f"          {part.what}: {part.address} ({part.gigabytes} GB, licence: {part.license})")
     if args.json is not None:
@@ -61,7 +65,7 @@ def _verify(args: argparse.Namespace) -> None:
     from ldis_jax.weights.named_fetch import verify
 
     for name in args.name:
-        print(f"{name}: {verify(name)} files are what they were")
+        print(f"{name}: {verify(name)} files verified")
 
 
 def _remove(args: argparse.Namespace) -> None:
@@ -78,8 +82,6 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
 def main() -> None:
     """Entry point."""
     args = _arguments()
-    for name in args.name:
-        named_models.known(name)
     _ACTIONS[args.action](args)
 
 

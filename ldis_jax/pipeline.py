@@ -62,7 +62,7 @@ class LDISPipeline:
         """Reads a model folder, or downloads one from the Hugging Face hub.
 
         Args:
-            folder_or_hub_id: a local folder, "owner/name", or "tiny", the small model that comes along.
+            folder_or_hub_id: a named model ("tiny", "ldis1", ...), a local folder, or "owner/name".
             dtype: "float32", or "bfloat16" for half the memory on TPU and GPU.
             revision: branch, tag or commit of a hub id.
             lora: low-rank pairs that a run left in its ``lora/``, to merge into the folder they were trained from.
@@ -72,7 +72,7 @@ class LDISPipeline:
             LDISError: no such folder or hub id, files that do not make a model, or as :meth:`compile`.
         """
         check_dtype(dtype)
-        folder = resolve(os.fspath(folder_or_hub_id), revision)
+        folder = resolve(folder_or_hub_id, revision)
         task, config, weights = open_model(folder, lora=None if lora is None else os.fspath(lora))
         model = LDISModel.abstract(config, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
         pipe = cls(task, model, read_card(folder) if lora is None else None)

@@ -22,9 +22,10 @@ from ldis_jax.support.json_files import read_json
 from ldis_jax.tasks import task_from_dict
 from ldis_jax.training.checkpoint import read_params
 from ldis_jax.training.metric_writer import read_metrics
+from ldis_jax.weights.addresses import HubAddress, WebAddress, parse_address
 from ldis_jax.weights.assembly import Sources, assemble, open_vae
 from ldis_jax.weights.card import model_card, read_provenance
-from ldis_jax.weights.downloads import HubAddress, fetch, local_file, parse_address
+from ldis_jax.weights.downloads import fetch, local_file
 from ldis_jax.weights.hub import push, resolve
 from ldis_jax.weights.ldis_checkpoint import write_ldis_checkpoint
 from ldis_jax.weights.lora_files import merge, trained_part, write_lora
@@ -143,6 +144,8 @@ def _file_or_folder(text: str) -> Path:
     address = parse_address(text)
     if isinstance(address, HubAddress) and not address.path:
         return resolve(address.repo, address.revision)
+    if isinstance(address, WebAddress) and address.sha256 is None:
+        raise LDISError(f"--clip={text}: needs #sha256=DIGEST, for such a file may be code")
     return local_file(text)
 
 

@@ -28,7 +28,8 @@ def cache_folder() -> Path:
 
 def has_home() -> bool:
     """Whether :func:`cache_folder` outlives this process."""
-    return bool(os.environ.get("LDIS_JAX_CACHE")) or _PREFIX not in os.environ.get("HOME", "")
+    named = os.environ.get("LDIS_JAX_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    return bool(named) or _PREFIX not in os.environ.get("HOME", "")
 
 
 def ensure_home() -> None:

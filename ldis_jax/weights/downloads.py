@@ -1,4 +1,4 @@
-"""Files of other people's servers: their addresses, and downloads that go on where they were cut off.
+"""Files of other people's servers: what is there, and downloads that resume where they were interrupted.
 
 Transfers are huggingface_hub's, of the hub and of any other server. Its own cache is read, and left as it is.
 """
@@ -9,39 +9,24 @@ import dataclasses
 import fnmatch
 import hashlib
 import os
+import queue
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, TypeVar
+
+from typing_extensions import TypedDict  # pydantic's, before Python 3.12
 
 from ldis_jax.errors import LDISError, TryAgainError, list_names
 from ldis_jax.runtime.home import cache_folder
-from ldis_jax.support.files import writing
+from ldis_jax.support.files import write_json, writing
+from ldis_jax.support.json_files import read_json
+from ldis_jax.weights.addresses import HubAddress, WebAddress, parse_address
 
-_HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:@]+))?(:(?P<path>[^:]+))?")
-_WEB = re.compile(r"(?P<url>https?://[^#\s]+)(#sha256=(?P<sha256>[0-9a-f]{64}))?")
-
-
-class HubAddress(NamedTuple):
-    """``owner/name[@revision][:path]``, a repository of the hub, or a file or folder in it."""
-
-    repo: str
-    revision: str | None = None
-    path: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.repo}{f'@{self.revision}' if self.revision else ''}{f':{self.path}' if self.path else ''}"
-
-
-class WebAddress(NamedTuple):
-    """``https://HOST/FILE[#sha256=DIGEST]``."""
-
-    url: str
-    sha256: str | None = None
-
-    def __str__(self) -> str:
-        return self.url
+T = TypeVar("T")
+_ANSWER_SECONDS = 20  # of a server, whatever the number of its addresses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +38,8 @@ class RemoteFile:
         url: where its bytes are.
         size: in bytes.
         place: where it is kept, below :func:`parts_folder`.
+        inside: its path in a repository.
+        commit: of that.
         sha256: of its content, where the address or the server says so.
         cached: its place in the hub's own cache, if it is there.
         on_hub: whether the hub's token may go with the request.
@@ -62,6 +49,8 @@ class RemoteFile:
     url: str
     size: int
     place: str
+    inside: str = ""
+    commit: str = ""
     sha256: str | None = None
     cached: Path | None = None
     on_hub: bool = False
@@ -83,23 +72,6 @@ class RemoteFile:
 def parts_folder() -> Path:
     """Where files from other servers are kept as they came."""
     return cache_folder() / "parts"
-
-
-def parse_address(text: str) -> Path | HubAddress | WebAddress:
-    """What a flag of a file or a folder means: a path that is there, or an address; raises where it is neither."""
-    return Path(text) if os.path.exists(text) else parse_remote(text)
-
-
-def parse_remote(text: str) -> HubAddress | WebAddress:
-    """An address, whatever is on this machine; raises :class:`LDISError` where it is none."""
-    if found := _WEB.fullmatch(text):
-        return WebAddress(found["url"], found["sha256"])
-    if found := _HUB.fullmatch(text):
-        return HubAddress(found["repo"], found["revision"], found["path"] or "")
-    raise LDISError(
-        f"{text}: no such file, and no address: owner/name[@revision][:path] of the hub, or https://HOST/FILE"
-        "[#sha256=DIGEST]"
-    )
 
 
 def local_file(text: str) -> Path:
@@ -126,77 +98,146 @@ def local_file(text: str) -> Path:
 def ask_server(address: WebAddress) -> RemoteFile:
     """The file behind a URL; a first byte is asked for, since servers of signed links refuse what is no GET.
 
+    Where the server is out of reach, what it said last counts.
+
     Raises:
         LDISError: the server has no such file, or does not give it.
-        TryAgainError: it cannot be reached.
+        TryAgainError: it cannot be reached, and has never been asked.
     """
+    url, sha256 = address
+    folder = parts_folder() / "web"
+    if sha256 and (kept := parts_folder() / _web_place(url, sha256)).is_file():  # whatever the server says
+        return RemoteFile(url, url, kept.stat().st_size, _web_place(url, sha256), sha256=sha256)
+    last = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.json"
+    try:
+        answer = in_time(lambda: _first_byte(url))
+        write_json(last, answer)
+    except Exception as error:  # the network, the server, or a server that is none
+        refused = refusal(error, url, folder)
+        if not isinstance(refused, TryAgainError) or not last.is_file():
+            raise refused from None
+        answer = read_json(last, _Answer)
+    return RemoteFile(url, url, answer["size"], _web_place(url, sha256 or answer["version"]), sha256=sha256)
+
+
+class _Answer(TypedDict):
+    """What a server said of a file when it was last asked."""
+
+    size: int
+    version: str
+
+
+def _first_byte(url: str) -> _Answer:
+    """How many bytes are behind a URL, and what changes with them."""
     from huggingface_hub import constants, get_session
     from huggingface_hub.utils import hf_raise_for_status
 
-    url, sha256 = address
-    kept = parts_folder() / _web_place(url, sha256 or "")
-    if sha256 and kept.is_file():  # whatever the server says
-        return RemoteFile(url, url, kept.stat().st_size, _web_place(url, sha256), sha256)
-    try:
-        _check_online()
-        timeout = constants.HF_HUB_ETAG_TIMEOUT
-        with get_session().stream(
-            "GET", url, headers={"Range": "bytes=0-0"}, follow_redirects=True, timeout=timeout
-        ) as answer:
-            hf_raise_for_status(answer)
-            total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-            size = int(total if answer.status_code == 206 and total.isdecimal() else answer.headers["Content-Length"])
-            version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or str(size)
-    except Exception as error:  # the network, the server, or a server that is none
-        refused = refusal(error, url, kept.parent.parent)
-    else:
-        return RemoteFile(url, url, size, _web_place(url, sha256 or version), sha256)
-    raise refused
+    headers = {"Range": "bytes=0-0", "Accept-Encoding": "identity"}
+    timeout = constants.HF_HUB_ETAG_TIMEOUT
+    with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as answer:
+        hf_raise_for_status(answer)
+        total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+        size = total if answer.status_code == 206 else answer.headers.get("Content-Length", "")
+        if not size.isdecimal():
+            raise LDISError(f"{url}: the server does not give it (it does not say its size); fetch it by other means")
+        version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or size
+        return {"size": int(size), "version": version}
+
+
+class _File(TypedDict):
+    """Of a listing."""
+
+    name: str
+    size: int
+    sha256: str | None
+
+
+class _Listing(TypedDict):
+    """What a repository held when it was last asked."""
+
+    commit: str
+    files: list[_File]
 
 
 def ask_hub(address: HubAddress, patterns: Sequence[str] = ("*",)) -> list[RemoteFile]:
     """The files of a repository, below the address's path, whose names fit a pattern.
 
+    Where the hub is out of reach, what it said last counts.
+
     Raises:
         LDISError: no such repository, revision or file, or access refused.
-        TryAgainError: the hub cannot be reached.
+        TryAgainError: the hub cannot be reached, and has never been asked.
     """
-    from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import hf_hub_url, try_to_load_from_cache
 
     repo, revision, inside = address
     folder = parts_folder() / "hub" / repo.replace("/", "--")
+    kept = folder / f"{re.sub(r'[^A-Za-z0-9.-]', '_', revision or 'main')}.json"
     try:
-        _check_online()
-        timeout = constants.HF_HUB_ETAG_TIMEOUT
-        info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=timeout)
+        listing = in_time(lambda: _list(repo, revision))
+        write_json(kept, listing)
     except Exception as error:
         refused = refusal(error, str(address), folder)
-    else:
-        files = []
-        for file in info.siblings or ():
-            name = file.rfilename
-            below = not inside or name == inside or name.startswith(f"{inside.rstrip('/')}/")
-            if not below or not any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
-                continue
-            cached = try_to_load_from_cache(repo, name, revision=info.sha)
-            place = os.path.join("hub", folder.name, str(info.sha)[:12], name)
-            if ".." in Path(name).parts or os.path.isabs(name):
-                continue
-            files.append(
-                RemoteFile(
-                    str(HubAddress(repo, revision, name)),
-                    hf_hub_url(repo, name, revision=info.sha),
-                    file.size or 0,
-                    place,
-                    file.lfs.sha256 if file.lfs else None,
-                    Path(cached) if isinstance(cached, str) else None,
-                    on_hub=True,
-                )
+        if not isinstance(refused, TryAgainError) or not kept.is_file():
+            raise refused from None
+        listing = read_json(kept, _Listing)
+    commit, found = listing["commit"], []
+    for file in listing["files"]:
+        name, parts = file["name"], Path(file["name"]).parts
+        below = not inside or name == inside or name.startswith(f"{inside.rstrip('/')}/")
+        if not below or ".." in parts or os.path.isabs(name) or not any(fnmatch.fnmatch(name, p) for p in patterns):
+            continue
+        cached = try_to_load_from_cache(repo, name, revision=commit)
+        found.append(
+            RemoteFile(
+                str(HubAddress(repo, revision, name)),
+                hf_hub_url(repo, name, revision=commit),
+                file["size"],
+                os.path.join("hub", folder.name, commit[:12], name),
+                name,
+                commit,
+                file["sha256"],
+                Path(cached) if isinstance(cached, str) else None,
+                on_hub=True,
             )
-        if files:
-            return files
-        refused = LDISError(f"{address}: the repository has no such file")
-    raise refused
+        )
+    if not found:
+        raise LDISError(f"{address}: the repository has no such file")
+    return found
+
+
+def _list(repo: str, revision: str | None) -> _Listing:
+    from huggingface_hub import HfApi, constants
+
+    info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    if not re.fullmatch("[0-9a-f]{40}", info.sha or ""):
+        raise LDISError(f"{repo}: the server does not give it (no commit, but {info.sha!r}); is it the hub's?")
+    files: list[_File] = []
+    for file in info.siblings or ():
+        if file.size is not None:
+            files.append({"name": file.rfilename, "size": file.size, "sha256": file.lfs.sha256 if file.lfs else None})
+    return {"commit": info.sha or "", "files": files}
+
+
+def in_time(ask: Callable[[], T]) -> T:
+    """What ``ask`` gives or raises; a connection is tried at every address of a host, which may take minutes."""
+    _check_online()
+    answers: queue.Queue[tuple[bool, Any]] = queue.Queue()
+
+    def work() -> None:
+        try:
+            answers.put((True, ask()))
+        except BaseException as error:  # it is raised below
+            answers.put((False, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        whole, answer = answers.get(timeout=_ANSWER_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {_ANSWER_SECONDS} s") from None
+    if not whole:
+        raise answer
+    return answer
 
 
 # --- Transfers ---
@@ -241,12 +282,10 @@ def fetch(file: RemoteFile) -> Path:
                 return target
             partial.unlink()
             refused: LDISError = TryAgainError(
-                f"{file.name}: not the content that its SHA-256 {file.sha256} announces; it was removed; try again"
+                f"{file.name}: its SHA-256 is not {file.sha256}; what came was removed, try again"
             )
     except Exception as error:
         refused = refusal(error, file.name, target)
-    finally:
-        Path(f"{partial}.lock").unlink(missing_ok=True)
     raise refused
 
 
@@ -287,14 +326,16 @@ def refusal(error: Exception, where: str, folder: Path | None = None) -> LDISErr
             return LDISError(
                 f"{where}: no such folder and no such repository on the hub; a private one needs: hf auth login"
             )
+        case errors.HFValidationError():
+            return LDISError(f"{where}: no address: owner/name is the form of an id of the hub")
         case errors.LocalEntryNotFoundError():
             return TryAgainError(
                 f"{where}: no such folder, not in the hub's local cache, and the hub is out of reach; "
                 "fetch it online once"
             )
     if 400 <= status < 500 and status not in (408, 429):
-        return LDISError(f"{where}: the server does not give it ({line}); look whether the address is still right")
-    return TryAgainError(f"{where}: did not come{to} ({line}); mend that and try again: what is whole is kept")
+        return LDISError(f"{where}: the server does not give it ({line}); check the address")
+    return TryAgainError(f"{where}: cannot be downloaded{to} ({line}); try again, what came is kept")
 
 
 def sha256_of(path: Path) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldis_jax.errors import LDISError
-from ldis_jax.weights.downloads import refusal
+from ldis_jax.support.files import StrPath
+from ldis_jax.weights.downloads import in_time, refusal
 from ldis_jax.weights.named_models import TABLE, ready_folder, say
 from ldis_jax.weights.network_files import DIFFUSERS, STEMS, TRANSFORMERS, find_weights
 
@@ -16,7 +17,7 @@ _CONFIGS = ("README.md", "model_index.json", "*config.json")
 _SHARD = "-?????-of-?????"
 
 
-def resolve(model: str, revision: str | None = None, variant: str | None = None) -> Path:
+def resolve(model: StrPath, revision: str | None = None, variant: str | None = None) -> Path:
     """A local folder of a model: one that is named is made on first use, one of the hub is downloaded.
 
     Of a repository only what a model needs is fetched: configs, the card, and one form of each network's weights. A
@@ -25,7 +26,7 @@ def resolve(model: str, revision: str | None = None, variant: str | None = None)
 
     Args:
         model: a name of :data:`~ldis_jax.weights.named_models.TABLE`, a path, or a hub id. A name means the named
-            model even where a folder is called like it; ``./NAME`` is the folder.
+            model even where a folder is called like it; ``./NAME``, or what is no text, is the folder.
         revision: branch, tag or commit of a hub id.
         variant: of the weight files of a hub id.
 
@@ -33,10 +34,11 @@ def resolve(model: str, revision: str | None = None, variant: str | None = None)
         LDISError: none of the three, a missing file, or access refused.
         TryAgainError: a server is out of reach, or the disk is full.
     """
-    local = model in TABLE or os.path.exists(model)
+    is_name, model = isinstance(model, str) and model in TABLE, os.fspath(model)
+    local = is_name or os.path.exists(model)
     if local and revision is not None:
         fault = LDISError(f"{model}: a named model or a local path has no revision {revision!r}")
-    elif model in TABLE:
+    elif is_name:
         return named(model)
     elif model and local:
         return Path(model)
@@ -93,7 +95,7 @@ def _list_files(hub_id: str, revision: str | None) -> list[str] | None:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        info = HfApi().model_info(hub_id, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        info = in_time(lambda: HfApi().model_info(hub_id, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT))
     except Exception as error:
         answered = isinstance(error, HfHubHTTPError) and error.response.status_code < 500
         if answered or isinstance(error, HFValidationError):
@@ -128,11 +130,19 @@ def push(folder: Path, hub_id: str, *, private: bool = False) -> str:
     """
     from huggingface_hub import HfApi
 
+    from ldis_jax.weights.model_folder import OWN_FILES, read_model_config, read_task
+
+    read_task(folder), read_model_config(folder)  # nothing else is uploaded
     try:
         api = HfApi()
         api.create_repo(hub_id, private=private, exist_ok=True)
-        done = api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message="LDIS model folder of ldis_jax")
-        return done.repo_url.url if hasattr(done.repo_url, "url") else str(done.repo_url)
+        done = api.upload_folder(
+            repo_id=hub_id,
+            folder_path=folder,
+            allow_patterns=[*OWN_FILES, *(f"{name}/*" for name in OWN_FILES)],
+            commit_message="LDIS model folder of ldis_jax",
+        )
+        return str(done.repo_url)
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", 0)
         denied = status in (401, 403) or type(error).__name__ == "LocalTokenNotFoundError"

@@ -46,6 +46,7 @@ Config = TypeVar("Config", UNetConfig, AutoencoderConfig, AutoencoderTinyConfig,
 
 TASK_FILE = "ldis_config.json"
 NETWORKS = tuple(STEMS)
+OWN_FILES = {TASK_FILE, CARD, INDEX, PIPELINE, "scheduler", *NETWORKS}  # and folders, at the top
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 # Writing less than this takes no time worth a progress bar.
 _PROGRESS_BYTES = 200_000_000
@@ -252,7 +253,7 @@ def write_folder(
 def _require_replaceable(folder: Path) -> None:
     """A model folder is replaced as a whole, so nothing else may lie in it; an empty folder is as good as none."""
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    others = names - {TASK_FILE, CARD, INDEX, PIPELINE, "scheduler", *NETWORKS}
+    others = names - OWN_FILES
     if others or (names and TASK_FILE not in names):
         what = list_names(others or names)
         raise LDISError(f"{folder}: exists and is no model folder, or holds more than one ({what}); choose another")

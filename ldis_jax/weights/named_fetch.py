@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import re
 from pathlib import Path
 
 from ldis_jax.errors import LDISError
 from ldis_jax.runtime.home import has_home
 from ldis_jax.support.files import writing
 from ldis_jax.weights import named_models
+from ldis_jax.weights.addresses import HubAddress, parse_remote
 from ldis_jax.weights.downloads import (
-    HubAddress,
     RemoteFile,
     ask_hub,
     ask_server,
     check_space,
     fetch,
-    parse_remote,
     parts_folder,
     refusal,
     sha256_of,
 )
+from ldis_jax.weights.ldis_checkpoint import TASKS
 from ldis_jax.weights.named_models import Record, known, models_folder, ready_folder, say
 from ldis_jax.weights.network_files import DIFFUSERS, find_weights
 
 _PUBLISHED_NAME = "mp_rank_00_model_states.pt"  # DeepSpeed's
 _CHECKPOINTS = ("*.pt", "*.pth", "*.bin", "*.ckpt", "*.safetensors")
-# How a path tells of which task its checkpoint is.
-_HINTS = {"ldis1": r"ldis[-_ ]?1|one[-_ ]?step|single", "ldisn": r"ldis[-_ ]?n|(many|multi)[-_ ]?step"}
 _MOST_LOOKED_INTO = 16
+_NETWORK = ("httpx", "httpx2", "huggingface_hub", "requests")  # whose errors are those of a connection
 _CONVERTED_BYTES = 5_300_000_000  # about as much has a model of Stable Diffusion's size in float32
 
 
@@ -63,11 +61,16 @@ def _make(name: str, ldis: str | None) -> Path:
         if ldis is None and (folder := ready_folder(name)) is not None:  # another process made it meanwhile
             return folder
         files = {part: _files_of(part, entry.address, row.task) for part, entry in row.parts.items() if part != "ldis"}
-        files["ldis"] = [find_ldis(ldis or row.parts["ldis"].address, row.task)]
+        again = f"python -m ldis_jax.named_models fetch {name} --ldis="
+        files["ldis"] = [find_ldis(ldis or row.parts["ldis"].address, row.task, again)]
         every = [file for part in files.values() for file in part]
         folder = models / f"{name}-{_digest(row.fingerprint, every)}"
+        if any(record.folder == folder and record.hash for record in named_models.records(name)) and folder.is_dir():
+            return folder
         _announce(name, files, folder)
         check_space(every, _CONVERTED_BYTES, models)
+        kept = {file.place: "" for file in every}
+        named_models.write_record(Record(folder, row.fingerprint, "", kept, [file.name for file in every]))
         for file in every:
             fetch(file)
         return _convert(name, files, folder)
@@ -80,11 +83,11 @@ def _files_of(part: str, address: str, task: str) -> list[RemoteFile]:
         return [ask_server(parsed)]
     if part != "sd15":
         return ask_hub(parsed)
-    files = {file.place.split("/", 3)[3]: file for file in ask_hub(parsed)}
+    files = {file.inside: file for file in ask_hub(parsed)}
     weights = find_weights({name.removeprefix("vae/") for name in files if name.startswith("vae/")}, DIFFUSERS)
     wanted = ["README.md", "scheduler/scheduler_config.json", "unet/config.json", "vae/config.json", f"vae/{weights}"]
     if absent := [name for name in wanted[1:] if name not in files]:
-        raise LDISError(f"{address}: the repository lacks {', '.join(absent)}; it has been arranged anew")
+        raise LDISError(f"{address}: the repository lacks {', '.join(absent)}; it has been rearranged")
     return [files[name] for name in wanted if name in files]
 
 
@@ -96,7 +99,7 @@ def _digest(fingerprint: str, files: list[RemoteFile]) -> str:
 
 def _announce(name: str, files: dict[str, list[RemoteFile]], folder: Path) -> None:
     row = known(name)
-    say(f"{name}: {row.about}. It is made once, of")
+    say(f"{name}: {row.about}. It is built once, from")
     for part, entry in row.parts.items():
         size = sum(file.size for file in files[part])
         where = files[part][0].name if len(files[part]) == 1 else entry.address
@@ -113,11 +116,11 @@ def _convert(name: str, files: dict[str, list[RemoteFile]], folder: Path) -> Pat
 
     row = known(name)
     sources = {part: _local(part, found) for part, found in files.items()}
-    origins = [f"{entry.address}" for entry in row.parts.values()]
+    origins = [found[0].name if len(found) == 1 else row.parts[part].address for part, found in files.items()]
     say(f"{name}: converting")
     assemble(folder, row.task, Sources(**sources), origins, dtype=None)
     every = [file for part in files.values() for file in part]
-    kept = {file.place: file.sha256 or sha256_of(file.path) for file in every if file.cached is None}
+    kept = {file.place: file.sha256 or sha256_of(file.path) for file in every}
     record = Record(folder, row.fingerprint, model_hash(folder), kept, [file.name for file in every])
     named_models.write_record(record)
     say(f"{name}: ready, in {folder}; from now on it needs no network")
@@ -162,8 +165,13 @@ def verify(name: str) -> int:
 # --- The paper's checkpoint ---
 
 
-def find_ldis(address: str, task: str | None) -> RemoteFile:
+def find_ldis(address: str, task: str | None, again: str = "--ldis=") -> RemoteFile:
     """The one file behind an address that is a checkpoint of a task ("ldis1", "ldisn", or None for any).
+
+    Args:
+        address: of a file, or of a repository or folder of the hub.
+        task: that the checkpoint must be of.
+        again: what is typed before the address of one that is chosen.
 
     Raises:
         LDISError: none is, or several are, which are listed.
@@ -173,47 +181,49 @@ def find_ldis(address: str, task: str | None) -> RemoteFile:
         return ask_server(parsed)
     files = ask_hub(parsed, _CHECKPOINTS)
     files = [file for file in files if file.name.endswith(_PUBLISHED_NAME)] or files
-    if task is not None:
-        files = [file for file in files if re.search(_HINTS[task], file.name, re.IGNORECASE)] or files
-    inside = {file: _task_inside(file, parsed) for file in files[:_MOST_LOOKED_INTO]}
-    fitting = [file for file in files if inside.get(file, task) in (task, "unknown") or task is None]
+    inside = {file: _task_inside(file, parsed.repo) for file in files[:_MOST_LOOKED_INTO]}
+    fitting = [file for file, found in inside.items() if found == task or (task is None and found in TASKS.values())]
+    fitting = fitting or [file for file, found in inside.items() if found == "unknown" and len(files) == 1]
     if len(fitting) == 1:
         return fitting[0]
-    listed = "; ".join(f"--ldis={file.name} ({inside.get(file, 'not looked into')})" for file in fitting or files)
+    listed = "; ".join(f"{again}{file.name} ({inside.get(file, 'not looked into')})" for file in fitting or files)
     if fitting:
-        refused = LDISError(f"{address}: several checkpoints fit, name one: {listed}")
+        refused = LDISError(f"{address}: several checkpoints fit, choose one: {listed}")
     else:
-        refused = LDISError(f"{address}: holds no checkpoint of {task}, but {listed}")
+        refused = LDISError(f"{address}: holds no checkpoint of {task or 'LDIS'}, but {listed}")
     raise refused
 
 
-def _task_inside(file: RemoteFile, address: HubAddress) -> str:
+def _task_inside(file: RemoteFile, repo: str) -> str:
     """Which task's it is: "ldis1" or "ldisn" by the channels of ``conv_in``, or "unknown".
 
     Only the ends of the file are read, by range requests.
     """
     from huggingface_hub import HfFileSystem
 
-    from ldis_jax.weights.ldis_checkpoint import TASKS
     from ldis_jax.weights.torch_files import shapes_inside
 
     if not file.name.endswith((".pt", ".pth", ".bin", ".ckpt")):
         return "unknown"
-    repo, revision, _ = address
-    path = f"{repo}@{revision}/{_inside(file)}" if revision else f"{repo}/{_inside(file)}"
+    path = f"{repo}@{file.commit}/{file.inside}"
     try:
         with HfFileSystem(skip_instance_cache=True).open(path, "rb", block_size=1 << 20) as stream:
             shapes = shapes_inside(stream, file.name)
-    except LDISError:
-        return "unknown"
     except Exception as error:
-        refused = refusal(error, file.name, parts_folder())
+        if (broken := _of_network(error)) is None:
+            return "unknown"  # no file of torch's, or one that is not read so
+        refused = refusal(broken, file.name, parts_folder())
     else:
         shape: tuple[int, ...] = shapes.get("conv_in.weight") or shapes.get("module.conv_in.weight") or ()
         return TASKS.get(shape[1], "unknown") if len(shape) == 4 else "no LDIS checkpoint"
     raise refused
 
 
-def _inside(file: RemoteFile) -> str:
-    """A file's path in its repository."""
-    return file.name.partition(":")[2]
+def _of_network(error: BaseException | None) -> Exception | None:
+    """The connection's error behind what a reader of the file raised; None where the file itself is at fault."""
+    while error is not None:
+        own = type(error).__module__.partition(".")[0] in _NETWORK
+        if isinstance(error, Exception) and (own or isinstance(error, OSError)):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

@@ -6,11 +6,12 @@ Nothing here imports jax; :mod:`.named_fetch` makes a model folder of the parts.
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import shutil
 import sys
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from typing_extensions import TypedDict  # pydantic's, before Python 3.12
@@ -27,7 +28,7 @@ class Part(NamedTuple):
 
     Attributes:
         what: in words.
-        address: as of :func:`~ldis_jax.weights.downloads.parse_address`; pinned where that says so.
+        address: as of :func:`~ldis_jax.weights.addresses.parse_address`; pinned where that says so.
         gigabytes: about as much is fetched.
         license: its terms, as its publishers name them.
     """
@@ -45,7 +46,7 @@ class NamedModel:
     Attributes:
         about: in words.
         license: of the whole.
-        folder: of a model that comes along.
+        folder: of a bundled model.
         task: "ldis1" or "ldisn", of one that is fetched.
         parts: fields of :class:`~ldis_jax.weights.assembly.Sources` -> where they come from.
         needs: memory and time of a first mask, in words.
@@ -71,7 +72,7 @@ _SD15 = Part(
     "CreativeML Open RAIL-M",
 )
 _ALPHA_CLIP = Part(
-    "Alpha-CLIP's visual tower",
+    "Alpha-CLIP's image encoder",
     "https://download.openxlab.org.cn/models/SunzeY/AlphaCLIP/weight/clip_l14_grit20m_fultune_2xe.pth",
     1.2,
     "Apache-2.0 (its README)",
@@ -109,8 +110,8 @@ class Record(NamedTuple):
     Attributes:
         folder: the model folder.
         fingerprint: the row's, at that time.
-        hash: :func:`~ldis_jax.weights.model_folder.model_hash` of the folder, once it was made.
-        parts: place below :func:`~ldis_jax.weights.downloads.parts_folder` -> SHA-256.
+        hash: :func:`~ldis_jax.weights.model_folder.model_hash` of the folder; empty until it is whole.
+        parts: place below :func:`~ldis_jax.weights.downloads.parts_folder` -> SHA-256, empty until it is known.
         origins: the addresses, with what they led to.
     """
 
@@ -124,7 +125,6 @@ class Record(NamedTuple):
 class _Content(TypedDict):
     """Of a record's file."""
 
-    folder: str
     fingerprint: str
     hash: str
     parts: dict[str, str]
@@ -137,8 +137,10 @@ def models_folder() -> Path:
 
 
 def write_record(record: Record) -> None:
-    """Writes a record; with it, its model is ready."""
-    write_json(record.folder.with_suffix(".json"), record._asdict() | {"folder": record.folder.name})
+    """Writes a record."""
+    content = record._asdict()
+    del content["folder"]
+    write_json(record.folder.with_suffix(".json"), content)
 
 
 def records(name: str) -> list[Record]:
@@ -146,9 +148,15 @@ def records(name: str) -> list[Record]:
     found = []
     for path in sorted(models_folder().glob(f"{name}-*.json"), key=lambda path: path.stat().st_mtime):
         held = read_json(path, _Content)
-        folder = path.with_suffix("")
-        found.append(Record(folder, held["fingerprint"], held["hash"], held["parts"], held["origins"]))
+        parts = {place: digest for place, digest in held["parts"].items() if _is_place(place)}
+        found.append(Record(path.with_suffix(""), held["fingerprint"], held["hash"], parts, held["origins"]))
     return found
+
+
+def _is_place(place: str) -> bool:
+    """Whether a place lies where parts do: what is written in a record is removed one day."""
+    first, *rest = PurePosixPath(place).parts or ("",)
+    return first in ("hub", "web") and len(rest) > 1 and ".." not in rest
 
 
 def fetched(name: str) -> list[Record]:
@@ -164,8 +172,8 @@ def ready_folder(name: str) -> Path | None:
     row = TABLE[name]
     if row.folder is not None:
         return row.folder
-    made = [record.folder for record in records(name) if record.fingerprint == row.fingerprint]
-    return next((folder for folder in reversed(made) if folder.is_dir()), None)
+    made = [record for record in records(name) if record.fingerprint == row.fingerprint and record.hash]
+    return next((record.folder for record in reversed(made) if record.folder.is_dir()), None)
 
 
 def remove(name: str) -> list[Path]:
@@ -174,16 +182,24 @@ def remove(name: str) -> list[Path]:
     Raises:
         LDISError: nothing of it was fetched.
     """
+    from filelock import FileLock
+
     own = fetched(name)
-    others = {place for other in TABLE if other != name for record in records(other) for place in record.parts}
-    places = {place for record in own for place in record.parts} - others
-    gone = [*(record.folder for record in own), *sorted(parts_folder() / place for place in places)]
-    for path in gone:
-        with writing(path):
-            if path.is_dir():
-                shutil.rmtree(path)
-            path.unlink(missing_ok=True)
-            path.with_suffix(".json").unlink(missing_ok=True) if path.parent == models_folder() else None
+    with FileLock(models_folder() / f".{name}.lock"):  # nobody reads the parts
+        others = {place for other in TABLE if other != name for record in records(other) for place in record.parts}
+        places = sorted({place for record in own for place in record.parts} - others)
+        gone = [record.folder for record in own if record.folder.is_dir()]
+        for record in own:
+            with writing(record.folder):
+                shutil.rmtree(record.folder, ignore_errors=True)
+                record.folder.with_suffix(".json").unlink(missing_ok=True)
+        for path in (parts_folder() / place for place in places):
+            with writing(path):
+                for begun in path.parent.glob(f".{glob.escape(path.name)}.*"):  # its beginning, and the lock of that
+                    begun.unlink()
+                if path.is_file() or path.is_symlink():
+                    path.unlink()
+                    gone.append(path)
     return gone
 
 

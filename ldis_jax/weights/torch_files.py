@@ -7,6 +7,7 @@ A TorchScript archive (OpenAI's CLIP) is compiled by ``torch.jit.load``, so it i
 from __future__ import annotations
 
 import io
+import math
 import mmap
 import pickle
 import re
@@ -64,11 +65,7 @@ def shapes_inside(stream: IO[bytes], where: str) -> dict[str, tuple[int, ...]]:
 
     with reading(where):
         with zipfile.ZipFile(stream) as archive:
-            for entry in archive.infolist():
-                if entry.filename.endswith("/data.pkl") and entry.file_size < _MAX_TABLE_BYTES:
-                    check_pickle(io.BytesIO(archive.read(entry)), _REFUSED)
-                elif entry.filename.endswith(".pkl"):
-                    raise ValueError("a pickle that asks for more time or memory than a look may take")
+            _check_archive(archive, _MAX_TABLE_BYTES)
         stream.seek(0)
         with FakeTensorMode():
             state = _state_dict(torch, torch.load(stream, weights_only=True))
@@ -130,14 +127,20 @@ def _check_pickles(path: Path, archive: bool) -> None:
     """Raises ``ValueError`` where loading would take more time or memory than the file's size tells."""
     if archive:
         with zipfile.ZipFile(path) as files:
-            for entry in files.infolist():
-                if entry.filename.lower().endswith(".pkl"):
-                    check_pickle(io.BytesIO(files.read(entry)), _REFUSED)
+            _check_archive(files)
         return
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for _ in range(_OLD_PICKLES):
             if content.tell() < len(content):
                 check_pickle(content, _REFUSED)
+
+
+def _check_archive(archive: zipfile.ZipFile, most: float = math.inf) -> None:
+    for entry in archive.infolist():
+        if entry.filename.lower().endswith(".pkl"):
+            if entry.file_size > most:
+                raise ValueError("a pickle that asks for more time or memory than a look may take")
+            check_pickle(io.BytesIO(archive.read(entry)), _REFUSED)
 
 
 def _name(key: Any) -> str:

@@ -49,7 +49,10 @@ def folder(tmp_path, made, monkeypatch):  # noqa: F811
     for name in ("ldis1", "ldisn"):
         model = named_models.models_folder() / f"{name}-made"
         assemble(model, name, Sources(made / "sd15", made / "alpha.pth", ldis=made / f"{name}.pt"), ["published"])
-        record = named_models.Record(model, named_models.TABLE[name].fingerprint, "", {}, [])
+        settings = model / "ldis_config.json"
+        small = {"image_size": 32} | ({"num_steps": 2} if name == "ldisn" else {})
+        settings.write_text(json.dumps(json.loads(settings.read_text()) | small))
+        record = named_models.Record(model, named_models.TABLE[name].fingerprint, "made", {}, [])
         named_models.write_record(record)
     monkeypatch.setattr(trees, "SIZES", 4 * trees.SIZES[:1])  # frames of a video are of one size
     for name, paint in DOWNLOADS.items():

@@ -5,7 +5,7 @@ Written by ldis_jax (Apache-2.0); method: arXiv 2403.09616.
     from diffusers import DiffusionPipeline
 
     pipe = DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline=FOLDER, trust_remote_code=True)
-    out = pipe(query, prompts=[(image, mask), ...])  # PIL images; of a mask, what is not black is object
+    out = pipe(query, prompts=[(image, mask), ...])  # PIL images; of a mask, the brighter half of its range is object
     out.mask, out.probability, out.residual
 """
 
@@ -27,7 +27,7 @@ class LDISOutput(BaseOutput):
     Attributes:
         mask: bool [H, W], where the object is.
         probability: float32 [H, W].
-        residual: float32 [H, W, 3], R: what the decoder painted, without the query's share.
+        residual: float32 [H, W, 3], R: what the decoder renders, without the query's share.
     """
 
     mask: np.ndarray
@@ -41,7 +41,7 @@ class LDISPipeline(DiffusionPipeline):
     Args:
         unet: of 4 (LDIS-1) or 8 (LDIS-n) input channels.
         vae: the autoencoder.
-        prompt_encoder: Alpha-CLIP's visual tower.
+        prompt_encoder: Alpha-CLIP's image encoder.
         scheduler: the noise schedule.
         ldis: the method's hyper-parameters, as in ``ldis_config.json``.
     """
@@ -70,7 +70,8 @@ class LDISPipeline(DiffusionPipeline):
         images, masks = [], []
         for image, mask in prompts:
             images.append(self._fit(np.asarray(_rgb(image)), size)[0])
-            shown = np.asarray(mask.convert("L") if hasattr(mask, "convert") else mask) > 0
+            grey = np.asarray(mask.convert("L") if hasattr(mask, "convert") else mask)
+            shown = grey > grey.max() / 2
             masks.append(self._fit(shown[..., None].astype(np.uint8), size, "nearest")[0] == 1)
         r = self.predict(
             square[None], torch.stack(images)[None], torch.cat(masks)[None], generator=generator, **options
@@ -128,8 +129,8 @@ class LDISPipeline(DiffusionPipeline):
             )
             steps = ldis["num_steps"] if num_inference_steps is None else num_inference_steps
             z = self._denoise(noise, latents, tokens, mask, steps, scales, generator)
-        painted = self.vae.decode(z / self._scale).sample
-        return painted - self._share * query
+        rendered = self.vae.decode(z / self._scale).sample
+        return rendered - self._share * query
 
     def _denoise(self, z, latents, tokens, mask, steps, scales, generator):
         """LDIS-n: eq. 10 over a sampler's steps."""
@@ -179,7 +180,7 @@ class LDISPipeline(DiffusionPipeline):
 
     @property
     def _share(self):
-        """How much of the query the decoder paints beside the mask (g of eq. 4)."""
+        """How much of the query the decoder renders beside the mask (g of eq. 4)."""
         alpha, target = self.config.ldis["mask_alpha"], self.config.ldis.get("target", "augmented")
         return {"augmented": alpha, "perturbed": 0.0, "added": 1.0 / (alpha or 1.0)}[target]
 

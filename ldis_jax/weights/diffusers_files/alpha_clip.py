@@ -1,4 +1,4 @@
-"""Alpha-CLIP's visual tower in torch, for the folder ``prompt_encoder/`` of an LDIS model.
+"""Alpha-CLIP's image encoder in torch, for the folder ``prompt_encoder/`` of an LDIS model.
 
 Written by ldis_jax (Apache-2.0); method: arXiv 2403.09616. diffusers loads it with ``trust_remote_code=True``.
 """
