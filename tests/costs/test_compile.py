@@ -106,7 +106,8 @@ def test_bad_command_lines(flags, message):
 def test_what_the_compiler_refuses_is_status_1_with_what_it_needs(micro_folder, tmp_path):
     out, step = tmp_path / "costs.json", tmp_path / "step"
     flags = ["--config=tests/costs/micro.py", f"--config.init.folder={micro_folder}", "--topology=v5e:1x1"]
-    done = run(*flags, "--program=predict", f"--batch_size={2**20}", f"--json={out}", f"--config.executable={step}")
+    flags += ["--config.task.image_size=64", f"--batch_size={2**16}", f"--config.executable={step}"]
+    done = run(*flags, "--program=predict", f"--json={out}")
     assert done.returncode == 1 and not done.stderr, done.stderr
     assert "of 16 GB a chip; the compiler refuses it" in done.stdout and "try lower --batch_size" in done.stdout
     cost = json.loads(out.read_text())["predict"]
