@@ -116,7 +116,8 @@ def read_first_labels(source: ImageSource, say: Say = _LOGGER.warning) -> np.nda
         found, lossy = _values(source, "")
     else:
         array = np.asarray(source)
-        if array.ndim != 2 or array.dtype.kind not in "uib" or not array.size:
+        integers = array.ndim == 2 and array.dtype.kind in "uib" and array.size
+        if not integers or array.min() < 0 or array.max() > IGNORE_LABEL:
             raise LDISError(f"{where} {array.dtype}{list(array.shape)}: must be integers [H, W], 0 to 255")
         found, lossy = MaskValues(array.astype(np.int64)), False
     judged = judge(found.values, lossy)
