@@ -31,9 +31,11 @@ In torch, through diffusers, which runs the two files of Python that lie in the 
 
 ```python
 from diffusers import DiffusionPipeline
+from PIL import Image
 
 pipe = DiffusionPipeline.from_pretrained("FOLDER", custom_pipeline="FOLDER", trust_remote_code=True)
-mask = pipe(query, prompts=[(image, mask)]).mask  # PIL images
+query, image, mask = map(Image.open, ("query.png", "prompt.png", "prompt_mask.png"))
+mask = pipe(query, prompts=[(image, mask)]).mask
 ```"""
 
 
