@@ -64,12 +64,15 @@ def main() -> None:
     login = _login(args, is_local)
     if not (is_local or login):
         print(f"--open: whoever reaches {args.host} may upload files and use the model, within the limits", flush=True)
-    if importlib.util.find_spec("gradio") is None:
-        raise LDISError("the web page needs Gradio: pip install 'ldis_jax[demo]'")
     from ldis_jax.demo.uploads import Limits
     from ldis_jax.pipeline import LDISPipeline
+    from ldis_jax.weights.named_models import TABLE, ready_folder
 
-    pipe = LDISPipeline.from_pretrained(args.model, dtype=args.dtype)
+    to_fetch = args.model in TABLE and ready_folder(args.model) is None
+    pipe = None if to_fetch else LDISPipeline.from_pretrained(args.model, dtype=args.dtype)
+    if importlib.util.find_spec("gradio") is None:
+        raise LDISError("the web page needs Gradio: pip install 'ldis_jax[demo]'")
+    pipe = pipe or LDISPipeline.from_pretrained(args.model, dtype=args.dtype)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves the ``with`` block, as Ctrl-C does
     with tempfile.TemporaryDirectory(prefix="ldis_jax_demo_") as made:
         folder = str(Path(made).resolve())  # as Gradio names what is in it
