@@ -115,7 +115,7 @@ def test_mistakes_are_clear_messages(page, pictures, tmp_path):
     drop(page, "#query", tmp_path / "text.png")
     page.wait_for_selector("#query img", state="attached")
     page.click("#segment")
-    wait_for_error(page, "query: not a picture that PIL can read")
+    wait_for_error(page, "query: not a picture that is read here")
     page.reload()
     drop(page, "#query", pictures["query"])
     page.wait_for_selector("#query img")
