@@ -57,6 +57,11 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _check_gradio() -> None:
+    if importlib.util.find_spec("gradio") is None:
+        raise LDISError("the web page needs Gradio: pip install 'ldis_jax[demo]'")
+
+
 def main() -> None:
     """Entry point."""
     args = _arguments()
@@ -68,11 +73,10 @@ def main() -> None:
     from ldis_jax.pipeline import LDISPipeline
     from ldis_jax.weights.named_models import TABLE, ready_folder
 
-    to_fetch = args.model in TABLE and ready_folder(args.model) is None
-    pipe = None if to_fetch else LDISPipeline.from_pretrained(args.model, dtype=args.dtype)
-    if importlib.util.find_spec("gradio") is None:
-        raise LDISError("the web page needs Gradio: pip install 'ldis_jax[demo]'")
-    pipe = pipe or LDISPipeline.from_pretrained(args.model, dtype=args.dtype)
+    if args.model in TABLE and ready_folder(args.model) is None:
+        _check_gradio()  # before gigabytes are fetched
+    pipe = LDISPipeline.from_pretrained(args.model, dtype=args.dtype)
+    _check_gradio()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves the ``with`` block, as Ctrl-C does
     with tempfile.TemporaryDirectory(prefix="ldis_jax_demo_") as made:
         folder = str(Path(made).resolve())  # as Gradio names what is in it

@@ -60,7 +60,7 @@ def _make(name: str, ldis: str | None) -> Path:
     with FileLock(models / f".{name}.lock"):
         if ldis is None and (folder := ready_folder(name)) is not None:  # another process made it meanwhile
             return folder
-        files = {part: _files_of(part, entry.address, row.task) for part, entry in row.parts.items() if part != "ldis"}
+        files = {part: _files_of(part, entry.address) for part, entry in row.parts.items() if part != "ldis"}
         again = f"python -m ldis_jax.named_models fetch {name} --ldis="
         files["ldis"] = [find_ldis(ldis or row.parts["ldis"].address, row.task, again)]
         every = [file for part in files.values() for file in part]
@@ -76,7 +76,7 @@ def _make(name: str, ldis: str | None) -> Path:
         return _convert(name, files, folder)
 
 
-def _files_of(part: str, address: str, task: str) -> list[RemoteFile]:
+def _files_of(part: str, address: str) -> list[RemoteFile]:
     """What is to be fetched of a part."""
     parsed = parse_remote(address)
     if not isinstance(parsed, HubAddress):
@@ -150,7 +150,7 @@ def verify(name: str) -> int:
     """
     from ldis_jax.weights.model_folder import model_hash
 
-    made = named_models.fetched(name)
+    made = [record for record in named_models.fetched(name) if record.hash]  # others are still to be fetched
     wrong = [record.folder for record in made if model_hash(record.folder) != record.hash]
     kept = {parts_folder() / place: digest for record in made for place, digest in record.parts.items()}
     there = {path: digest for path, digest in kept.items() if path.is_file()}

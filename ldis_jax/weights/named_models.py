@@ -160,7 +160,8 @@ def _is_place(place: str) -> bool:
 
 
 def fetched(name: str) -> list[Record]:
-    """Like :func:`records`; raises :class:`LDISError` where there are none."""
+    """Like :func:`records`; raises :class:`LDISError` where there are none, or no such model."""
+    known(name)
     found = records(name)
     if not found:
         raise LDISError(f"{name}: nothing of it was fetched; python -m ldis_jax.named_models shows what is there")

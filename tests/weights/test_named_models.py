@@ -256,7 +256,7 @@ def test_what_is_whole_is_not_fetched_again(hub, monkeypatch):
     hub.cuts = Unavailable()
     with pytest.raises(TryAgainError):
         named_fetch.named_folder("ldis1")
-    assert table.ready_folder("ldis1") is None
+    assert table.ready_folder("ldis1") is None and named_fetch.verify("ldis1") == 0  # nothing is whole yet
     hub.cuts = {}
     hub.log.clear()
     named_fetch.named_folder("ldis1")
@@ -377,6 +377,7 @@ def test_the_command_lists_verifies_and_removes(hub, monkeypatch, capsys, tmp_pa
         path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix not in (".lock", ".json")
     ]
     assert command("remove", "ldisn")[0] == command("verify", "tiny")[0] == command("fetch", "no")[0] == 2
+    assert "no named model" in command("remove", "../models/ldis1")[2]
 
 
 def test_a_name_wins_over_a_folder(hub, monkeypatch, tmp_path, capfd, micro_folder):
