@@ -17,23 +17,21 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ldis_jax.errors import LDISError
-from ldis_jax.inference.batches import predict_batches
+from ldis_jax.inference.canvases import Settings, batch_of_one, render_canvases
 from ldis_jax.inference.predictor import Predictor, check_dtype
 from ldis_jax.inference.read_prompts import Classes, Prompt, read_prompts
 from ldis_jax.inference.results import ClassSegmentation, Segmentation, class_probabilities
 from ldis_jax.inference.stablehlo import write_stablehlo
-from ldis_jax.inference.tiles import Canvas, Tile
+from ldis_jax.inference.tiles import Canvas
 from ldis_jax.media.images import ImageSource, read_image
 from ldis_jax.media.masks import read_first_labels
 from ldis_jax.media.videos import read_video
 from ldis_jax.models.ldis import LDISModel
-from ldis_jax.support.checks import MOST_ROWS, Counts, check_counts, check_integer
+from ldis_jax.support.checks import Counts, check_counts
 from ldis_jax.support.files import StrPath
 from ldis_jax.tasks import Task
 from ldis_jax.weights.hub import push, resolve
 from ldis_jax.weights.model_folder import fill_model, open_model, read_card, save_model
-
-_ROWS = 8  # a device takes at once, of many
 
 
 class LDISPipeline:
@@ -198,10 +196,8 @@ class LDISPipeline:
         Raises:
             LDISError: an unreadable picture, a mask that does not fit its image or shows no object, a wrong option.
         """
-        canvases = self._canvases(
-            [query], {"object": prompts}, seed, ignore_label, tile_size, self._of_one(1, tile_size), options
-        )
-        return self._result(next(canvases))
+        classes, given = {"object": prompts}, Settings(seed, ignore_label, tile_size, batch_of_one(1, tile_size))
+        return self._result(next(render_canvases(self._predictor, [query], classes, given, options)))
 
     def segment_classes(
         self,
@@ -214,9 +210,9 @@ class LDISPipeline:
         **options: Any,
     ) -> ClassSegmentation:
         """Segments several classes at once: {"cat": [(image, mask), ...], "dog": [...]}. Options as in a call."""
-        batch = self._of_one(len(prompts), tile_size)
-        canvases = self._canvases([query], prompts, seed, ignore_label, tile_size, batch, options)
-        return ClassSegmentation.of_logits(next(canvases).logits, prompts)
+        given = Settings(seed, ignore_label, tile_size, batch_of_one(len(prompts), tile_size))
+        canvas = next(render_canvases(self._predictor, [query], prompts, given, options))
+        return ClassSegmentation.of_logits(canvas.logits, prompts)
 
     def segment_images(
         self,
@@ -246,7 +242,8 @@ class LDISPipeline:
         """
         several = isinstance(prompts, Mapping)
         classes = prompts if isinstance(prompts, Mapping) else {"object": prompts}
-        for canvas in self._canvases(queries, classes, seed, ignore_label, tile_size, batch_size, options):
+        given = Settings(seed, ignore_label, tile_size, batch_size)
+        for canvas in render_canvases(self._predictor, queries, classes, given, options):
             yield ClassSegmentation.of_logits(canvas.logits, classes) if several else self._result(canvas)
 
     def segment_steps(
@@ -355,46 +352,6 @@ class LDISPipeline:
         inputs = self._predictor.inputs(query, prompt_images, prompt_masks, num_prompts, seed)
         return self.task.residual(self._predictor.predict(inputs, options), inputs[0])
 
-    def _canvases(
-        self,
-        queries: Iterable[ImageSource],
-        classes: Classes,
-        seed: int,
-        ignore_label: int | None,
-        tile_size: int | None,
-        batch_size: int | None,
-        options: dict[str, Any],
-    ) -> Iterator[Canvas]:
-        """Every query with the network's output for all classes, in order; the device has the next batch meanwhile."""
-        if batch_size is not None:
-            batch_size = check_integer("batch_size", batch_size, maximum=MOST_ROWS)
-        read = self._predictor.read_prompts(*read_prompts(classes, self.task.image_size, ignore_label))
-
-        def load(query: ImageSource) -> Iterator[tuple[_Row, dict[str, np.ndarray]]]:
-            canvas = Canvas(read_image(query), len(classes), self.task, tile_size)
-            return (
-                ((canvas, tile, c), {"query_image": canvas.square(tile), "class": np.array(c)})
-                for tile in canvas.tiles
-                for c in range(len(classes))
-            )
-
-        def predict(batch: dict[str, np.ndarray]) -> jax.Array:
-            return self._predictor.predict_classes(batch["query_image"], batch["class"], read, seed, options)
-
-        # On a CPU, what one picture needs fits its caches, and what several need does not.
-        size = batch_size or self._predictor.devices * (1 if jax.default_backend() == "cpu" else _ROWS)
-        for (canvas, tile, c), rendered in predict_batches(predict, queries, load, size):
-            canvas.add(tile, c, rendered)
-            if not canvas.missing:
-                yield canvas
-
-    def _of_one(self, num_classes: int, tile_size: int | None) -> int | None:
-        """The batch size for a single picture."""
-        return None if tile_size or jax.default_backend() == "cpu" else max(num_classes, 1)
-
     def _result(self, canvas: Canvas) -> Segmentation:
         probability = class_probabilities(canvas.logits)[1]
         return Segmentation(mask=canvas.logits[0] > 0, probability=probability, pseudo_mask=canvas.pseudo_mask)
-
-
-_Row = tuple[Canvas, Tile, int]  # and a class
