@@ -116,7 +116,7 @@ def main() -> None:
     args = parser.parse_args()
     args.revision = None
     protocol = PROTOCOLS[args.benchmark]
-    evaluate, subject = prepare(args, protocol, [])
+    evaluate, subject = prepare(args, [])
     size, facts = subject.image_size, subject.facts
     batch = device_batch(size, protocol.num_shots, args.batch_size)
     subject.predict(batch).block_until_ready()  # compiles

@@ -8,6 +8,8 @@ Writes the JSON report, a Markdown page beside it with pictures of the best, med
 of every episode; run again to go on where a run was cut off. The episodes are a function of the benchmark and the data,
 and the report carries their hash.
 
+A benchmark without "foldF" in its name, such as coco20i-1shot, runs all four folds and gives their mean.
+
 With --num_shots 1 3 5 10 20 the report is a curve over the number of prompts, all on the same queries. With
 --multihost, and the same command on every host, the hosts share the work and the first one writes.
 """
@@ -23,19 +25,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldis_jax.errors import LDISError
-from ldis_jax.evaluation.protocols import PROTOCOLS, Protocol
+from ldis_jax.evaluation.protocols import FOLDED, PROTOCOLS
 from ldis_jax.support import cli, prediction_options
 from ldis_jax.support.checks import MOST_ROWS, check_integer
 from ldis_jax.support.files import check_writable, is_stream, write_json
 
 if TYPE_CHECKING:
+    from ldis_jax.evaluation.protocols import Protocol
     from ldis_jax.evaluation.report import Subject
 
 
 def _arguments() -> argparse.Namespace:
-    parser = cli.Parser("evaluate", __doc__, textwrap.fill(f"benchmarks: {', '.join(PROTOCOLS)}", 100))
+    benchmarks = [*PROTOCOLS, *FOLDED]
+    parser = cli.Parser("evaluate", __doc__, textwrap.fill(f"benchmarks: {', '.join(benchmarks)}", 100))
     parser.add_model_flag(required=True)
-    parser.add_argument("--benchmark", required=True, choices=PROTOCOLS, metavar="NAME", help="see below")
+    parser.add_argument("--benchmark", required=True, choices=benchmarks, metavar="NAME", help="see below")
     parser.add_argument(
         "--data", required=True, type=Path, help="data set: built by data/build.py, or a folder in VOC layout"
     )
@@ -55,13 +59,13 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """Entry point."""
     args = _arguments()
-    protocol = PROTOCOLS[args.benchmark]
     check_integer("--batch_size", args.batch_size, maximum=MOST_ROWS)
     shots = sorted(set(args.num_shots or ()))
-    if min(shots, default=1) < 1 or (protocol.kind != "images" and (shots or args.manifest)):
+    of = "several folds" if args.benchmark in FOLDED else PROTOCOLS[args.benchmark].kind
+    if min(shots, default=1) < 1 or (of != "images" and (shots or args.manifest)):
         raise LDISError(
-            f"--num_shots, --manifest: {protocol.name} is a benchmark of {protocol.kind}; both flags are for images, "
-            f"and numbers of prompts are from 1 on"
+            f"--num_shots, --manifest: {args.benchmark} is a benchmark of {of}; both flags are for images, "
+            f"of one fold, and numbers of prompts are from 1 on"
         )
 
     import jax
@@ -73,7 +77,7 @@ def main() -> None:
 
     from ldis_jax.evaluation import hosts
 
-    evaluate, subject = hosts.on_every(functools.partial(prepare, args, protocol, shots))
+    evaluate, subject = hosts.on_every(functools.partial(prepare, args, shots))
     with tempfile.TemporaryDirectory() as folder:
         # Nothing can lie beside a pipe or /dev/stdout: it gets the report alone.
         beside_none = is_stream(args.out)
@@ -84,9 +88,7 @@ def main() -> None:
         _print_report(report, args.out)
 
 
-def prepare(
-    args: argparse.Namespace, protocol: Protocol, shots: list[int]
-) -> tuple[functools.partial[dict[str, Any]], Subject]:
+def prepare(args: argparse.Namespace, shots: list[int]) -> tuple[functools.partial[dict[str, Any]], Subject]:
     """Opens data and model, on the devices of this host alone; ``shots`` are those of a curve, else empty.
 
     Returns:
@@ -100,10 +102,8 @@ def prepare(
     import jax.numpy as jnp
 
     from ldis_jax import __version__
-    from ldis_jax.evaluation.benchmark_data import open_curve, open_episodes, open_source
     from ldis_jax.evaluation.protocols import domain
     from ldis_jax.evaluation.report import Subject
-    from ldis_jax.evaluation.run import evaluate_curve, evaluate_images, evaluate_videos
     from ldis_jax.inference.program import make_predict
     from ldis_jax.models.params import flatten
     from ldis_jax.runtime import sharding
@@ -114,13 +114,7 @@ def prepare(
 
     if jax.process_index() == 0:
         check_writable(args.out)
-    source = open_source(args.data, protocol)
-    if protocol.kind != "images":
-        evaluate = functools.partial(evaluate_videos, protocol, source)
-    elif shots:
-        evaluate = functools.partial(evaluate_curve, protocol, open_curve(source, protocol, shots, args.manifest))
-    else:
-        evaluate = functools.partial(evaluate_images, protocol, open_episodes(source, protocol, args.manifest))
+    protocol, evaluate = _open_data(args, shots)
     folder = resolve(args.model, args.revision)
     task, model, _ = load_model(folder, jnp.dtype(args.dtype))
     options = prediction_options.given_options(args)
@@ -129,19 +123,41 @@ def prepare(
     except (TypeError, ValueError) as error:  # a field that the task does not have, or a value that it does not take
         why = error if task.name == "ldisn" else "an option of LDIS-n, and this model is LDIS-1"
         raise LDISError(f"--{next(iter(options))}: {why}") from None
+    training_sets = read_provenance(folder).data
     facts = {
         "model": folder.name,
         "model_hash": model_hash(folder),
         "task": task.name,
         "settings": {**task.to_dict(), "dtype": args.dtype},
-        "domain": domain(read_provenance(folder).data, protocol.data, protocol.classes),
+        "domain": domain(training_sets, protocol.data, protocol.classes),
         "software": f"ldis_jax {__version__}, jax {jax.__version__}, {jax.default_backend()}",
     }
     mesh = sharding.make_mesh(devices=jax.local_devices())
     graphdef, *params = flatten(model)
     trained, frozen = jax.device_put(params, sharding.replicated(mesh))
     predict = functools.partial(make_predict(task, graphdef, frozen, mesh), trained)
-    return evaluate, Subject(facts, predict, task.image_size, -(-args.batch_size // jax.process_count()))
+    batch_size = -(-args.batch_size // jax.process_count())
+    return evaluate, Subject(facts, predict, task.image_size, batch_size, training_sets)
+
+
+def _open_data(args: argparse.Namespace, shots: list[int]) -> tuple[Protocol, functools.partial[dict[str, Any]]]:
+    """What is measured, and the function that measures it, as :func:`prepare` returns it."""
+    from ldis_jax.evaluation import run
+    from ldis_jax.evaluation.benchmark_data import open_curve, open_episodes, open_source
+
+    if args.benchmark in FOLDED:
+        protocol, folds = FOLDED[args.benchmark]
+        of_fold = {fold: open_episodes(open_source(args.data, fold), fold) for fold in folds}
+        return protocol, functools.partial(run.evaluate_folds, protocol, of_fold)
+    protocol = PROTOCOLS[args.benchmark]
+    source = open_source(args.data, protocol)
+    if protocol.kind != "images":
+        return protocol, functools.partial(run.evaluate_videos, protocol, source)
+    if shots:
+        curve = open_curve(source, protocol, shots, args.manifest)
+        return protocol, functools.partial(run.evaluate_curve, protocol, curve)
+    episodes = open_episodes(source, protocol, args.manifest)
+    return protocol, functools.partial(run.evaluate_images, protocol, episodes)
 
 
 def _print_report(report: dict[str, Any], out: Path) -> None:
@@ -149,7 +165,10 @@ def _print_report(report: dict[str, Any], out: Path) -> None:
     from ldis_jax.support.markdown import with_interval
 
     points = {f"{point['num_shots']} prompts": point for point in report.get("k_shot_curve", ())}
-    for who, values in ((points or {"this model": report}) | report["baselines"]).items():
+    points |= {f"fold {i}": fold for i, fold in enumerate(report.get("folds", ()))}
+    if "miou" in report or not points:
+        points["mean of folds" if "folds" in report else "this model"] = report
+    for who, values in (points | report["baselines"]).items():
         figures = [name for name in values if f"{name}_interval" in values]
         print(f"{who:<16} {'   '.join(f'{name} {with_interval(values, name)}' for name in figures)}")
     for note in report.get("notes", ()):

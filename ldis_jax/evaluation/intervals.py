@@ -51,10 +51,36 @@ def miou_gain(
     return {"gain": float(gain), "gain_interval": interval(second_resampled[0] - resampled[0], len(first))}
 
 
+def mean_of_folds(folds: Sequence[Sequence[dict[str, Any]]], accumulation: str) -> dict[str, Any]:
+    """Means over folds of mIoU and FB-IoU, with intervals of the mean: every fold is resampled by itself.
+
+    Args:
+        folds: records of each, as of :func:`image_figures`.
+        accumulation: "ldis" or "hsnet".
+
+    Returns:
+        {"miou", "miou_interval": [low, high], "fb_iou", "fb_iou_interval"}, in percent.
+    """
+    points, resampled, seed = [], [], 0
+    for records in folds:
+        classes, areas, of_fold = _bootstrap(records, accumulation, seed)
+        points.append(mean_iou(areas, accumulation))
+        resampled.append(of_fold)
+        seed += len(classes)
+    count = sum(map(len, folds))
+    found: dict[str, Any] = {}
+    for name, value, values in zip(("miou", "fb_iou"), np.mean(points, 0), np.mean(resampled, 0), strict=True):
+        found |= {name: float(value), f"{name}_interval": interval(values, count)}
+    return found
+
+
 def _bootstrap(
-    records: Sequence[dict[str, Any]], accumulation: str
+    records: Sequence[dict[str, Any]], accumulation: str, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Classes [C], their summed areas [C, 2, 2], and (mIoU, FB-IoU) of 1000 resamples, [1000] each."""
+    """Classes [C], their summed areas [C, 2, 2], and (mIoU, FB-IoU) of 1000 resamples, [1000] each.
+
+    Class c of the C is resampled with the seed ``seed + c``.
+    """
     ids = np.array([record["class_id"] for record in records])
     areas = np.array([record["areas"] for record in records], np.float64)  # [N, 2, 2]
     classes, members = np.unique(ids, return_inverse=True)
@@ -67,7 +93,7 @@ def _bootstrap(
     # Within each class, for mIoU is a mean over classes: a class that a resample misses would count as 0.
     draws = np.zeros((_RESAMPLES, len(records)))
     for c, column in enumerate(one_hot.T):
-        draws[:, column > 0] = resamples(int(column.sum()), seed=c)
+        draws[:, column > 0] = resamples(int(column.sum()), seed=seed + c)
     return classes, summed(np.ones(len(records))), mean_iou(summed(draws), accumulation)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 _FOLDS, _HSNET_EPISODES = 4, 1000
 
@@ -68,6 +69,26 @@ def _protocols() -> dict[str, Protocol]:
 
 
 PROTOCOLS = _protocols()
+
+
+class Folds(NamedTuple):
+    """Benchmarks whose classes are parts of one set, and ``whole``, which stands for all of them together."""
+
+    whole: Protocol
+    folds: tuple[Protocol, ...]
+
+
+def _folded() -> dict[str, Folds]:
+    found = {}
+    for shots in (1, 5):
+        for data in ("coco20i", "pascal5i"):
+            name, folds = f"{data}-{shots}shot", tuple(PROTOCOLS[f"{data}-fold{f}-{shots}shot"] for f in range(_FOLDS))
+            classes = tuple(sorted(label for fold in folds for label in fold.classes))
+            found[name] = Folds(dataclasses.replace(folds[0], name=name, classes=classes), folds)
+    return found
+
+
+FOLDED = _folded()
 
 
 def domain(training_sets: Mapping[str, Sequence[int]], data: str, classes: Sequence[int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,26 @@ from ldis_jax.errors import LDISError
 from ldis_jax.support.files import checked_file, writing
 from ldis_jax.support.json_files import parse_json
 
+_LOGGER = logging.getLogger(__name__)
+
 
 class Records:
     """A file that only grows: a header line that says what is measured, then one record a line."""
 
-    def __init__(self, path: Path, header: dict[str, Any], kind: Any = dict[str, Any]):
-        """Opens or continues the file; the header is JSON-able, and ``kind`` the type of a record.
+    def __init__(self, path: Path, header: dict[str, Any], kind: Any = dict[str, Any], finished: bool = True):
+        """Opens or continues the file; it has a header at once, and stays only with a record.
+
+        Records of another evaluation that was not finished are moved aside, and that is said: a run that failed must
+        not stop the next.
+
+        Args:
+            path: of the file.
+            header: what is measured, JSON-able.
+            kind: the type of a record.
+            finished: whether what the file may hold came to its end.
 
         Raises:
-            LDISError: the file has another header, or cannot be read or written.
+            LDISError: the file has another header and is finished, or no records' form; it cannot be read or written.
         """
         self.records: list[dict[str, Any]] = []
         self._path = path
@@ -33,10 +45,13 @@ class Records:
             if lines:
                 found, *self.records = _read(lines, kind)
                 if found != header:
-                    raise LDISError(
-                        f"{path}: holds another evaluation ({_first_difference(found, header)}); remove it, or choose "
-                        "another --out"
-                    )
+                    why = _first_difference(found, header)
+                    if finished or found is None:
+                        raise LDISError(f"{path}: holds another evaluation ({why}); remove it, or choose another --out")
+                    aside = path.with_suffix(f".unfinished{path.suffix}")
+                    os.replace(path, aside)
+                    _LOGGER.warning("%s: of another evaluation, not finished (%s); moved to %s", path, why, aside.name)
+                    lines, self.records = [], []
             self._file = open(path, "ab")  # noqa: SIM115
             self._file.truncate(sum(map(len, lines)))
             if not lines:
@@ -58,6 +73,8 @@ class Records:
     def __exit__(self, *exc_info: object) -> None:
         with writing(self._path), self._file:  # closes it
             os.fsync(self._file.fileno())
+        if not self.records:
+            self._path.unlink(missing_ok=True)
 
 
 def _read(lines: list[bytes], kind: Any) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -31,12 +32,14 @@ class Subject(NamedTuple):
         predict: as evaluators take it; on this process's devices alone.
         image_size: S.
         batch_size: over all devices of this process.
+        training_sets: of :func:`~ldis_jax.evaluation.protocols.domain`.
     """
 
     facts: Mapping[str, Any]
     predict: Predict
     image_size: int
     batch_size: int
+    training_sets: Mapping[str, Sequence[int]] = MappingProxyType({})
 
 
 def ranked(records: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
@@ -68,7 +71,7 @@ def write_page(
 
     ``report`` and ``records`` are the whole evaluation's, and ``subject`` its own, so that nothing compiles again.
     """
-    pictures, (_, predict, size, batch_size) = path.with_suffix(""), subject
+    pictures, (_, predict, size, batch_size, _) = path.with_suffix(""), subject
     plot_bars(report["iou_per_class"], "IoU by class, percent", pictures / "classes.png")
     parts = [markdown.figures_table(report, {"miou": "mIoU", "fb_iou": "FB-IoU"}), _CAPTION, _facts(report)]
     parts.append(f"## Classes\n\n![IoU by class]({pictures.name}/classes.png)")
@@ -99,6 +102,21 @@ def write_curve_page(path: Path, report: Mapping[str, Any]) -> None:
     picture = f"![mIoU by number of prompts]({plot.parent.name}/{plot.name})"
     parts = [markdown.table(rows), f"{_CAPTION} {queries}", picture, _facts(report)]
     markdown.write_page(path, f"{report['benchmark']}, by number of prompts", parts)
+
+
+def write_folds_page(path: Path, report: Mapping[str, Any]) -> None:
+    """Writes the page of all folds of a benchmark: their mean, each of them, and bars by class."""
+    plot = path.with_suffix("") / "classes.png"
+    plot_bars(report["iou_per_class"], "IoU by class, percent", plot)
+    rows = [("fold", "mIoU", "FB-IoU", *(f"mIoU: {name.replace('_', ' ')}" for name in report["baselines"]), "domain")]
+    rows.append(("---",) * len(rows[0]))
+    for name, values in (*((fold["benchmark"], fold) for fold in report["folds"]), ("mean", report)):
+        cells = [markdown.with_interval(values, figure) for figure in ("miou", "fb_iou")]
+        cells += [markdown.with_interval(found, "miou") for found in values["baselines"].values()]
+        rows.append((name, *cells, values["domain"].partition(":")[0]))
+    caption = f"{_CAPTION} The mean's are of the mean: every fold is resampled by itself."
+    bars = f"![IoU by class]({plot.parent.name}/{plot.name})"
+    markdown.write_page(path, report["benchmark"], [markdown.table(rows), caption, _facts(report), bars])
 
 
 def write_video_page(

@@ -14,16 +14,16 @@ from typing_extensions import TypedDict  # pydantic's, before Python 3.12
 
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluation import hosts
-from ldis_jax.evaluation.intervals import image_figures, miou_gain
-from ldis_jax.evaluation.protocols import Protocol
+from ldis_jax.evaluation.intervals import image_figures, mean_of_folds, miou_gain
+from ldis_jax.evaluation.protocols import Protocol, domain
 from ldis_jax.evaluation.records import Records
-from ldis_jax.evaluation.report import Subject, write_curve_page, write_page, write_video_page
+from ldis_jax.evaluation.report import Subject, write_curve_page, write_folds_page, write_page, write_video_page
 from ldis_jax.evaluation.video_benchmark import MIN_FRAMES, VideoLabels, segment_videos, videos_hash
 from ldis_jax.evaluation.video_measures import MEASURES
 from ldis_jax.evaluators.episodes import BASELINES, baseline_masks, predict_episodes
 from ldis_jax.evaluators.mean_iou import episode_areas
 from ldis_jax.inference.batches import map_ahead
-from ldis_jax.input_pipeline import Episode, FrozenEpisodes, IndexedSource
+from ldis_jax.input_pipeline import Episode, FrozenEpisodes, IndexedSource, episodes_hash
 from ldis_jax.support.files import write_json
 from ldis_jax.tasks import pseudo_mask
 
@@ -105,6 +105,55 @@ def evaluate_curve(
     return hosts.on_lead(finish)
 
 
+def evaluate_folds(
+    whole: Protocol, folds: Mapping[Protocol, FrozenEpisodes], subject: Subject, out: Path
+) -> dict[str, Any]:
+    """As :func:`evaluate_images`, once for every fold; ``whole`` stands for all of them.
+
+    The report's figures are means over the folds, and "folds" has those of each.
+    """
+    sets = list(folds.values())
+    hashes = {fold.name: episodes.hash for fold, episodes in folds.items()}
+    records = _measure_episodes(whole, sets, {"episodes_hashes": hashes}, subject, out)
+
+    def finish() -> dict[str, Any]:
+        count = len(sets[0])
+        parts = [records[i * count : (i + 1) * count] for i in range(len(sets))]
+
+        def mean(key: str) -> dict[str, Any]:
+            by_fold = [[{**record, "areas": record[key]} for record in part] for part in parts]
+            iou = [_figures(part, key, whole)["iou_per_class"] for part in parts]
+            by_class = {name: value for found in iou for name, value in found.items()}
+            return mean_of_folds(by_fold, whole.accumulation) | {"iou_per_class": by_class}
+
+        report = {
+            "benchmark": whole.name,
+            **subject.facts,
+            **mean("areas"),
+            "baselines": {name: mean(name) for name in BASELINES},
+            "folds": [
+                {
+                    "benchmark": fold.name,
+                    "domain": domain(subject.training_sets, fold.data, fold.classes),
+                    **_figures(part, "areas", fold),
+                    "baselines": {name: _figures(part, name, fold) for name in BASELINES},
+                    "episodes": len(episodes),
+                    "episodes_hash": episodes.hash,
+                }
+                for (fold, episodes), part in zip(folds.items(), parts, strict=True)
+            ],
+            "episodes": len(records),
+            "episodes_hash": episodes_hash([record for episodes in sets for record in episodes.records]),
+            "num_shots": whole.num_shots,
+            "accumulation": whole.accumulation,
+        }
+        write_json(out, report)
+        write_folds_page(beside(out, ".md"), report)
+        return report
+
+    return hosts.on_lead(finish)
+
+
 def evaluate_videos(protocol: Protocol, source: IndexedSource, subject: Subject, out: Path) -> dict[str, Any]:
     """As :func:`evaluate_images`, of videos whose first frame is the prompt; the baseline repeats its labels.
 
@@ -178,7 +227,7 @@ def _measure_episodes(
         return {"class_id": episode.class_id, "class_name": episode.class_name, **areas}
 
     def make(rest: Sequence[int]) -> Iterator[dict[str, Any]]:
-        _, predict, size, batch_size = subject
+        _, predict, size, batch_size, _ = subject
         for k, episodes in enumerate(sets):
             if indices := [i - k * count for i in rest if i // count == k]:
                 title = f"{protocol.name}, {k + 1} of {len(sets)}" if len(sets) > 1 else protocol.name
@@ -214,7 +263,7 @@ def _measure(
 
         def start() -> int:
             nonlocal records
-            records = stack.enter_context(Records(beside(out, ".records.jsonl"), header, kind))
+            records = stack.enter_context(Records(beside(out, ".records.jsonl"), header, kind, out.exists()))
             return len(records.records)
 
         done = hosts.on_lead(start)

@@ -11,16 +11,16 @@ from ldis_jax.input_pipeline.indexed_source import IndexedSource
 
 
 class FrozenEpisodes(Sequence[Episode]):
-    """Episodes by index, with a hash of which they are."""
+    """Episodes by index, with a hash of which they are; of files also their ``records``, else none."""
 
-    def __init__(self, length: int, make: Callable[[int], Episode], digest: str):
+    def __init__(self, length: int, make: Callable[[int], Episode], digest: str, records: Sequence[EpisodeRecord] = ()):
         """Use one of the constructors below."""
-        self._length, self._make, self.hash = length, make, digest
+        self._length, self._make, self.hash, self.records = length, make, digest, tuple(records)
 
     @classmethod
     def of_records(cls, source: IndexedSource, records: Sequence[EpisodeRecord]) -> FrozenEpisodes:
         """The episodes of a manifest."""
-        return cls(len(records), lambda i: source.episode(records[i]), episodes_hash(records))
+        return cls(len(records), lambda i: source.episode(records[i]), episodes_hash(records), records)
 
     @classmethod
     def of_draws(cls, source: EpisodeSource, length: int, num_shots: int, seed: int = 0) -> FrozenEpisodes:

@@ -91,11 +91,30 @@ class TestRecords:
             Records(tmp_path / "x", {**HEADER, "model_hash": "2"})
         assert (tmp_path / "x").read_bytes() == before
 
+    def test_what_was_not_finished_stops_no_other(self, tmp_path, caplog):
+        with Records(tmp_path / "x.jsonl", HEADER) as records:
+            records.append({"i": 0})
+        before = (tmp_path / "x.jsonl").read_bytes()
+        with Records(tmp_path / "x.jsonl", {**HEADER, "model_hash": "2"}, finished=False) as records:
+            assert records.records == []
+            records.append({"i": 5})
+        assert (tmp_path / "x.unfinished.jsonl").read_bytes() == before
+        assert "not finished (model_hash: '1', now '2'); moved to x.unfinished.jsonl" in caplog.text
+        with Records(tmp_path / "x.jsonl", {**HEADER, "model_hash": "2"}) as records:
+            assert records.records == [{"i": 5}]
+
+    def test_what_failed_before_its_first_record_leaves_no_file(self, tmp_path):
+        with pytest.raises(ZeroDivisionError), Records(tmp_path / "x", HEADER):
+            assert (tmp_path / "x").exists()
+            _ = 1 / 0
+        assert not list(tmp_path.iterdir())
+
     @pytest.mark.parametrize("content", [b"nonsense\n", b"[1]\n", b"\xff\n"])
-    def test_a_strange_file_is_left_alone(self, tmp_path, content):
+    @pytest.mark.parametrize("finished", [True, False])
+    def test_a_strange_file_is_left_alone(self, tmp_path, content, finished):
         (tmp_path / "x").write_bytes(content)
         with pytest.raises(LDISError, match=r"x: holds another evaluation .no records that can be read.; remove it"):
-            Records(tmp_path / "x", HEADER)
+            Records(tmp_path / "x", HEADER, finished=finished)
         assert (tmp_path / "x").read_bytes() == content
 
     @pytest.mark.parametrize("record", ['{"i": "1"}', '{"i": 1, "i": 2}', "[1]", "null", '{"i": %s}' % (400 * "9")])

@@ -109,7 +109,7 @@ def test_a_curve_and_its_resumption(command, tmp_path, monkeypatch):
     [
         (
             {"shots": (0, 1)},
-            "both flags are for images, and numbers of prompts are from 1 on",
+            "both flags are for images, of one fold, and numbers of prompts are from 1 on",
         ),
         ({"shots": (1,), "benchmark": "mini-vspw"}, "mini-vspw is a benchmark of semantic; both flags are for images"),
         ({"shots": (1, 9)}, "9-shot episodes need 10 images of a class"),
