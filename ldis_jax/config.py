@@ -120,6 +120,7 @@ def base_config(task: str) -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.augment = True
+    config.data.rescale = (0.9, 1.1)  # random scales of augmentation; 1 has the short side at task.image_size
     config.data.num_workers = 8  # processes that make batches; 0 uses threads
     config.data.sources = ConfigDict()  # name -> voc_source(...), or another of the functions below
 

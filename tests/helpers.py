@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ldis_jax.config import base_config
-from ldis_jax.models.config import AutoencoderConfig, PromptEncoderConfig, UNetConfig
+from ldis_jax.models.config import AutoencoderConfig, EfficientNetConfig, PromptEncoderConfig, UNetConfig
 from ldis_jax.models.ldis import ModelConfig
 from ldis_jax.recipes.data import eval_set, procedural_source
 from ldis_jax.runtime import sharding
@@ -44,6 +44,13 @@ MICRO = {
     "ldis1": ModelConfig(_UNET, _VAE, _TOWER),
     "ldisn": ModelConfig(dataclasses.replace(_UNET, in_channels=8), _VAE, _TOWER),
 }
+# LDIS-1 with EfficientNet-Lite0 in the place of Alpha-CLIP, as the bundled model `small` has it.
+_EFFICIENT = EfficientNetConfig(image_size=2 * SIZE)
+MICRO_EFFICIENT = ModelConfig(
+    dataclasses.replace(_UNET, in_channels=4 + _EFFICIENT.query_channels, encoder_hid_dim=_EFFICIENT.width),
+    _VAE,
+    _EFFICIENT,
+)
 
 
 def micro_task(name):

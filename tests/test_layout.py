@@ -34,6 +34,7 @@ NEEDS_TORCH = {
     "weights/stable_diffusion.py": {"diffusers"},
     "weights/diffusers_files/pipeline.py": {"torch", "diffusers"},  # torch's users run them, this package does not
     "weights/diffusers_files/alpha_clip.py": {"torch"},
+    "weights/diffusers_files/efficientnet.py": {"torch"},
 }
 # What lays out the web page knows Gradio, which is optional too; what does its work does not.
 NEEDS_GRADIO = {f"demo/{name}.py" for name in ("page", "image_tab", "video_tab", "widgets")}

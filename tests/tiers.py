@@ -86,6 +86,10 @@ SLOW_TESTS: dict[str, tuple[str, ...]] = {
     "evaluation/test_video_benchmark.py": ("test_the_command", "test_davis_2017_has_several_objects_a_video"),
     "input_pipeline/test_loader.py": ("test_the_interpreter_exits_with_an_open_loader",),
     "models/test_convolution.py": ("test_any_batch", "test_other_platforms_convolve", "test_upsample", "test_ways"),
+    "models/test_efficientnet.py": (
+        *("test_padding_is_not_read", "test_a_prompt_without_object_stays_finite"),
+        *("test_alpha_is_the_mean_over_a_token", "test_what_resembles_the_object_is_told_from_the_rest"),
+    ),
     "models/test_lora.py": (
         *("test_counts_at_sd15_size", "test_no_gradient_of_a_frozen_kernels_size"),
         *("test_torch_paints_the_same_and_has_the_same_gradients", "test_peft_reads_the_file"),
@@ -128,6 +132,7 @@ SLOW_TESTS: dict[str, tuple[str, ...]] = {
     ),
     "weights/test_diffusers_files.py": (
         *("test_r_is_ours[ldis1-3-changes1]", "test_r_is_ours[ldisn-3-changes2]", "test_r_is_ours[ldisn-1-changes3]"),
+        "test_r_is_ours_where_the_encoder_describes_the_query",
         "test_pictures_of_any_size",
     ),
     "weights/test_hub.py": ("test_model_loads", "test_cache_serves_without_the_hub"),

@@ -14,7 +14,7 @@ import numpy as np
 from ldis_jax.config import init_folder
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
-from ldis_jax.models.config import PromptEncoderConfig, UNetConfig
+from ldis_jax.models.config import UNetConfig
 from ldis_jax.models.ldis import LDISModel, ModelConfig
 from ldis_jax.models.lora import LoRA
 from ldis_jax.support.files import reading
@@ -32,6 +32,7 @@ from ldis_jax.weights.lora_files import merge, trained_part, write_lora
 from ldis_jax.weights.model_folder import (
     open_model,
     open_weights,
+    prompt_encoder_config_from_dict,
     read_card,
     vae_config_from_dict,
     with_schedule,
@@ -84,7 +85,7 @@ def from_checkpoint(args: argparse.Namespace) -> str:
         config = ModelConfig(
             UNetConfig.from_dict(found["networks"]["unet"], where),
             vae_config_from_dict(found["networks"]["vae"], where),
-            PromptEncoderConfig.from_dict(found["networks"]["prompt_encoder"], where),
+            prompt_encoder_config_from_dict(found["networks"]["prompt_encoder"], where),
         )
         masking = {} if config.prompt_encoder.alpha else {"masking": "post"}  # of runs before there was such a key
         task = task_from_dict(masking | found["task"], where)
@@ -103,7 +104,7 @@ def from_checkpoint(args: argparse.Namespace) -> str:
     init = args.init or init_folder(str(started.get("folder")))
     weights = {name: open_weights(init / name, name) for name in FROZEN} if init.is_dir() else {}
     if lora is not None and weights:
-        weights["unet"] = unet_of_folder(init, task, config.prompt_encoder.width, seed)[1]
+        weights["unet"] = unet_of_folder(init, task, config.prompt_encoder, seed)[1]
     if {name: weights_hash(part.tensors) for name, part in weights.items()} != frozen_hashes:
         raise LDISError(f"{init}: not there, or not what the run was trained with; say where that is with --init")
     weights["unet"] = unet if lora is None else merge(weights["unet"], trained_part(unet.tensors, lora))

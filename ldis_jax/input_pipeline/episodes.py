@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict  # pydantic's, before Python 3.12
 
 from ldis_jax.errors import LDISError
-from ldis_jax.input_pipeline.transforms import eval_transform, train_transform
+from ldis_jax.input_pipeline.transforms import RESCALE, eval_transform, train_transform
 from ldis_jax.media.masks import IGNORE_LABEL
 from ldis_jax.support.files import StrPath
 from ldis_jax.support.json_files import read_json
@@ -75,7 +75,14 @@ class TrainEpisodes:
     """A Grain data source: item i is a training episode, a pure function of ``(seed, i)``."""
 
     def __init__(
-        self, source: EpisodeSource, num_shots: int, image_size: int, seed: int, length: int, augment: bool = True
+        self,
+        source: EpisodeSource,
+        num_shots: int,
+        image_size: int,
+        seed: int,
+        length: int,
+        augment: bool = True,
+        rescale: tuple[float, float] = RESCALE,
     ):
         """Binds a source to sizes and a seed.
 
@@ -86,9 +93,10 @@ class TrainEpisodes:
             seed: not negative.
             length: how many episodes there are: steps x global batch size.
             augment: false uses evaluation's transform, with the same draws of images; so do episodes that say so.
+            rescale: of :func:`~ldis_jax.input_pipeline.transforms.train_transform`.
         """
         self.source, self.num_shots, self.image_size = source, num_shots, image_size
-        self.seed, self.length, self.augment = seed, length, augment
+        self.seed, self.length, self.augment, self.rescale = seed, length, augment, rescale
         self.bad_files: Counter[str] = Counter()  # how often each error of a file was met, in this process
 
     def __len__(self) -> int:
@@ -116,7 +124,9 @@ class TrainEpisodes:
                     _LOGGER.warning("skipped, and drawn anew: %s", last)
                 continue
             if self.augment and episode.augment:
-                transform = functools.partial(train_transform, size=self.image_size, rng=rng, flip=not episode.is_video)
+                transform = functools.partial(
+                    train_transform, size=self.image_size, rng=rng, flip=not episode.is_video, rescale=self.rescale
+                )
                 arrays = _arrays(episode, transform)
             else:
                 arrays = network_arrays(episode, self.image_size)

@@ -19,6 +19,8 @@ cv2.setNumThreads(0)
 _LEVELS = np.arange(256, dtype=np.float32)
 _NORMALISED = (_LEVELS - 127.5) / 127.5
 
+RESCALE = (0.9, 1.1)  # the paper's range of random scales
+
 
 def fitted_size(height: int, width: int, size: int) -> tuple[int, int]:
     """(h, w) of a picture scaled to long side ``size``: what is left of [S, S] once padding is cut off."""
@@ -58,7 +60,13 @@ def restore_size(r: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def train_transform(
-    image: np.ndarray, mask: np.ndarray, size: int, rng: np.random.Generator, *, flip: bool = True
+    image: np.ndarray,
+    mask: np.ndarray,
+    size: int,
+    rng: np.random.Generator,
+    *,
+    flip: bool = True,
+    rescale: tuple[float, float] = RESCALE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Training's transform: rescale, crop, flip (p = 0.5), photometric distortion, normalise, pad.
 
@@ -68,21 +76,26 @@ def train_transform(
         size: S.
         rng: the only source of randomness.
         flip: false for frames of a video.
+        rescale: as of :func:`random_rescale`.
 
     Returns:
         (float32 [S, S, 3] in [-1, 1], uint8 [S, S]).
     """
-    image, mask = random_crop(*random_rescale(image, mask, size, rng), size, rng)
+    image, mask = random_crop(*random_rescale(image, mask, size, rng, rescale), size, rng)
     if flip and rng.integers(2):
         image, mask = cv2.flip(image, 1), cv2.flip(mask, 1)
     return _normalise_and_pad(photometric_distortion(image, rng), size), _pad_mask(mask, size)
 
 
 def random_rescale(
-    image: np.ndarray, mask: np.ndarray, size: int, rng: np.random.Generator
+    image: np.ndarray,
+    mask: np.ndarray,
+    size: int,
+    rng: np.random.Generator,
+    rescale: tuple[float, float] = RESCALE,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scales to fit a box of long side 2S and short side S, times r ~ U[0.9, 1.1] (mmcv's ``RandomResize``)."""
-    ratio = rng.uniform(0.9, 1.1)
+    """Scales to fit a box of long side 2S and short side S, times r ~ U[rescale] (mmcv's ``RandomResize``)."""
+    ratio = rng.uniform(*rescale)
     height, width = mask.shape
     scale = min(int(2 * size * ratio) / max(height, width), int(size * ratio) / min(height, width))
     h, w = _scaled_size(height, width, scale)

@@ -249,7 +249,51 @@ class PromptEncoderConfig(_NetworkConfig):
         """Instruction tokens of one prompt (L), the class token not counted."""
         return self.grid**2
 
+    @property
+    def query_channels(self) -> int:
+        """What the UNet sees of a query beside its latents: nothing."""
+        return 0
+
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
         if self.image_size % self.patch_size or self.width % self.heads:
             yield f"image_size and width do not divide by patch_size and heads: {self}"
+
+
+@dataclasses.dataclass(frozen=True)
+class EfficientNetConfig(_NetworkConfig):
+    """EfficientNet-Lite0 in the place of Alpha-CLIP; see :mod:`ldis_jax.models.efficientnet`."""
+
+    class_name = "EfficientNetLite0"
+    levels: ClassVar[tuple[int, int]] = (112, 320)  # channels that are read, of 1/16 and of 1/32
+    alpha: ClassVar[bool] = True
+
+    image_size: int = 256
+
+    @property
+    def grid(self) -> int:
+        """Tokens along one side of the image."""
+        return self.image_size // 16
+
+    @property
+    def num_tokens(self) -> int:
+        """Instruction tokens of one prompt (L)."""
+        return self.grid**2
+
+    @property
+    def width(self) -> int:
+        """D: both levels, and the alpha channel."""
+        return sum(self.levels) + 1
+
+    @property
+    def query_channels(self) -> int:
+        """What the UNet sees of a query beside its latents: its tokens and six similarities."""
+        return self.width + 6
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if self.image_size % 32:
+            yield f"image_size={self.image_size} is not a multiple of 32"
+
+
+AnyPromptEncoderConfig = PromptEncoderConfig | EfficientNetConfig

@@ -12,7 +12,16 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ldis_jax.models.alpha_clip import AlphaCLIP
-from ldis_jax.models.config import AutoencoderConfig, AutoencoderTinyConfig, PromptEncoderConfig, UNetConfig, VAEConfig
+from ldis_jax.models.config import (
+    AnyPromptEncoderConfig,
+    AutoencoderConfig,
+    AutoencoderTinyConfig,
+    EfficientNetConfig,
+    PromptEncoderConfig,
+    UNetConfig,
+    VAEConfig,
+)
+from ldis_jax.models.efficientnet import EfficientNetLite0
 from ldis_jax.models.layers import key_stream
 from ldis_jax.models.lora import LoRA, add_lora
 from ldis_jax.models.unet import UNet2DConditionModel
@@ -20,6 +29,7 @@ from ldis_jax.models.vae import AutoencoderKL
 from ldis_jax.models.vae_tiny import AutoencoderTiny
 
 VAE = AutoencoderKL | AutoencoderTiny
+PromptEncoder = AlphaCLIP | EfficientNetLite0
 
 TRAINABLE = nnx.PathContains("unet")
 
@@ -30,7 +40,7 @@ class ModelConfig:
 
     unet: UNetConfig = UNetConfig()
     vae: VAEConfig = AutoencoderConfig()
-    prompt_encoder: PromptEncoderConfig = PromptEncoderConfig()
+    prompt_encoder: AnyPromptEncoderConfig = PromptEncoderConfig()
 
     def to_dict(self) -> dict[str, Any]:
         """The three ``config.json`` by network."""
@@ -48,7 +58,7 @@ class LDISModel(nnx.Module):
         rngs = key_stream(key)
         self.unet = UNet2DConditionModel(config.unet, dtype=dtype, rngs=rngs)
         self.vae = make_vae(config.vae, dtype=dtype, rngs=rngs)
-        self.prompt_encoder = AlphaCLIP(config.prompt_encoder, dtype=dtype, rngs=rngs)
+        self.prompt_encoder = make_prompt_encoder(config.prompt_encoder, dtype=dtype, rngs=rngs)
         if lora is not None:
             add_lora(self.unet, lora, dtype=dtype, rngs=rngs)
 
@@ -84,3 +94,10 @@ def make_vae(config: VAEConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> VAE:
     if isinstance(config, AutoencoderTinyConfig):
         return AutoencoderTiny(config, dtype=dtype, rngs=rngs)
     return AutoencoderKL(config, dtype=dtype, rngs=rngs)
+
+
+def make_prompt_encoder(config: AnyPromptEncoderConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> PromptEncoder:
+    """The prompt encoder that a config belongs to."""
+    if isinstance(config, EfficientNetConfig):
+        return EfficientNetLite0(config, dtype=dtype, rngs=rngs)
+    return AlphaCLIP(config, dtype=dtype, rngs=rngs)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ldis_jax.models.alpha_clip import AlphaCLIP
+from ldis_jax.models.efficientnet import EfficientNetLite0
+from ldis_jax.models.ldis import PromptEncoder
 from ldis_jax.tasks.resize import resize_bilinear, resize_nearest
 
 # Alpha-CLIP's normalisation of its alpha channel.
@@ -22,7 +23,7 @@ def _to_alpha(mask: jax.Array) -> jax.Array:
 
 
 def instruction_tokens(
-    prompt_encoder: AlphaCLIP, prompt_images: jax.Array, prompt_masks: jax.Array, masking: str = "both"
+    prompt_encoder: PromptEncoder, prompt_images: jax.Array, prompt_masks: jax.Array, masking: str = "both"
 ) -> tuple[jax.Array, jax.Array]:
     """Tokens of K prompts and which of them lie on the object.
 
@@ -50,7 +51,15 @@ def instruction_tokens(
     return tokens.reshape(b, k * config.num_tokens, -1), token_mask.reshape(b, k * config.num_tokens)
 
 
-def null_instruction_tokens(prompt_encoder: AlphaCLIP, num_prompts: int) -> jax.Array:
+def describe_query(
+    prompt_encoder: EfficientNetLite0, query_image: jax.Array, tokens: jax.Array, bias: jax.Array
+) -> jax.Array:
+    """:meth:`EfficientNetLite0.describe_query` of query images [B, S, S, 3] in [-1, 1]."""
+    image = resize_bilinear(query_image, prompt_encoder.config.image_size)
+    return prompt_encoder.describe_query(image, tokens, bias)
+
+
+def null_instruction_tokens(prompt_encoder: PromptEncoder, num_prompts: int) -> jax.Array:
     """The unconditional instruction of LDIS-n: an all-zero picture under an all-ones mask, K times. [1, K*L, D]."""
     size = prompt_encoder.config.image_size
     tokens = prompt_encoder(jnp.zeros((1, size, size, 3)), _to_alpha(jnp.ones((1, size, size))))

@@ -9,8 +9,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from ldis_jax.models.efficientnet import EfficientNetLite0
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.tasks import instruction
+from ldis_jax.tasks.resize import resize_bilinear
 from ldis_jax.tasks.task import PromptInputs, Prompts, Task, decode, draw_noise, encode_query_and_target
 
 
@@ -64,7 +66,7 @@ class LDIS1(Task):
             mean += std * jax.random.normal(query_key, mean.shape)
         latents = self._noised(mean * scale, lambda: jax.random.normal(noise_key, mean.shape))
         prompts = PromptInputs(batch["prompt_images"], batch["prompt_masks"])
-        prediction = self._target_latents(model, latents, prompts)
+        prediction = self._target_latents(model, latents, batch["query_image"], prompts)
         if self.loss_space == "pixel":
             rendered = model.vae.decode(prediction / scale, remat="blocks")
             return jnp.mean(jnp.square(rendered - target))
@@ -80,7 +82,7 @@ class LDIS1(Task):
             latents += std * jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
         latents = self._noised(latents * model.vae.scaling_factor, lambda: draw_noise(keys, shape, 1))
-        return decode(model.vae, self._target_latents(model, latents, prompts))
+        return decode(model.vae, self._target_latents(model, latents, query_image, prompts))
 
     def _noised(self, latents: jax.Array, noise: Callable[[], jax.Array]) -> jax.Array:
         """z_t = sqrt(abar_t) z + sqrt(1 - abar_t) noise of scaled latents [B, s, s, 4], where the task says so."""
@@ -88,9 +90,15 @@ class LDIS1(Task):
             return latents
         return self.schedule.add_noise(latents, noise(), jnp.full(latents.shape[:1], self.timestep))
 
-    def _target_latents(self, model: LDISModel, query_latents: jax.Array, prompts: Prompts) -> jax.Array:
+    def _target_latents(
+        self, model: LDISModel, query_latents: jax.Array, query_image: jax.Array, prompts: Prompts
+    ) -> jax.Array:
         """Scaled query latents -> scaled pseudo-mask latents, [B, s, s, 4]."""
         tokens, mask, num_prompts = self.read_prompts(model.prompt_encoder, prompts)
         bias = instruction.attention_bias(mask, num_prompts, model.prompt_encoder.config.num_tokens)
+        inputs = query_latents
+        if isinstance(model.prompt_encoder, EfficientNetLite0):
+            described = instruction.describe_query(model.prompt_encoder, query_image, tokens, bias)
+            inputs = jnp.concatenate([inputs, resize_bilinear(described, inputs.shape[1])], axis=-1)
         timesteps = jnp.full(query_latents.shape[:1], self.timestep)
-        return model.unet(query_latents, timesteps, tokens, bias)
+        return model.unet(inputs, timesteps, tokens, bias)

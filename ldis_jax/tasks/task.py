@@ -17,8 +17,7 @@ from jax.typing import ArrayLike
 
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
-from ldis_jax.models.alpha_clip import AlphaCLIP
-from ldis_jax.models.ldis import VAE, LDISModel
+from ldis_jax.models.ldis import VAE, LDISModel, PromptEncoder
 from ldis_jax.support.checks import check_fields
 from ldis_jax.tasks import instruction, pseudo_mask
 
@@ -163,12 +162,12 @@ class Task(abc.ABC):
         return pseudo_mask.picture_share(self.mask_alpha, self.target)
 
     def instruction_tokens(
-        self, prompt_encoder: AlphaCLIP, prompt_images: jax.Array, prompt_masks: jax.Array
+        self, prompt_encoder: PromptEncoder, prompt_images: jax.Array, prompt_masks: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """:func:`ldis_jax.tasks.instruction.instruction_tokens` with this task's stages of masking."""
         return instruction.instruction_tokens(prompt_encoder, prompt_images, prompt_masks, self.masking)
 
-    def read_prompts(self, prompt_encoder: AlphaCLIP, prompts: Prompts) -> PromptTokens:
+    def read_prompts(self, prompt_encoder: PromptEncoder, prompts: Prompts) -> PromptTokens:
         """Prompts as tokens, if they are not yet."""
         if isinstance(prompts, PromptTokens):
             return prompts

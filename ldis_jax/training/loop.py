@@ -269,7 +269,9 @@ def make_loader(run: Run) -> TrainLoader:
         )
     source = make_source(config.data.sources, size)
     length = config.train_steps * config.batch_size
-    episodes = TrainEpisodes(source, config.num_shots, size, config.seed, length, config.data.augment)
+    episodes = TrainEpisodes(
+        source, config.num_shots, size, config.seed, length, config.data.augment, config.data.rescale
+    )
     rows = sharding.process_rows(run.mesh, config.batch_size, jax.process_index())
     return TrainLoader(episodes, config.batch_size, num_workers=config.data.num_workers, rows=rows)
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from ldis_jax.config import check_config, init_folder, to_json
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
+from ldis_jax.input_pipeline.transforms import RESCALE
 from ldis_jax.models.config import UNetConfig
 from ldis_jax.models.ldis import LDISModel, ModelConfig
 from ldis_jax.models.lora import LoRA
@@ -126,6 +127,8 @@ class Run:
             facts["lora"] = dataclasses.asdict(self.lora)
         facts |= {key: values[key] for key in ("seed", "batch_size", "num_shots")}
         facts |= {"sources": values["data"]["sources"], "augment": self.config.data.augment}
+        if tuple(self.config.data.rescale) != RESCALE:  # older runs know no other
+            facts["rescale"] = values["data"]["rescale"]
         return facts | {"step": dataclasses.asdict(self.options), "moment_dtype": self.config.optim.moment_dtype}
 
 

@@ -72,7 +72,7 @@ def assemble(
     # What plain CLIP cannot do is left out of the masking.
     task = task_from_dict({"task": name, "masking": "both" if encoder.alpha else "post"})
     task = with_schedule(task, base.schedule)
-    unet_config, unet = adapt_unet(base.unet_config, unet, task, encoder.width, seed)
+    unet_config, unet = adapt_unet(base.unet_config, unet, task, encoder, seed)
     config = ModelConfig(unet_config, vae_config, encoder)
     provenance = Provenance(
         license=read_provenance(sources.sd15).license if sources.sd15.is_dir() else UNKNOWN_LICENSE,

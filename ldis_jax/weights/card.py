@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ldis_jax.models.config import PromptEncoderConfig
 from ldis_jax.models.ldis import ModelConfig
 from ldis_jax.tasks import Task
 
@@ -101,14 +102,16 @@ def model_card(task: Task, config: ModelConfig, provenance: Provenance | None = 
         training_sets={name: list(classes) for name, classes in facts.data.items()} or None,
     )
     encoder, vae = config.prompt_encoder, type(config.vae).class_name
-    clip = "Alpha-CLIP" if encoder.alpha else "CLIP, no alpha"
-    sizes = f"ViT of {encoder.layers} layers, width {encoder.width}, patches of {encoder.patch_size}"
+    described = "EfficientNet-Lite0"
+    if isinstance(encoder, PromptEncoderConfig):
+        clip = "Alpha-CLIP" if encoder.alpha else "CLIP, no alpha"
+        described = f"{clip}: ViT of {encoder.layers} layers, width {encoder.width}, patches of {encoder.patch_size}"
     sections = [
         f"---\n{data.to_yaml()}\n---",
         f"# {_TASK_NAMES[task.name]}, in-context segmentation",
         "Given a query picture and prompt pictures with masks of one class, it paints the query's mask of that class. "
         'Method: "Explore In-Context Segmentation via Latent Diffusion Models" (arXiv 2403.09616). Software: ldis_jax.',
-        "## Model\n\n" + _table({**task.to_dict(), "vae": vae, "prompt encoder": f"{clip}: {sizes}"}),
+        "## Model\n\n" + _table({**task.to_dict(), "vae": vae, "prompt encoder": described}),
         "## Training\n\n" + _training(facts),
     ]
     if facts.metrics:

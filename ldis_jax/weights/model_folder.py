@@ -24,8 +24,10 @@ from tqdm import tqdm
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.models.config import (
+    AnyPromptEncoderConfig,
     AutoencoderConfig,
     AutoencoderTinyConfig,
+    EfficientNetConfig,
     PromptEncoderConfig,
     UNetConfig,
     VAEConfig,
@@ -81,12 +83,24 @@ def vae_config_from_dict(values: Mapping[str, Any], where: str) -> VAEConfig:
     return (AutoencoderTinyConfig if tiny else AutoencoderConfig).from_dict(values, where)
 
 
+def read_prompt_encoder_config(folder: Path) -> AnyPromptEncoderConfig:
+    """``config.json`` of a prompt encoder's folder."""
+    path = folder / "config.json"
+    return prompt_encoder_config_from_dict(read_json(path), str(path))
+
+
+def prompt_encoder_config_from_dict(values: Mapping[str, Any], where: str) -> AnyPromptEncoderConfig:
+    """The config of the class that ``_class_name`` says; (Alpha-)CLIP where it is missing."""
+    efficient = values.get("_class_name") == EfficientNetConfig.class_name
+    return (EfficientNetConfig if efficient else PromptEncoderConfig).from_dict(values, where)
+
+
 def read_model_config(folder: Path) -> ModelConfig:
     """The three networks' sizes."""
     return ModelConfig(
         read_json_config(UNetConfig, folder / "unet"),
         read_vae_config(folder / "vae"),
-        read_json_config(PromptEncoderConfig, folder / "prompt_encoder"),
+        read_prompt_encoder_config(folder / "prompt_encoder"),
     )
 
 
@@ -97,7 +111,7 @@ def read_task(folder: Path) -> Task:
     if diffusers and not path.is_file():
         raise LDISError(f"{folder}: a diffusers pipeline, no LDIS model; python -m ldis_jax.convert makes one of it")
     values = read_json(path)
-    if "masking" not in values and not read_json_config(PromptEncoderConfig, folder / "prompt_encoder").alpha:
+    if "masking" not in values and not read_prompt_encoder_config(folder / "prompt_encoder").alpha:
         values["masking"] = "post"  # all that plain CLIP could do, before there was a key to say so
     return _with_schedule_of(folder, task_from_dict(values, str(path)))
 
@@ -146,7 +160,9 @@ def check_sizes(task: Task, config: ModelConfig, where: str) -> None:
     unet, latent, encoder = config.unet, config.vae.latent_channels, config.prompt_encoder
     multiple = config.vae.downscale * 2 ** (len(unet.block_out_channels) - 1)
     fault = None
-    if unet.in_channels != latent * (1 if task.name == "ldis1" else 2):
+    if encoder.query_channels and task.name != "ldis1":
+        fault = LDISError(f"{where}: task {task.name!r} needs (Alpha-)CLIP as its prompt encoder")
+    elif unet.in_channels != latent * (1 if task.name == "ldis1" else 2) + encoder.query_channels:
         fault = LDISError(f"{where}: a UNet of {unet.in_channels} input channels cannot serve task {task.name!r}")
     elif unet.out_channels != latent:
         fault = LDISError(f"{where}: the UNet predicts {unet.out_channels} channels, the VAE has {latent}")
@@ -277,7 +293,7 @@ def _move_into_place(staging: Path, folder: Path) -> None:
 def write_network(
     folder: Path,
     network: str,
-    config: UNetConfig | VAEConfig | PromptEncoderConfig,
+    config: UNetConfig | VAEConfig | AnyPromptEncoderConfig,
     tensors: Mapping[str, LazyTensor],
     progress: Callable[[int], Any] = lambda _: None,
 ) -> None:

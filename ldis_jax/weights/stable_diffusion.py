@@ -12,7 +12,7 @@ import numpy as np
 
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError, list_names
-from ldis_jax.models.config import AutoencoderConfig, UNetConfig, VAEConfig
+from ldis_jax.models.config import AnyPromptEncoderConfig, AutoencoderConfig, UNetConfig, VAEConfig
 from ldis_jax.support.files import reading
 from ldis_jax.tasks import Task
 from ldis_jax.weights.model_folder import open_weights, read_json_config, read_schedule, read_vae_config
@@ -88,7 +88,7 @@ def _split_single_file(weights: Weights, configs: Mapping[str, dict[str, Any]]) 
 
 
 def adapt_unet(
-    config: UNetConfig, weights: Weights, task: Task, token_width: int, seed: int
+    config: UNetConfig, weights: Weights, task: Task, encoder: AnyPromptEncoderConfig, seed: int
 ) -> tuple[UNetConfig, Weights]:
     """Adds what a UNet lacks for LDIS: the adapter to the prompt encoder's width, and LDIS-n's input channels.
 
@@ -98,15 +98,15 @@ def adapt_unet(
     """
     added: dict[str, LazyTensor] = {}
     if config.encoder_hid_dim is None and "encoder_hid_proj.weight" not in weights.tensors:
-        rng, bound = np.random.Generator(np.random.Philox(key=[seed, 0])), token_width**-0.5
-        kernel = rng.uniform(-bound, bound, (config.cross_attention_dim, token_width)).astype(np.float32)
+        rng, bound = np.random.Generator(np.random.Philox(key=[seed, 0])), encoder.width**-0.5
+        kernel = rng.uniform(-bound, bound, (config.cross_attention_dim, encoder.width)).astype(np.float32)
         added["encoder_hid_proj.weight"] = from_array(kernel)
         added["encoder_hid_proj.bias"] = from_array(np.zeros(len(kernel), np.float32))
-    channels = config.out_channels * (1 if task.name == "ldis1" else 2)
+    channels = config.out_channels * (1 if task.name == "ldis1" else 2) + encoder.query_channels
     conv_in = weights.tensors.get("conv_in.weight")
     if conv_in is not None and len(conv_in.shape) == 4 and conv_in.shape[1] == config.out_channels < channels:
         added["conv_in.weight"] = _widened(conv_in, channels)
-    config = dataclasses.replace(config, in_channels=channels, encoder_hid_dim=token_width)
+    config = dataclasses.replace(config, in_channels=channels, encoder_hid_dim=encoder.width)
     return config, weights.overlaid(added)
 
 

@@ -10,12 +10,18 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from ldis_jax.models.config import PromptEncoderConfig, UNetConfig
+from ldis_jax.models.config import AnyPromptEncoderConfig, UNetConfig
 from ldis_jax.models.ldis import LDISModel, ModelConfig
 from ldis_jax.models.lora import LoRA
 from ldis_jax.tasks import Task
 from ldis_jax.weights.lora_files import fresh_pairs
-from ldis_jax.weights.model_folder import check_sizes, open_weights, read_json_config, read_vae_config
+from ldis_jax.weights.model_folder import (
+    check_sizes,
+    open_weights,
+    read_json_config,
+    read_prompt_encoder_config,
+    read_vae_config,
+)
 from ldis_jax.weights.rules import fill, initialise, table
 from ldis_jax.weights.stable_diffusion import adapt_unet
 from ldis_jax.weights.tensors import Weights
@@ -77,20 +83,20 @@ def networks_of_folder(
 ) -> tuple[ModelConfig, Weights | None]:
     """(sizes, the UNet's weights as training starts from them, None where it is drawn); no weight is read yet."""
     vae = read_vae_config(folder / "vae")
-    tower = read_json_config(PromptEncoderConfig, folder / "prompt_encoder")
+    tower = read_prompt_encoder_config(folder / "prompt_encoder")
     weights = None
     if unet_overrides is None:
-        unet, weights = unet_of_folder(folder, task, tower.width, seed)
+        unet, weights = unet_of_folder(folder, task, tower, seed)
     else:
         unet = UNetConfig.from_dict(unet_overrides, "unet_overrides")
-        channels = vae.latent_channels * (1 if task.name == "ldis1" else 2)
+        channels = vae.latent_channels * (1 if task.name == "ldis1" else 2) + tower.query_channels
         unet = dataclasses.replace(unet, in_channels=channels, encoder_hid_dim=tower.width)
     config = ModelConfig(unet, vae, tower)
     check_sizes(task, config, str(folder))
     return config, weights
 
 
-def unet_of_folder(folder: Path, task: Task, token_width: int, seed: int) -> tuple[UNetConfig, Weights]:
+def unet_of_folder(folder: Path, task: Task, encoder: AnyPromptEncoderConfig, seed: int) -> tuple[UNetConfig, Weights]:
     """``unet/`` of a folder, with what LDIS needs added as :func:`adapt_unet` does."""
     config = read_json_config(UNetConfig, folder / "unet")
-    return adapt_unet(config, open_weights(folder / "unet", "unet"), task, token_width, seed)
+    return adapt_unet(config, open_weights(folder / "unet", "unet"), task, encoder, seed)

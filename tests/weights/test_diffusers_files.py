@@ -13,7 +13,7 @@ diffusers = pytest.importorskip("diffusers")
 from ldis_jax import LDISPipeline  # noqa: E402
 from ldis_jax.weights import save_model  # noqa: E402
 from ldis_jax.weights.model_folder import model_hash  # noqa: E402
-from tests.helpers import MICRO, ROOT, micro_task  # noqa: E402
+from tests.helpers import MICRO, MICRO_EFFICIENT, ROOT, micro_task  # noqa: E402
 from tests.reference.weights import random_model  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -68,6 +68,16 @@ def test_r_is_ours(tmp_path, name, count, changes):
     )
     difference = np.abs(found.permute(0, 2, 3, 1).numpy() - r).max()
     assert difference < LARGEST
+
+
+def test_r_is_ours_where_the_encoder_describes_the_query(tmp_path):
+    task = dataclasses.replace(micro_task("ldis1"), masking="pre")
+    save_model(tmp_path / "model", task, random_model(MICRO_EFFICIENT))
+    ours, theirs = LDISPipeline.from_pretrained(tmp_path / "model"), in_torch(tmp_path / "model")
+    query, images, masks = squares(np.random.default_rng(0), task.image_size, 3)
+    r = np.asarray(ours.predict(query, images, masks))
+    found = theirs.predict(nchw(query), nchw(images), torch.from_numpy(masks == 1)).permute(0, 2, 3, 1).numpy()
+    assert np.abs(found - r).max() < LARGEST
 
 
 def test_pictures_of_any_size(tmp_path, pictures):

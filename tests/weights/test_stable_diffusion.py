@@ -64,7 +64,9 @@ def sd15(made, tmp_path) -> Path:
 
 def read_all(opened) -> dict[str, dict[str, np.ndarray]]:
     """Both networks, fully checked; the UNet with what LDIS needs."""
-    config, unet = adapt_unet(opened.unet_config, opened.unet, cases.TASKS[MODEL], 48, seed=0)
+    config, unet = adapt_unet(
+        opened.unet_config, opened.unet, cases.TASKS[MODEL], cases.CONFIGS[MODEL].prompt_encoder, seed=0
+    )
     assert config == cases.CONFIGS[MODEL].unet
     model = cases.model(MODEL)
     found = {"unet": match(model.unet, unet), "vae": match(model.vae, opened.vae)}

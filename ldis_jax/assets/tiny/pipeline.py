@@ -39,9 +39,9 @@ class LDISPipeline(DiffusionPipeline):
     """LDIS-1 (one step) or LDIS-n (many steps).
 
     Args:
-        unet: of 4 (LDIS-1) or 8 (LDIS-n) input channels.
+        unet: of 4 (LDIS-1) or 8 (LDIS-n) input channels, and those of the prompt encoder, if it describes the query.
         vae: the autoencoder.
-        prompt_encoder: Alpha-CLIP's image encoder.
+        prompt_encoder: Alpha-CLIP's image encoder, or what stands in its place.
         scheduler: the noise schedule.
         ldis: the method's hyper-parameters, as in ``ldis_config.json``.
     """
@@ -121,6 +121,12 @@ class LDISPipeline(DiffusionPipeline):
             z = latents * self._scale
             if ldis.get("noised"):
                 z = self.scheduler.add_noise(z, noise, torch.tensor([ldis["timestep"]], device=device))
+            if hasattr(self.prompt_encoder, "describe_query"):
+                size = self.prompt_encoder.image_size
+                shown = F.interpolate(query, size, mode="bilinear", align_corners=False)
+                described = self.prompt_encoder.describe_query(shown, tokens)
+                described = F.interpolate(described, z.shape[2:], mode="bilinear", align_corners=False)
+                z = torch.cat([z, described], dim=1)
             z = self.unet(z, ldis["timestep"], tokens, encoder_attention_mask=mask).sample
         else:
             scales = (
