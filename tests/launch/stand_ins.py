@@ -44,6 +44,10 @@ with open(world + "/lock", "w") as lock:
         with open(world + "/script", "w") as file:
             file.write(repr(script))
 
+if name == "python" and "ldis_jax.main" in argv:
+    with open(os.environ["HOME"] + "/trainer", "w") as file:
+        file.write(str(os.getpgrp()))  # as tpu_host.sh writes it down
+
 def homes(node):
     for worker in range(int(os.environ["WORKERS"])):
         home = f"{world}/hosts/{node}/{worker}"
@@ -55,7 +59,23 @@ def ssh(home, command):
     if not child:
         os.chdir(home)
         os.execvpe("bash", ["bash", "-c", command], os.environ | {"HOME": home})
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if "tpu_host.sh start" in command:
+        wait_for_trainer(home, command.split("/")[1])
+    return status
+
+def read(path):
+    if not os.path.exists(path):
+        return ""
+    with open(path) as file:
+        return file.read().strip()
+
+# What goes on in the background is called before the cloud does anything else: a slice is not lost before it trains.
+def wait_for_trainer(home, run):
+    import time
+    deadline = time.time() + 20
+    while read(home + "/trainer") != read(f"{home}/ldis/{run}/pid") and time.time() < deadline:
+        time.sleep(0.01)
 
 if name == "gcloud" and not answer:
     if "create" in argv:
