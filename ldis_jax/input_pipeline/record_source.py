@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ _CORE = "tensorflow_datasets.core.features"
 # All strings of the features.json that data/build.py writes.
 _FEATURES = {f"{_CORE}.{name}" for name in ("features_dict.FeaturesDict", "tensor_feature.Tensor", "text_feature.Text")}
 _FEATURES |= {"string", "int32", "none"}
+# Threads that load images come to their first record at the same time. While TFDS is imported, `import` gives all
+# threads modules that load later, under a lock beside Python's own: two that import it wait for each other for ever.
+_OPENING = threading.Lock()
 
 
 class RecordSource(IndexedSource):
@@ -53,13 +57,17 @@ class RecordSource(IndexedSource):
     def _record(self, row: int) -> tuple[bytes, bytes, int]:
         """Image, mask and label of its object. Files are opened on first use, and again after unpickling."""
         with reading(f"{self._folder}: record {row} (build the records again)"):
-            if self._records is None:
-                self._check_features()
-                import tensorflow_datasets as tfds  # a second that a program without records need not wait
-
-                self._records = tfds.builder_from_directory(os.fspath(self._folder)).as_data_source(self._split)
+            with _OPENING:
+                if self._records is None:
+                    self._records = self._open()
             record = self._records[row]
             return record["image"], record["mask"], int(record["object_label"])
+
+    def _open(self) -> Any:
+        self._check_features()
+        import tensorflow_datasets as tfds  # a second that a program without records need not wait
+
+        return tfds.builder_from_directory(os.fspath(self._folder)).as_data_source(self._split)
 
     def _check_features(self) -> None:
         """TFDS imports the classes that a file of the folder names: they must be those that we write."""

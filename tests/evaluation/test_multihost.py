@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -37,7 +38,12 @@ def two_processes(*commands):
         )
         for i, arguments in enumerate(commands)
     ]
-    outputs = [process.communicate(timeout=300) for process in processes]
+    try:
+        with ThreadPoolExecutor() as pool:  # both are read at once: one that waits to write keeps the other waiting
+            outputs = list(pool.map(lambda process: process.communicate(timeout=300), processes))
+    finally:
+        for process in processes:
+            process.kill()
     return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
 
 

@@ -2,9 +2,12 @@ import json
 import logging
 import pickle
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline import (
@@ -98,6 +101,25 @@ def test_pickling(built):
     source = RecordSource(built, "train")
     source.draw(episode_rng(0, 0), 1)  # files are open now
     assert_equal(pickle.loads(pickle.dumps(source)).draw(episode_rng(0, 1), 1), source.draw(episode_rng(0, 1), 1))
+
+
+def test_one_thread_opens_for_all(built, monkeypatch):
+    """TFDS may be imported then, and two threads that import it can stop for ever."""
+    open_folder, opened = tfds.builder_from_directory, []
+
+    def slow(folder):
+        opened.append(folder)
+        time.sleep(0.1)
+        return open_folder(folder)
+
+    monkeypatch.setattr(tfds, "builder_from_directory", slow)
+    source = RecordSource(built, "train")
+    threads = [threading.Thread(target=source.draw, args=(episode_rng(0, i), 1)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 1
 
 
 @pytest.mark.parametrize("which", ["built", "videos"])
