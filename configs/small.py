@@ -40,6 +40,7 @@ def get_config(photos: str = "photos") -> ConfigDict:
     config = base_config("ldis1")
     config.task.image_size = 128
     config.task.masking = "pre"
+    config.task.balance = 0.5
     config.init.folder = "runs/small/start"
     config.init.unet = {
         "block_out_channels": (96, 192),

@@ -25,6 +25,8 @@ class LDIS1(Task):
         noised: whether the query's latents are noised at ``timestep`` (the paper's z_t); the public code adds none.
         query_latents: "mode" of the query's posterior (reproducible), or "sample" as the public code draws it.
         loss_space: "latent" (eq. 6) or "pixel" (eq. 5).
+        balance: e in the weight (background / object)^e, in places, that the latent loss gives to places of the object;
+            0 in the paper. A network that is unsure renders the mean, and of small objects that is background.
     """
 
     name = "ldis1"
@@ -35,11 +37,14 @@ class LDIS1(Task):
     noised: bool = False
     query_latents: str = "mode"
     loss_space: str = "latent"
+    balance: float = 0.0
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
         if self.timestep >= (last := self.schedule.num_train_timesteps):
             yield f"timestep={self.timestep}: must be less than the noise schedule's {last}"
+        if not 0 <= self.balance <= 1 or (self.balance and self.loss_space == "pixel"):
+            yield f"balance={self.balance}: must be from 0 to 1, and 0 with loss_space 'pixel'"
 
     @property
     def needs_schedule(self) -> bool:
@@ -70,7 +75,10 @@ class LDIS1(Task):
         if self.loss_space == "pixel":
             rendered = model.vae.decode(prediction / scale, remat="blocks")
             return jnp.mean(jnp.square(rendered - target))
-        return jnp.mean(jnp.square(prediction - target_latents * scale))
+        errors = jnp.square(prediction - target_latents * scale)
+        if self.balance:
+            errors *= self._weights(batch["query_mask"], errors.shape[1])[..., None]
+        return jnp.mean(errors)
 
     def render(  # type: ignore[override]
         self, model: LDISModel, query_image: jax.Array, prompts: Prompts, keys: jax.Array
@@ -83,6 +91,15 @@ class LDIS1(Task):
 
         latents = self._noised(latents * model.vae.scaling_factor, lambda: draw_noise(keys, shape, 1))
         return decode(model.vae, self._target_latents(model, latents, query_image, prompts))
+
+    def _weights(self, mask: jax.Array, side: int) -> jax.Array:
+        """How much the places of latents count, float32 [B, side, side] of mean 1 in each of masks [B, S, S]."""
+        cell = mask.shape[1] // side
+        share = jnp.mean((mask == 1).reshape(-1, side, cell, side, cell).astype(jnp.float32), axis=(2, 4))
+        size = jnp.sum(share, axis=(1, 2), keepdims=True)
+        ratio = ((side**2 - size + 1.0) / (size + 1.0)) ** self.balance
+        weights = 1.0 + share * (ratio - 1.0)
+        return weights / jnp.mean(weights, axis=(1, 2), keepdims=True)
 
     def _noised(self, latents: jax.Array, noise: Callable[[], jax.Array]) -> jax.Array:
         """z_t = sqrt(abar_t) z + sqrt(1 - abar_t) noise of scaled latents [B, s, s, 4], where the task says so."""

@@ -24,7 +24,7 @@ from tests.reference.weights import random_model
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-VARIANT_KEYS = {"target", "mask_noise", "masking", "loss_space", "noised"}
+VARIANT_KEYS = {"target", "mask_noise", "masking", "loss_space", "noised", "balance"}
 
 
 @pytest.mark.parametrize("name", cases.VARIANTS)
@@ -52,6 +52,8 @@ def test_a_file_from_before_the_variants(task):
         ({"mask_noise": 0.1}, "mask_noise=0.1"),
         ({"target": "added"}, "target='added', mask_alpha=0.0, .*mask_alpha at least 1"),
         ({"mask_alpha": 1.5}, "target='augmented', mask_alpha=1.5, .*mask_alpha from 0 on and below 1"),
+        ({"balance": 1.5}, "balance=1.5: must be from 0 to 1"),
+        ({"balance": 0.5, "loss_space": "pixel"}, "balance=0.5: .* 0 with loss_space 'pixel'"),
         ({"noised": True, "timestep": 1000}, "timestep=1000: must be less than the noise schedule's 1000"),
     ],
 )
@@ -59,6 +61,28 @@ def test_what_cannot_be_is_one_clear_line(values, message):
     with pytest.raises(LDISError, match=message) as error:
         task_from_dict({"task": "ldis1", **values}, "file")
     assert str(error.value).startswith("file: ") and "\n" not in str(error.value)
+
+
+def test_balance_weighs_places_by_how_small_the_object_is():
+    """At balance 0.5 a place of an object of a fifth of the image counts twice as much as one beside it."""
+    mask = np.zeros((2, 40, 40), np.uint8)
+    mask[0, :8] = 1
+    mask[1, :4, :20] = 255  # is background, as in the target
+    weights = LDIS1(balance=0.5)._weights(jnp.asarray(mask), 10)
+    np.testing.assert_allclose(weights.mean((1, 2)), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(weights[0, 0] / weights[0, 5], np.sqrt(81 / 21), rtol=1e-5)
+    np.testing.assert_allclose(weights[1], 1.0, rtol=1e-6)
+
+
+def test_balance_is_part_of_the_loss(monkeypatch):
+    masks = jnp.zeros(glass.QUERY.shape[:3], jnp.uint8).at[:, :1].set(1)
+    batch = {"query_image": glass.QUERY, "query_mask": masks}
+    batch |= {"prompt_images": glass.PROMPTS.images, "prompt_masks": glass.PROMPTS.masks}
+    plain = LDIS1(image_size=glass.SIZE).loss(glass.MODEL, batch, jax.random.key(0))
+    monkeypatch.setattr(LDIS1, "_weights", lambda self, mask, side: jnp.full((len(mask), side, side), 2.0))
+    balanced = LDIS1(image_size=glass.SIZE, balance=0.5).loss(glass.MODEL, batch, jax.random.key(0))
+    assert plain > 0
+    np.testing.assert_allclose(balanced, 2.0 * plain, rtol=1e-6)
 
 
 def test_noise_at_prediction_is_a_function_of_each_querys_key():
