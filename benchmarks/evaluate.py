@@ -106,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="model folder")
     parser.add_argument("--benchmark", required=True, choices=PROTOCOLS, metavar="NAME", help="as of ldis_jax.evaluate")
-    parser.add_argument("--data", required=True, type=Path, help="as of ldis_jax.evaluate")
+    parser.add_argument("--data", required=True, type=Path, nargs=1, help="as of ldis_jax.evaluate")
     parser.add_argument("--manifest", type=Path, help="as of ldis_jax.evaluate")
     parser.add_argument("--batch_size", type=int, default=32, help="default 32")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))

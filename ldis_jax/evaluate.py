@@ -4,11 +4,17 @@ Example:
     python -m ldis_jax.evaluate --model=runs/ldis1/model --benchmark=coco20i-fold0-1shot --data=data/records/coco20i \
         --out=reports/coco20i-fold0-1shot.json
 
+    python -m ldis_jax.evaluate --model=runs/mine/model --benchmark=folder --data=my_images --out=reports/mine.json
+
 Writes the JSON report, a Markdown page beside it with pictures of the best, median and worst episodes, and the records
 of every episode; run again to go on where a run was cut off. The episodes are a function of the benchmark and the data,
 and the report carries their hash.
 
 A benchmark without "foldF" in its name, such as coco20i-1shot, runs all four folds and gives their mean.
+
+The benchmark "folder" is of your own images in one folder or several (--data A B), each with images/ and masks/ or in
+VOC's layout: every query is asked for each class that it shows. The episodes are frozen beside the report, for
+--manifest of the next model.
 
 With --num_shots 1 3 5 10 20 the report is a curve over the number of prompts, all on the same queries. With
 --multihost, and the same command on every host, the hosts share the work and the first one writes.
@@ -25,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldis_jax.errors import LDISError
-from ldis_jax.evaluation.protocols import FOLDED, PROTOCOLS
+from ldis_jax.evaluation.protocols import FOLDED, FOLDER, PROTOCOLS
 from ldis_jax.support import cli, prediction_options
 from ldis_jax.support.checks import MOST_ROWS, check_integer
 from ldis_jax.support.files import check_writable, is_stream, write_json
@@ -34,18 +40,28 @@ if TYPE_CHECKING:
     from ldis_jax.evaluation.protocols import Protocol
     from ldis_jax.evaluation.report import Subject
 
+# Flags of the benchmark "folder" for which a manifest stands; they are fields of Choice.
+_CHOICE = ("queries", "prompts", "classes", "min_object_percent")
+
 
 def _arguments() -> argparse.Namespace:
-    benchmarks = [*PROTOCOLS, *FOLDED]
+    benchmarks = [*PROTOCOLS, *FOLDED, FOLDER]
     parser = cli.Parser("evaluate", __doc__, textwrap.fill(f"benchmarks: {', '.join(benchmarks)}", 100))
     parser.add_model_flag(required=True)
     parser.add_argument("--benchmark", required=True, choices=benchmarks, metavar="NAME", help="see below")
     parser.add_argument(
-        "--data", required=True, type=Path, help="data set: built by data/build.py, or a folder in VOC layout"
+        "--data",
+        required=True,
+        type=Path,
+        nargs="+",
+        action="extend",
+        metavar="DIR",
+        help="data set: built by data/build.py, or a folder in VOC layout; of --benchmark=folder one folder or several",
     )
     parser.add_argument("--out", required=True, type=Path, help="report to write")
     parser.add_argument("--manifest", type=Path, help="frozen episodes; drawn from the data where left out")
     parser.add_argument("--num_shots", type=int, nargs="+", metavar="K", help="a curve over these numbers of prompts")
+    _add_folder_flags(parser)
     parser.add_argument("--batch_size", type=int, default=32, help="episodes at a time over all devices (default 32)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
@@ -56,17 +72,36 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _add_folder_flags(parser: cli.Parser) -> None:
+    group = parser.add_argument_group("--benchmark=folder only")
+    group.add_argument(
+        "--queries",
+        metavar="WHICH",
+        help="held_out (of training; the default), all, or a file that lists names; the other images are prompts",
+    )
+    group.add_argument("--prompts", type=Path, metavar="FILE", help="a list of the images that are prompts")
+    group.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="C",
+        help="label values, names, or lists in classes.json, such as unseen_classes",
+    )
+    group.add_argument(
+        "--min_object_percent",
+        type=float,
+        metavar="P",
+        help="a class counts where it covers so much of an image (default 0)",
+    )
+    group.add_argument(
+        "--episodes_per_class", type=int, metavar="N", help="at most N queries of a class (default: all)"
+    )
+    group.add_argument("--skip_bad", action="store_true", help="leave out files that cannot be used")
+
+
 def main() -> None:
     """Entry point."""
     args = _arguments()
-    check_integer("--batch_size", args.batch_size, maximum=MOST_ROWS)
-    shots = sorted(set(args.num_shots or ()))
-    of = "several folds" if args.benchmark in FOLDED else PROTOCOLS[args.benchmark].kind
-    if min(shots, default=1) < 1 or (of != "images" and (shots or args.manifest)):
-        raise LDISError(
-            f"--num_shots, --manifest: {args.benchmark} is a benchmark of {of}; both flags are for images, "
-            f"of one fold, and numbers of prompts are from 1 on"
-        )
+    shots = _checked_shots(args)
 
     import jax
 
@@ -86,6 +121,32 @@ def main() -> None:
         if beside_none:
             write_json(args.out, report)
         _print_report(report, args.out)
+
+
+def _checked_shots(args: argparse.Namespace) -> list[int]:
+    """Numbers of prompts, sorted, once it is known that the flags go together."""
+    check_integer("--batch_size", args.batch_size, maximum=MOST_ROWS)
+    of_folders = args.benchmark == FOLDER
+    shots, of = sorted(set(args.num_shots or ())), "images"
+    if not of_folders:
+        of = "several folds" if args.benchmark in FOLDED else PROTOCOLS[args.benchmark].kind
+    if min(shots, default=1) < 1 or (of != "images" and (shots or args.manifest)):
+        raise LDISError(
+            f"--num_shots, --manifest: {args.benchmark} is a benchmark of {of}; both flags are for images, "
+            f"of one fold, and numbers of prompts are from 1 on"
+        )
+    given = [f"--{name}" for name in (*_CHOICE, "episodes_per_class") if getattr(args, name) is not None]
+    if of_folders and args.manifest and given:
+        raise LDISError(f"{given[0]}: the episodes of --manifest are chosen already; leave one of both out")
+    if not of_folders:
+        given += ["--skip_bad"] * args.skip_bad + ["--data with several folders"] * (len(args.data) > 1)
+        if given:
+            raise LDISError(f"{given[0]}: for --benchmark={FOLDER} only, and this is {args.benchmark}; leave it out")
+    if args.episodes_per_class is not None:
+        check_integer("--episodes_per_class", args.episodes_per_class, maximum=MOST_ROWS)
+    if args.min_object_percent is not None and not 0 <= args.min_object_percent < 100:
+        raise LDISError(f"--min_object_percent={args.min_object_percent}: must be from 0 to below 100")
+    return shots
 
 
 def prepare(args: argparse.Namespace, shots: list[int]) -> tuple[functools.partial[dict[str, Any]], Subject]:
@@ -142,15 +203,23 @@ def prepare(args: argparse.Namespace, shots: list[int]) -> tuple[functools.parti
 
 def _open_data(args: argparse.Namespace, shots: list[int]) -> tuple[Protocol, functools.partial[dict[str, Any]]]:
     """What is measured, and the function that measures it, as :func:`prepare` returns it."""
-    from ldis_jax.evaluation import run
+    from ldis_jax.evaluation import folder_benchmark, run
     from ldis_jax.evaluation.benchmark_data import open_curve, open_episodes, open_source
+    from ldis_jax.input_pipeline.chosen_folders import HELD_OUT, Choice
 
+    if args.benchmark == FOLDER:
+        default = Choice() if args.manifest else Choice(HELD_OUT)
+        given = {name: value for name in _CHOICE if (value := getattr(args, name)) is not None}
+        choice = dataclasses.replace(default, **given, skip_bad=args.skip_bad)
+        opened = folder_benchmark.open_folders(args.data, choice, shots, args.episodes_per_class, args.manifest)
+        return opened.protocol, functools.partial(folder_benchmark.evaluate_folders, opened)
+    (data,) = args.data
     if args.benchmark in FOLDED:
         protocol, folds = FOLDED[args.benchmark]
-        of_fold = {fold: open_episodes(open_source(args.data, fold), fold) for fold in folds}
+        of_fold = {fold: open_episodes(open_source(data, fold), fold) for fold in folds}
         return protocol, functools.partial(run.evaluate_folds, protocol, of_fold)
     protocol = PROTOCOLS[args.benchmark]
-    source = open_source(args.data, protocol)
+    source = open_source(data, protocol)
     if protocol.kind != "images":
         return protocol, functools.partial(run.evaluate_videos, protocol, source)
     if shots:
@@ -161,6 +230,7 @@ def _open_data(args: argparse.Namespace, shots: list[int]) -> tuple[Protocol, fu
 
 
 def _print_report(report: dict[str, Any], out: Path) -> None:
+    from ldis_jax.evaluation.folder_benchmark import manifest_place
     from ldis_jax.evaluation.run import beside
     from ldis_jax.support.markdown import with_interval
 
@@ -175,7 +245,8 @@ def _print_report(report: dict[str, Any], out: Path) -> None:
         print(f"note: {note}")
     what = "videos" if "videos" in report else "episodes"
     print(f"{report[what]} {what}, hash {report[f'{what}_hash']}; {report['domain']}")
-    print(out if is_stream(out) else f"{out}, {beside(out, '.md')}")
+    frozen = [manifest_place(out, report["folders"])] if "folders" in report else []
+    print(out if is_stream(out) else ", ".join(map(str, [out, beside(out, ".md"), *frozen])))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ SLOW_FILES: dict[str, tuple[str, ...]] = {
     "docs/test_reproduce.py": ("test_the_hours_on_the_page_are_those_of_the_cells",),
     "docs/test_scripts.py": ("test_the_tables_on_the_page_are_those_of_the_cells",),
     "evaluation/test_curve.py": (),
+    "evaluation/test_folder_benchmark.py": ("test_refusals", "test_what_is_not_known_is_not_claimed"),
     "evaluation/test_folds.py": (
         *("test_a_name_without_a_fold_stands_for_all_four", "test_the_mean_is_over_folds"),
         *("test_folds_are_resampled_apart", "test_flags_of_one_fold"),

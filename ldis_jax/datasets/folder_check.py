@@ -55,15 +55,19 @@ class CheckedFolder:
 
     def require_usable(self, skip_bad: bool) -> None:
         """Raises :class:`LDISError` where it cannot be trained on, or, without ``skip_bad``, has any problem."""
-        why = self.fatal
-        if self.problems and not skip_bad:
-            count = f"{len(self.problems)} file{'s' if len(self.problems) > 1 else ''}"
-            why = (
-                f"{self.layout.root}: {count} cannot be used, such as {self.problems[0]}. Mend "
-                f"them; to leave them out, check_data takes --skip_bad, and training --config.data.skip_bad=True"
-            )
-        if why:
+        if not skip_bad:
+            self.require_good_files()
+        if why := self.fatal:
             raise LDISError(why)
+
+    def require_good_files(self) -> None:
+        """Raises :class:`LDISError` where there is any problem."""
+        if self.problems:
+            count = f"{len(self.problems)} file{'s' if len(self.problems) > 1 else ''}"
+            raise LDISError(
+                f"{self.layout.root}: {count} cannot be used, such as {self.problems[0]}. Mend them; to leave them "
+                f"out, check_data and evaluate take --skip_bad, and training --config.data.skip_bad=True"
+            )
 
     @property
     def fatal(self) -> str:

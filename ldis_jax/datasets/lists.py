@@ -58,6 +58,16 @@ def read_class_names(path: Path) -> list[str]:
     return read_json(path, _Classes, form='{"names": ["background", ...]}, a name for each label')["names"]
 
 
+def read_class_lists(path: Path) -> dict[str, list[int | str]]:
+    """Lists of labels or of names in a ``classes.json``, such as "unseen_classes", by key; none without the file."""
+    content = read_json(path) if path.exists() else {}
+    return {
+        key: value
+        for key, value in content.items()
+        if isinstance(value, list) and all(isinstance(part, (int, str)) for part in value)
+    }
+
+
 def find_image(folder: Path, stem: str) -> Path:
     """``folder/stem`` with the first suffix that exists; with .jpg if none does."""
     paths = [folder / f"{stem}{suffix}" for suffix in IMAGE_SUFFIXES]

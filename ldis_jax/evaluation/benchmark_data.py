@@ -69,6 +69,13 @@ def open_curve(
         LDISError: as :func:`open_episodes`; no class has that many images.
     """
     records = _records(source, dataclasses.replace(protocol, num_shots=max(shots)), manifest)
+    return curve_of(source, records, shots)
+
+
+def curve_of(
+    source: IndexedSource, records: Sequence[EpisodeRecord], shots: Sequence[int]
+) -> dict[int, FrozenEpisodes]:
+    """For every K of ``shots`` the episodes with the first K of their prompts."""
     return {
         k: FrozenEpisodes.of_records(source, [dataclasses.replace(r, prompts=r.prompts[:k]) for r in records])
         for k in shots

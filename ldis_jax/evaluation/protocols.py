@@ -89,6 +89,7 @@ def _folded() -> dict[str, Folds]:
 
 
 FOLDED = _folded()
+FOLDER = "folder"  # of images of one's own, of which nothing else is known
 
 
 def domain(training_sets: Mapping[str, Sequence[int]], data: str, classes: Sequence[int]) -> str:
@@ -104,6 +105,10 @@ def domain(training_sets: Mapping[str, Sequence[int]], data: str, classes: Seque
     """
     if not training_sets:
         return "unknown: the model card names no training data"
+    if data == FOLDER:
+        return (
+            f"unknown: trained on {', '.join(training_sets)}; nothing says whether the tested classes were among them"
+        )
     if data not in training_sets:
         return f"out-of-domain: trained on {', '.join(training_sets)}"
     trained = set(training_sets[data])

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from ldis_jax.errors import list_names
 from ldis_jax.evaluation.video_benchmark import Frame, segment_frames
 from ldis_jax.evaluators import PictureEvaluator
 from ldis_jax.inference.batches import Predict
@@ -19,6 +20,7 @@ from ldis_jax.media.overlays import contact_sheet, overlay_labels
 from ldis_jax.media.plots import plot_bars, plot_shots
 from ldis_jax.support import markdown
 
+_MOST_ROWS = 40  # of a table by class
 _SHOWN = 4  # episodes or videos that are best, median and worst, and frames of a video
 _CAPTION = "Percent, with 95 % bootstrap intervals in brackets."
 T = TypeVar("T")
@@ -75,6 +77,8 @@ def write_page(
     plot_bars(report["iou_per_class"], "IoU by class, percent", pictures / "classes.png")
     parts = [markdown.figures_table(report, {"miou": "mIoU", "fb_iou": "FB-IoU"}), _CAPTION, _facts(report)]
     parts.append(f"## Classes\n\n![IoU by class]({pictures.name}/classes.png)")
+    if len(report["episodes_per_class"]) <= _MOST_ROWS:
+        parts.append(_class_table(report))
     for name, indices in ranked(records).items():
         if indices:
             sheet = PictureEvaluator(episodes, size, batch_size, pictures / f"{name}.png", indices)
@@ -82,6 +86,17 @@ def write_page(
                 pass
             parts.append(f"## {name.capitalize()} episodes\n\n![{name} episodes]({pictures.name}/{name}.png)")
     markdown.write_page(path, report["benchmark"], parts)
+
+
+def _class_table(report: Mapping[str, Any]) -> str:
+    """IoU of the model and of the baselines by class; empty where neither truth nor prediction ever shows it."""
+    everyone = markdown.everyone(report)
+    rows: list[Sequence[str]] = [("class", "episodes", *(f"IoU: {who}" for who, _ in everyone))]
+    rows.append(("---",) * len(rows[0]))
+    for name, count in sorted(report["episodes_per_class"].items()):
+        found = (values["iou_per_class"].get(name) for _, values in everyone)
+        rows.append((name, str(count), *("" if iou is None else f"{iou:.2f}" for iou in found)))
+    return markdown.table(rows)
 
 
 def write_curve_page(path: Path, report: Mapping[str, Any]) -> None:
@@ -172,6 +187,11 @@ def _facts(report: Mapping[str, Any]) -> str:
         shots = report["num_shots"] if isinstance(report["num_shots"], int) else max(report["num_shots"])
         episodes = f"{report['episodes']} of {shots} prompts, hash `{report['episodes_hash']}`"
         about = {"episodes": episodes, "accumulation": report["accumulation"]}
+    if "folders" in report:
+        about["folders"] = f"{list_names(report['folders'])}, hash `{report['data_hash']}`"
+        for key, value in report["choice"].items():
+            about[key.replace("_", " ")] = ", ".join(value) if isinstance(value, list) else str(value)
+        about |= {f"note {i}": note for i, note in enumerate(report["notes"], 1)}
     model = f"{report['model']} ({report['task']}), hash `{report['model_hash']}`"
     others = {"test classes in training": report["domain"], "software": report["software"]}
     return markdown.bullet_list({"model": model, **about, **others})

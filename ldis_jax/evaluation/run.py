@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Required
@@ -254,7 +255,9 @@ def _measure(
     ``kind`` of :class:`Records`.
     """
     # What records must agree on to be continued; "format" is that of the records themselves.
-    header = {key: subject.facts[key] for key in ("model_hash", "task", "settings")}
+    header = {
+        key: subject.facts[key] for key in ("model_hash", "task", "settings", "data_hash") if key in subject.facts
+    }
     header |= {"benchmark": protocol.name, "format": 2, **hashes}
     if wrong := hosts.differing(header):
         raise LDISError(f"the hosts differ in {', '.join(wrong)}; give all of them the same model and data")
@@ -295,6 +298,7 @@ def _image_report(
         **figures,
         "baselines": {name: _figures(records, name, protocol) for name in BASELINES},
         "episodes": len(episodes),
+        "episodes_per_class": dict(Counter(record["class_name"] for record in records)),
         "episodes_hash": episodes.hash,
         "num_shots": num_shots,
         "accumulation": protocol.accumulation,

@@ -28,6 +28,7 @@ class IndexedSource(abc.ABC):
         classes: Sequence[int] | None,
         where: str,
         queries: np.ndarray | None = None,
+        prompts: np.ndarray | None = None,
     ):
         """Prepares draws; no picture is read.
 
@@ -36,7 +37,8 @@ class IndexedSource(abc.ABC):
             class_names: by label value; may be short or empty.
             classes: labels to draw episodes of; None is all but 0 and 255.
             where: what error messages call the split.
-            queries: bool [N], the images that are queries; the others are prompts. None: each image is both.
+            queries: bool [N], the images that are queries. None: each image is a query and a prompt.
+            prompts: bool [N], the images that are prompts. None: those that are no queries.
 
         Raises:
             LDISError: no image shows any of the classes.
@@ -55,11 +57,13 @@ class IndexedSource(abc.ABC):
         _, groups = np.unique(key, return_inverse=True)
         self._groups = groups.astype(np.int32)  # half the memory: Grain's workers each have a copy
         self._is_query = np.ones(len(self._rows), bool) if queries is None else queries[self._rows]
-        prompts = np.ones(len(self._rows), bool) if queries is None else ~self._is_query
-        self._members = self._rows[prompts][np.argsort(self._groups[prompts], kind="stable")]
-        self._sizes = np.bincount(self._groups[prompts], minlength=groups.max() + 1)
+        is_prompt = self._is_query if queries is None else ~self._is_query
+        if prompts is not None:
+            is_prompt = prompts[self._rows]
+        self._members = self._rows[is_prompt][np.argsort(self._groups[is_prompt], kind="stable")]
+        self._sizes = np.bincount(self._groups[is_prompt], minlength=groups.max() + 1)
         self._ends = np.cumsum(self._sizes)
-        self._num_prompts = self._sizes[self._groups] - (queries is None)  # that an entry can have: not itself
+        self._num_prompts = self._sizes[self._groups] - is_prompt  # that an entry can have: not itself
         self._queries: dict[int, np.ndarray] = {}
         self._frames: dict[str, np.ndarray] = {}
 
@@ -107,8 +111,11 @@ class IndexedSource(abc.ABC):
         query = queries[rng.integers(len(queries))] if query is None else query
         first, last = np.searchsorted(self._rows, (query, query + 1))
         entries = [i for i in range(first, last) if self._num_prompts[i] >= num_shots]
-        entry = entries[rng.integers(len(entries))]
-        end = self._ends[self._groups[entry]]
+        return self._draw_prompts(rng, num_shots, entries[rng.integers(len(entries))])
+
+    def _draw_prompts(self, rng: np.random.Generator, num_shots: int, entry: int) -> EpisodeRecord:
+        """The episode of an entry, which is a query and one of its classes."""
+        query, end = self._rows[entry], self._ends[self._groups[entry]]
         members = self._members[end - self._sizes[self._groups[entry]] : end]
         others = members[members != query]
         prompts = [self._name(others[i]) for i in rng.choice(len(others), num_shots, replace=False)]

@@ -51,6 +51,9 @@ RUN_BY = {
         "tests/test_export.py::test_the_documented_program_runs_without_this_package"
     ),
     "ldis_jax.evaluate --benchmark --data --model --out": _EVALUATES,
+    "ldis_jax.evaluate --benchmark --data --manifest --model --out": (
+        "tests/evaluation/test_folder_benchmark.py::test_another_model_on_the_same_episodes"
+    ),
     "ldis_jax.compile --config --config.mesh.fsdp --topology": _COMPILES,
     "ldis_jax.compile --config --config.mesh.fsdp --config.step.grad_dtype --program --topology": _COMPILES,
     "ldis_jax.evaluate --benchmark --data --model --num_shots --out": _REPRODUCES,

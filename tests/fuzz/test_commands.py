@@ -51,6 +51,7 @@ COMMANDS = {
     "evaluate": (
         evaluate,
         *("model", "benchmark", "data", "out", "manifest", "num_shots", "batch_size", "dtype", "revision", "num_steps"),
+        *("queries", "prompts", "classes", "min_object_percent", "episodes_per_class", "skip_bad"),
     ),
     "convert": (
         convert,
