@@ -18,3 +18,7 @@ def __getattr__(name: str) -> Any:
 
         return LDISPipeline
     raise AttributeError(f"module 'ldis_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
