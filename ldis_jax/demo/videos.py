@@ -14,7 +14,7 @@ import numpy as np
 
 from ldis_jax.demo.uploads import Limits
 from ldis_jax.media.images import write_png
-from ldis_jax.media.overlays import PALETTE, overlay_labels
+from ldis_jax.media.overlays import LABEL_COLOURS, overlay_labels
 from ldis_jax.media.videos import Frame, Video, read_video, video_writer
 from ldis_jax.pipeline import LDISPipeline
 from ldis_jax.support.files import atomic_write
@@ -94,7 +94,7 @@ def segment(
         for done, (label_map, frame) in enumerate(zip(results, frames, strict=True), 1):
             overlay = overlay_labels(frame.image, label_map)
             write(overlay, frame.seconds)
-            write_png(folder / "label_map.png", label_map, PALETTE)
+            write_png(folder / "label_map.png", label_map, LABEL_COLOURS)
             archive.write(folder / "label_map.png", f"{done - 1:05d}.png")
             yield VideoProgress(done, video.num_frames, overlay, notes)
     yield VideoProgress(done, done, overlay, notes, folder / "overlay.mp4", folder / "masks.zip")

@@ -11,7 +11,8 @@ import numpy as np
 
 from ldis_jax.errors import LDISError
 from ldis_jax.media.images import ImageSource, read_image, write_png
-from ldis_jax.media.overlays import PALETTE, overlay, overlay_labels
+from ldis_jax.media.legends import Legend
+from ldis_jax.media.overlays import LABEL_COLOURS, overlay, overlay_labels
 from ldis_jax.support.files import StrPath
 
 _PART = 1 << 22  # pixels whose probabilities are computed at a time
@@ -68,12 +69,16 @@ class ClassSegmentation:
         return cls(probabilities.argmax(0).astype(np.uint8), probabilities, tuple(names))
 
     def overlay(self, query: ImageSource) -> np.ndarray:
-        """The query with every class tinted in a colour of its own, uint8 [H, W, 3]."""
-        return overlay_labels(read_image(query), self.label_map)
+        """The query with every class in a colour of its own, uint8 [H, W, 3]; of several, those found are named."""
+        tinted = overlay_labels(read_image(query), self.label_map)
+        if len(self.class_names) == 1:
+            return tinted
+        found = {int(label): self.class_names[label - 1] for label in np.unique(self.label_map) if label}
+        return Legend(found, self.label_map).draw(tinted)
 
     def save(self, path: StrPath) -> None:
         """Writes the label map as a PNG in colours, whose values are the labels; raises on another ending."""
-        write_png(_png(path), self.label_map, PALETTE)
+        write_png(_png(path), self.label_map, LABEL_COLOURS)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.label_map, dtype=dtype, copy=copy)

@@ -13,15 +13,19 @@ PALETTE = np.array(
     [(213, 94, 0), (0, 114, 178), (240, 228, 66), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0)],
     np.uint8,
 )
+# Of labels: the palette, and then colours that are each as far as can be, in CIELAB, from all before, black and white.
+_MORE = (
+    *((0, 0, 255), (0, 255, 0), (255, 34, 238), (85, 34, 153), (255, 0, 102), (102, 119, 0), (153, 255, 136)),
+    *((119, 34, 34), (255, 170, 136), (0, 255, 255), (204, 136, 255), (187, 0, 136), (0, 153, 0), (204, 221, 153)),
+)
+LABEL_COLOURS = np.concatenate([PALETTE, np.array(_MORE, np.uint8)])
 # Of a contact sheet, in pixels.
 _MARGIN, _SIDE, _LINE = 6, 160, 18
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, colour: Sequence[int] = tuple(PALETTE[0])) -> np.ndarray:
     """Tints the object, bool [H, W], of an image, uint8 [H, W, 3]; its outline, light inside dark, shows anywhere."""
-    tinted = image.astype(np.float32)
-    tinted[mask] = 0.5 * tinted[mask] + 0.5 * np.asarray(colour, np.float32)
-    return _outlined(tinted, mask)
+    return _outlined(_tinted(image, mask, colour), mask)
 
 
 def spotlight(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -31,21 +35,37 @@ def spotlight(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return _outlined(faded, mask)
 
 
-def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _tinted(image: np.ndarray, mask: np.ndarray, colour: Sequence[int]) -> np.ndarray:
+    tinted = image.astype(np.float32)
+    tinted[mask] = 0.5 * tinted[mask] + 0.5 * np.asarray(colour, np.float32)
+    return tinted
+
+
+def _outlined(image: np.ndarray, mask: np.ndarray, colour: Sequence[int] = (255, 255, 255)) -> np.ndarray:
     result = np.ascontiguousarray(image.astype(np.uint8))
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     width = max(1, round(min(image.shape[:2]) / 200))
     cv2.drawContours(result, contours, -1, (0, 0, 0), 2 * width)
-    cv2.drawContours(result, contours, -1, (255, 255, 255), width)
+    cv2.drawContours(result, contours, -1, tuple(map(int, colour)), width)
     return result
 
 
 def overlay_labels(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """:func:`overlay` of every label of uint8 [H, W] but 0 and 255, each in a colour of its own."""
+    """:func:`overlay` of every label of uint8 [H, W] but 0 and 255, each in a colour of its own.
+
+    The outlines are in these colours, too: of thin things little else is seen.
+    """
     for label in np.unique(labels):
         if label not in (0, 255):
-            image = overlay(image, labels == label, PALETTE[(int(label) - 1) % len(PALETTE)])
+            colour = label_colour(int(label))
+            image = _outlined(_tinted(image, labels == label, colour), labels == label, colour)
     return image
+
+
+def label_colour(label: int) -> tuple[int, int, int]:
+    """Of labels from 1 on; there are 21, over again from 22 on."""
+    red, green, blue = LABEL_COLOURS[(label - 1) % len(LABEL_COLOURS)].tolist()
+    return red, green, blue
 
 
 def to_picture(x: np.ndarray) -> np.ndarray:

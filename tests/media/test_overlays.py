@@ -1,10 +1,11 @@
-"""Contact sheets."""
+"""Contact sheets and the colours of labels."""
 
 import itertools
 
+import cv2
 import numpy as np
 
-from ldis_jax.media.overlays import contact_sheet
+from ldis_jax.media.overlays import contact_sheet, label_colour, overlay_labels
 
 RED = (255, 0, 0)
 
@@ -28,3 +29,18 @@ def test_an_empty_label_takes_no_line():
     tile = np.full((40, 40, 3), RED, np.uint8)
     with_label, without = (contact_sheet([[tile]], ["HH"], [label]) for label in ("HHH", ""))
     assert without.shape[0] < with_label.shape[0]
+
+
+def test_labels_have_21_colours_that_differ():
+    colours = np.array([label_colour(label) for label in range(1, 22)], np.float32)
+    lab = cv2.cvtColor(colours[None] / 255, cv2.COLOR_RGB2Lab)[0]
+    distances = np.linalg.norm(lab[:, None] - lab, axis=-1)[~np.eye(21, dtype=bool)]
+    assert distances.min() > 25 and label_colour(22) == label_colour(1)
+
+
+def test_of_a_thin_thing_the_outline_shows_which_it_is():
+    labels = np.zeros((100, 100), np.uint8)
+    labels[20, 10:90], labels[60, 10:90] = 1, 9
+    image = overlay_labels(np.full((100, 100, 3), 128, np.uint8), labels)
+    for row, label in ((20, 1), (60, 9)):
+        assert tuple(image[row, 50]) == label_colour(label)
