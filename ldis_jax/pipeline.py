@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from ldis_jax.errors import LDISError
 from ldis_jax.inference.canvases import Settings, batch_of_one, render_canvases
 from ldis_jax.inference.predictor import Predictor, check_dtype
-from ldis_jax.inference.read_prompts import Classes, Prompt, read_prompts
+from ldis_jax.inference.read_prompts import Classes, Label, Prompt, labelled, read_prompts
 from ldis_jax.inference.results import ClassSegmentation, Segmentation, class_probabilities
 from ldis_jax.inference.stablehlo import write_stablehlo
 from ldis_jax.inference.tiles import Canvas
@@ -177,6 +177,7 @@ class LDISPipeline:
         query: ImageSource,
         prompts: Sequence[Prompt],
         *,
+        label: Label | None = None,
         seed: int = 0,
         ignore_label: int | None = None,
         tile_size: int | None = None,
@@ -186,7 +187,9 @@ class LDISPipeline:
 
         Args:
             query: path, PIL image or uint8 array of any size.
-            prompts: (image, mask) pairs of one class; masks as of :func:`~ldis_jax.media.masks.read_mask`.
+            prompts: (image, mask) pairs of one class; masks as of :func:`~ldis_jax.media.masks.read_mask`. A label map
+                serves as (image, labels, label): its value, or its name in the ``classes.json`` beside the file.
+            label: of those prompts that have none of their own.
             seed: of LDIS-n's noise.
             ignore_label: mask value that is neither object nor background.
             tile_size: None fits the whole query into the network's square; else the query is cut into overlapping
@@ -194,9 +197,11 @@ class LDISPipeline:
             **options: of LDIS-n; :data:`ldis_jax.support.prediction_options.OPTIONS` declares them.
 
         Raises:
-            LDISError: an unreadable picture, a mask that does not fit its image or shows no object, a wrong option.
+            LDISError: an unreadable picture, a mask that does not fit its image or shows no object, several labels and
+                none chosen, a wrong option.
         """
-        classes, given = {"object": prompts}, Settings(seed, ignore_label, tile_size, batch_of_one(1, tile_size))
+        classes = {"object": labelled(prompts, label)}
+        given = Settings(seed, ignore_label, tile_size, batch_of_one(1, tile_size))
         return self._result(next(render_canvases(self._predictor, [query], classes, given, options)))
 
     def segment_classes(
@@ -209,7 +214,10 @@ class LDISPipeline:
         tile_size: int | None = None,
         **options: Any,
     ) -> ClassSegmentation:
-        """Segments several classes at once: {"cat": [(image, mask), ...], "dog": [...]}. Options as in a call."""
+        """Segments several classes at once: {"cat": [(image, mask), ...], "dog": [(image, labels, 2), ...]}.
+
+        Options as in a call.
+        """
         given = Settings(seed, ignore_label, tile_size, batch_of_one(len(prompts), tile_size))
         canvas = next(render_canvases(self._predictor, [query], prompts, given, options))
         return ClassSegmentation.of_logits(canvas.logits, prompts)
@@ -219,6 +227,7 @@ class LDISPipeline:
         queries: Iterable[ImageSource],
         prompts: Sequence[Prompt] | Classes,
         *,
+        label: Label | None = None,
         seed: int = 0,
         ignore_label: int | None = None,
         tile_size: int | None = None,
@@ -230,6 +239,7 @@ class LDISPipeline:
         Args:
             queries: pictures of any sizes.
             prompts: (image, mask) pairs of one class, or several classes as for :meth:`segment_classes`.
+            label: as in a call.
             seed: as in a call.
             ignore_label: as in a call.
             tile_size: as in a call.
@@ -241,7 +251,8 @@ class LDISPipeline:
             what a call with each query alone would return, in their order.
         """
         several = isinstance(prompts, Mapping)
-        classes = prompts if isinstance(prompts, Mapping) else {"object": prompts}
+        classes: Classes = prompts if isinstance(prompts, Mapping) else {"object": prompts}
+        classes = {name: labelled(of_one, label) for name, of_one in classes.items()}
         given = Settings(seed, ignore_label, tile_size, batch_size)
         for canvas in render_canvases(self._predictor, queries, classes, given, options):
             yield ClassSegmentation.of_logits(canvas.logits, classes) if several else self._result(canvas)
@@ -251,6 +262,7 @@ class LDISPipeline:
         query: ImageSource,
         prompts: Sequence[Prompt],
         *,
+        label: Label | None = None,
         seed: int = 0,
         ignore_label: int | None = None,
         **options: Any,
@@ -259,7 +271,8 @@ class LDISPipeline:
 
         The last is what a call returns, to rounding. Of LDIS-1 that is the only one.
         """
-        images, masks, count = read_prompts({"object": prompts}, self.task.image_size, ignore_label)
+        classes = {"object": labelled(prompts, label)}
+        images, masks, count = read_prompts(classes, self.task.image_size, ignore_label)
         canvas = Canvas(read_image(query), 1, self.task)
         square = canvas.square(canvas.tiles[0])[None]
         for rendered in self._predictor.steps(self._predictor.inputs(square, images, masks, count, seed), options):

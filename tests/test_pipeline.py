@@ -115,6 +115,31 @@ def test_classes_sum_to_one_and_one_class_is_the_sigmoid(pipe, pictures):
     assert two.class_names == ("thing", "rest") and two.label_map.max() <= 2
 
 
+def test_label_maps_are_prompts(pipe, pictures, tmp_path):
+    query, image, mask = (np.asarray(Image.open(pictures[name])) for name in ("query", "prompt", "mask"))
+    labels = np.where(mask > 0, 2, 0).astype(np.uint8)
+    labels[32:38, 20:28] = 1
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    (tmp_path / "classes.json").write_text('{"names": ["background", "ear", "cat"]}')
+    own = [(image, mask), (image, labels == 1)]
+    expected = pipe(query, own).probability
+    prompts = [(image, tmp_path / "labels.png"), (image, labels, 1)]
+    for label in ("cat", 2):
+        np.testing.assert_array_equal(pipe(query, prompts, label=label).probability, expected)
+        [found] = pipe.segment_images([query], prompts, label=label)
+        np.testing.assert_array_equal(found.probability, expected)
+        *_, last = pipe.segment_steps(query, prompts, label=label)
+        np.testing.assert_allclose(last.probability, expected, atol=1e-5)
+    classes = {"cat": [(image, labels, 2)], "ear": [(image, tmp_path / "labels.png", "ear")]}
+    found = pipe.segment_classes(query, classes).probabilities
+    truth = pipe.segment_classes(query, {"cat": own[:1], "ear": own[1:]}).probabilities
+    np.testing.assert_array_equal(found, truth)
+    with pytest.raises(LDISError, match=r"prompt 2: labels 1, 2; choose one: .* label=1 in Python"):
+        pipe(query, [(image, mask), (image, labels)])
+    with pytest.raises(LDISError, match="prompt 1 of 'ear': no label 3 in it; it has 1, 2"):
+        pipe.segment_classes(query, {"cat": own[:1], "ear": [(image, labels, 3)]})
+
+
 def test_video_keeps_label_values_and_the_first_frame(pipe):
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 256, (20, 24, 3), np.uint8) for _ in range(3)]

@@ -335,7 +335,7 @@ def test_a_video_by_prompts(run, work, model):
         (["--query=photos", f"--prompt={CAT}", "--out=m"], "--query=photos: no picture there"),
         (["--query", "clip.mp4", "cat.png", f"--prompt={CAT}", "--out=m"], "a video is one file"),
         (["--query=photos/0", f"--prompt={CAT}", "--out=m.png"], "need a folder"),
-        (["--query=photos/0", "--prompt=cat.png:first.png", "--out=m", "--quiet"], "labels 3, 9; a mask"),
+        (["--query=photos/0", "--prompt=cat.png:first.png", "--out=m", "--quiet"], "labels 3, 9; choose"),
         (["--query=photos/0", f"--prompt={CAT}", "--out=photos/0"], "this command did not make it"),
         (["--query=cat.png", f"--prompt={DOG}", "--out=cat.png"], "--out=cat.png: is read by this command"),
         (["--query=cat.png", f"--prompt={DOG}", "--out=./dog_mask.png"], "--out=dog_mask.png: is read by this command"),

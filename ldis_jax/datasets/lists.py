@@ -11,9 +11,10 @@ from typing_extensions import TypedDict  # pydantic's, before Python 3.12
 from ldis_jax.datasets.meta_files import read_meta
 from ldis_jax.errors import LDISError
 from ldis_jax.media.images import PICTURE_SUFFIXES
-from ldis_jax.support.files import natural_key, reading
+from ldis_jax.support.files import StrPath, natural_key, reading
 from ldis_jax.support.json_files import read_json
 
+_MASK_FOLDERS = ("masks", "segmentationclass")
 _COMMON = (".jpg", ".png", ".jpeg", ".JPG", ".JPEG", ".PNG")  # looked for first
 IMAGE_SUFFIXES = tuple(dict.fromkeys((*_COMMON, *PICTURE_SUFFIXES, *map(str.upper, PICTURE_SUFFIXES))))
 
@@ -66,6 +67,18 @@ def read_class_lists(path: Path) -> dict[str, list[int | str]]:
         for key, value in content.items()
         if isinstance(value, list) and all(isinstance(part, (int, str)) for part in value)
     }
+
+
+def find_class_names(mask: StrPath) -> Path:
+    """The ``classes.json`` of a label map: in its folder or the one above, of a split in ``masks/`` one higher.
+
+    That above where there is none.
+    """
+    folder = Path(mask).absolute().parent
+    above = folder.parent
+    folders = [folder, above, *([above.parent] if above.name.lower() in _MASK_FOLDERS else [])]
+    paths = [place / "classes.json" for place in folders]
+    return next((path for path in paths if path.is_file()), paths[1])
 
 
 def find_image(folder: Path, stem: str) -> Path:

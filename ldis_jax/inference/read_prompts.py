@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
+from ldis_jax.datasets.lists import find_class_names, read_class_names
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline.transforms import eval_image, eval_mask
 from ldis_jax.media.images import ImageSource, read_image, size_error
-from ldis_jax.media.masks import IGNORE_LABEL, read_mask
+from ldis_jax.media.masks import IGNORE_LABEL, list_labels, read_mask
 
-Prompt = tuple[ImageSource, ImageSource]
+Label = int | str  # of a label map: its value, or its name in the classes.json beside it
+Prompt = tuple[ImageSource, ImageSource] | tuple[ImageSource, ImageSource, Label | None]
 Classes = Mapping[str, Sequence[Prompt]]
 
 
@@ -22,7 +25,8 @@ def read_prompts(
     """Fits them into the network's square, with K the most that a class has.
 
     Args:
-        classes: name -> (image, mask) pairs; masks as of :func:`~ldis_jax.media.masks.read_mask`.
+        classes: name -> (image, mask) pairs, or (image, mask, label); masks as of
+            :func:`~ldis_jax.media.masks.read_mask`.
         size: S.
         ignore_label: mask value that is neither object nor background.
 
@@ -59,17 +63,64 @@ def open_prompts(classes: Classes, ignore_label: int | None = None) -> dict[str,
     return opened
 
 
+def labelled(prompts: Sequence[Prompt], label: Label | None) -> Sequence[Prompt]:
+    """The prompts, with a label for those that have none of their own."""
+    if label is None:
+        return prompts
+    own = [(prompt, _label_of(prompt)) for prompt in _checked(prompts)]
+    return [(*prompt[:2], label if its is None else its) for prompt, its in own]
+
+
+def find_label(mask: ImageSource, label: Label | None, where: str) -> tuple[int | None, list[str]]:
+    """A label's value, and the names of the mask's labels, by value; empty where no ``classes.json`` has them.
+
+    Raises:
+        LDISError: no class of that name.
+    """
+    path = find_class_names(mask) if isinstance(mask, (str, os.PathLike)) else None
+    by_name = isinstance(label, str) and not re.fullmatch(r"[0-9]{1,9}", label)
+    try:
+        names = [] if path is None else read_class_names(path)
+    except LDISError:  # perhaps of another program
+        if by_name:
+            raise
+        names = []
+    if label is None or not isinstance(label, str):
+        return label, names
+    if not by_name:
+        return int(label), names
+    if label not in names:
+        held = (
+            f"{path} has {list_labels(range(1, len(names)), names)}" if names else "there is no classes.json beside it"
+        )
+        raise LDISError(f"{where}: no label named {label!r:.80}; {held}; a label may also be a number")
+    return names.index(label), names
+
+
+def _checked(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+    if not prompts or not all(isinstance(prompt, (tuple, list)) and len(prompt) in (2, 3) for prompt in prompts):
+        raise LDISError(
+            "prompts: give at least one (image, mask) pair for every class, or (image, mask, label), and nothing else"
+        )
+    return prompts
+
+
+def _label_of(prompt: Prompt) -> Label | None:
+    return prompt[2] if len(prompt) == 3 else None
+
+
 def _read(classes: Classes, ignore_label: int | None) -> Iterator[tuple[tuple[int, int], str, np.ndarray, np.ndarray]]:
     """Indices of class and prompt, what errors call it, image and mask."""
-    every = [prompt for prompts in classes.values() for prompt in prompts]
-    pairs = all(isinstance(prompt, (tuple, list)) and len(prompt) == 2 for prompt in every)
-    if not pairs or not every or not all(classes.values()):
-        raise LDISError("prompts: give at least one (image, mask) pair for every class, and nothing but pairs")
+    for prompts in classes.values() or [()]:
+        _checked(prompts)
     for c, (name, prompts) in enumerate(classes.items()):
-        for k, (image_source, mask_source) in enumerate(prompts):
+        for k, prompt in enumerate(prompts):
+            image_source, mask_source = prompt[:2]
             where = f"prompt {k + 1}" if len(classes) == 1 else f"prompt {k + 1} of {name!r}"
-            where += f" ({mask_source})" if isinstance(mask_source, (str, Path)) else ""
-            image, mask = read_image(image_source), read_mask(mask_source, ignore_label, where)
+            where += f" ({mask_source})" if isinstance(mask_source, (str, os.PathLike)) else ""
+            image = read_image(image_source)
+            label, names = find_label(mask_source, _label_of(prompt), where)
+            mask = read_mask(mask_source, ignore_label, where, label=label, names=names)
             if image.shape[:2] != mask.shape:
                 raise size_error(where, mask.shape, "its image", image.shape[:2])
             if not (mask == 1).any():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ LABEL_MAP = (("1", "L", "P"), "label map, which has one 8-bit channel; save labe
 _PICTURE_COLOURS = 16  # so many colours are a picture's, cut out by its alpha
 _VOID = (224, 224, 192)  # what VOC's palette shows 255, its ignored label, as
 _SOFTEST = 32  # a single grey between 0 and 255 is an edge's from here on; labels are below
+_MOST_LISTED = 10  # of the labels in a message
 _SHADE = 48  # how far, of 255, a shade of one colour may be from it
 
 
@@ -38,15 +39,23 @@ class MaskValues(NamedTuple):
         values: integers [H, W]: grey, labels, or of a colour on black 0 to 255.
         colours: how many colours beside black there are, where they are no shades of one; 0 otherwise.
         said: what is not as it looks; empty otherwise.
+        indices: integers [H, W], of a palette that is read by what it shows.
     """
 
     values: np.ndarray
     colours: int = 0
     said: str = ""
+    indices: np.ndarray | None = None
 
 
 def read_mask(
-    source: ImageSource, ignore_label: int | None = None, name: str = "", say: Say = _LOGGER.warning
+    source: ImageSource,
+    ignore_label: int | None = None,
+    name: str = "",
+    say: Say = _LOGGER.warning,
+    *,
+    label: int | None = None,
+    names: Sequence[str] = (),
 ) -> np.ndarray:
     """The mask of one object, uint8 [H, W] in {0, 1, 255}.
 
@@ -54,33 +63,52 @@ def read_mask(
     their range on. 255 beside 0 and a label is ignored. Palettes and colours are read by what they show, on black;
     VOC's palette is its labels. A picture that is cut out has its mask in its alpha channel.
 
+    With ``label`` it is read as a label map: the object is that value, or that index of a palette; 255 is ignored.
+
     Args:
         source: path, bytes of a file, PIL image, or bool or uint8 array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4].
         ignore_label: the value, 0 to 255, that marks "ignore" (255 in the result); of colours, in all three channels.
         name: what messages call what is no path.
         say: called with a line where the mask is not read as it looks; logs a warning by default.
+        label: of several, the one that is the object, 1 or more.
+        names: of labels, by value; where there are any, a palette's indices are labels.
 
     Raises:
-        LDISError: missing, damaged or not a mask; several labels or colours; no background; an array of another shape
-            or type.
+        LDISError: missing, damaged or not a mask; several labels or colours; no background; a label that is not there;
+            an array of another shape or type.
     """
     if ignore_label is not None:
         check_integer("ignore_label", ignore_label, 0, maximum=IGNORE_LABEL)
     where = name or name_of(source, "mask")
-    found, lossy = _values(source, name)
-    if found.colours:
-        raise LDISError(f"{where}: {found.colours} colours beside black; a mask shows one object: give it one colour")
-    judged = judge(found.values, lossy, ignore_label)
-    labels = judged.labels
-    objects = np.setdiff1d(labels, (0, IGNORE_LABEL)).tolist()
-    certain = isinstance(source, np.ndarray) and source.dtype == np.bool_
-    if len(objects) > 1 or (objects and not certain and not (labels == 0).any()):
-        few = ", ".join(map(str, objects[:6])) + ", ..." * (len(objects) > 6)
-        why = f"labels {few}" if len(objects) > 1 else "no background"
-        raise LDISError(f"{where}: {why}; a mask shows one object: give it one value, and 0 to what is around it")
+    found, lossy = _values(source, name, by_index=label is not None or bool(names))
+    if label is None:
+        judged = judge(found.values, lossy, ignore_label)
+        certain = isinstance(source, np.ndarray) and source.dtype == np.bool_
+        _check_one_object(found, lossy, judged, certain, where, names)
+    else:
+        judged = _choose(found, lossy, label, ignore_label, where, names)
     for line in filter(None, (found.said, judged.said())):
         say(f"{where}: {line}")
-    return np.where(labels == IGNORE_LABEL, IGNORE_LABEL, labels != 0).astype(np.uint8)
+    return np.where(judged.labels == IGNORE_LABEL, IGNORE_LABEL, judged.labels != 0).astype(np.uint8)
+
+
+def labels_to_choose(source: ImageSource, name: str = "") -> np.ndarray | None:
+    """The label map, integers [H, W], of a mask that :func:`read_mask` takes with a ``label`` only; None of others.
+
+    Raises:
+        LDISError: missing, damaged or not a mask.
+    """
+    found, lossy = _values(source, name)
+    judged = judge(found.values, lossy)
+    several = not lossy and _several_labels(found, judged)
+    return (judged.labels if found.indices is None else found.indices) if several else None
+
+
+def list_labels(labels: Sequence[int], names: Sequence[str]) -> str:
+    """At most ten of them with their names, those by value, and how many more."""
+    shown = [f"{x} ({names[x]:.40})" if x < len(names) else str(x) for x in labels[:_MOST_LISTED]]
+    rest = len(labels) - _MOST_LISTED
+    return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")
 
 
 def read_label_map(source: StrPath | bytes | Image.Image, name: str = "") -> np.ndarray:
@@ -122,11 +150,9 @@ def read_first_labels(source: ImageSource, say: Say = _LOGGER.warning) -> np.nda
         found, lossy = MaskValues(array.astype(np.int64)), False
     judged = judge(found.values, lossy)
     labels = judged.labels
-    noise = lossy and not judged.half and labels.max() > 1
-    if found.colours or noise or labels.min() < 0 or labels.max() > IGNORE_LABEL:
-        why = f"{found.colours} colours beside black" if found.colours else "values beyond 0 to 255"
-        why = "labels in a format that changes them" if noise else why
-        raise LDISError(f"{where}: {why}; save label values, 0 for background")
+    _check_labels(found, lossy and not judged.half and labels.max() > 1, where)
+    if labels.min() < 0 or labels.max() > IGNORE_LABEL:
+        raise LDISError(f"{where}: values beyond 0 to 255; save label values, 0 for background")
     # An array holds labels by what is asked for: that 255 is ignored is no news.
     for line in filter(None, (found.said, judged.said() if is_file(source) or judged.half else "")):
         say(f"{where}: {line}")
@@ -167,7 +193,9 @@ def mask_values(image: Image.Image, by_index: bool = False) -> MaskValues:
         if by_index or not len(palette) or labels:  # black first, then colours: labels, as in VOC's palette
             return MaskValues(np.asarray(image))
     if image.mode in ("P", "PA"):
-        image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
+        shown = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
+        found = array_values(np.asarray(shown))
+        return found._replace(indices=np.asarray(image)) if image.mode == "P" else found
     return array_values(np.asarray(image))
 
 
@@ -250,6 +278,59 @@ def judge(values: np.ndarray, lossy: bool = False, ignore_label: int | None = No
     return judged
 
 
+def _several_labels(found: MaskValues, judged: Judged) -> list[int]:
+    """Those of a mask that does not say which of them is the object; a palette of a few colours says it of none."""
+    labels = labels_in(judged.labels)
+    if found.indices is not None and (len(labels) > 1 or 0 < found.colours <= _PICTURE_COLOURS):
+        return labels_in(found.indices)
+    return labels if len(labels) > 1 else []
+
+
+def _check_one_object(
+    found: MaskValues, lossy: bool, judged: Judged, certain: bool, where: str, names: Sequence[str]
+) -> None:
+    if several := _several_labels(found, judged):
+        _check_labels(found._replace(colours=0), lossy, where)
+        raise LDISError(
+            f"{where}: labels {list_labels(several, names)}; choose one: MASK@{several[0]} on the command line, "
+            f"label={several[0]} in Python"
+        )
+    bare = not certain and labels_in(judged.labels) and not (judged.labels == 0).any()
+    if found.colours or bare:
+        why = f"{found.colours} colours beside black" if found.colours else "no background"
+        raise LDISError(f"{where}: {why}; a mask shows one object: give it one value, and 0 to what is around it")
+
+
+def _choose(
+    found: MaskValues, lossy: bool, label: int, ignore_label: int | None, where: str, names: Sequence[str]
+) -> Judged:
+    """Of a label map one label, which becomes 1."""
+    check_integer(f"{where}: label", label, unit="; 0 is the background")
+    _check_labels(found, lossy, where)
+    values = found.values.view(np.uint8) if found.values.dtype == np.bool_ else found.values
+    ignored = values == IGNORE_LABEL
+    said = bool(ignored.any()) and ignore_label != IGNORE_LABEL
+    if ignore_label is not None:
+        ignored |= values == ignore_label
+    labels = labels_in(np.where(ignored, IGNORE_LABEL, values))
+    if label not in labels:
+        held = f"it has {list_labels(labels, names)}" if labels else "it holds no labels: leave the label out"
+        raise LDISError(f"{where}: no label {list_labels([label], names)} in it; {held}")
+    return Judged(np.where(ignored, IGNORE_LABEL, values == label), ignored=said)
+
+
+def _check_labels(found: MaskValues, lossy: bool, where: str) -> None:
+    """Raises :class:`LDISError` where values cannot be labels."""
+    if found.colours or lossy:
+        why = f"{found.colours} colours beside black" if found.colours else "labels in a format that changes them"
+        raise LDISError(f"{where}: {why}; save label values, 0 for background")
+
+
+def labels_in(labels: np.ndarray) -> list[int]:
+    """Those of a label map but 0 and 255, ascending."""
+    return [label for label in count_values(labels)[0].tolist() if label not in (0, IGNORE_LABEL)]
+
+
 def count_values(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The values of an array of integers, ascending, and how often each is there."""
     if array.dtype.itemsize > 1:
@@ -286,8 +367,8 @@ def _is_soft(values: np.ndarray, found: np.ndarray, counts: np.ndarray) -> bool:
     return flat.sum() < between / 2 or (steps > 1).sum() < (steps > 0).sum() / 10
 
 
-def _values(source: ImageSource, name: str) -> tuple[MaskValues, bool]:
+def _values(source: ImageSource, name: str, by_index: bool = False) -> tuple[MaskValues, bool]:
     if not is_file(source):
         return array_values(check_array(source, "mask", (np.bool_, np.uint8))), False
     image = decode(source, name, _MASK)
-    return mask_values(image), image.format in LOSSY
+    return mask_values(image, by_index), image.format in LOSSY

@@ -1,8 +1,8 @@
-"""Images of a folder, as data sets and users keep them."""
+"""Images and names of a folder, as data sets and users keep them."""
 
 import pytest
 
-from ldis_jax.datasets.lists import find_image, image_stems
+from ldis_jax.datasets.lists import find_class_names, find_image, image_stems
 
 
 def test_stems_come_by_their_numbers_without_hidden_files(tmp_path):
@@ -23,3 +23,25 @@ def test_stems_come_by_their_numbers_without_hidden_files(tmp_path):
     assert find_image(tmp_path, "nothing").name == "nothing.jpg"
     with pytest.raises(FileNotFoundError):
         image_stems(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("mask", "names"),
+    [
+        ("masks/a.png", "classes.json"),
+        ("SegmentationClass/a.png", "classes.json"),
+        ("masks/train/a.png", "classes.json"),
+        ("Masks/train/a.png", "Masks/train/classes.json"),
+        ("masks/train/a.png", "masks/classes.json"),
+        ("labels/a.png", "classes.json"),
+    ],
+)
+def test_names_stand_beside_a_label_map_or_its_folder(tmp_path, mask, names):
+    (tmp_path / mask).parent.mkdir(parents=True)
+    (tmp_path / names).touch()
+    assert find_class_names(tmp_path / mask) == find_class_names(str(tmp_path / mask)) == tmp_path / names
+
+
+def test_names_of_what_lies_higher_are_others(tmp_path):
+    (tmp_path / "classes.json").touch()
+    assert not find_class_names(tmp_path / "set" / "labels" / "a.png").exists()

@@ -69,6 +69,7 @@ def readable(found):
 @cases(40)
 def test_pictures(form, tally, data):
     content = data.draw(mutated([picture(form, mode) for mode in MODES[form]]))
+    label = data.draw(st.integers(-1, 300))
     path = tally.folder / "picture.bin"
     path.write_bytes(content)
     with tally.case():
@@ -76,6 +77,8 @@ def test_pictures(form, tally, data):
         assert checked_size(path) == image.shape[:2]
     with tally.case():
         assert set(np.unique(read_mask(content))) <= {0, 1, 255}
+    with tally.case():
+        assert (read_mask(content, label=label) == 1).any()
     for read in (read_label_map, read_first_labels):
         with tally.case():
             assert read(path).dtype == np.uint8

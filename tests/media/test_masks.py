@@ -9,7 +9,14 @@ from PIL import Image
 
 from ldis_jax.errors import LDISError
 from ldis_jax.media.images import write_png
-from ldis_jax.media.masks import mask_values, object_mask, read_first_labels, read_label_map, read_mask
+from ldis_jax.media.masks import (
+    labels_to_choose,
+    mask_values,
+    object_mask,
+    read_first_labels,
+    read_label_map,
+    read_mask,
+)
 from tests.helpers import SHARED
 
 CASES = SHARED.parent / "cases"
@@ -161,7 +168,7 @@ def test_a_cut_outs_mask_is_its_alpha():
 @pytest.mark.parametrize(
     ("array", "match"),
     [
-        (grey(1, 2, 3), "mask: labels 1, 2, 3; a mask shows one object"),
+        (grey(1, 2, 3), "mask: labels 1, 2, 3; choose one: MASK@1 on the command line, label=1 in Python"),
         (grey(0, 1, 2), "mask: labels 1, 2; "),
         (grey(1, 255), "mask: no background; "),
         (np.full((4, 4), 255, np.uint8), "mask: no background; "),
@@ -249,7 +256,7 @@ def test_labels_saved_with_loss_are_refused_or_read(label):
     try:
         assert (read_mask(source) == 1).any()
     except LDISError as error:
-        assert "a mask shows one object" in str(error)
+        assert "labels in a format that changes them" in str(error)
     try:
         assert read_first_labels(source).max() == 1
     except LDISError as error:
@@ -259,3 +266,83 @@ def test_labels_saved_with_loss_are_refused_or_read(label):
 @pytest.mark.parametrize("value", [-1, 256, "x"])
 def test_a_label_to_ignore_is_one(value):
     raises(read_mask, DISK, value, match=f"ignore_label={value!r}: must be an integer of at least 0 and at most 255")
+
+
+LABELS = np.where(DISK, 2, np.where(X > 30, 7, 0)).astype(np.uint8)  # the disk and a strip beside it
+
+
+def test_a_label_is_chosen_by_its_value():
+    deep = Image.fromarray(LABELS.astype(np.uint16) * 100)
+    for source, label in ((LABELS, 2), (Image.fromarray(LABELS), 2), (deep, 200), (LABELS == 2, 1), (grey(0, 2), 2)):
+        mask, line = said(source, label=label)
+        assert mask.dtype == np.uint8 and line == ""
+        np.testing.assert_array_equal(mask, DISK)
+    np.testing.assert_array_equal(said(LABELS, label=7)[0], LABELS == 7)
+    np.testing.assert_array_equal(said(blurred(), label=100)[0] == 1, blurred() == 100)  # no edge of a label is soft
+
+
+@pytest.mark.parametrize("first", [(0, 0, 0), (255, 255, 255), (0, 0, 200)])
+def test_a_palettes_index_is_the_label(first):
+    image = palette(LABELS, first, *[(9 * i, 255 - i, 128) for i in range(1, 8)])
+    np.testing.assert_array_equal(said(image, label=2)[0], DISK)
+    raises(read_mask, image, match="mask: labels 2, 7; choose one: MASK@2 on the command line, label=2 in Python")
+
+
+def test_where_labels_have_names_a_palette_of_two_is_by_index_too():
+    image = palette(DISK, (255, 255, 255), (0, 0, 0))
+    np.testing.assert_array_equal(read_mask(image), ~DISK)
+    np.testing.assert_array_equal(read_mask(image, names=["background", "disk"]), DISK)
+
+
+def test_beside_a_chosen_label_255_is_ignored_and_so_is_what_is_asked_for():
+    ignored = np.where((X < 3)[..., None], 255, LABELS[..., None])[..., 0].astype(np.uint8)
+    expected = np.where(ignored == 255, 255, ignored == 2)
+    mask, line = said(ignored, label=2)
+    assert line == "mask: 255 is ignored"
+    np.testing.assert_array_equal(mask, expected)
+    mask, line = said(ignored, label=2, ignore_label=255)
+    assert line == ""
+    np.testing.assert_array_equal(mask, expected)
+    mask, line = said(LABELS, label=2, ignore_label=7)
+    assert line == ""
+    np.testing.assert_array_equal(mask, np.where(LABELS == 7, 255, LABELS == 2))
+
+
+MANY = np.arange(1600, dtype=np.uint8).reshape(40, 40) // 4 * (X % 9 > 0)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "match"),
+    [
+        (LABELS, {"names": ["background", "a", "cat"]}, r"mask: labels 2 \(cat\), 7; choose one: MASK@2 on the"),
+        (MANY, {}, "mask: labels 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 53 more; choose one: MASK@1 "),
+        (LABELS, {"label": 3}, "mask: no label 3 in it; it has 2, 7$"),
+        (LABELS, {"label": 1, "names": ["", "dog", "cat"]}, r"no label 1 \(dog\) in it; it has 2 \(cat\), 7$"),
+        (LABELS, {"label": 7, "ignore_label": 7}, "no label 7 in it; it has 2$"),
+        (grey(0, 2, 255), {"label": 255}, "mask: no label 255 in it; it has 2$"),
+        (grey(0, 255), {"label": 1}, "mask: no label 1 in it; it holds no labels: leave the label out"),
+        (LABELS, {"label": 0}, "mask: label=0: must be an integer of at least 1; 0 is the background"),
+        (LABELS, {"label": 2.0}, "mask: label=2.0: must be an integer"),
+        (LABELS, {"label": 1 << 80}, "no label 1208925819614629174706176 in it; it has 2, 7"),
+        (PICTURE, {"label": 2}, r"mask: 1\d\d\d colours beside black; save label values"),
+    ],
+)
+def test_labels_that_cannot_be_chosen(source, options, match):
+    with pytest.raises(LDISError, match=match) as info:
+        read_mask(source, **options)
+    assert "\n" not in str(info.value) and len(str(info.value)) < 200
+
+
+def test_a_jpeg_has_no_labels_to_choose():
+    file = io.BytesIO()
+    Image.fromarray(100 * (LABELS > 0).astype(np.uint8)).save(file, format="JPEG", quality=60)
+    raises(lambda: read_mask(file.getvalue(), label=100), match="labels in a format that changes them; save label")
+    raises(read_mask, file.getvalue(), match="labels in a format that changes them; save label")
+    assert labels_to_choose(file.getvalue()) is None
+
+
+def test_which_masks_offer_a_choice():
+    for source in (LABELS, Image.fromarray(LABELS), palette(LABELS, *[(255 - i, i, 9) for i in range(8)])):
+        np.testing.assert_array_equal(labels_to_choose(source), LABELS)
+    for source in (DISK, grey(0, 2), grey(0, 2, 255), blurred(), PICTURE, Image.fromarray(DISK)):
+        assert labels_to_choose(source) is None
