@@ -5,10 +5,12 @@ Examples:
         --prompt=prompt.png:prompt_mask.png --out=mask.png --overlay=overlay.png
     python -m ldis_jax.segment --model=MODEL --query photos/*.jpg --out=masks \
         --prompt=cat=cat.jpg:cat_mask.png --prompt=dog=dog.jpg:dog_mask.png
+    python -m ldis_jax.segment --model=MODEL --query=q.jpg --out=mask.png --prompt=images/p.jpg:masks/p.png@trunk
     python -m ldis_jax.segment --model=MODEL --query=clip.mp4 --first_mask=first.png --out=masks --overlay=overlay.mp4
 
 One picture gives one file. Several pictures, or a folder, give a folder of files named like them; started again, it
 goes on where it stopped. A mask is 0 and 255, with several classes 1, 2, ... in the order of the prompts, in colours.
+LABEL chooses one of a label map, by its value or by its name in the classes.json beside the map or its folder.
 Of a video --out is a folder of numbered label maps, 1 the object or the values of --first_mask. A video is a file (a
 GIF, too), or frames: a folder or pattern, by the numbers in their names, or files one by one, as given.
 """
@@ -23,36 +25,46 @@ from ldis_jax.errors import LDISError
 from ldis_jax.support import cli, prediction_options
 
 _SHOWN = 5  # of what failed
+_Prompt = tuple[str, str, str | None]  # image, mask, label
 
 
-def _split_prompt(value: str) -> tuple[str, tuple[str, str]]:
-    """``[NAME=]IMAGE:MASK`` as (name or "", (image, mask)); what exists as it stands has no name."""
-    pair = _split_pair(value)
+def _split_class(value: str) -> tuple[str, _Prompt]:
+    """``[NAME=]IMAGE:MASK[@LABEL]`` as (name or "", prompt); what exists as it stands has no name."""
+    prompt = _split_prompt(value)
     name, equals, rest = value.partition("=")
-    if equals and not os.path.exists(pair[0]):
-        return name, _split_pair(rest)
-    return "", pair
+    if equals and not os.path.exists(prompt[0]):
+        return name, _split_prompt(rest)
+    return "", prompt
 
 
-def _split_pair(value: str) -> tuple[str, str]:
-    """Splits IMAGE:MASK at the colon that leaves two existing files (paths may hold colons), or else at the last."""
+def _split_prompt(value: str) -> _Prompt:
+    """Splits IMAGE:MASK[@LABEL] at the colon that leaves two existing files (paths may hold colons), or at the last."""
     for cut in reversed([i for i, char in enumerate(value) if char == ":"]):
-        if os.path.exists(value[:cut]) and os.path.exists(value[cut + 1 :]):
-            return value[:cut], value[cut + 1 :]
+        image, (mask, label) = value[:cut], _split_label(value[cut + 1 :])
+        if os.path.exists(image) and os.path.exists(mask):
+            return image, mask, label
     image, _, mask = value.rpartition(":")
-    return image, mask
+    return image, *_split_label(mask)
 
 
-def _read_classes(values: list[str]) -> dict[str, list[tuple[str, str]]]:
+def _split_label(value: str) -> tuple[str, str | None]:
+    """Splits MASK@LABEL at the last @ that leaves an existing file; what exists as it stands has no label."""
+    for cut in reversed([i for i, char in enumerate(value) if char == "@"]):
+        if os.path.exists(value[:cut]) and not os.path.exists(value):
+            return value[:cut], value[cut + 1 :]
+    return value, None
+
+
+def _read_classes(values: list[str]) -> dict[str, list[_Prompt]]:
     """Prompts by class; "" where no class is named. Names become part of file names."""
-    classes: dict[str, list[tuple[str, str]]] = {}
-    for value, (name, pair) in zip(values, map(_split_prompt, values), strict=True):
-        classes.setdefault(name, []).append(pair)
+    classes: dict[str, list[_Prompt]] = {}
+    for value, (name, prompt) in zip(values, map(_split_class, values), strict=True):
+        classes.setdefault(name, []).append(prompt)
         safe = not name or name.replace(" ", "_").replace("-", "_").isidentifier()
-        if not all(pair) or not safe or ("" in classes and len(classes) > 1):
+        if "" in prompt or not safe or ("" in classes and len(classes) > 1):
             raise LDISError(
-                f"--prompt={value}: write IMAGE:MASK; or NAME=IMAGE:MASK for every prompt, with a name of letters, "
-                "digits, spaces, - and _"
+                f"--prompt={value}: write IMAGE:MASK, or IMAGE:MASK@LABEL; or NAME=IMAGE:MASK for every prompt, with a "
+                "name of letters, digits, spaces, - and _"
             )
     return classes
 
@@ -62,7 +74,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_model_flag(required=True)
     parser.add_argument("--query", required=True, nargs="+", help="pictures, folders, patterns; a video, or its frames")
     shown = parser.add_mutually_exclusive_group(required=True)
-    shown.add_argument("--prompt", action="append", metavar="[NAME=]IMAGE:MASK", default=[], help="may be repeated")
+    shown.add_argument(
+        "--prompt", action="append", metavar="[NAME=]IMAGE:MASK[@LABEL]", default=[], help="may be repeated"
+    )
     shown.add_argument("--first_mask", type=Path, help="of a video: PNG of the first frame's labels, 0 is background")
     parser.add_argument("--out", required=True, type=Path, help="mask to write, a PNG; or a folder")
     parser.add_argument(
@@ -115,7 +129,7 @@ def main() -> None:
             work = segment_files.clip_work(queries, classes, args.first_mask, outputs, made_by)
         else:
             work = segment_files.picture_work(places, classes, outputs, made_by)
-    given = [Path(path) for pairs in classes.values() for pair in pairs for path in pair]
+    given = [Path(path) for of_one in classes.values() for image, mask, _ in of_one for path in (image, mask)]
     check_apart([*queries, *given, *filter(None, [args.first_mask])], written, places, tuple(classes))
 
     import jax
@@ -133,6 +147,8 @@ def main() -> None:
     options["ignore_label"] = IGNORE_LABEL  # of masks that are opened
     report = work.run(pipe, prompts.get("", prompts), args.quiet, batch_size=args.batch_size, **options)
     if args.json is not None:
+        if work.names:
+            report["classes"] = {str(label): name for label, name in work.names.items()}
         every = {"masks": work.all_masks(report)} if isinstance(work, segment_files.PictureWork) else {}
         write_json(args.json, {**report, **every})
     if not args.quiet and (args.json is None or descriptor(args.json) != 1):

@@ -18,15 +18,17 @@ from tqdm import tqdm
 from ldis_jax.commands.segment_outputs import Folders, Outputs, Result, digest, labels_of
 from ldis_jax.errors import LDISError
 from ldis_jax.inference.batches import map_ahead
+from ldis_jax.inference.read_prompts import find_label
 from ldis_jax.media.animations import is_animation
 from ldis_jax.media.images import PICTURE_SUFFIXES, list_pictures, read_image, write_png
-from ldis_jax.media.masks import read_first_labels
-from ldis_jax.media.overlays import PALETTE, overlay_labels
+from ldis_jax.media.legends import Legend
+from ldis_jax.media.masks import IGNORE_LABEL, read_first_labels
+from ldis_jax.media.overlays import LABEL_COLOURS, overlay, overlay_labels
 from ldis_jax.media.videos import VIDEO_SUFFIXES, Video, read_video, video_writer
 from ldis_jax.pipeline import LDISPipeline
 from ldis_jax.support.files import natural_key
 
-Classes = Mapping[str, Sequence[tuple[str, str]]]  # "" is the name of a class alone
+Classes = Mapping[str, Sequence[tuple[str, str, str | None]]]  # image, mask, label; a class alone is called ""
 _LOGGER = logging.getLogger(__name__)
 _AHEAD = 4  # pictures that are read, or written, beside the device's work
 
@@ -70,6 +72,11 @@ class PictureWork:
     def many(self) -> bool:
         """Whether devices could share it."""
         return self.folders is not None
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Of classes, by label; empty where a class alone has none."""
+        return _names(self.classes)
 
     def run(self, pipe: LDISPipeline, prompts: Any, quiet: bool, **options: Any) -> dict[str, Any]:
         """Does it, and reports; of many, a picture that cannot be read is left out and listed."""
@@ -118,10 +125,19 @@ class PictureWork:
 
 @dataclasses.dataclass(frozen=True)
 class ClipWork:
-    """A video: a folder of label maps, and an overlay as a video or a folder."""
+    """A video: a folder of label maps, and an overlay as a video or a folder.
+
+    Attributes:
+        video: the frames.
+        labels: of the first one; None where prompts show the classes.
+        names: of classes, by label; empty where nobody says them.
+        folders: of the label maps, and of overlays that are no video.
+        overlay: a video or a folder.
+    """
 
     video: Video
     labels: np.ndarray | None
+    names: Mapping[int, str]
     folders: Folders
     overlay: Path | None
     many = True
@@ -142,16 +158,23 @@ class ClipWork:
             for i, (labels, frame) in enumerate(zip(progress, kept, strict=False)):
                 if i == 0:
                     self.folders.write()  # the prompts are read by now
+                    legend = Legend(self.names if len(self.names) > 1 else {}, labels)
                 file = f"{frame.name}.png"
                 if write is not None:
-                    write(overlay_labels(frame.image, labels), frame.seconds)
+                    write(self._overlay(frame.image, labels, legend), frame.seconds)
                 elif shown is not None:
-                    write_png(shown / file, overlay_labels(frame.image, labels))
-                write_png(out / file, labels, PALETTE)
-                covers = {str(value): float((labels == value).mean()) for value in np.unique(labels) if value}
+                    write_png(shown / file, self._overlay(frame.image, labels, legend))
+                write_png(out / file, labels, LABEL_COLOURS)
+                names = self.names or {int(value): str(value) for value in np.unique(labels) if value}
+                covers = {name: float((labels == value).mean()) for value, name in names.items()}
                 query = self.video.files[i] if self.video.files else f"{self.video.path}#{i}"
                 masks.append({"query": str(query), "mask": str(out / file), "covers": covers})
         return {"masks": masks, "failed": [], "skipped": 0}
+
+    def _overlay(self, image: np.ndarray, labels: np.ndarray, legend: Legend) -> np.ndarray:
+        if self.labels is None and not self.names:
+            return overlay(image, labels == 1)
+        return legend.draw(overlay_labels(image, labels))
 
 
 def picture_work(
@@ -177,7 +200,10 @@ def clip_work(
     if queries != numbers and queries in by_shell:
         early = next(path for path, other in zip(queries, numbers, strict=True) if path != other)
         _LOGGER.warning("--query: frames come in the order given, not in that of their numbers: see %s", early)
-    labels = None if first_mask is None else read_first_labels(first_mask)
+    labels, names = None, _names(classes)
+    if first_mask is not None:
+        labels = read_first_labels(first_mask)
+        names = _names_of_labels(labels, find_label(first_mask, None, "")[1])
     given = {"prompts": _digests(classes)} if first_mask is None else {"first_mask": digest(first_mask)}
     film = outputs.overlay is not None and outputs.overlay.suffix.lower() == ".mp4"
     in_folders = Outputs(outputs.out, None if film else outputs.overlay, None)
@@ -185,7 +211,7 @@ def clip_work(
     folders = Folders(in_folders, facts)
     # Any picture there would pass for a frame's, also of a longer video.
     folders.check({kind: folder.glob("*.png") for kind, folder in in_folders.given().items()})
-    return ClipWork(read_video(queries[0] if one else queries), labels, folders, outputs.overlay)
+    return ClipWork(read_video(queries[0] if one else queries), labels, names, folders, outputs.overlay)
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -198,8 +224,22 @@ def summary(report: Mapping[str, Any]) -> str:
     return f"{len(masks)} masks" + (f", and {skipped} that were there" if skipped else "")
 
 
-def _digests(classes: Classes) -> dict[str, list[list[str]]]:
-    return {name: [[digest(path) for path in pair] for pair in pairs] for name, pairs in classes.items()}
+def _digests(classes: Classes) -> dict[str, list[list[str | int | None]]]:
+    return {name: [_digests_of_prompt(*prompt) for prompt in prompts] for name, prompts in classes.items()}
+
+
+def _digests_of_prompt(image: str, mask: str, label: str | None) -> list[str | int | None]:
+    return [digest(image), digest(mask), *([] if label is None else [find_label(mask, label, mask)[0]])]
+
+
+def _names(classes: Classes) -> dict[int, str]:
+    return {label: name for label, name in enumerate(classes, 1) if name}
+
+
+def _names_of_labels(labels: np.ndarray, names: Sequence[str]) -> dict[int, str]:
+    """Of all labels that are there, unless nobody names any."""
+    there = [value for value in np.unique(labels).tolist() if value not in (0, IGNORE_LABEL)]
+    return {value: names[value] if value < len(names) else f"class {value}" for value in there} if names else {}
 
 
 def _try_to_read(path: Path) -> np.ndarray | LDISError:

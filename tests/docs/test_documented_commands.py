@@ -43,6 +43,7 @@ RUN_BY = {
     "ldis_jax.segment --model --out --overlay --prompt --query": (
         "tests/test_commands.py::test_segment_writes_mask_and_overlay"
     ),
+    "ldis_jax.segment --model --out --prompt --query": "tests/test_segment_labels.py::test_a_label_of_a_label_map",
     "ldis_jax.demo --model": "tests/demo/test_page.py::test_examples_work_at_once",
     "ldis_jax.convert --alpha_clip --out --sd15 --task": _CONVERTS,
     "ldis_jax.named_models --ldis": "tests/weights/test_named_models.py::test_two_candidates",
