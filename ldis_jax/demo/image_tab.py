@@ -13,7 +13,14 @@ import numpy as np
 
 from ldis_jax.demo import pictures
 from ldis_jax.demo.examples import Example, paint_examples
-from ldis_jax.demo.uploads import PaintedPrompt, read_mask_file, read_prompt, read_query
+from ldis_jax.demo.uploads import (
+    PaintedPrompt,
+    read_mask_file,
+    read_mask_labels,
+    read_prompt,
+    read_prompt_picture,
+    read_query,
+)
 from ldis_jax.demo.widgets import (
     COLOURS,
     MODEL_QUEUE,
@@ -69,14 +76,20 @@ def build(server: Server) -> None:
         return *_shown_prompts(example.prompts), example.query
 
     def on_run(
-        path: str | None, painted: Any, mask: str | None, name: str, added: list[PaintedPrompt], *values: Any
+        path: str | None,
+        painted: Any,
+        mask: str | None,
+        label: int | None,
+        name: str,
+        added: list[PaintedPrompt],
+        *values: Any,
     ) -> Iterator[tuple[Any, ...]]:
         with server.clear_errors():
             image = read_query(path, server.limits)
             if path and is_animation(path):
                 gr.Warning("query: holds several images; the first one is used")
             if painted["background"] or not added:  # one prompt needs no "add"
-                added = pictures.add_prompt(added, read_prompt(painted, mask, name, server.limits))
+                added = pictures.add_prompt(added, read_prompt(painted, mask, name, server.limits, label))
             given = dict(zip(options, values, strict=True))
             folder = Path(tempfile.mkdtemp(dir=server.folder))
             results = pictures.segment(server.pipe, image, added, folder, **given)
@@ -112,6 +125,7 @@ def _prompt_editor(server: Server) -> tuple[list[Any], list[Any]]:
         mask_file = gr.File(
             label="Mask file, in place of painting", file_types=["image"], height=180, elem_id="mask-file"
         )
+    label = gr.Radio([], label="The mask file has several labels. Which is the object?", visible=False, elem_id="label")
     read = gr.Image(
         label="Mask file as read", format="png", height=180, interactive=False, visible=False, buttons=[],
         elem_id="mask-read",
@@ -125,24 +139,40 @@ def _prompt_editor(server: Server) -> tuple[list[Any], list[Any]]:
         buttons=[], visible=False, elem_id="prompts",
     )  # fmt: skip
     added = gr.State([])
-    prompt, shown = [canvas, mask_file, class_name, added], [added, gallery, canvas, mask_file]
+    prompt, shown = [canvas, mask_file, label, class_name, added], [added, gallery, canvas, mask_file]
 
-    def on_mask(painted: Any, mask: str | None) -> Any:
-        """The mask on its picture, or alone where the picture is still to come."""
+    def on_mask(painted: Any, mask: str | None) -> tuple[Any, Any]:
+        """Labels to choose from, where there are several, and what was read."""
         if mask is None:
-            return gr.Image(None, visible=False)
+            return gr.Radio([], value=None, visible=False), gr.Image(None, visible=False)
         with server.clear_errors():
-            shown = read_mask_file(mask, server.limits, gr.Info)
+            labels = read_mask_labels(mask, server.limits)
+            if labels is None:
+                return gr.Radio([], value=None, visible=False), on_label(painted, mask, None)
+            picture = read_prompt_picture(painted, server.limits) if painted["background"] else None
+            shares, shown = pictures.label_choices(labels, picture)
+            choices = [(f"{label} ({100 * share:.1f} %)", label) for label, share in shares.items()]
+            return gr.Radio(choices, value=None, visible=True), gr.Image(
+                shown, visible=True, height=360, show_label=False
+            )
+
+    def on_label(painted: Any, mask: str, label: int | None) -> Any:
+        """The mask on its picture, or alone where the picture is still to come."""
+        with server.clear_errors():
+            shown = read_mask_file(mask, server.limits, label, gr.Info)
             if not painted["background"]:
-                return gr.Image(255 * magnify((shown == 1).astype(np.uint8)), visible=True)
-            [picture] = pictures.overlaid([read_prompt(painted, mask, "", server.limits)])
-            return gr.Image(picture, visible=True)
+                return gr.Image(255 * magnify((shown == 1).astype(np.uint8)), visible=True, height=180, show_label=True)
+            [picture] = pictures.overlaid([read_prompt(painted, mask, "", server.limits, label)])
+            return gr.Image(picture, visible=True, height=180, show_label=True)
 
-    def on_add(painted: Any, mask: str | None, name: str, before: list[PaintedPrompt]) -> tuple[Any, ...]:
+    def on_add(
+        painted: Any, mask: str | None, label: int | None, name: str, before: list[PaintedPrompt]
+    ) -> tuple[Any, ...]:
         with server.clear_errors():
-            return _shown_prompts(pictures.add_prompt(before, read_prompt(painted, mask, name, server.limits)))
+            return _shown_prompts(pictures.add_prompt(before, read_prompt(painted, mask, name, server.limits, label)))
 
-    mask_file.change(on_mask, [canvas, mask_file], read, **PRIVATE)
+    mask_file.change(on_mask, [canvas, mask_file], [label, read], **PRIVATE)
+    label.input(on_label, [canvas, mask_file, label], read, **PRIVATE)
     add.click(on_add, prompt, shown, **PRIVATE)
     clear.click(lambda: _shown_prompts(()), None, shown, **PRIVATE)
     return prompt, shown

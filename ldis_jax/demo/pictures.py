@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from ldis_jax.demo.uploads import PaintedPrompt
+from ldis_jax.demo.uploads import PaintedPrompt, reduced
 from ldis_jax.errors import LDISError
-from ldis_jax.media.masks import IGNORE_LABEL
+from ldis_jax.media.legends import Legend
+from ldis_jax.media.masks import IGNORE_LABEL, labels_in
 from ldis_jax.media.overlays import PALETTE, magnify, overlay, overlay_labels, probability_picture
 from ldis_jax.pipeline import LDISPipeline
 
-_MAX_PROMPTS = 16
+_MAX_PROMPTS, _MAX_LABELS = 16, 64
+_LABEL_PIXELS = 200_000  # of a label map that is shown, about as large as the page shows it: names in it can be read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,28 @@ def overlaid(prompts: Sequence[PaintedPrompt]) -> list[np.ndarray]:
     return [overlay(magnify(each.image), magnify(each.mask) == 1, colours[each.class_name]) for each in prompts]
 
 
+def label_choices(labels: np.ndarray, image: np.ndarray | None) -> tuple[dict[int, float], np.ndarray]:
+    """What a mask of several labels offers.
+
+    Args:
+        labels: integers [H, W].
+        image: of the mask, uint8 [H, W, 3]; where there is none, or of another size, labels are shown on black.
+
+    Returns:
+        label -> share of the picture, and the labels in colours with a legend, uint8 [H', W', 3].
+    """
+    values = labels_in(labels)[:_MAX_LABELS]
+    places = np.minimum(np.searchsorted(values, labels), len(values) - 1)
+    ordered = np.where(np.array(values)[places] == labels, places + 1, 0).astype(np.uint8)
+    counts = np.bincount(ordered.ravel())[1:].tolist()
+    if image is None or image.shape[:2] != labels.shape:
+        image = np.zeros((*labels.shape, 3), np.uint8)
+    image, ordered = map(magnify, reduced(image, ordered, _LABEL_PIXELS))
+    legend = Legend({place: str(value) for place, value in enumerate(values, 1)}, ordered)
+    shares = {value: count / labels.size for value, count in zip(values, counts, strict=True)}
+    return shares, legend.draw(overlay_labels(image, ordered))
+
+
 def segment(
     pipe: LDISPipeline, query: np.ndarray, prompts: Sequence[PaintedPrompt], folder: Path, **options: Any
 ) -> Iterator[PictureResult]:
@@ -101,7 +125,7 @@ def _shown(
     colours = PALETTE if len(names) > 1 else np.full((1, 3), 255, np.uint8)
     large = magnify(labels)
     return PictureResult(
-        overlay=overlay_labels(magnify(query), large),
+        overlay=overlay_labels(magnify(query), large) if len(names) > 1 else overlay(magnify(query), large == 1),
         mask=np.concatenate([np.zeros((1, 3), np.uint8), colours])[large],
         probability=probability_picture(magnify(probability)),
         pseudo_mask=None if pseudo_mask is None else magnify(pseudo_mask),

@@ -94,8 +94,10 @@ def _kind(component: Any) -> Any:
         case "slider" | "number":
             bounds = Field(ge=component.minimum, le=component.maximum, allow_inf_nan=False, strict=True)
             return Annotated[float, bounds]
-        case "radio":
+        case "radio" if component.choices:
             return Literal[tuple(value for _, value in component.choices)]
+        case "radio":  # of a mask's labels, which are not known yet
+            return Annotated[int, Field(ge=1, lt=1 << 16, strict=True)] | None
         case _:
             return None  # what the server keeps itself
 

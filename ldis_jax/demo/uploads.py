@@ -14,7 +14,7 @@ import numpy as np
 from ldis_jax.errors import LDISError
 from ldis_jax.inference.read_prompts import open_prompts
 from ldis_jax.media.images import decode_errors, open_image, read_image
-from ldis_jax.media.masks import IGNORE_LABEL, Say, read_mask
+from ldis_jax.media.masks import IGNORE_LABEL, Say, labels_in, labels_to_choose, list_labels, read_mask
 from ldis_jax.media.overlays import PALETTE
 
 # A prompt is kept at no more pixels than this: the network sees a square of far fewer.
@@ -102,7 +102,9 @@ def read_query(path: str | None, limits: Limits) -> np.ndarray:
     return read_image(limits.read(path, "query"), "query")
 
 
-def read_prompt(editor: Mapping[str, Any], mask_file: str | None, class_name: str, limits: Limits) -> PaintedPrompt:
+def read_prompt(
+    editor: Mapping[str, Any], mask_file: str | None, class_name: str, limits: Limits, label: int | None = None
+) -> PaintedPrompt:
     """A prompt of a picture and its mask: the file where one is given, else what was painted.
 
     Args:
@@ -110,31 +112,44 @@ def read_prompt(editor: Mapping[str, Any], mask_file: str | None, class_name: st
         mask_file: as of :func:`~ldis_jax.media.masks.read_mask`.
         class_name: "object" where empty.
         limits: of the server.
+        label: of a mask file with several, the one that is the object.
 
     Raises:
-        LDISError: no picture, no mask, an empty one or one of another size.
+        LDISError: no picture, no mask, an empty one, one of another size, or of several labels with none chosen.
     """
-    image = _editors_picture(editor, "prompt picture", limits)
+    image = read_prompt_picture(editor, limits)
     if mask_file is None:
         mask = (_painted(editor["layers"], image.shape[:2], limits) > 0).astype(np.uint8)
     else:
-        mask = read_mask_file(mask_file, limits)
+        mask = read_mask_file(mask_file, limits, label)
     open_prompts({"object": [(image, mask)]}, IGNORE_LABEL)  # for its checks
-    return PaintedPrompt(*_reduced(image, mask), class_name.strip() or "object")
+    return PaintedPrompt(*reduced(image, mask), class_name.strip() or "object")
 
 
-def read_mask_file(path: str, limits: Limits, say: Say = lambda line: None) -> np.ndarray:
+def read_mask_file(path: str, limits: Limits, label: int | None = None, say: Say = lambda line: None) -> np.ndarray:
     """A mask file's object, uint8 [H, W] in {0, 1, 255}.
 
     Args:
         path: of the upload.
         limits: of the server.
+        label: of several, the one that is the object.
         say: called with a line where the mask is not read as it looks.
+
+    Raises:
+        LDISError: as :func:`read_query`, or of no mask; of several labels with none chosen.
+    """
+    if label is None and (labels := read_mask_labels(path, limits)) is not None:
+        raise LDISError(f"mask file: labels {list_labels(labels_in(labels), ())}; choose below it which is the object")
+    return read_mask(limits.read(path, "mask file"), name="mask file", say=say, label=label)
+
+
+def read_mask_labels(path: str, limits: Limits) -> np.ndarray | None:
+    """The label map, integers [H, W], of a mask file with several labels; None of others.
 
     Raises:
         LDISError: as :func:`read_query`, or of no mask.
     """
-    return read_mask(limits.read(path, "mask file"), name="mask file", say=say)
+    return labels_to_choose(limits.read(path, "mask file"), "mask file")
 
 
 def read_labels(editor: Mapping[str, Any], limits: Limits) -> np.ndarray:
@@ -145,6 +160,11 @@ def read_labels(editor: Mapping[str, Any], limits: Limits) -> np.ndarray:
     """
     image = _editors_picture(editor, "first frame of a video", limits)
     return _painted(editor["layers"], image.shape[:2], limits)
+
+
+def read_prompt_picture(editor: Mapping[str, Any], limits: Limits) -> np.ndarray:
+    """The editor's picture, uint8 [H, W, 3]; raises :class:`LDISError` where there is none within the limits."""
+    return _editors_picture(editor, "prompt picture", limits)
 
 
 def _editors_picture(editor: Mapping[str, Any], name: str, limits: Limits) -> np.ndarray:
@@ -181,8 +201,9 @@ def _nearest(colours: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _reduced(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    scale = (_PROMPT_PIXELS / mask.size) ** 0.5
+def reduced(image: np.ndarray, mask: np.ndarray, pixels: int = _PROMPT_PIXELS) -> tuple[np.ndarray, np.ndarray]:
+    """Both with no more pixels than these; uint8 [H, W, 3] and [H, W]."""
+    scale = (pixels / mask.size) ** 0.5
     if scale >= 1:
         return image, mask
     size = max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale))

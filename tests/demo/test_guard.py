@@ -94,6 +94,13 @@ def file(path):
     return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
 
 
+@pytest.mark.parametrize(("label", "good"), [(None, True), (7, True), (0, False), (1 << 16, False), ("7", False)])
+def test_a_label_of_a_mask_is_a_number_whose_choices_are_not_known_yet(label, good):
+    requests = Requests({3: [component("radio", elem_id="label", choices=[])]})
+    error = requests.error(json.dumps({"data": [label], "fn_index": 3, "session_hash": "abc"}).encode(), lambda _: True)
+    assert good == (error == "") and (good or error.startswith("Label: Input should be"))
+
+
 def test_own_requests_come_in_with_a_session(page):
     status, headers, text = page("GET", "/")
     assert (status, text) == (200, "ok") and headers["x-content-type-options"] == "nosniff"

@@ -165,6 +165,30 @@ def test_a_mask_file_is_shown_as_it_was_read(page, pictures):
 
 
 @needs_chromium
+def test_of_a_label_map_one_label_is_chosen(page, pictures, tmp_path, micro_folder_ldisn):
+    labels = np.zeros((40, 30), np.uint8)
+    labels[10:30, 5:20], labels[30:, 15:] = 3, 9
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    page.get_by_label("Steps").first.fill("2")
+    drop(page, "#query", pictures["query"])
+    drop(page, "#prompt", pictures["prompt"])
+    drop(page, "#mask-file", tmp_path / "labels.png")
+    page.wait_for_selector("#label label")
+    page.wait_for_selector("#query img")
+    assert page.locator("#label label").all_inner_texts() == ["3 (25.0 %)", "9 (12.5 %)"]
+    page.click("#segment")
+    wait_for_error(page, "mask file: labels 3, 9; choose below it which is the object")
+    page.locator("#label label").nth(1).click()
+    page.click("#segment")
+    _, mask = content(page, "#download")
+    pipe = LDISPipeline.from_pretrained(micro_folder_ldisn)
+    expected = pipe(pictures["query"], [(pictures["prompt"], labels)], label=9, num_steps=2).mask
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(mask))), 255 * expected)
+    page.locator("#mask-file").get_by_label("Clear").click()
+    page.wait_for_selector("#label", state="hidden")
+
+
+@needs_chromium
 def test_a_video_is_segmented_by_a_stroke_on_its_first_frame(page, clip):
     page.get_by_role("tab", name="Video").click()
     drop(page, "#video", clip)

@@ -14,8 +14,16 @@ from ldis_jax import LDISError, LDISPipeline
 from ldis_jax.demo import __main__ as command
 from ldis_jax.demo import videos
 from ldis_jax.demo.examples import paint_examples
-from ldis_jax.demo.pictures import add_prompt, by_class, segment
-from ldis_jax.demo.uploads import Limits, PaintedPrompt, read_labels, read_prompt, read_query
+from ldis_jax.demo.pictures import add_prompt, by_class, label_choices, segment
+from ldis_jax.demo.uploads import (
+    Limits,
+    PaintedPrompt,
+    read_labels,
+    read_mask_file,
+    read_mask_labels,
+    read_prompt,
+    read_query,
+)
 from ldis_jax.media.overlays import PALETTE
 from tests.helpers import ROOT, call_command
 
@@ -55,6 +63,42 @@ def test_a_prompt_is_what_was_painted_or_the_mask_file(pictures, painted):
     from_file = read_prompt(painted, str(pictures["mask"]), "cat", LIMITS)
     np.testing.assert_array_equal(from_file.mask, array(pictures["mask"]) > 0)
     assert from_file.class_name == "cat"
+
+
+@pytest.fixture
+def label_map(tmp_path):
+    """Labels 3 and 9 of ``pictures["prompt"]``."""
+    labels = np.zeros((40, 30), np.uint8)
+    labels[10:30, 5:20], labels[30:, 15:] = 3, 9
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    return str(tmp_path / "labels.png")
+
+
+def test_a_label_map_asks_for_a_choice(pictures, painted, label_map):
+    labels = read_mask_labels(label_map, LIMITS)
+    np.testing.assert_array_equal(labels, array(label_map))
+    assert read_mask_labels(str(pictures["mask"]), LIMITS) is None
+    for call in (lambda: read_mask_file(label_map, LIMITS), lambda: read_prompt(painted, label_map, "", LIMITS)):
+        with pytest.raises(LDISError, match=r"^mask file: labels 3, 9; choose below it which is the object$"):
+            call()
+    np.testing.assert_array_equal(read_prompt(painted, label_map, "", LIMITS, 9).mask, labels == 9)
+    with pytest.raises(LDISError, match="mask file: no label 4 in it; it has 3, 9"):
+        read_prompt(painted, label_map, "", LIMITS, 4)
+
+
+@pytest.mark.parametrize("size", [None, (40, 30), (3, 5), (1600, 1200)])
+def test_labels_to_choose_from_are_shown_with_their_shares(label_map, size):
+    labels = array(label_map) if size != (1600, 1200) else np.kron(array(label_map), np.ones((40, 40), np.uint8))
+    shares, shown = label_choices(labels, None if size is None else np.full((*size, 3), 200, np.uint8))
+    assert shares == {3: 300 / 1200, 9: 150 / 1200}
+    assert shown.shape[0] >= 160 and shown.size <= 3 * 200_000 * 1.01
+    background = shown[int(0.6 * len(shown)), 4]  # in no corner
+    assert tuple(background) == ((200,) * 3 if size in ((40, 30), (1600, 1200)) else (0,) * 3)
+
+
+def test_of_very_many_labels_the_first_are_offered():
+    shares, _ = label_choices(np.arange(1, 3001, dtype=np.int32).reshape(50, 60), None)
+    assert list(shares) == list(range(1, 65))
 
 
 def test_large_prompts_are_kept_small_in_shape(tmp_path):
