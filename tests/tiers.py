@@ -21,7 +21,10 @@ SLOW_FILES: dict[str, tuple[str, ...]] = {
         *("test_text_of_a_program_that_xla_cannot_read_back", "test_bad_command_lines"),
     ),
     "demo/test_strangers.py": ("test_runs_are_bounded_in_time_and_disk",),
-    "docs/test_notebooks.py": ("test_it_is_committed_without_results", "test_it_asks_whose_repository_first"),
+    "docs/test_notebooks.py": (
+        *("test_it_is_committed_without_results", "test_it_asks_whose_repository_first"),
+        "test_it_starts_in_a_clone_as_it_is",
+    ),
     "docs/test_reproduce.py": ("test_the_hours_on_the_page_are_those_of_the_cells",),
     "docs/test_scripts.py": ("test_the_tables_on_the_page_are_those_of_the_cells",),
     "evaluation/test_curve.py": (),

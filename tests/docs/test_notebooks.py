@@ -1,10 +1,12 @@
 """Every notebook runs from top to bottom, as committed, on the smallest networks."""
 
 import json
+from unittest import mock
 
 import nbformat
 import numpy as np
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 from PIL import Image
 
@@ -40,16 +42,34 @@ def test_it_is_committed_without_results(path):
     assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook["cells"])
 
 
-@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
-def test_it_asks_whose_repository_first(path):
-    cells = nbformat.read(path, as_version=4).cells
-    install = next(cell.source for cell in cells if "install" in cell.metadata.get("tags", ()))
-    name_it = install.partition("!git clone")[0]
+@pytest.fixture(params=sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
+def install(request, tmp_path, monkeypatch):
+    """Runs a notebook's first cell in a folder, the package installed or not: what it asks of IPython."""
+    cells = nbformat.read(request.param, as_version=4).cells
+    source = next(cell.source for cell in cells if "install" in cell.metadata.get("tags", ()))
+
+    def call(folder, *, installed=False, owner="OWNER"):
+        shell = mock.Mock()
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: name if installed else None)
+        code = TransformerManager().transform_cell(source.replace("/OWNER/", f"/{owner}/", 1))
+        exec(code, {"get_ipython": lambda: shell})
+        return [" ".join(call.args) for call in shell.method_calls]
+
+    return call
+
+
+def test_it_asks_whose_repository_first(install, tmp_path):
     with pytest.raises(AssertionError, match="REPO: write whose repository it is in place of OWNER"):
-        exec(name_it, {})
-    exec(name_it.replace("/OWNER/", "/someone/", 1), {})
+        install(tmp_path)
     # Not by constraints.txt: a TPU runtime brings the jax that fits its libtpu along.
-    assert "constraints.txt" not in install
+    assert install(tmp_path, owner="someone") == ["git clone -q $REPO ldis-jax", "cd ldis-jax", "pip install -q -e ."]
+
+
+def test_it_starts_in_a_clone_as_it_is(install):
+    assert install(NOTEBOOKS, installed=True) == ["cd .."]
+    assert install(NOTEBOOKS) == ["cd ..", "pip install -q -e ."]
+    assert install(ROOT, installed=True) == [], "the cell is run again"
 
 
 def test_segment(tmp_path, micro_folder, pictures):
