@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import logging
 import os
 import re
 import sys
@@ -66,6 +67,7 @@ def run(main: Callable[[], None]) -> None:
     gone did not take is no error.
     """
     standard_streams.prepare()
+    logging.basicConfig(format="%(message)s")  # absl would put names of modules before the lines that users read
     use_compilation_cache()
     ensure_home()
     gc.set_threshold(50_000)  # tracing makes objects by the million, and few to be collected: a tenth of its time
