@@ -177,20 +177,21 @@ def prepare(args: argparse.Namespace, shots: list[int]) -> tuple[functools.parti
         check_writable(args.out)
     protocol, evaluate = _open_data(args, shots)
     folder = resolve(args.model, args.revision)
-    task, model, _ = load_model(folder, jnp.dtype(args.dtype))
+    task, model, card = load_model(folder, jnp.dtype(args.dtype))
     options = prediction_options.given_options(args)
     try:
         task = dataclasses.replace(task, **options)
     except (TypeError, ValueError) as error:  # a field that the task does not have, or a value that it does not take
         why = error if task.name == "ldisn" else "an option of LDIS-n, and this model is LDIS-1"
         raise LDISError(f"--{next(iter(options))}: {why}") from None
-    training_sets = read_provenance(folder).data
+    provenance = read_provenance(card)
     facts = {
         "model": folder.name,
         "model_hash": model_hash(folder),
         "task": task.name,
         "settings": {**task.to_dict(), "dtype": args.dtype},
-        "domain": domain(training_sets, protocol.data, protocol.classes),
+        "knows": provenance.statement,
+        "domain": domain(provenance.data, protocol.data, protocol.classes),
         "software": f"ldis_jax {__version__}, jax {jax.__version__}, {jax.default_backend()}",
     }
     mesh = sharding.make_mesh(devices=jax.local_devices())
@@ -198,7 +199,7 @@ def prepare(args: argparse.Namespace, shots: list[int]) -> tuple[functools.parti
     trained, frozen = jax.device_put(params, sharding.replicated(mesh))
     predict = functools.partial(make_predict(task, graphdef, frozen, mesh), trained)
     batch_size = -(-args.batch_size // jax.process_count())
-    return evaluate, Subject(facts, predict, task.image_size, batch_size, training_sets)
+    return evaluate, Subject(facts, predict, task.image_size, batch_size, provenance.data)
 
 
 def _open_data(args: argparse.Namespace, shots: list[int]) -> tuple[Protocol, functools.partial[dict[str, Any]]]:

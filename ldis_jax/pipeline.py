@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import itertools
+import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,8 +31,11 @@ from ldis_jax.models.ldis import LDISModel
 from ldis_jax.support.checks import Counts, check_counts
 from ldis_jax.support.files import StrPath
 from ldis_jax.tasks import Task
+from ldis_jax.weights.card import read_provenance
 from ldis_jax.weights.hub import push, resolve
 from ldis_jax.weights.model_folder import fill_model, open_model, read_card, save_model
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class LDISPipeline:
@@ -59,6 +63,8 @@ class LDISPipeline:
     ) -> Self:
         """Reads a model folder, or downloads one from the Hugging Face hub.
 
+        A model that fails on photographs, because it knows painted scenes only or nothing yet, is logged as a warning.
+
         Args:
             folder_or_hub_id: a named model ("tiny", "ldis1", ...), a local folder, or "owner/name".
             dtype: "float32", or "bfloat16" for half the memory on TPU and GPU.
@@ -71,9 +77,11 @@ class LDISPipeline:
         """
         check_dtype(dtype)
         folder = resolve(folder_or_hub_id, revision)
-        task, config, weights = open_model(folder, lora=None if lora is None else os.fspath(lora))
+        task, config, weights = open_model(folder, lora=lora)
         model = LDISModel.abstract(config, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
-        pipe = cls(task, model, read_card(folder) if lora is None else None)
+        pipe = cls(task, model, read_card(folder, lora))
+        if read_provenance(pipe._card).fails_on_photographs:
+            _LOGGER.warning("%s: this model knows %s", folder_or_hub_id, pipe.knows)
         programs = [] if compile_for is None else pipe._lower(**compile_for)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             compiled = pool.map(lambda program: program.compile(), programs)  # leaves Python to the reading
@@ -160,6 +168,11 @@ class LDISPipeline:
     def task(self) -> Task:
         """The method's hyper-parameters, and LDIS-n's defaults of prediction."""
         return self._predictor.task
+
+    @property
+    def knows(self) -> str:
+        """What the model was trained on, in words, by its card; empty where that does not say."""
+        return read_provenance(self._card).statement
 
     @property
     def model(self) -> LDISModel:

@@ -90,7 +90,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of LDIS-n's noise (default 0)")
     parser.add_argument("--ignore_label", type=int, help="mask value that is neither object nor background")
     parser.add_argument("--json", type=Path, help="also write what was found, with areas, to a file or /dev/stdout")
-    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.add_argument("--quiet", action="store_true", help="print errors and warnings only")
     prediction_options.add_flags(parser)
     return parser.parse_args()
 
@@ -150,7 +150,7 @@ def main() -> None:
         if work.names:
             report["classes"] = {str(label): name for label, name in work.names.items()}
         every = {"masks": work.all_masks(report)} if isinstance(work, segment_files.PictureWork) else {}
-        write_json(args.json, {**report, **every})
+        write_json(args.json, {"knows": pipe.knows, **report, **every})
     if not args.quiet and (args.json is None or descriptor(args.json) != 1):
         print(f"{args.out}: {segment_files.summary(report)}")
     if failed := report["failed"]:

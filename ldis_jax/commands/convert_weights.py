@@ -39,6 +39,7 @@ from ldis_jax.weights.model_folder import (
     write_folder,
 )
 from ldis_jax.weights.named_fetch import find_ldis
+from ldis_jax.weights.named_models import TABLE, ready_folder
 from ldis_jax.weights.rules import match, table, weights_hash
 from ldis_jax.weights.tensors import Weights, from_array
 from ldis_jax.weights.training_init import FROZEN, unet_of_folder
@@ -94,13 +95,20 @@ def from_checkpoint(args: argparse.Namespace) -> str:
         sources, batch_size = dict(found["sources"]), int(found["batch_size"])
         frozen_hashes, seed = dict(found["frozen"]), int(found["seed"])
         lora = LoRA.from_dict(found.get("lora", {}), where)
-    unet = _unet_of(saved.params, config, lora, where)
+    unet, started = _unet_of(saved.params, config, lora, where), _init_of(args.checkpoint / "config.json")
+
+    def card(base: str | None) -> str:
+        run = (sources, saved.step, batch_size, _metrics(args.checkpoint, saved.step))
+        return model_card(task, config, read_provenance(base).trained(*run, new_unet=bool(started.get("unet"))))
+
     if args.to == "lora":
         if lora is None:
             raise LDISError(f"{args.checkpoint}: trained the whole UNet, no LoRA; leave --to=lora out")
-        write_lora(args.out, task, trained_part(unet.tensors, lora), args.dtype or "float32")
+        name = str(started.get("folder"))
+        base = ready_folder(name) if name in TABLE else Path(name)  # not fetched for its card
+        text = card(None if base is None else read_card(base))
+        write_lora(args.out, task, trained_part(unet.tensors, lora), text, args.dtype or "float32")
         return f"{args.out}: LoRA of step {saved.step}"
-    started = _init_of(args.checkpoint / "config.json")
     init = args.init or init_folder(str(started.get("folder")))
     weights = {name: open_weights(init / name, name) for name in FROZEN} if init.is_dir() else {}
     if lora is not None and weights:
@@ -108,10 +116,7 @@ def from_checkpoint(args: argparse.Namespace) -> str:
     if {name: weights_hash(part.tensors) for name, part in weights.items()} != frozen_hashes:
         raise LDISError(f"{init}: not there, or not what the run was trained with; say where that is with --init")
     weights["unet"] = unet if lora is None else merge(weights["unet"], trained_part(unet.tensors, lora))
-    metrics = _metrics(args.checkpoint, saved.step)
-    new_unet = bool(started.get("unet"))
-    provenance = read_provenance(init).trained(sources, saved.step, batch_size, metrics, new_unet=new_unet)
-    write_folder(args.out, task, config, weights, model_card(task, config, provenance), args.dtype or "float32")
+    write_folder(args.out, task, config, weights, card(read_card(init)), args.dtype or "float32")
     return f"{args.out}: {task.name} model folder of step {saved.step}"
 
 
@@ -127,9 +132,12 @@ def from_model(args: argparse.Namespace) -> str:
         vae_config, weights["vae"] = open_vae(resolve(args.vae))
         config = ModelConfig(config.unet, vae_config, config.prompt_encoder)
     if added := [_origin(str(part)) for part in (args.vae, args.lora) if part is not None]:
-        provenance = read_provenance(folder)  # its figures were another model's
-        steps = provenance.steps if args.lora is None else None
-        card = model_card(task, config, dataclasses.replace(provenance, base=(*provenance.base, *added), steps=steps))
+        base = read_provenance(card)  # its figures were another model's
+        facts = base if args.lora is None else read_provenance(read_card(folder, args.lora))
+        facts = dataclasses.replace(
+            facts, license=base.license, base=(*base.base, *added), data={**base.data, **facts.data}
+        )
+        card = model_card(task, config, facts)
     write_folder(args.out, task, config, weights, card, args.dtype or "float32")
     return f"{args.out}: {task.name} model folder"
 

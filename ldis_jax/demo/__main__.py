@@ -19,8 +19,6 @@ from pathlib import Path
 from ldis_jax.errors import LDISError
 from ldis_jax.support import cli
 
-_SHIPPED = "This small model knows painted shapes only, like those of the examples; photographs need another model."
-
 
 def _positive(value: str) -> float:
     number = float(value)
@@ -85,11 +83,10 @@ def main() -> None:
         from ldis_jax.demo.page import Access, serve
         from ldis_jax.demo.widgets import Server
 
-        about = _SHIPPED if args.model == "tiny" else ""
         limits = Limits(
             args.max_upload_mb, args.max_megapixels, args.max_session_mb, args.max_total_mb, args.max_minutes
         )
-        serve(Server(pipe, limits, Path(folder), about), Access(args.host, args.port, is_local, args.name, login))
+        serve(Server(pipe, limits, Path(folder)), Access(args.host, args.port, is_local, args.name, login))
 
 
 def _login(args: argparse.Namespace, is_local: bool) -> str:

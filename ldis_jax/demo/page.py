@@ -68,7 +68,7 @@ def build(server: Server) -> gr.Blocks:
         gr.Markdown(
             "# In-context segmentation\nShow a picture with a mask, and get the mask of the same thing in another "
             f"picture.<br><small>{kind} at {task.image_size} pixels</small>"
-            + (f"<br>{server.about}" if server.about else "")
+            + (f"<br>The model knows {server.pipe.knows}." if server.pipe.knows else "")
         )
         with gr.Tab("Image"):
             image_tab.build(server)

@@ -36,13 +36,11 @@ class Server:
         pipe: the model.
         limits: of uploads.
         folder: Gradio's, for uploads and results; what is in it may be downloaded.
-        about: a line on the model; none where empty.
     """
 
     pipe: LDISPipeline
     limits: Limits
     folder: Path
-    about: str = ""
 
     def in_time(self, results: Iterable[_Result]) -> Iterator[_Result]:
         """Results as they come, until they take too long or too much of the disk.

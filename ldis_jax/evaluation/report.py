@@ -30,7 +30,7 @@ class Subject(NamedTuple):
     """The model that is measured.
 
     Attributes:
-        facts: for the report: "model", "model_hash", "task", "settings", "domain", "software".
+        facts: for the report: "model", "model_hash", "task", "settings", "knows", "domain", "software".
         predict: as evaluators take it; on this process's devices alone.
         image_size: S.
         batch_size: over all devices of this process.
@@ -193,5 +193,6 @@ def _facts(report: Mapping[str, Any]) -> str:
             about[key.replace("_", " ")] = ", ".join(value) if isinstance(value, list) else str(value)
         about |= {f"note {i}": note for i, note in enumerate(report["notes"], 1)}
     model = f"{report['model']} ({report['task']}), hash `{report['model_hash']}`"
+    about = {"it knows": report["knows"], **about} if report["knows"] else about
     others = {"test classes in training": report["domain"], "software": report["software"]}
     return markdown.bullet_list({"model": model, **about, **others})

@@ -16,7 +16,7 @@ from ldis_jax.training.run import Run
 from ldis_jax.weights import to_torch
 from ldis_jax.weights.card import model_card, read_provenance
 from ldis_jax.weights.lora_files import LORA_FILE, merge, trained_part, write_lora
-from ldis_jax.weights.model_folder import write_folder
+from ldis_jax.weights.model_folder import read_card, write_folder
 from ldis_jax.weights.tensors import Weights
 
 
@@ -36,18 +36,19 @@ def write_model(
         frozen_files: frozen networks as they came; on the device they may be bfloat16.
         results: of the evaluation at the end, for the model card.
     """
+    config = run.config
+    facts = read_provenance(read_card(init_folder(config.init.folder))).trained(
+        config.data.sources, config.train_steps, config.batch_size, results, new_unet=bool(config.init.unet)
+    )
+    card = model_card(run.task, run.networks, facts)
     unet, tensors = to_torch(unflatten(*model).unet), dict(frozen_files)
     if run.lora is None:
         tensors["unet"] = Weights(unet, "unet")
     else:
         alone = trained_part(unet, run.lora)
-        write_lora(workdir / "lora" / LORA_FILE, run.task, alone)
+        write_lora(workdir / "lora" / LORA_FILE, run.task, alone, card)
         tensors["unet"] = merge(tensors["unet"], alone)
-    config = run.config
-    facts = read_provenance(init_folder(config.init.folder)).trained(
-        config.data.sources, config.train_steps, config.batch_size, results, new_unet=bool(config.init.unet)
-    )
-    write_folder(workdir / "model", run.task, run.networks, tensors, model_card(run.task, run.networks, facts))
+    write_folder(workdir / "model", run.task, run.networks, tensors, card)
 
 
 def write_training_page(workdir: Path, report: Mapping[str, Any]) -> None:

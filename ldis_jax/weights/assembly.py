@@ -9,10 +9,10 @@ from typing import NamedTuple
 from ldis_jax.models.config import VAEConfig
 from ldis_jax.models.ldis import ModelConfig
 from ldis_jax.tasks import Task, task_from_dict
-from ldis_jax.weights.card import UNKNOWN_LICENSE, Provenance, model_card, read_provenance
+from ldis_jax.weights.card import Provenance, model_card, read_provenance
 from ldis_jax.weights.clip import open_prompt_encoder
 from ldis_jax.weights.ldis_checkpoint import open_ldis_checkpoint
-from ldis_jax.weights.model_folder import open_weights, read_vae_config, with_schedule, write_folder
+from ldis_jax.weights.model_folder import open_weights, read_card, read_vae_config, with_schedule, write_folder
 from ldis_jax.weights.stable_diffusion import adapt_unet, open_stable_diffusion
 from ldis_jax.weights.tensors import Weights
 
@@ -75,7 +75,7 @@ def assemble(
     unet_config, unet = adapt_unet(base.unet_config, unet, task, encoder, seed)
     config = ModelConfig(unet_config, vae_config, encoder)
     provenance = Provenance(
-        license=read_provenance(sources.sd15).license if sources.sd15.is_dir() else UNKNOWN_LICENSE,
+        license=read_provenance(read_card(sources.sd15)).license,
         base=tuple(origins),
         steps=0 if sources.ldis is None else None,
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ldis_jax.models.config import PromptEncoderConfig
 from ldis_jax.models.ldis import ModelConfig
@@ -14,6 +15,12 @@ from ldis_jax.tasks import Task
 
 CARD = "README.md"
 UNKNOWN_LICENSE = "unknown"
+PAINTED = "painted scenes"
+_IN_WORDS = {"procedural": PAINTED, "folder": "own images"}  # of a source's kind; other data sets have names
+# What others wrote is shown on terminals and on the web page.
+_PLAIN = re.compile(r"[\w ,.;:()%'+-]{1,200}")
+_METADATA = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|$)", re.DOTALL)
+_MOST_METADATA = 1 << 17  # characters
 _TASK_NAMES = {"ldis1": "LDIS-1 (one step)", "ldisn": "LDIS-n (many steps)"}
 _PUBLIC_LICENSES = (
     "A model made from public weights is bound by their terms: Stable Diffusion 1.5 is under CreativeML Open RAIL-M, "
@@ -51,6 +58,7 @@ class Provenance:
         steps: optimizer steps of the last run; None where this project did not train it, 0 where nobody did.
         batch_size: episodes a step.
         metrics: name -> value, in percent unless the name says otherwise.
+        knows: what the UNet was trained on since it was drawn, in words; none where that is not recorded.
     """
 
     license: str = UNKNOWN_LICENSE
@@ -59,6 +67,19 @@ class Provenance:
     steps: int | None = None
     batch_size: int | None = None
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    knows: tuple[str, ...] = ()
+
+    @property
+    def fails_on_photographs(self) -> bool:
+        """Whether nobody trained it for segmentation, or on painted scenes only."""
+        return self.steps == 0 or self.knows == (PAINTED,)
+
+    @property
+    def statement(self) -> str:
+        """What the model knows, as "It knows ..." goes on; empty where that is not recorded."""
+        if self.steps == 0:
+            return "nothing yet: a starting point for training, which segments nothing"
+        return ", ".join(self.knows) + (" only; photographs need another model" if self.fails_on_photographs else "")
 
     def trained(
         self,
@@ -70,12 +91,19 @@ class Provenance:
         new_unet: bool = False,
     ) -> Provenance:
         """The same base after training on ``config.data.sources``; a UNet drawn for it has seen nothing before."""
-        data = {} if new_unet else dict(self.data)
+        before = dataclasses.replace(self, data={}, steps=0, knows=()) if new_unet else self
+        if steps == 0:
+            return dataclasses.replace(before, batch_size=batch_size, metrics=metrics)
+        data, knows = dict(before.data), dict.fromkeys(before.knows)
         for name, source in sources.items():
             classes = {*source.get("classes", ())}
             both = classes and data.get(name, classes)
             data[name] = tuple(sorted(classes.union(both))) if both else ()
-        return dataclasses.replace(self, data=data, steps=steps, batch_size=batch_size, metrics=metrics)
+            if before.steps == 0 or before.knows:  # else it knows more than anybody wrote down
+                knows[_IN_WORDS.get(source.get("kind"), name)] = None
+        return dataclasses.replace(
+            before, data=data, steps=steps, batch_size=batch_size, metrics=metrics, knows=tuple(knows)
+        )
 
 
 def model_card(task: Task, config: ModelConfig, provenance: Provenance | None = None) -> str:
@@ -100,6 +128,7 @@ def model_card(task: Task, config: ModelConfig, provenance: Provenance | None = 
         base_weights=list(facts.base) or None,
         training_steps=facts.steps,
         training_sets={name: list(classes) for name, classes in facts.data.items()} or None,
+        knows=list(facts.knows) or None,
     )
     encoder, vae = config.prompt_encoder, type(config.vae).class_name
     described = "EfficientNet-Lite0"
@@ -124,21 +153,27 @@ def model_card(task: Task, config: ModelConfig, provenance: Provenance | None = 
     return "\n\n".join(sections) + "\n"
 
 
-def read_provenance(folder: Path) -> Provenance:
-    """What the card of a folder says about licence and base; unknown where there is no readable card."""
-    from huggingface_hub import ModelCard
-
+def read_provenance(card: str | None) -> Provenance:
+    """What the text of a card says of licence, base and training; unknown where it is none that can be read."""
+    found = _METADATA.match((card or "")[:_MOST_METADATA])
     try:
-        data = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data
-    except Exception:  # a card is text by anyone; none that we cannot read may stop a conversion
+        data = yaml.safe_load(found[1]) if found else None
+    except Exception:  # a card is text by anyone; none that we cannot read may stop anything
+        data = None
+    if not isinstance(data, dict):
         return Provenance()
-    base = data.get("base_weights") or data.base_model or []
+    base, knows = data.get("base_weights") or data.get("base_model"), data.get("knows")
     return Provenance(
-        license=data.license if isinstance(data.license, str) else UNKNOWN_LICENSE,
-        base=tuple(map(str, base if isinstance(base, list) else [base])),
+        license=license if isinstance(license := data.get("license"), str) else UNKNOWN_LICENSE,
+        base=tuple(part for part in (base if isinstance(base, list) else [base]) if isinstance(part, str)),
         steps=steps if type(steps := data.get("training_steps")) is int else None,
         data=_training_sets(data.get("training_sets")),
+        knows=tuple(knows) if isinstance(knows, list) and all(map(_is_plain, knows)) else (),
     )
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str) and _PLAIN.fullmatch(value) is not None
 
 
 def _training_sets(value: Any) -> dict[str, tuple[int, ...]]:
@@ -154,6 +189,8 @@ def _training(facts: Provenance) -> str:
         return _table(rows) + "\n\n**Not trained for segmentation yet**: a starting point for training."
     sets = [f"{name} ({len(classes)} classes)" if classes else name for name, classes in facts.data.items()]
     rows["data"] = ", ".join(sets) or "not recorded"
+    if facts.statement:
+        rows["it knows"] = facts.statement
     rows["steps"] = "not recorded" if facts.steps is None else facts.steps
     if facts.batch_size is not None:
         rows["episodes a step"] = facts.batch_size

@@ -2,8 +2,9 @@
 
 The file is ``pytorch_lora_weights.safetensors`` in diffusers' naming, ``unet.PATH.lora_A.weight`` [r, in] and
 ``unet.PATH.lora_B.weight`` [out, r], the scale multiplied into B so that W + B A is the trained layer. What was trained
-whole lies beside, under its own name (``unet.encoder_hid_proj.weight``). The header's metadata carry the task. Files of
-diffusers, from 0.33 on, carry peft's config there in its place, whose alpha / r is the scale.
+whole lies beside, under its own name (``unet.encoder_hid_proj.weight``). The header's metadata carry the task, and the
+card of the model that the base becomes. Files of diffusers, from 0.33 on, carry peft's config there instead, whose
+alpha / r is the scale.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 _PREFIX = "unet."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _TASK_KEY = "ldis_config"
+_CARD_KEY = "ldis_card"
 _ADAPTER_KEY = "lora_adapter_metadata"  # diffusers'
 _OF_TRAINING = frozenset(  # keys of peft's config that change no weights once those are trained
     {"target_modules", "exclude_modules", "lora_dropout", "layers_to_transform", "layers_pattern", "inference_mode"}
@@ -69,6 +71,7 @@ class TrainedLoRA(NamedTuple):
 
     task: Task | None  # None where another program wrote it
     weights: Weights  # names without "unet."
+    card: str | None  # of base and LoRA together
 
 
 def fresh_pairs(entries: Mapping[str, Entry], lora: LoRA, seed: int) -> dict[str, LazyTensor]:
@@ -94,10 +97,10 @@ def trained_part(unet: Mapping[str, LazyTensor], lora: LoRA) -> Weights:
     return Weights({n: _scaled(t, lora.scale) if n.endswith(_B) else t for n, t in trained.items()}, "LoRA")
 
 
-def write_lora(path: Path, task: Task, weights: Weights, dtype: str = "float32") -> None:
+def write_lora(path: Path, task: Task, weights: Weights, card: str, dtype: str = "float32") -> None:
     """Writes :func:`trained_part` as the file that the module's docstring describes."""
     tensors = {f"{_PREFIX}{name}": cast(tensor, dtype) for name, tensor in weights.tensors.items()}
-    write_safetensors(path, tensors, metadata={_TASK_KEY: json.dumps(task.to_dict())})
+    write_safetensors(path, tensors, metadata={_TASK_KEY: json.dumps(task.to_dict()), _CARD_KEY: card})
 
 
 def open_lora(path: Path) -> TrainedLoRA:
@@ -108,14 +111,14 @@ def open_lora(path: Path) -> TrainedLoRA:
     """
     path = path / LORA_FILE if path.is_dir() else path
     weights = open_file(path)
-    text = weights.metadata.get(_TASK_KEY)
+    text, card = weights.metadata.get(_TASK_KEY), weights.metadata.get(_CARD_KEY)
     with reading(f"{path}: {_TASK_KEY}"):
         task = None if text is None else task_from_dict(parse_json(text), str(path))
     weights = weights.rename(lambda name: name.removeprefix(_PREFIX))
     if (text := weights.metadata.get(_ADAPTER_KEY)) is not None:
         with reading(f"{path}: {_ADAPTER_KEY}"):
             weights = _with_scales(weights, parse_json(text))
-    return TrainedLoRA(task, weights)
+    return TrainedLoRA(task, weights, card)
 
 
 def _with_scales(weights: Weights, metadata: dict[str, Any]) -> Weights:

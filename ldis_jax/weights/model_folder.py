@@ -33,7 +33,7 @@ from ldis_jax.models.config import (
     VAEConfig,
 )
 from ldis_jax.models.ldis import LDISModel, ModelConfig
-from ldis_jax.support.files import reading, resolved, write_json, writing
+from ldis_jax.support.files import StrPath, reading, resolved, write_json, writing
 from ldis_jax.support.json_files import read_json
 from ldis_jax.tasks import Task, task_from_dict
 from ldis_jax.weights.card import CARD, model_card
@@ -59,7 +59,7 @@ class LoadedModel(NamedTuple):
 
     task: Task
     model: LDISModel
-    card: str | None = None  # its README.md
+    card: str | None = None  # its README.md, or what stands for it in a LoRA
 
 
 # --- Reading ---
@@ -137,8 +137,10 @@ def open_weights(folder: Path, network: str, variant: str | None = None) -> Weig
     return weights.rename(_RENAMES[network]) if network in _RENAMES else weights
 
 
-def read_card(folder: Path) -> str | None:
-    """The text of ``README.md``; None where there is none that can be read."""
+def read_card(folder: Path, lora: StrPath | None = None) -> str | None:
+    """The text of ``README.md``, or of the card that a LoRA carries; None where there is none that can be read."""
+    if lora is not None:
+        return open_lora(Path(lora)).card
     try:
         with reading(folder / CARD):
             return (folder / CARD).read_text(encoding="utf-8", errors="replace")
@@ -177,7 +179,7 @@ def check_sizes(task: Task, config: ModelConfig, where: str) -> None:
 
 
 def open_model(
-    folder: Path, variant: str | None = None, lora: str | Path | None = None
+    folder: Path, variant: str | None = None, lora: StrPath | None = None
 ) -> tuple[Task, ModelConfig, dict[str, Weights]]:
     """(task, sizes, tensors of :data:`NETWORKS`) of a model folder.
 
@@ -203,7 +205,7 @@ def load_model(folder: str | Path, dtype: DTypeLike = jnp.float32, lora: str | P
     folder = Path(folder)
     task, config, weights = open_model(folder, lora=lora)
     model = fill_model(LDISModel.abstract(config, dtype=dtype), weights, dtype)
-    return LoadedModel(task, model, read_card(folder) if lora is None else None)
+    return LoadedModel(task, model, read_card(folder, lora))
 
 
 def fill_model(model: LDISModel, weights: Mapping[str, Weights], dtype: DTypeLike = jnp.float32) -> LDISModel:

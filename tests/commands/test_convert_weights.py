@@ -22,6 +22,7 @@ from ldis_jax import LDISPipeline, convert  # noqa: E402
 from ldis_jax.models.ldis import ModelConfig  # noqa: E402
 from ldis_jax.tasks import LDIS1, LDISN  # noqa: E402
 from ldis_jax.weights import load_model, save_model  # noqa: E402
+from ldis_jax.weights.card import read_provenance  # noqa: E402
 from ldis_jax.weights.model_folder import NETWORKS  # noqa: E402
 from tests.helpers import CLIP_TOWER, MICRO, ROOT, call_command  # noqa: E402
 from tests.reference import foreign  # noqa: E402
@@ -94,6 +95,7 @@ def test_stable_diffusion_becomes_a_model_folder(convert_to, made, task):
     card = Path("model/README.md").read_text()
     assert "license: creativeml-openrail-m" in card and "Not trained for segmentation yet" in card
     assert "sd15, alpha.pth, ViT.pt" in card and str(made) not in card
+    assert read_provenance(card).statement.startswith("nothing yet")
 
 
 @pytest.mark.parametrize("source", ["sd15", "v1-5.safetensors"])
@@ -107,7 +109,8 @@ def test_the_papers_weights(convert_to, source, task):
     found = parameters("model")
     for name, array in arrays(random_model(CONFIGS[task]).unet).items():
         np.testing.assert_array_equal(found[f"unet.{name}"], array)
-    assert "not recorded" in Path("model/README.md").read_text()
+    card = Path("model/README.md").read_text()
+    assert "not recorded" in card and not read_provenance(card).statement
     # and back, exactly
     status, _, err = convert_to("--model=model", "--to=ldis_pt", "--out=deep/pytorch_model/back.pt")
     assert status == 0, err

@@ -53,7 +53,8 @@ def test_protocol_names():
 
 
 HEADER = {"benchmark": "b", "model_hash": "1"}
-FACTS = {"model": "m", "model_hash": "1", "task": "ldis1", "settings": {}, "domain": "unknown", "software": "none"}
+FACTS = {"model": "m", "model_hash": "1", "task": "ldis1", "settings": {}, "knows": "scenes", "domain": "unknown",
+         "software": "none"}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -253,7 +254,7 @@ def test_a_report(command, voc, tmp_path, micro_folder):
     assert status == 0, err
     report = json.loads((tmp_path / "out" / "r.json").read_text())
     assert report["benchmark"] == "toy" and report["episodes"] == 7 and report["num_shots"] == 1
-    assert report["model_hash"] == model_hash(micro_folder)
+    assert report["model_hash"] == model_hash(micro_folder) and report["knows"] == ""
     assert report["domain"].startswith("unknown") and report["accumulation"] == "ldis"
     assert 0 <= report["miou_interval"][0] <= report["miou"] <= report["miou_interval"][1] <= 100
     assert set(report["iou_per_class"]) <= {"cat", "dog"}

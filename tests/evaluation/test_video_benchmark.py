@@ -152,7 +152,8 @@ def test_pictures_are_not_videos(micro_folder, tmp_path, monkeypatch, capsys):
     assert "no built records of videos of split 'val', which mini-davis16 needs; python data/build.py davis16" in err
 
 
-FACTS = {"model": "m", "model_hash": "1", "task": "ldis1", "settings": {}, "domain": "unknown", "software": "none"}
+FACTS = {"model": "m", "model_hash": "1", "task": "ldis1", "settings": {}, "knows": "", "domain": "unknown",
+         "software": "none"}  # fmt: skip
 
 
 def evaluated(kind, source, tmp_path, predict=by_colour):

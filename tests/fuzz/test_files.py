@@ -17,7 +17,7 @@ from ldis_jax.input_pipeline.episodes import read_manifest
 from ldis_jax.training.metric_writer import read_metrics
 from ldis_jax.weights import load_model
 from ldis_jax.weights.card import read_provenance
-from ldis_jax.weights.model_folder import open_model
+from ldis_jax.weights.model_folder import open_model, read_card
 from ldis_jax.weights.network_files import open_file, open_network
 from tests.data import trees
 from tests.fuzz.tally import altered, cases, mutated
@@ -84,7 +84,7 @@ def test_model_cards(tally, data, micro_folder):
     copy = copy_once(micro_folder, tally.folder)
     (copy / "README.md").write_bytes(data.draw(mutated([(micro_folder / "README.md").read_bytes()])))
     with tally.case():
-        read_provenance(copy)
+        read_provenance(read_card(copy))
 
 
 @given(data=st.data())

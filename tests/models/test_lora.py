@@ -138,7 +138,8 @@ def files(tmp_path_factory) -> Path:
     """``model/`` without LoRA and ``lora.safetensors``."""
     root = tmp_path_factory.mktemp("lora")
     save_model(root / "model", cases.TASKS[NAME], cases.model(NAME))
-    write_lora(root / "lora.safetensors", cases.TASKS[NAME], trained_part(to_torch(adapted(RANK3).unet), RANK3))
+    trained = trained_part(to_torch(adapted(RANK3).unet), RANK3)
+    write_lora(root / "lora.safetensors", cases.TASKS[NAME], trained, "the card")
     return root
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 import pytest
@@ -10,6 +11,7 @@ from huggingface_hub import ModelCard
 from ldis_jax import LDISPipeline
 from ldis_jax.weights import save_model
 from ldis_jax.weights.card import Provenance, model_card, read_provenance
+from ldis_jax.weights.model_folder import read_card
 from tests.helpers import MICRO, micro_task
 from tests.reference.weights import random_model
 
@@ -61,12 +63,55 @@ def test_data_of_earlier_runs_are_kept():
 def test_cards_by_others_never_stop_a_conversion(tmp_path, content):
     if content is not None:
         (tmp_path / "README.md").write_text(content)
-    assert read_provenance(tmp_path) == Provenance()
+    assert read_provenance(read_card(tmp_path)) == Provenance()
 
 
-def test_provenance_passes_on(tmp_path):
-    (tmp_path / "README.md").write_text(model_card(micro_task("ldis1"), MICRO["ldis1"], FACTS))
-    assert read_provenance(tmp_path) == Provenance(FACTS.license, FACTS.base, FACTS.data, 160_000)
+def again(facts):
+    return read_provenance(model_card(micro_task("ldis1"), MICRO["ldis1"], facts))
+
+
+def test_provenance_passes_on():
+    known = FACTS.trained({}, 160_000, 64, {}, new_unet=True)
+    assert again(FACTS) == Provenance(FACTS.license, FACTS.base, FACTS.data, 160_000)
+    scenes = again(known.trained({"scenes": {"kind": "procedural"}}, 5, 2, {}, new_unet=True))
+    assert (scenes.data, scenes.steps, scenes.knows) == ({"scenes": ()}, 5, ("painted scenes",))
+
+
+def test_what_a_model_knows_follows_its_training():
+    scenes, pictures, pascal = ({name: {"kind": kind}} for name, kind in
+                                (("shapes", "procedural"), ("mine", "folder"), ("pascal", "records")))  # fmt: skip
+    converted = Provenance(steps=0)
+    fresh = Provenance("mit", data={"coco": ()}, steps=9).trained(scenes, 0, 2, {}, new_unet=True)
+    for nothing in map(again, (converted, fresh)):
+        assert nothing.statement.startswith("nothing yet: a starting point") and nothing.fails_on_photographs
+        painted = again(nothing.trained(scenes, 5, 2, {}))
+        assert painted.statement == "painted scenes only; photographs need another model"
+        assert painted.fails_on_photographs and again(painted.trained(scenes, 5, 2, {})).knows == painted.knows
+        assert again(painted.trained(pictures, 0, 2, {})).knows == painted.knows, "no step was taken"
+        tuned = again(painted.trained(pictures | scenes, 5, 2, {}))
+        assert tuned.statement == "painted scenes, own images" and not tuned.fails_on_photographs
+        assert again(tuned.trained(pascal, 5, 2, {}, new_unet=True)).statement == "pascal"
+    own = again(Provenance(steps=5, knows=("photographs of 80 kinds of things",)))
+    assert again(own.trained(pictures, 5, 2, {})).statement == "photographs of 80 kinds of things, own images"
+
+
+def test_what_nobody_wrote_down_is_not_said():
+    """As of the paper's weights: what they were trained on after that is not all that they know."""
+    for unknown in (Provenance(), FACTS):
+        after = again(unknown.trained({"scenes": {"kind": "procedural"}}, 5, 2, {}))
+        assert after.statement == "" and not after.fails_on_photographs and "scenes" in after.data
+
+
+@pytest.mark.parametrize("knows", ["painted scenes", "[painted scenes, 3]", '["painted scenes", "\\e[2J"]', '["<b>"]'])
+def test_a_statement_that_is_no_list_of_plain_words_is_none(knows):
+    assert read_provenance(f"---\ntraining_steps: 5\nknows: {knows}\n---\n").statement == ""
+    assert read_provenance("---\ntraining_steps: 5\nknows: [painted scenes]\n---\n").fails_on_photographs
+
+
+def test_a_card_that_unfolds_without_end_is_read_at_once():
+    lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 40))]
+    card = "\n".join(["---", *lines, "base_weights: [*a39]", "training_sets: {x: [*a39]}", "knows: *a39", "---", ""])
+    assert read_provenance(card) == Provenance(data={"x": ()})
 
 
 def test_a_loaded_models_card_is_saved_with_it(tmp_path):
@@ -74,6 +119,19 @@ def test_a_loaded_models_card_is_saved_with_it(tmp_path):
     save_model(tmp_path / "a", micro_task("ldis1"), random_model(MICRO["ldis1"]), card)
     LDISPipeline.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
     assert (tmp_path / "b" / "README.md").read_text() == card
+
+
+def test_a_loaded_model_says_once_that_it_fails_on_photographs(tmp_path, caplog):
+    said = []
+    for name, facts in (("silent", FACTS), ("nothing", Provenance(steps=0))):
+        card = model_card(micro_task("ldis1"), MICRO["ldis1"], facts)
+        save_model(tmp_path / name, micro_task("ldis1"), random_model(MICRO["ldis1"]), card)
+        with caplog.at_level(logging.WARNING, "ldis_jax"):
+            pipe = LDISPipeline.from_pretrained(tmp_path / name)
+        assert pipe.knows == pipe.to("bfloat16").knows == facts.statement
+        said += [record.getMessage() for record in caplog.records]
+        caplog.clear()
+    assert said == [f"{tmp_path / 'nothing'}: this model knows {Provenance(steps=0).statement}"]
 
 
 def test_its_code_runs(tmp_path, pictures, monkeypatch):

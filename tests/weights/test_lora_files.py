@@ -19,10 +19,12 @@ from ldis_jax.tasks import PromptInputs
 from ldis_jax.training.checkpoint import read_params
 from ldis_jax.training.loop import train
 from ldis_jax.weights import load_model, load_training_init, to_torch
+from ldis_jax.weights.card import Provenance, model_card, read_provenance
 from ldis_jax.weights.hub import resolve
 from ldis_jax.weights.lora_files import LORA_FILE, merge, open_lora, trained_part
+from ldis_jax.weights.model_folder import read_card
 from ldis_jax.weights.tensors import Weights, from_array
-from tests.helpers import CASES, SIZE, call_command, micro_config, needs_cases, run_of
+from tests.helpers import CASES, MICRO, SIZE, call_command, micro_config, micro_task, needs_cases, run_of
 from tests.reference import cases
 from tests.reference.weights import arrays
 
@@ -46,6 +48,8 @@ def trained(micro_folder, tmp_path_factory) -> Path:
     """``init/`` and ``run/``, six steps of LoRA with checkpoints of two."""
     root = tmp_path_factory.mktemp("lora")
     shutil.copytree(micro_folder, root / "init")
+    card = model_card(micro_task("ldis1"), MICRO["ldis1"], Provenance(steps=0))
+    (root / "init" / "README.md").write_text(card)
     with jax.numpy_dtype_promotion("standard"):  # as in test_train
         train(lora_config(root / "init"), root / "run")
     return root
@@ -80,10 +84,14 @@ def test_alone_over_the_base_is_what_was_merged(trained, tmp_path, monkeypatch, 
     for name, array in tensors(tmp_path / "model").items():
         np.testing.assert_array_equal(array, expected[name])
     loaded = load_model(trained / "init", lora=trained / "run" / "lora" / LORA_FILE)
-    assert loaded.task == load_model(trained / "run" / "model").task and loaded.card is None
+    whole = load_model(trained / "run" / "model")
+    assert (loaded.task, loaded.card) == (whole.task, whole.card)
     for name, array in arrays(loaded.model.unet).items():
         np.testing.assert_array_equal(array, expected[name])
     assert "lora |" in (tmp_path / "model" / "README.md").read_text()  # among what the weights come from
+    for folder in (trained / "run" / "model", tmp_path / "model"):
+        facts = read_provenance(read_card(folder))
+        assert (facts.steps, facts.data, facts.knows) == (6, {"scenes": ()}, ("painted scenes",))
 
 
 def test_merged_predicts_what_the_pairs_predict(trained):
@@ -131,9 +139,10 @@ def test_any_step_alone_and_merged(trained, tmp_path, monkeypatch, capsys, step)
     for arguments in (["--to=lora", f"--out={tmp_path / 'any' / 'name'}"], [f"--out={tmp_path / 'model'}"]):
         status, _, error = call_command(convert.main, monkeypatch, capsys, *source, *arguments)
         assert status == 0, error
-    merged = load_model(trained / "init", lora=tmp_path / "any" / "name").model.unet
+    merged = load_model(trained / "init", lora=tmp_path / "any" / "name")
+    assert merged.card == read_card(tmp_path / "model")
     found = tensors(tmp_path / "model")
-    for name, array in arrays(merged).items():
+    for name, array in arrays(merged.model.unet).items():
         np.testing.assert_array_equal(array, found[name])
     assert (found["encoder_hid_proj.weight"] != tensors(trained / "init")["encoder_hid_proj.weight"]).any()
     same = all((found[name] == array).all() for name, array in tensors(trained / "run" / "model").items())

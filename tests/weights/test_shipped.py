@@ -1,5 +1,7 @@
 """The model and the pictures that come along give a mask at once, and a good one."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -35,8 +37,9 @@ def test_the_readmes_first_mask(pipe, tmp_path, monkeypatch, capsys):
         f"--prompt={EXAMPLES / 'prompt.png'}:{EXAMPLES / 'prompt_mask.png'}",
     ]
     status, out, err = call_command(segment.main, monkeypatch, capsys, "--model=tiny", *arguments,
-                                    f"--out={tmp_path / 'mask.png'}")  # fmt: skip
+                                    f"--out={tmp_path / 'mask.png'}", f"--json={tmp_path / 'found.json'}")  # fmt: skip
     assert status == 0 and "object covers 7." in out, err
+    assert json.loads((tmp_path / "found.json").read_text())["knows"].startswith("painted scenes only")
     mask = read_image(tmp_path / "mask.png")[..., 0] > 0
     ring = read_image(EXAMPLES / "query.png")[mask].mean(axis=0)
     assert mask.shape == (128, 128) and ring.argmax() == 1, "the green ring is meant, as in the prompt"
