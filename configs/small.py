@@ -6,7 +6,10 @@ Paper:     LDIS-1 with the latent-space loss. What differs: the autoencoder is T
 Command:   python -m ldis_jax.main --config=configs/small.py:photos --workdir=runs/small
 Needs:     the twelve folders below, in PASCAL VOC's layout; runs/small/start, which tools/small_encoders.py makes.
 Hardware:  2 CPU cores.
-Expected:  benchmarks/photographs.py judges it.
+Time:      about 75 minutes, beside other work on the same cores.
+Expected:  on 574 episodes of 19 unseen classes (benchmarks/photographs.py) the bundled model has mIoU 30.3; copying the
+           prompt's mask 12.9, all foreground 11.1, a matcher of colours and texture 19.6, GrabCut 18.7. It was made in
+           three runs, with balance 0, 0.5 and 0.8; this file has them in one, which has not been run as a whole.
 """
 
 import math
@@ -40,7 +43,7 @@ def get_config(photos: str = "photos") -> ConfigDict:
     config = base_config("ldis1")
     config.task.image_size = 128
     config.task.masking = "pre"
-    config.task.balance = 0.5
+    config.task.balance = 0.8
     config.init.folder = "runs/small/start"
     config.init.unet = {
         "block_out_channels": (96, 192),
@@ -54,7 +57,7 @@ def get_config(photos: str = "photos") -> ConfigDict:
     }
     config.cpu_devices = 2
     config.batch_size = 16
-    config.train_steps = 1100
+    config.train_steps = 1200
     config.optim.learning_rate = 1e-3
     config.optim.schedule = "cosine"
     config.optim.warmup_steps = 50
@@ -69,6 +72,6 @@ def get_config(photos: str = "photos") -> ConfigDict:
             config.eval.sets[name] = eval_set(voc_source(f"{photos}/{name}", "val", 1.0, classes), episodes=48)
     config.eval.main_set = _WATCHED[0]
     config.log_every = 25
-    config.eval_every = 550
-    config.checkpoint_every = 225
+    config.eval_every = 600
+    config.checkpoint_every = 200
     return config

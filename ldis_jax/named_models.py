@@ -31,7 +31,8 @@ def _arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.action != "list" and not args.name:
         parser.error(f"{args.action}: name a model: {', '.join(named_models.TABLE)}")
-    if args.ldis is not None and (args.action != "fetch" or len(args.name) > 1 or args.name == ["tiny"]):
+    bundled = [name for name, row in named_models.TABLE.items() if row.folder]
+    if args.ldis is not None and (args.action != "fetch" or len(args.name) > 1 or args.name[0] in bundled):
         parser.error("--ldis: has no effect but with fetch ldis1 or ldisn")
     return args
 

@@ -92,10 +92,13 @@ def _published(task: str, about: str) -> NamedModel:
     return NamedModel(about, "CreativeML Open RAIL-M, and its parts' own", None, task, parts, _NEEDS[task])
 
 
+_BUNDLED = Path(__file__).parents[1] / "assets"
+
 TABLE: dict[str, NamedModel] = {
-    "tiny": NamedModel(
-        "a small LDIS-1 that knows painted scenes only", "Apache-2.0", Path(__file__).parents[1] / "assets" / "tiny"
+    "small": NamedModel(
+        "a small LDIS-1 for photographs, trained on a laptop's CPU", "research use, see its card", _BUNDLED / "small"
     ),
+    "tiny": NamedModel("a small LDIS-1 that knows painted scenes only", "Apache-2.0", _BUNDLED / "tiny"),
     "ldis1": _published("ldis1", "the paper's LDIS-1: one step, for photographs"),
     "ldisn": _published("ldisn", "the paper's LDIS-n: many steps, for photographs"),
 }

@@ -109,8 +109,11 @@ def test_they_are_no_part_of_the_models_hash(tmp_path):
     LDISPipeline.from_pretrained(tmp_path / "model")  # reads none of them
 
 
-def test_the_shipped_model_has_todays():
-    for name, place in (("pipeline.py", ""), ("alpha_clip.py", "prompt_encoder")):
-        source = ROOT / "ldis_jax" / "weights" / "diffusers_files" / name
-        assert (ROOT / "ldis_jax" / "assets" / "tiny" / place / name).read_text() == source.read_text()
+def test_bundled_models_have_todays():
+    for model, name in (
+        *(("tiny", "pipeline.py"), ("tiny", "prompt_encoder/alpha_clip.py")),
+        *(("small", "pipeline.py"), ("small", "prompt_encoder/efficientnet.py")),
+    ):
+        source = ROOT / "ldis_jax" / "weights" / "diffusers_files" / name.rpartition("/")[2]
+        assert (ROOT / "ldis_jax" / "assets" / model / name).read_text() == source.read_text()
         ast.parse(source.read_text(), feature_version=(3, 9))  # torch's users have other versions of Python

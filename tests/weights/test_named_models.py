@@ -356,7 +356,7 @@ def test_damaged_content(hub, monkeypatch, published):
 
 def test_the_command_lists_verifies_and_removes(hub, monkeypatch, capsys, tmp_path):
     command = lambda *args: call_command(named_models.main, monkeypatch, capsys, *args)  # noqa: E731
-    assert all(word in command()[1] for word in ("tiny", "ldis1", "ldisn", "bundled", "GB to fetch"))
+    assert all(word in command()[1] for word in ("small", "tiny", "ldis1", "ldisn", "bundled", "GB to fetch"))
     status, out, err = command("fetch", "ldis1", "ldisn")
     assert status == 0 and out.count(str(tmp_path / "cache")) == 2, err
     status, _, _ = command("list", f"--json={tmp_path / 'table.json'}")

@@ -52,3 +52,27 @@ def test_the_pictures_are_what_the_tool_paints(tmp_path, monkeypatch):
     example_pictures.main()
     for path in EXAMPLES.glob("*.png"):
         np.testing.assert_array_equal(read_image(tmp_path / "examples" / path.name), read_image(path))
+
+
+@pytest.fixture(scope="module")
+def textured():
+    """A prompt and a query, each with a disc of stripes on noise, elsewhere: (image, mask) each."""
+    rng = np.random.default_rng(0)
+    found = []
+    for centre, radius in (((60, 60), 34), ((70, 125), 40)):
+        image = rng.integers(60, 140, (140, 190, 3), np.uint8)
+        rows, columns = np.mgrid[:140, :190]
+        mask = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < radius**2
+        image[mask] = np.where((rows + columns) % 14 < 7, 230, 40)[mask][:, None] * np.array([1.0, 0.6, 0.2])
+        found.append((image, mask))
+    return found
+
+
+def test_small_finds_what_looks_like_the_prompt(textured):
+    pipe, (prompt, (query, truth)) = LDISPipeline.from_pretrained("small"), textured
+    assert "photographs" in pipe.knows and pipe.task.name == "ldis1"
+    mask = pipe(query, [prompt]).mask
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.5
+    # The disc's surroundings, prompted in its place, are found in its place.
+    other = pipe(query, [(prompt[0], ~prompt[1])]).mask
+    assert (other & ~truth).sum() > (other & truth).sum()
