@@ -199,7 +199,7 @@ def prepare(args: argparse.Namespace, shots: list[int]) -> tuple[functools.parti
     trained, frozen = jax.device_put(params, sharding.replicated(mesh))
     predict = functools.partial(make_predict(task, graphdef, frozen, mesh), trained)
     batch_size = -(-args.batch_size // jax.process_count())
-    return evaluate, Subject(facts, predict, task.image_size, batch_size, provenance.data)
+    return evaluate, Subject(facts, predict, task.image_size, batch_size, task.tile, provenance.data)
 
 
 def _open_data(args: argparse.Namespace, shots: list[int]) -> tuple[Protocol, functools.partial[dict[str, Any]]]:

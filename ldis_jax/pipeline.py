@@ -80,7 +80,7 @@ class LDISPipeline:
         task, config, weights = open_model(folder, lora=lora)
         model = LDISModel.abstract(config, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
         pipe = cls(task, model, read_card(folder, lora))
-        if read_provenance(pipe._card).fails_on_photographs:
+        if pipe.fails_on_photographs:
             _LOGGER.warning("%s: this model knows %s", folder_or_hub_id, pipe.knows)
         programs = [] if compile_for is None else pipe._lower(**compile_for)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -175,6 +175,11 @@ class LDISPipeline:
         return read_provenance(self._card).statement
 
     @property
+    def fails_on_photographs(self) -> bool:
+        """Whether nobody trained it for segmentation, or on scenes that a computer drew only."""
+        return read_provenance(self._card).fails_on_photographs
+
+    @property
     def model(self) -> LDISModel:
         """The networks, as Flax NNX modules."""
         return self._predictor.model
@@ -205,8 +210,8 @@ class LDISPipeline:
             label: of those prompts that have none of their own.
             seed: of LDIS-n's noise.
             ignore_label: mask value that is neither object nor background.
-            tile_size: None fits the whole query into the network's square; else the query is cut into overlapping
-                squares of so many of its pixels, for small objects in large pictures.
+            tile_size: the query is cut into overlapping squares of so many of its pixels, for small objects in large
+                images. None leaves that to the task: most fit the whole query into the network's square.
             **options: of LDIS-n; :data:`ldis_jax.support.prediction_options.OPTIONS` declares them.
 
         Raises:
@@ -214,7 +219,7 @@ class LDISPipeline:
                 none chosen, a wrong option.
         """
         classes = {"object": labelled(prompts, label)}
-        given = Settings(seed, ignore_label, tile_size, batch_of_one(1, tile_size))
+        given = Settings(seed, ignore_label, tile_size, batch_of_one(1, self._in_tiles(tile_size)))
         return self._result(next(render_canvases(self._predictor, [query], classes, given, options)))
 
     def segment_classes(
@@ -231,7 +236,7 @@ class LDISPipeline:
 
         Options as in a call.
         """
-        given = Settings(seed, ignore_label, tile_size, batch_of_one(len(prompts), tile_size))
+        given = Settings(seed, ignore_label, tile_size, batch_of_one(len(prompts), self._in_tiles(tile_size)))
         canvas = next(render_canvases(self._predictor, [query], prompts, given, options))
         return ClassSegmentation.of_logits(canvas.logits, prompts)
 
@@ -282,11 +287,12 @@ class LDISPipeline:
     ) -> Iterator[Segmentation]:
         """LDIS-n a step at a time, to be watched: what each step takes the mask to be; arguments as in a call.
 
-        The last is what a call returns, to rounding. Of LDIS-1 that is the only one.
+        The last is what a call returns, to rounding, unless the task has tiles: here the network sees the whole image.
+        Of LDIS-1 that is the only one.
         """
         classes = {"object": labelled(prompts, label)}
         images, masks, count = read_prompts(classes, self.task.image_size, ignore_label)
-        canvas = Canvas(read_image(query), 1, self.task)
+        canvas = Canvas(read_image(query), 1, dataclasses.replace(self.task, tile=1.0))
         square = canvas.square(canvas.tiles[0])[None]
         for rendered in self._predictor.steps(self._predictor.inputs(square, images, masks, count, seed), options):
             canvas.add(canvas.tiles[0], 0, np.asarray(rendered[0]))
@@ -377,6 +383,9 @@ class LDISPipeline:
         options |= {"noise": noise, "step_noise": step_noise}
         inputs = self._predictor.inputs(query, prompt_images, prompt_masks, num_prompts, seed)
         return self.task.residual(self._predictor.predict(inputs, options), inputs[0])
+
+    def _in_tiles(self, tile_size: int | None) -> bool:
+        return tile_size is not None or self.task.tile < 1
 
     def _result(self, canvas: Canvas) -> Segmentation:
         probability = class_probabilities(canvas.logits)[1]

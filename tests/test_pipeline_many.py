@@ -1,5 +1,6 @@
 """Many pictures, tiles, steps, devices and types: each gives what a single call gives."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 
 from ldis_jax import LDISError, LDISPipeline
 from ldis_jax.inference.tiles import Canvas, make_tiles
+from ldis_jax.input_pipeline.transforms import crop_prompt
 from tests.helpers import SIZE
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -168,6 +170,20 @@ def test_tiled_call(pipe):
     corner = pipe(query[:32, :32], [prompt(1)])  # the first tile alone says what is in its corner
     np.testing.assert_allclose(found.probability[:5, :5], corner.probability[:5, :5], atol=1e-5)
     assert pipe.segment_classes(query, {"a": [prompt(1)], "b": [prompt(2)]}, tile_size=32).label_map.shape == (40, 70)
+
+
+def test_a_task_of_tiles_cuts_queries_and_crops_prompts(pipe):
+    tiled = LDISPipeline(dataclasses.replace(pipe.task, tile=0.5), pipe.model)
+    query = scene(9, 40, 70)
+    found = tiled(query, [prompt(1)])
+    image, mask = crop_prompt(prompt(1)[0], (prompt(1)[1] > 0).astype(np.uint8), 0.5)
+    np.testing.assert_array_equal(found.probability, pipe(query, [(image, 255 * mask)], tile_size=35).probability)
+    (many,) = tiled.segment_images([query], [prompt(1)], batch_size=3)
+    np.testing.assert_allclose(many.probability, found.probability, atol=1e-5)
+    whole = tiled(query, [prompt(1)], tile_size=70)
+    assert whole.pseudo_mask.shape == (SIZE, SIZE, 3)
+    (last,) = tiled.segment_steps(query, [prompt(1)])
+    np.testing.assert_allclose(last.probability, whole.probability, atol=1e-5)
 
 
 def test_bad_arguments(pipe):

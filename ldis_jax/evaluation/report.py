@@ -34,6 +34,7 @@ class Subject(NamedTuple):
         predict: as evaluators take it; on this process's devices alone.
         image_size: S.
         batch_size: over all devices of this process.
+        tile: of the task.
         training_sets: of :func:`~ldis_jax.evaluation.protocols.domain`.
     """
 
@@ -41,6 +42,7 @@ class Subject(NamedTuple):
     predict: Predict
     image_size: int
     batch_size: int
+    tile: float = 1.0
     training_sets: Mapping[str, Sequence[int]] = MappingProxyType({})
 
 
@@ -73,7 +75,7 @@ def write_page(
 
     ``report`` and ``records`` are the whole evaluation's, and ``subject`` its own, so that nothing compiles again.
     """
-    pictures, (_, predict, size, batch_size, _) = path.with_suffix(""), subject
+    pictures, (_, predict, size, batch_size, tile, _) = path.with_suffix(""), subject
     plot_bars(report["iou_per_class"], "IoU by class, percent", pictures / "classes.png")
     parts = [markdown.figures_table(report, {"miou": "mIoU", "fb_iou": "FB-IoU"}), _CAPTION, _facts(report)]
     parts.append(f"## Classes\n\n![IoU by class]({pictures.name}/classes.png)")
@@ -81,7 +83,7 @@ def write_page(
         parts.append(_class_table(report))
     for name, indices in ranked(records).items():
         if indices:
-            sheet = PictureEvaluator(episodes, size, batch_size, pictures / f"{name}.png", indices)
+            sheet = PictureEvaluator(episodes, size, batch_size, pictures / f"{name}.png", indices, tile)
             for _ in sheet.run(predict):
                 pass
             parts.append(f"## {name.capitalize()} episodes\n\n![{name} episodes]({pictures.name}/{name}.png)")
@@ -155,7 +157,7 @@ def write_video_page(
     shown = dict.fromkeys(itertools.chain.from_iterable(sections.values()))  # of few videos, one in several sections
     times = {video: np.unique(np.linspace(1, lengths[video] - 1, _SHOWN, dtype=int)).tolist() for video in shown}
     frames = [(video, time) for video in shown for time in times[video]]
-    predicted = segment_frames(subject.predict, source, frames, subject.image_size, subject.batch_size)
+    predicted = segment_frames(subject.predict, source, frames, subject.image_size, subject.batch_size, subject.tile)
     for video, group in itertools.groupby(predicted, key=lambda frame: frame.video):
         write_png(pictures / f"{numbers[video]:04d}.png", strip(video, source.frame(video, 0), list(group)))
 

@@ -171,7 +171,7 @@ def evaluate_videos(protocol: Protocol, source: IndexedSource, subject: Subject,
 
     def make(rest: Sequence[int]) -> Iterator[dict[str, Any]]:
         videos = [names[i] for i in rest]
-        found = segment_videos(subject.predict, source, videos, subject.image_size, subject.batch_size)
+        found = segment_videos(subject.predict, source, videos, subject.image_size, subject.batch_size, subject.tile)
         return map_ahead(record, tqdm(found, protocol.name, len(rest), unit="video", leave=False), 1, threads=1)
 
     records = _measure(protocol, {"videos_hash": digest}, subject, out, len(names), make, _MEET_VIDEOS, _VideoRecord)
@@ -228,12 +228,19 @@ def _measure_episodes(
         return {"class_id": episode.class_id, "class_name": episode.class_name, **areas}
 
     def make(rest: Sequence[int]) -> Iterator[dict[str, Any]]:
-        _, predict, size, batch_size, _ = subject
         for k, episodes in enumerate(sets):
             if indices := [i - k * count for i in rest if i // count == k]:
                 title = f"{protocol.name}, {k + 1} of {len(sets)}" if len(sets) > 1 else protocol.name
-                found = predict_episodes(predict, episodes, size, batch_size, title=title, indices=indices)
-                yield from map_ahead(record, found, batch_size)
+                found = predict_episodes(
+                    subject.predict,
+                    episodes,
+                    subject.image_size,
+                    subject.batch_size,
+                    tile=subject.tile,
+                    title=title,
+                    indices=indices,
+                )
+                yield from map_ahead(record, found, subject.batch_size)
 
     meet_every = _MEET_BATCHES * subject.batch_size
     return _measure(protocol, hashes, subject, out, len(sets) * count, make, meet_every, _ImageRecord)

@@ -14,8 +14,9 @@ import numpy as np
 from ldis_jax.errors import LDISError
 from ldis_jax.inference.batches import Predict, predict_batches
 from ldis_jax.inference.results import class_probabilities
+from ldis_jax.inference.tiles import Mosaic, Tile
 from ldis_jax.input_pipeline import IndexedSource
-from ldis_jax.input_pipeline.transforms import eval_image, eval_mask, restore_size
+from ldis_jax.input_pipeline.transforms import crop_prompt, eval_image, eval_mask
 from ldis_jax.media.masks import IGNORE_LABEL
 from ldis_jax.tasks import pseudo_mask
 
@@ -40,8 +41,16 @@ class VideoLabels(NamedTuple):
     truth: np.ndarray
 
 
+_Row = tuple[Frame, list[int], Mosaic, Tile]  # a frame, the labels to look for, and a tile for one of them
+
+
 def segment_frames(
-    predict: Predict, source: IndexedSource, frames: Iterable[tuple[str, int]], image_size: int, batch_size: int
+    predict: Predict,
+    source: IndexedSource,
+    frames: Iterable[tuple[str, int]],
+    image_size: int,
+    batch_size: int,
+    tile: float = 1.0,
 ) -> Iterator[Frame]:
     """Predicts the labels of frames, from the first of their video.
 
@@ -54,38 +63,45 @@ def segment_frames(
         frames: (video, number of the frame from 1 on), those of a video in a row. Frames of a video whose first frame
             shows no object are left out of what comes back.
         image_size: S.
-        batch_size: queries at a time; a query is a frame and a label.
+        batch_size: queries at a time; a query is a frame, or a tile of it, and a label.
+        tile: of the task.
 
     Raises:
         LDISError: a frame of another size than the first.
     """
 
     @functools.lru_cache(maxsize=4)  # threads may be at two videos at a time
-    def prompt_of(video: str) -> tuple[np.ndarray, dict[int, np.ndarray], tuple[int, ...]]:
-        """The first frame as the network takes it, [S, S, 3] and [S, S] by label; and its size."""
+    def prompt_of(video: str) -> tuple[dict[int, dict[str, np.ndarray]], tuple[int, ...]]:
+        """The first frame as the network takes it, by label; and its size."""
         image, labels = source.frame(video, 0)
-        return eval_image(image, image_size), objects_of(labels, image_size), labels.shape
+        return prompts_of(image, labels, image_size, tile), labels.shape
 
-    def load(place: tuple[str, int]) -> list[tuple[tuple[Frame, list[int]], dict[str, np.ndarray]]]:
-        """A query a label: the frame, nothing predicted yet, with all labels to look for in it."""
+    def load(place: tuple[str, int]) -> Iterator[tuple[_Row, dict[str, np.ndarray]]]:
+        """The tiles of a query a label: the frame, nothing predicted yet, with all labels to look for in it."""
         video, time = place
-        prompt_image, masks, shape = prompt_of(video)
-        if not masks:
-            return []
+        prompts, shape = prompt_of(video)
+        if not prompts:
+            return iter(())
         picture, truth = source.frame(video, time)
         if truth.shape != shape:
             raise LDISError(f"video {video!r}: frame {time} differs in size from the first {shape}")
-        query = Frame(video, time, picture, truth, np.zeros_like(truth)), list(masks)
-        shared = {"query_image": eval_image(picture, image_size), "prompt_images": prompt_image[None]}
-        first_index = (time - 1) * len(masks)  # of a query in its video, wherever the evaluation began
-        return [
-            (query, shared | {"prompt_masks": mask[None], "index": np.array(first_index + i, np.int32)})
-            for i, mask in enumerate(masks.values())
-        ]
+        frame = Frame(video, time, picture, truth, np.zeros_like(truth))
+        first_index = (time - 1) * len(prompts)  # of a query in its video, wherever the evaluation began
+        mosaics = [(Mosaic(picture, image_size, tile), prompt) for prompt in prompts.values()]
+        return (
+            (
+                (frame, list(prompts), mosaic, part),
+                {"query_image": mosaic.square(part), "index": np.array(first_index + i, np.int32), **prompt},
+            )
+            for i, (mosaic, prompt) in enumerate(mosaics)
+            for part in mosaic.tiles
+        )
 
     logits: list[np.ndarray] = []  # of the current frame, one a label
-    for (frame, labels), r in predict_batches(predict, frames, load, batch_size):
-        logits.append(pseudo_mask.to_logit(restore_size(r, *frame.truth.shape)))
+    for (frame, labels, mosaic, part), r in predict_batches(predict, frames, load, batch_size):
+        if (whole := mosaic.add(part, r)) is None:
+            continue
+        logits.append(pseudo_mask.to_logit(whole))
         if len(logits) == len(labels):
             lookup = np.array([0, *labels], np.uint8)
             yield frame._replace(predicted=lookup[class_probabilities(np.stack(logits)).argmax(0)])
@@ -93,7 +109,12 @@ def segment_frames(
 
 
 def segment_videos(
-    predict: Predict, source: IndexedSource, videos: Sequence[str], image_size: int, batch_size: int
+    predict: Predict,
+    source: IndexedSource,
+    videos: Sequence[str],
+    image_size: int,
+    batch_size: int,
+    tile: float = 1.0,
 ) -> Iterator[tuple[str, VideoLabels | None]]:
     """Yields each video with its labels, or with None where it has fewer than 3 frames or no object in the first one.
 
@@ -101,7 +122,7 @@ def segment_videos(
     """
     lengths = source.videos
     frames = ((v, t) for v in videos if lengths[v] >= MIN_FRAMES for t in range(1, lengths[v]))
-    done = segment_frames(predict, source, frames, image_size, batch_size)
+    done = segment_frames(predict, source, frames, image_size, batch_size, tile)
     by_video = itertools.groupby(done, key=lambda frame: frame.video)
     found, group = next(by_video, (None, iter(())))
     for video in videos:
@@ -113,14 +134,22 @@ def segment_videos(
         found, group = next(by_video, (None, iter(())))
 
 
-def objects_of(labels: np.ndarray, image_size: int) -> dict[int, np.ndarray]:
-    """A prompt mask uint8 [S, S] in {0, 1, 255} of every label that can still be seen at S pixels."""
+def prompts_of(
+    image: np.ndarray, labels: np.ndarray, image_size: int, tile: float = 1.0
+) -> dict[int, dict[str, np.ndarray]]:
+    """A prompt, "prompt_images" and "prompt_masks" as of an episode, of every label that is still seen at S pixels."""
     found = {}
     for label in map(int, np.unique(labels)):
         if label not in (0, IGNORE_LABEL):
             mask = np.where(labels == IGNORE_LABEL, IGNORE_LABEL, labels == label).astype(np.uint8)
-            found[label] = eval_mask(mask, image_size)
-    return {label: mask for label, mask in found.items() if (mask == 1).any()}
+            part, mask = crop_prompt(image, mask, tile)
+            square = eval_mask(mask, image_size)
+            if (square == 1).any():
+                found[label] = {
+                    "prompt_images": eval_image(part, image_size)[None],
+                    "prompt_masks": square[None],
+                }
+    return found
 
 
 def videos_hash(source: IndexedSource) -> str:

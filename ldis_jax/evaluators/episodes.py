@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from ldis_jax.evaluators.mean_iou import MeanIoU
 from ldis_jax.inference.batches import Predict, predict_batches
-from ldis_jax.input_pipeline import Episode, network_arrays, restore_size
+from ldis_jax.inference.tiles import Mosaic, Tile
+from ldis_jax.input_pipeline import Episode, eval_mask, prompt_arrays
 from ldis_jax.tasks import pseudo_mask
 
 BASELINES = ("copy_prompt", "all_foreground")
@@ -22,23 +23,38 @@ def predict_episodes(
     image_size: int,
     batch_size: int,
     *,
+    tile: float = 1.0,
     title: str = "evaluate",
     indices: Sequence[int] | None = None,
 ) -> Iterator[tuple[Episode, np.ndarray]]:
     """Yields (episode, R float32 [H, W, 3] at the query's own size), of all episodes or of ``indices``, in order.
 
-    An episode's result does not depend on which others run; see also :func:`predict_batches`.
+    An episode's result does not depend on which others run; see also :func:`predict_batches`. ``tile`` is the task's.
     """
     chosen = range(len(episodes)) if indices is None else indices
 
-    def load(index: int) -> list[tuple[Episode, dict[str, np.ndarray]]]:
+    def load(index: int) -> Iterator[tuple[tuple[Episode, Mosaic, Tile], dict[str, np.ndarray]]]:
         episode = episodes[index]
-        return [(episode, network_arrays(episode, image_size) | {"index": np.array(index, np.int32)})]
+        mosaic = Mosaic(episode.query_image, image_size, tile)
+        shared = prompt_arrays(episode, image_size, tile) | {"index": np.array(index, np.int32)}
+        truth = episode.query_mask[..., None]
+        return (
+            (
+                (episode, mosaic, part),
+                shared
+                | {
+                    "query_image": mosaic.square(part),
+                    "query_mask": eval_mask(part.cut(truth)[..., 0], image_size),
+                },
+            )
+            for part in mosaic.tiles
+        )
 
     with tqdm(total=len(chosen), desc=title, unit="episode", leave=False) as bar:
-        for episode, r in predict_batches(predict, chosen, load, batch_size):
-            yield episode, restore_size(r, *episode.query_mask.shape)
-            bar.update()
+        for (episode, mosaic, part), r in predict_batches(predict, chosen, load, batch_size):
+            if (whole := mosaic.add(part, r)) is not None:
+                yield episode, whole
+                bar.update()
 
 
 def baseline_masks(episode: Episode) -> dict[str, np.ndarray]:
@@ -52,14 +68,21 @@ def baseline_masks(episode: Episode) -> dict[str, np.ndarray]:
 class EpisodeEvaluator:
     """Yields "miou" and "fb_iou", in percent."""
 
-    def __init__(self, episodes: Sequence[Episode], image_size: int, batch_size: int, protocol: str = "ldis"):
-        self.episodes, self.image_size, self.batch_size = episodes, image_size, batch_size
+    def __init__(
+        self,
+        episodes: Sequence[Episode],
+        image_size: int,
+        batch_size: int,
+        protocol: str = "ldis",
+        tile: float = 1.0,
+    ):
+        self.episodes, self.image_size, self.batch_size, self.tile = episodes, image_size, batch_size, tile
         self.protocol = MeanIoU(protocol).protocol  # which checks it, before the networks run
 
     def run(self, predict: Predict) -> Iterator[tuple[str, float]]:
         """Evaluates a network."""
         metric = MeanIoU(self.protocol)
-        for episode, r in predict_episodes(predict, self.episodes, self.image_size, self.batch_size):
+        for episode, r in predict_episodes(predict, self.episodes, self.image_size, self.batch_size, tile=self.tile):
             metric.update(pseudo_mask.to_mask(r), episode.query_mask, episode.class_id)
         result = metric.result()
         yield "miou", result["miou"]

@@ -26,7 +26,9 @@ class PictureEvaluator:
         batch_size: int,
         path: Path | None,
         indices: Sequence[int] | None = None,
+        tile: float = 1.0,
     ):
+        self.tile = tile
         self.episodes, self.image_size, self.batch_size = episodes, image_size, batch_size
         self.path = path  # None where another process of several writes it
         self.indices = indices  # of the episodes to show; None is all
@@ -35,7 +37,13 @@ class PictureEvaluator:
         """Evaluates a network."""
         rows, labels = [], []
         shown = predict_episodes(
-            predict, self.episodes, self.image_size, self.batch_size, title="pictures", indices=self.indices
+            predict,
+            self.episodes,
+            self.image_size,
+            self.batch_size,
+            tile=self.tile,
+            title="pictures",
+            indices=self.indices,
         )
         for episode, r in shown:
             if self.path is None:

@@ -44,7 +44,7 @@ def render_canvases(
     if batch_size is not None:
         batch_size = check_integer("batch_size", batch_size, maximum=MOST_ROWS)
     task = predictor.task
-    read = predictor.read_prompts(*read_prompts(classes, task.image_size, ignore_label))
+    read = predictor.read_prompts(*read_prompts(classes, task.image_size, ignore_label, task.tile))
 
     def load(query: ImageSource) -> Iterator[tuple[_Row, dict[str, np.ndarray]]]:
         canvas = Canvas(read_image(query), len(classes), task, tile_size)
@@ -65,6 +65,6 @@ def render_canvases(
             yield canvas
 
 
-def batch_of_one(num_classes: int, tile_size: int | None) -> int | None:
+def batch_of_one(num_classes: int, in_tiles: bool) -> int | None:
     """The batch size for a single picture."""
-    return None if tile_size or jax.default_backend() == "cpu" else max(num_classes, 1)
+    return None if in_tiles or jax.default_backend() == "cpu" else max(num_classes, 1)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ldis_jax.datasets.lists import find_class_names, read_class_names
 from ldis_jax.errors import LDISError
-from ldis_jax.input_pipeline.transforms import eval_image, eval_mask
+from ldis_jax.input_pipeline.transforms import crop_prompt, eval_image, eval_mask
 from ldis_jax.media.images import ImageSource, read_image, size_error
 from ldis_jax.media.masks import IGNORE_LABEL, list_labels, read_mask
 
@@ -20,7 +20,7 @@ Classes = Mapping[str, Sequence[Prompt]]
 
 
 def read_prompts(
-    classes: Classes, size: int, ignore_label: int | None = None
+    classes: Classes, size: int, ignore_label: int | None = None, tile: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fits them into the network's square, with K the most that a class has.
 
@@ -29,6 +29,7 @@ def read_prompts(
             :func:`~ldis_jax.media.masks.read_mask`.
         size: S.
         ignore_label: mask value that is neither object nor background.
+        tile: of the task.
 
     Returns:
         (images float32 [C, K, S, S, 3] in [-1, 1], masks uint8 [C, K, S, S] in {0, 1, 255}, how many of the K are a
@@ -42,7 +43,8 @@ def read_prompts(
     images = np.zeros((len(classes), most, size, size, 3), np.float32)
     masks = np.zeros((len(classes), most, size, size), np.uint8)
     for (c, k), where, image, mask in _read(classes, ignore_label):
-        images[c, k], masks[c, k] = eval_image(image, size), eval_mask(mask, size)
+        shown = crop_prompt(image, mask, tile)
+        images[c, k], masks[c, k] = eval_image(shown[0], size), eval_mask(shown[1], size)
         if not (masks[c, k] == 1).any():
             raise LDISError(f"{where}: object vanishes at {size} pixels; crop image and mask around it")
     return images, masks, counts

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from ldis_jax.input_pipeline.transforms import eval_image, restore_size
+from ldis_jax.input_pipeline.transforms import eval_image, restore_size, tile_side
 from ldis_jax.media.overlays import to_picture
 from ldis_jax.support.checks import check_integer
 from ldis_jax.tasks import Task
@@ -27,15 +27,20 @@ class Tile:
         return picture[..., self.top : self.top + self.height, self.left : self.left + self.width, :]
 
 
-def make_tiles(height: int, width: int, tile_size: int | None) -> list[Tile]:
-    """The whole picture as one tile where ``tile_size`` is None, else squares that overlap by a quarter or more.
+def make_tiles(height: int, width: int, tile_size: int | None, tile: float = 1.0) -> list[Tile]:
+    """Squares of ``tile_size`` pixels that overlap by a quarter or more; where that is None, what the task says.
+
+    ``tile`` is the task's: of 1 the whole image is the only one.
 
     Raises:
         LDISError: tiles of less than 16 pixels.
     """
-    if tile_size is None:
+    if tile_size is not None:
+        tile_size = check_integer("tile_size", tile_size, 16, " pixels of the query")
+    elif tile == 1:
         return [Tile(0, 0, height, width)]
-    tile_size = check_integer("tile_size", tile_size, 16, " pixels of the query")
+    else:
+        tile_size = tile_side(height, width, tile)
     sides = min(tile_size, height), min(tile_size, width)
     starts = [_starts(length, side) for length, side in zip((height, width), sides, strict=True)]
     return [Tile(top, left, *sides) for top in starts[0] for left in starts[1]]
@@ -46,6 +51,38 @@ def _starts(length: int, side: int) -> list[int]:
     overlap = side // 4
     count = -(-(length - overlap) // (side - overlap))
     return [round(i * (length - side) / max(count - 1, 1)) for i in range(count)]
+
+
+class Mosaic:
+    """R of one image, put together from that of its tiles: their mean, which trusts middles most.
+
+    Attributes:
+        tiles: all of them.
+    """
+
+    def __init__(self, image: np.ndarray, image_size: int, tile: float):
+        """Of an image uint8 [H, W, 3], for a task of such sizes."""
+        self.tiles = make_tiles(image.shape[0], image.shape[1], None, tile)
+        self._image, self._image_size = image, image_size
+        self._missing = len(self.tiles)
+        shape = image.shape if len(self.tiles) > 1 else (0,)
+        self._sum, self._weight = np.zeros(shape, np.float32), np.zeros((*shape[:2], 1), np.float32)
+
+    def square(self, tile: Tile) -> np.ndarray:
+        """A tile as the network takes it, float32 [S, S, 3] in [-1, 1]."""
+        return eval_image(tile.cut(self._image), self._image_size)
+
+    def add(self, tile: Tile, r: np.ndarray) -> np.ndarray | None:
+        """Takes R of a tile, float32 [S, S, 3]; returns R float32 [H, W, 3] once the last is there."""
+        restored = restore_size(r, tile.height, tile.width)
+        if len(self.tiles) == 1:
+            return restored
+        weight = _ramp(tile.height)[:, None, None] * _ramp(tile.width)[None, :, None]
+        for total, part in ((self._sum, weight * restored), (self._weight, weight)):
+            view = tile.cut(total)
+            view += part
+        self._missing -= 1
+        return None if self._missing else self._sum / self._weight
 
 
 class Canvas:
@@ -64,7 +101,7 @@ class Canvas:
 
     def __init__(self, picture: np.ndarray, num_classes: int, task: Task, tile_size: int | None = None):
         """Empty; ``picture`` is uint8 [H, W, 3]."""
-        self.picture, self.tiles = picture, make_tiles(picture.shape[0], picture.shape[1], tile_size)
+        self.picture, self.tiles = picture, make_tiles(picture.shape[0], picture.shape[1], tile_size, task.tile)
         self.missing = len(self.tiles) * num_classes
         self.logits = np.zeros((num_classes, *picture.shape[:2]), np.float32)
         self.pseudo_mask = np.zeros_like(picture) if len(self.tiles) > 1 else np.zeros(0, np.uint8)
@@ -108,7 +145,7 @@ class Canvas:
             return
         r = self._sum[:, :done] / self._weight[:done]
         self.logits[:, rows] = to_logit(r)
-        self.pseudo_mask[rows] = to_picture(r[0] + self._task.picture_share * (self.picture[rows] / 127.5 - 1))
+        self.pseudo_mask[rows] = to_picture(self._task.rendered(r[0], self.picture[rows] / 127.5 - 1))
         for strip in (self._sum.swapaxes(0, 1), self._weight):
             strip[: len(strip) - done] = strip[done:]
             strip[len(strip) - done :] = 0

@@ -7,6 +7,7 @@ from ldis_jax.input_pipeline.episodes import (
     episode_rng,
     episodes_hash,
     network_arrays,
+    prompt_arrays,
     read_manifest,
 )
 from ldis_jax.input_pipeline.frozen import FrozenEpisodes
@@ -37,6 +38,7 @@ __all__ = [
     "eval_transform",
     "make_source",
     "network_arrays",
+    "prompt_arrays",
     "read_manifest",
     "restore_size",
 ]

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict  # pydantic's, before Python 3.12
 
 from ldis_jax.errors import LDISError
-from ldis_jax.input_pipeline.transforms import RESCALE, eval_transform, train_transform
+from ldis_jax.input_pipeline.transforms import RESCALE, crop_prompt, eval_image, eval_mask, train_transform
 from ldis_jax.media.masks import IGNORE_LABEL
 from ldis_jax.support.files import StrPath
 from ldis_jax.support.json_files import read_json
@@ -61,14 +61,34 @@ class EpisodeSource(Protocol):
         """One episode: a query image drawn evenly, a class evenly of those in it, K other images of that class."""
 
 
-def network_arrays(episode: Episode, image_size: int) -> dict[str, np.ndarray]:
+def network_arrays(episode: Episode, image_size: int, tile: float = 1.0) -> dict[str, np.ndarray]:
     """An episode as the network takes it, under evaluation's transform.
+
+    Args:
+        episode: what is read.
+        image_size: S.
+        tile: of the task; prompts are cropped by it, the query is not.
 
     Returns:
         ``query_image`` float32 [S, S, 3] and ``prompt_images`` float32 [K, S, S, 3], in [-1, 1]; ``query_mask`` uint8
         [S, S] and ``prompt_masks`` uint8 [K, S, S], in {0, 1, 255}.
     """
-    return _arrays(episode, functools.partial(eval_transform, size=image_size))
+    return {
+        "query_image": eval_image(episode.query_image, image_size),
+        "query_mask": eval_mask(episode.query_mask, image_size),
+        **prompt_arrays(episode, image_size, tile),
+    }
+
+
+def prompt_arrays(episode: Episode, image_size: int, tile: float = 1.0) -> dict[str, np.ndarray]:
+    """What :func:`network_arrays` returns of the prompts."""
+    prompts = [
+        crop_prompt(image, mask, tile) for image, mask in zip(episode.prompt_images, episode.prompt_masks, strict=True)
+    ]
+    return {
+        "prompt_images": np.stack([eval_image(image, image_size) for image, _ in prompts]),
+        "prompt_masks": np.stack([eval_mask(mask, image_size) for _, mask in prompts]),
+    }
 
 
 class TrainEpisodes:
@@ -83,6 +103,7 @@ class TrainEpisodes:
         length: int,
         augment: bool = True,
         rescale: tuple[float, float] = RESCALE,
+        tile: float = 1.0,
     ):
         """Binds a source to sizes and a seed.
 
@@ -92,11 +113,14 @@ class TrainEpisodes:
             image_size: S.
             seed: not negative.
             length: how many episodes there are: steps x global batch size.
-            augment: false uses evaluation's transform, with the same draws of images; so do episodes that say so.
+            augment: false uses evaluation's transform, with the same draws of images; so do episodes that say so. Tiles
+                are random all the same.
             rescale: of :func:`~ldis_jax.input_pipeline.transforms.train_transform`.
+            tile: likewise.
         """
         self.source, self.num_shots, self.image_size = source, num_shots, image_size
-        self.seed, self.length, self.augment, self.rescale = seed, length, augment, rescale
+        self.seed, self.length, self.augment = seed, length, augment
+        self.rescale, self.tile = rescale, tile
         self.bad_files: Counter[str] = Counter()  # how often each error of a file was met, in this process
 
     def __len__(self) -> int:
@@ -123,13 +147,7 @@ class TrainEpisodes:
                 if self.bad_files[last] == 1:
                     _LOGGER.warning("skipped, and drawn anew: %s", last)
                 continue
-            if self.augment and episode.augment:
-                transform = functools.partial(
-                    train_transform, size=self.image_size, rng=rng, flip=not episode.is_video, rescale=self.rescale
-                )
-                arrays = _arrays(episode, transform)
-            else:
-                arrays = network_arrays(episode, self.image_size)
+            arrays = self._arrays(episode, rng)
             if (arrays["prompt_masks"] == 1).any(axis=(1, 2)).all():
                 return arrays | {"bad_files": np.array(bad, np.int32)}
             last = f"class {episode.class_name}, query {episode.name}"
@@ -137,6 +155,21 @@ class TrainEpisodes:
             f"episode {index}: {_MAX_DRAWS} draws gave no prompt that shows its object (the last: {last}); leave out "
             f"classes with tiny objects, raise image_size, or mend bad files"
         )
+
+    def _arrays(self, episode: Episode, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        augment = self.augment and episode.augment
+        if not augment and self.tile == 1:
+            return network_arrays(episode, self.image_size)
+        transform = functools.partial(
+            train_transform,
+            size=self.image_size,
+            rng=rng,
+            flip=augment and not episode.is_video,
+            distort=augment,
+            rescale=self.rescale if augment else (1.0, 1.0),
+            tile=self.tile,
+        )
+        return _arrays(episode, transform)
 
 
 def _arrays(

@@ -44,6 +44,36 @@ def eval_transform(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.n
     return eval_image(image, size), eval_mask(mask, size)
 
 
+def tile_side(height: int, width: int, tile: float) -> int:
+    """Pixels of the square that a task's ``tile`` is of an image, at least 16."""
+    return max(round(tile * max(height, width)), 16)
+
+
+def crop_prompt(image: np.ndarray, mask: np.ndarray, tile: float) -> tuple[np.ndarray, np.ndarray]:
+    """The part of a prompt that a network of such a ``tile`` sees: most of the object, and some of the rest.
+
+    Of all squares it is the one with the most object, where object above three quarters of a square counts against it;
+    of several such it is the most central one.
+
+    Args:
+        image: uint8 [H, W, 3].
+        mask: uint8 [H, W] in {0, 1, 255}.
+        tile: share of the long side; 1 leaves both as they are.
+    """
+    height, width = mask.shape
+    if tile == 1:
+        return image, mask
+    side = tile_side(height, width, tile)
+    h, w = min(side, height), min(side, width)
+    sums = cv2.integral((mask == 1).astype(np.uint8))
+    count = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
+    score = np.minimum(count, h * w * 3 // 2 - count)
+    best = np.argwhere(score == score.max())
+    top, left = best[np.abs(best - best.mean(0)).sum(1).argmin()]
+    place = np.s_[top : top + h, left : left + w]
+    return image[place], mask[place]
+
+
 def restore_size(r: np.ndarray, height: int, width: int) -> np.ndarray:
     """The network's output at the picture's own size: padding cut off, then bilinear with half-pixel centres.
 
@@ -66,7 +96,9 @@ def train_transform(
     rng: np.random.Generator,
     *,
     flip: bool = True,
+    distort: bool = True,
     rescale: tuple[float, float] = RESCALE,
+    tile: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Training's transform: rescale, crop, flip (p = 0.5), photometric distortion, normalise, pad.
 
@@ -76,15 +108,21 @@ def train_transform(
         size: S.
         rng: the only source of randomness.
         flip: false for frames of a video.
+        distort: false leaves colours as they are.
         rescale: as of :func:`random_rescale`.
+        tile: of the task; below 1 a crop shows that share of the long side, times 1 / r, and mostly some object.
 
     Returns:
         (float32 [S, S, 3] in [-1, 1], uint8 [S, S]).
     """
-    image, mask = random_crop(*random_rescale(image, mask, size, rng, rescale), size, rng)
+    if tile == 1:
+        image, mask = random_crop(*random_rescale(image, mask, size, rng, rescale), size, rng)
+    else:
+        image, mask = random_tile(image, mask, size, rng, tile / rng.uniform(*rescale))
     if flip and rng.integers(2):
         image, mask = cv2.flip(image, 1), cv2.flip(mask, 1)
-    return _normalise_and_pad(photometric_distortion(image, rng), size), _pad_mask(mask, size)
+    image = photometric_distortion(image, rng) if distort else image
+    return _normalise_and_pad(image, size), _pad_mask(mask, size)
 
 
 def random_rescale(
@@ -122,6 +160,30 @@ def random_crop(
         if attempt == 10 or 0.25 * labelled < foreground < 0.75 * labelled:
             break
     return image[place], mask[place]
+
+
+def random_tile(
+    image: np.ndarray, mask: np.ndarray, size: int, rng: np.random.Generator, tile: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A random square of ``tile`` times the long side, at most [S, S]; four in five hold some of the object."""
+    height, width = mask.shape
+    side = tile_side(height, width, tile)
+    h, w = min(side, height), min(side, width)
+    rows, columns = np.nonzero(mask == 1)
+    if rng.random() < 0.8 and len(rows):
+        i = rng.integers(len(rows))
+        top, left = (
+            int(np.clip(at[i] - rng.integers(extent), 0, length - extent))
+            for at, extent, length in ((rows, h, height), (columns, w, width))
+        )
+    else:
+        top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+    place = np.s_[top : top + h, left : left + w]
+    fitted = tuple(max(round(n * size / side), 1) for n in (w, h))
+    return (
+        cv2.resize(image[place], fitted, interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR),
+        cv2.resize(mask[place], fitted, interpolation=cv2.INTER_NEAREST),
+    )
 
 
 def photometric_distortion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

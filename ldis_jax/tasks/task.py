@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from ldis_jax.diffusion import NoiseSchedule
@@ -65,6 +66,11 @@ class Task(abc.ABC):
             or "added" (the paper's first version); see :func:`ldis_jax.tasks.pseudo_mask.encode`.
         mask_alpha: g of eq. 4, 0 for the vanilla pseudo mask; of "added" the divisor alpha, at least 1.
         mask_noise: standard deviation of the noise of "perturbed", 0 for the others.
+        tile: side of the square that the network sees at a time, as a share of an image's long side. 1 is the whole
+            image, as in the paper. Below 1, for small objects, queries are cut into tiles and prompts are cropped
+            around the object.
+        object_bias: what is added to R[1] - R[0], 0 in the paper. A network that is shy of small objects finds more of
+            them by a positive one, which is to be chosen on classes that it was trained on.
         masking: stages of eq. 1 at work: "both", "pre", "post" or "none". Plain CLIP knows no pre-masking.
         schedule: the noise process, kept in ``scheduler/`` of a model folder.
     """
@@ -81,6 +87,8 @@ class Task(abc.ABC):
     target: str = "augmented"
     mask_noise: float = 0.0
     masking: str = "both"
+    tile: float = 1.0
+    object_bias: float = 0.0
     schedule: NoiseSchedule = NoiseSchedule()
 
     def __post_init__(self) -> None:
@@ -97,6 +105,8 @@ class Task(abc.ABC):
             "perturbed": (self.mask_alpha == 0, "0, for no image is mixed in"),
             "added": (self.mask_alpha >= 1, "at least 1, for it divides the image"),
         }[self.target]
+        if not 0.02 <= self.tile <= 1:
+            yield f"tile={self.tile}: must be from 0.02 to 1, a share of the image's long side"
         noise = "positive" if self.target == "perturbed" else "0"
         fits &= self.mask_noise > 0 if self.target == "perturbed" else self.mask_noise == 0
         if not fits or self.image_size < 1:
@@ -136,9 +146,19 @@ class Task(abc.ABC):
     def residual(self, rendered: Any, query_image: Any) -> Any:
         """R = rendered - g I_q, what remains when the image is taken out, [..., 3], of NumPy or JAX.
 
-        g is :attr:`picture_share`. R is (1 - g) M_v where augmented, else M_v, whatever range ``rendered`` has.
+        g is :attr:`picture_share`. R is (1 - g) M_v where augmented, else M_v, whatever range ``rendered`` has; half of
+        :attr:`object_bias` is added to its green and taken from its red.
         """
-        return rendered if self.picture_share == 0 else rendered - self.picture_share * query_image
+        r = rendered if self.picture_share == 0 else rendered - self.picture_share * query_image
+        return r if self.object_bias == 0 else r + self._bias
+
+    def rendered(self, residual: Any, query_image: Any) -> Any:
+        """The inverse of :meth:`residual`, as the decoder rendered it."""
+        return residual + self.picture_share * query_image - self._bias
+
+    @property
+    def _bias(self) -> np.ndarray:
+        return np.array([-0.5, 0.5, 0.0], np.float32) * np.float32(self.object_bias)
 
     def predict(
         self, model: LDISModel, query_image: jax.Array, prompts: Prompts, keys: jax.Array, **options: Any

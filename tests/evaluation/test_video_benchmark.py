@@ -16,7 +16,7 @@ from ldis_jax.evaluation.report import Subject, ranked_videos
 from ldis_jax.evaluation.run import evaluate_videos
 from ldis_jax.evaluation.video_benchmark import (
     VideoLabels,
-    objects_of,
+    prompts_of,
     segment_frames,
     segment_videos,
     videos_hash,
@@ -47,8 +47,10 @@ def test_labels_are_propagated(labels):
 def test_objects_too_small_to_see_are_left_out():
     labels = np.zeros((64, 64), np.uint8)
     labels[:20, :20], labels[41, 41], labels[50:] = 1, 2, 255
-    found = objects_of(labels, SIZE)
-    assert list(found) == [1] and set(np.unique(found[1])) == {0, 1, 255}
+    found = prompts_of(np.zeros((64, 64, 3), np.uint8), labels, SIZE)
+    assert list(found) == [1] and set(np.unique(found[1]["prompt_masks"])) == {0, 1, 255}
+    tiled = prompts_of(np.zeros((64, 64, 3), np.uint8), labels, SIZE, tile=0.25)
+    assert list(tiled) == [1, 2] and tiled[2]["prompt_masks"].shape == (1, SIZE, SIZE)
 
 
 def test_hash_follows_names_and_lengths():

@@ -55,6 +55,19 @@ def test_batches_have_one_shape_and_the_episodes_indices(episodes):
     assert sorted(set(seen)) == list(range(7)) and len(seen) == 9
 
 
+def test_tiles_are_asked_one_by_one_and_put_together(episodes):
+    seen = []
+
+    def predict(arrays):
+        seen.extend(arrays["index"].tolist())
+        return oracle(arrays)
+
+    evaluator = EpisodeEvaluator(episodes, SIZE, batch_size=4, tile=0.5)
+    figures = dict(evaluator.run(predict))
+    assert all(seen.count(index) >= 9 for index in range(7))  # squares of half a side that overlap
+    assert figures["miou"] > 97 and dict(evaluator.run(inverse))["miou"] < 3  # edges are scaled to S and back
+
+
 def test_prompt_swap_counts_the_prompted_object():
     pairs = [ProceduralScenes("unseen", SIZE).draw_swap(episode_rng(0, i), 1) for i in range(3)]
     for first, second in pairs:

@@ -80,10 +80,11 @@ def test_r_is_ours_where_the_encoder_describes_the_query(tmp_path):
     assert np.abs(found - r).max() < LARGEST
 
 
-def test_pictures_of_any_size(tmp_path, pictures):
+@pytest.mark.parametrize("tile", [1.0, 0.6])
+def test_pictures_of_any_size(tmp_path, pictures, tile):
     from PIL import Image
 
-    saved(tmp_path / "model", "ldis1")
+    saved(tmp_path / "model", "ldis1", tile=tile)
     ours, theirs = LDISPipeline.from_pretrained(tmp_path / "model"), in_torch(tmp_path / "model")
     out = ours(pictures["query"], [(pictures["prompt"], pictures["mask"])])
     opened = {name: Image.open(path) for name, path in pictures.items()}

@@ -65,19 +65,26 @@ class LDISPipeline(DiffusionPipeline):
             generator: of LDIS-n's noise.
             **options: as of :meth:`predict`.
         """
-        size = self.config.ldis["image_size"]
-        square, height, width = self._fit(np.asarray(_rgb(query)), size)
+        size, tile = self.config.ldis["image_size"], self.config.ldis.get("tile", 1.0)
         images, masks = [], []
         for image, mask in prompts:
-            images.append(self._fit(np.asarray(_rgb(image)), size)[0])
             grey = np.asarray(mask.convert("L") if hasattr(mask, "convert") else mask)
             shown = grey > grey.max() / 2
-            masks.append(self._fit(shown[..., None].astype(np.uint8), size, "nearest")[0] == 1)
-        r = self.predict(
-            square[None], torch.stack(images)[None], torch.cat(masks)[None], generator=generator, **options
-        )
-        h, w = _fitted(height, width, size)
-        r = F.interpolate(r[:, :, :h, :w].float(), (height, width), mode="bilinear", align_corners=False)[0]
+            place = _crop(shown, tile)
+            images.append(self._fit(np.asarray(_rgb(image))[place], size))
+            masks.append(self._fit(shown[place][..., None].astype(np.uint8), size, "nearest") == 1)
+        prompted = torch.stack(images)[None], torch.cat(masks)[None]
+        query = np.asarray(_rgb(query))
+        total, weights = torch.zeros(3, *query.shape[:2]), torch.zeros(1, *query.shape[:2])
+        for place in _tiles(*query.shape[:2], tile):
+            part = query[place]
+            r = self.predict(self._fit(part, size)[None], *prompted, generator=generator, **options)
+            h, w = _fitted(*part.shape[:2], size)
+            r = F.interpolate(r[:, :, :h, :w].float(), part.shape[:2], mode="bilinear", align_corners=False)[0]
+            weight = _ramp(part.shape[0])[:, None] * _ramp(part.shape[1])
+            total[(slice(None), *place)] += r.cpu() * weight
+            weights[(slice(None), *place)] += weight
+        r = total / weights
         logit = r[1] - r[0]
         residual = r.permute(1, 2, 0).cpu().numpy()
         return LDISOutput((logit > 0).cpu().numpy(), torch.sigmoid(logit).cpu().numpy(), residual)
@@ -136,7 +143,8 @@ class LDISPipeline(DiffusionPipeline):
             steps = ldis["num_steps"] if num_inference_steps is None else num_inference_steps
             z = self._denoise(noise, latents, tokens, mask, steps, scales, generator)
         rendered = self.vae.decode(z / self._scale).sample
-        return rendered - self._share * query
+        bias = rendered.new_tensor([-0.5, 0.5, 0.0]) * ldis.get("object_bias", 0.0)
+        return rendered - self._share * query + bias[:, None, None]
 
     def _denoise(self, z, latents, tokens, mask, steps, scales, generator):
         """LDIS-n: eq. 10 over a sampler's steps."""
@@ -199,7 +207,45 @@ class LDISPipeline(DiffusionPipeline):
         smooth = {"align_corners": False} if mode == "bilinear" else {}
         x = F.interpolate(x, (h, w), mode=mode, **smooth)
         x = x.round() / 127.5 - 1 if mode == "bilinear" else x
-        return F.pad(x, (0, size - w, 0, size - h))[0], height, width
+        return F.pad(x, (0, size - w, 0, size - h))[0]
+
+
+def _side(height, width, tile):
+    return max(round(tile * max(height, width)), 16)
+
+
+def _crop(mask, tile):
+    """The square of a prompt that shows most of its object, as slices; see ``transforms.crop_prompt`` of ldis_jax."""
+    height, width = mask.shape
+    if tile == 1:
+        return np.s_[:, :]
+    side = _side(height, width, tile)
+    h, w = min(side, height), min(side, width)
+    sums = np.pad(mask.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    count = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
+    score = np.minimum(count, h * w * 3 // 2 - count)
+    best = np.argwhere(score == score.max())
+    top, left = best[np.abs(best - best.mean(0)).sum(1).argmin()]
+    return np.s_[top : top + h, left : left + w]
+
+
+def _tiles(height, width, tile):
+    """Squares that overlap by a quarter or more, as slices; of tile 1 the whole picture."""
+    if tile == 1:
+        return [np.s_[:, :]]
+    side = _side(height, width, tile)
+    sides, starts = (min(side, height), min(side, width)), []
+    for length, part in zip((height, width), sides, strict=True):
+        overlap = part // 4
+        count = -(-(length - overlap) // (part - overlap))
+        starts.append([round(i * (length - part) / max(count - 1, 1)) for i in range(count)])
+    return [np.s_[top : top + sides[0], left : left + sides[1]] for top in starts[0] for left in starts[1]]
+
+
+def _ramp(length):
+    """How much a tile is trusted from its borders to its middle."""
+    place = torch.arange(length) + 0.5
+    return torch.minimum(place, length - place) / (length / 2)
 
 
 def _fitted(height, width, size):
