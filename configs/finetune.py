@@ -25,8 +25,8 @@ def get_config(method: str = "full") -> ConfigDict:
     check_variant("configs/finetune.py", method, ("full", "lora", "small"))
     config = base_config("ldis1")
     config.task = ConfigDict()
-    config.init.folder = "tiny" if method == "small" else "pretrained/ldis1"
-    folder_data(config, episodes=100)
+    config.init.folder = "small" if method == "small" else "pretrained/ldis1"
+    folder_data(config, episodes=48)
     config.data.num_workers = 0
     config.train_steps = 1000
     config.batch_size = config.eval.batch_size = 8
@@ -35,16 +35,21 @@ def get_config(method: str = "full") -> ConfigDict:
     config.step.grad_dtype = config.optim.moment_dtype = "bfloat16"
     config.log_every = 20
     config.eval_every = config.checkpoint_every = 250
+    config.eval.patience = 3
     if method == "lora":
         config.lora.rank = 16
         config.lora.also = ("encoder_hid_proj", "conv_in")  # of a converted LDIS-n conv_in does not see the query yet
         config.optim.learning_rate = 1e-4
     if method == "small":
         config.cpu_devices = 2
-        config.train_steps = 400
-        config.batch_size = config.eval.batch_size = 16
-        config.optim.learning_rate = 5e-4
+        config.train_steps = 120
+        config.batch_size = config.eval.batch_size = 8
+        config.optim.learning_rate = 4e-4
+        config.optim.warmup_steps = 20
+        config.data.rescale = (0.7, 1.4)
+        config.step.ema_decay = 0.97
+        config.eval.pictures = 4
         config.optim.b2 = 0.99
         config.step.grad_dtype = config.optim.moment_dtype = "float32"
-        config.eval_every = config.checkpoint_every = 100
+        config.eval_every = config.checkpoint_every = 30
     return config

@@ -3,9 +3,9 @@ r"""Says whether a folder of pictures and masks is fit to train on, and which fi
 Example:
     python -m ldis_jax.check_data --data=my_pictures
 
-Opens every picture and mask, and prints how masks are read, the classes with their pictures, and which pictures are
-held out for evaluation. Exit status 2 where a file cannot be used or there are too few. The layouts stand in
-docs/finetune.md.
+Opens every image and mask, and prints how masks are read, the classes with their images, how wide their objects are,
+and which images are held out for evaluation. Exit status 2 where a file cannot be used or there are too few. The
+layouts are in docs/finetune.md.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from ldis_jax.datasets.folder_check import SHOWN, check_folder, report_lines, summary
+from ldis_jax.datasets.object_size import object_widths
 from ldis_jax.support import cli
 from ldis_jax.support.files import check_writable, write_json
 
@@ -33,9 +34,13 @@ def main() -> None:
     if args.json is not None:
         check_writable(args.json)
     checked = check_folder(args.data)
+    widths = {checked.name_of(label): round(100 * width, 1) for label, width in object_widths(checked).items()}
     if args.json is not None:
-        write_json(args.json, summary(checked))
-    print("\n".join(report_lines(checked, max(args.limit, 0))), flush=True)
+        write_json(args.json, summary(checked) | {"object_widths": widths})
+    print("\n".join(report_lines(checked, max(args.limit, 0))))
+    if widths:
+        listed = [f"{name} {width:g}" for name, width in widths.items()]
+        print(f"width of objects, percent of the long side: {', '.join(listed[:SHOWN])}", flush=True)
     checked.require_usable(args.skip_bad)
     print("ready to train on")
 

@@ -36,7 +36,7 @@ _INTEGERS = {
     **dict.fromkeys(
         ("train_steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"), (1, MOST_STEPS)
     ),
-    **dict.fromkeys(("eval.pictures", "eval.prompt_swap"), (0, MOST_ROWS)),
+    **dict.fromkeys(("eval.pictures", "eval.prompt_swap", "eval.patience"), (0, MOST_ROWS)),
     "optim.warmup_steps": (0, MOST_STEPS),
     "data.num_workers": (0, MOST_PROCESSES),
 }
@@ -50,8 +50,9 @@ class _SourceEntry:
     split: str
     weight: float
     root: str
-    classes: object  # integers; the source says which there are
+    classes: object  # integers or, of a folder, text; the source says which there are
     skip_bad: bool
+    others: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +131,10 @@ def base_config(task: str) -> ConfigDict:
     config.eval.main_set = ""  # the one that report.json is about; may be empty where there is one set
     config.eval.prompt_swap = 0  # pairs of procedural episodes for the prompt-swap figure
     config.eval.pictures = 8  # episodes on the picture sheet, of the main set
+    # A set whose mIoU chooses the step that is kept. The other sets are evaluated before and after training only. Empty
+    # evaluates all on the way, and keeps the last step.
+    config.eval.choose_by = ""
+    config.eval.patience = 0  # evaluations without a better one after which training ends; 0 trains to the end
     config.eval.before = False  # also before the first step, for what training changes
 
     config.log_every = 50

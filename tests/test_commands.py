@@ -222,8 +222,9 @@ def test_fine_tuning_takes_its_task_from_the_model_folder(micro_folder, micro_fo
             assert run_task(config) == load_model(folder).task == run_task(copy.deepcopy(config))
             assert run_task(config).name == task
         config.data.folder, config.data.skip_bad = "mine", True
-        entries = (config.data.sources.pictures, config.eval.sets.held_out.source)
-        assert [(e.root, e.split, e.skip_bad) for e in entries] == [("mine", "train", True), ("mine", "val", True)]
+        entries = (config.data.sources.images, *(entry.source for entry in config.eval.sets.values()))
+        assert [e.split for e in entries] == ["fit", "choose", "val", "val", "fit"]
+        assert all((e.root, e.skip_bad) == ("mine", True) for e in entries)
 
 
 def test_every_config_loads():

@@ -84,13 +84,17 @@ class CheckedFolder:
             return f"{root}: no picture is left to measure with: {needs}, {too_few}"
         return ""
 
+    def name_of(self, label: int) -> str:
+        """Of a class."""
+        return self.class_names[label] if label < len(self.class_names) else f"class {label}"
+
     def classes(self) -> dict[str, dict[str, int]]:
         """Name of each class -> its "label", how many "pictures" show it, and how many of them are "held_out"."""
         rows = self.index.rows()
         found = {}
         for label in _objects(self.index).tolist():
             shown = rows[self.index.labels == label]
-            name = self.class_names[label] if label < len(self.class_names) else f"class {label}"
+            name = self.name_of(label)
             found[name] = {"label": label, "pictures": len(shown), "held_out": int(self.held_out[shown].sum())}
         return found
 

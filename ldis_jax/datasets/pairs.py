@@ -40,10 +40,14 @@ def read_pair(
         LDISError: missing or damaged; under "labels", a mask with several channels; two sizes.
     """
     pixels = read_image(image, image_name)
-    if rule == "labels":
-        labels = read_label_map(mask, mask_name)
-    else:
-        labels = np.multiply(object_mask(mask, rule == "half", mask_name), object_label, dtype=np.int32)
+    labels = read_labels(mask, rule, object_label, mask_name)
     if pixels.shape[:2] != labels.shape:
         raise size_error(mask_name or mask, labels.shape, f"its image {image_name or image!s}", pixels.shape[:2])
     return pixels, labels
+
+
+def read_labels(mask: StrPath | bytes, rule: str = "labels", object_label: int = 0, mask_name: str = "") -> np.ndarray:
+    """The labels that :func:`read_pair` returns."""
+    if rule == "labels":
+        return read_label_map(mask, mask_name)
+    return np.multiply(object_mask(mask, rule == "half", mask_name), object_label, dtype=np.int32)

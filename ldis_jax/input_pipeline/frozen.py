@@ -9,6 +9,8 @@ from typing import overload
 from ldis_jax.input_pipeline.episodes import Episode, EpisodeRecord, EpisodeSource, episode_rng, episodes_hash
 from ldis_jax.input_pipeline.indexed_source import IndexedSource
 
+_DRAWS = 20  # for each episode of a user's folder, of which most are of an image and a class drawn before
+
 
 class FrozenEpisodes(Sequence[Episode]):
     """Episodes by index, with a hash of which they are; of files also their ``records``, else none."""
@@ -27,11 +29,15 @@ class FrozenEpisodes(Sequence[Episode]):
         """Episode i is the draw of (seed, i).
 
         Draws of files are frozen by name, as a manifest; painted ones are hashed by their pixels. Of a user's folder,
-        an episode that comes again is left out: a few pictures make few of them.
+        a class is asked once of an image: a few images make few episodes.
         """
         if isinstance(source, IndexedSource):
-            records = [source.draw_record(episode_rng(seed, i), num_shots) for i in range(length)]
-            return cls.of_records(source, list(dict.fromkeys(records)) if source.few_images else records)
+            draws = length * (_DRAWS if source.few_images else 1)
+            records = [source.draw_record(episode_rng(seed, i), num_shots) for i in range(draws)]
+            if source.few_images:
+                once = {(record.query, record.class_id): record for record in reversed(records)}
+                records = [record for record in records if once[record.query, record.class_id] is record][:length]
+            return cls.of_records(source, records)
 
         def make(index: int) -> Episode:
             return source.draw(episode_rng(seed, index), num_shots)

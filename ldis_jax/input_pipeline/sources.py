@@ -9,7 +9,7 @@ import numpy as np
 
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline.episodes import Episode, EpisodeSource
-from ldis_jax.input_pipeline.picture_folder import PictureFolder
+from ldis_jax.input_pipeline.picture_folder import SPLITS, PictureFolder
 from ldis_jax.input_pipeline.procedural import ProceduralScenes
 from ldis_jax.input_pipeline.record_source import RecordSource
 from ldis_jax.input_pipeline.voc_folder import VOCFolder
@@ -35,13 +35,13 @@ def _source(name: str, entry: Any, image_size: int) -> EpisodeSource:
             return VOCFolder(entry.root, split, entry.classes or None)
         case "records", split:
             return RecordSource(entry.root, split, entry.classes or None)
-        case "folder", ("train" | "val") as split:
-            return PictureFolder(entry.root, split, entry.classes or None, entry.skip_bad)
+        case "folder", split if split in SPLITS:
+            return PictureFolder(entry.root, split, entry.classes, entry.skip_bad, others=entry.others)
         case "procedural", ("train" | "unseen") as split:
             return ProceduralScenes(split, image_size)
     raise LDISError(
-        f"{name}: kind={entry.kind!r} of split {entry.split!r}: must be 'voc' or 'records', 'folder' of 'train' or "
-        f"'val', or 'procedural' of 'train' or 'unseen'"
+        f"{name}: kind={entry.kind!r} of split {entry.split!r}: must be 'voc' or 'records', 'folder' of "
+        f"{', '.join(map(repr, SPLITS))}, or 'procedural' of 'train' or 'unseen'"
     )
 
 

@@ -18,14 +18,16 @@ def record_source(root: str, split: str, weight: float = 1.0, classes: tuple[int
     return ConfigDict({"kind": "records", "root": root, "split": split, "weight": weight, "classes": classes})
 
 
-def folder_source(root: str, split: str, weight: float = 1.0, skip_bad: bool = False) -> ConfigDict:
-    """Episodes from a folder of pictures and masks in either layout, see docs/finetune.md.
+def folder_source(
+    root: str, split: str, weight: float = 1.0, skip_bad: bool = False, classes: str = "", others: bool = False
+) -> ConfigDict:
+    """Episodes from a folder of images and masks in either layout; see docs/finetune.md.
 
-    ``split`` is "train", or "val" for queries among the held-out pictures; ``skip_bad`` leaves out files that cannot be
-    used, instead of stopping.
+    Arguments are those of :class:`~ldis_jax.input_pipeline.PictureFolder`: ``split`` is "train", or "val" for queries
+    among the held-out images; ``classes`` are names or labels with commas between, and ``others`` all but those.
     """
-    entry = {"kind": "folder", "root": root, "split": split, "weight": weight, "classes": (), "skip_bad": skip_bad}
-    return ConfigDict(entry)
+    entry = {"kind": "folder", "root": root, "split": split, "weight": weight, "skip_bad": skip_bad}
+    return ConfigDict(entry | {"classes": classes, "others": others})
 
 
 def procedural_source(split: str, weight: float = 1.0) -> ConfigDict:
@@ -42,15 +44,25 @@ def eval_set(
 
 
 def folder_data(config: ConfigDict, episodes: int) -> None:
-    """Your own pictures, of the folder ``config.data.folder``, and evaluation on those of them held out; in place.
+    """Your own images, of the folder ``config.data.folder``, and evaluation on those of them held out; in place.
 
-    Of few pictures there are fewer episodes.
+    Of few images there are fewer episodes. One training image in five is not trained on, but chooses when to stop.
     """
     config.data.folder = ""
     config.data.skip_bad = False  # leave out files that cannot be used, instead of stopping
-    folder, skip_bad = config.data.get_ref("folder"), config.data.get_ref("skip_bad")  # they follow the command line
-    config.data.sources.pictures = folder_source(folder, "train", skip_bad=skip_bad)
-    config.eval.sets.held_out = eval_set(folder_source(folder, "val", skip_bad=skip_bad), episodes=episodes)
+    config.data.classes = ""  # to train on, by name or label, with commas between; empty for all
+    config.data.tile = 0.0  # of the task; 0 chooses it by how wide the objects are in the masks
+    shared = {key: config.data.get_ref(key) for key in ("skip_bad", "classes")}  # they follow the command line
+    folder = config.data.get_ref("folder")
+    config.data.sources.images = folder_source(folder, "fit", **shared)
+    config.eval.sets = {
+        "held_out": eval_set(folder_source(folder, "val", **shared), episodes=episodes),
+        "choosing": eval_set(folder_source(folder, "choose", **shared), episodes=episodes // 6),
+        "trained_on": eval_set(folder_source(folder, "fit", **shared), episodes=episodes // 6),
+        "other_classes": eval_set(folder_source(folder, "val", others=True, **shared), episodes=episodes),
+    }
+    config.eval.choose_by = "choosing"
+    config.eval.main_set = "held_out"
     config.eval.before = True
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -58,7 +58,8 @@ class Checkpoints:
         """
         self._folder, self._fingerprint = folder, json.loads(json.dumps(fingerprint))
         # What a save that was killed has left is removed.
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self._kept = _Kept(keep)
+        options = ocp.CheckpointManagerOptions(preservation_policy=self._kept, cleanup_tmp_directories=True)
         handlers = {
             "state": ocp.PyTreeCheckpointHandler(type_handler_registry=_ARRAYS),
             **{name: ocp.JsonCheckpointHandler() for name in ("data", "fingerprint")},
@@ -103,6 +104,10 @@ class Checkpoints:
         )
         with self._writing():
             self._manager.save(step, args=arguments)
+
+    def keep(self, step: int | None) -> None:
+        """Keeps a step however many come after it, and no longer the one before."""
+        self._kept.step = step
 
     def wait(self) -> None:
         """Until the save in the background is done; raises :class:`TryAgainError` if it fails."""
@@ -155,6 +160,14 @@ class Checkpoints:
             self._manager.reload()
         return restored
 
+    def restore_step(self, step: int, state: TrainState) -> TrainState:
+        """One checkpoint that was saved by this run; raises :class:`LDISError` where it cannot be read."""
+        self.wait()
+        try:
+            return self._read(step, state)[0]
+        except _UnusableError as error:
+            raise LDISError(f"{self._folder / str(step)}: the best step's checkpoint is unusable ({error})") from None
+
     def _steps(self) -> list[int]:
         """What process 0 sees in the folder: others may see an older state of one that they share."""
         own = self._manager.all_steps()
@@ -193,6 +206,18 @@ class Checkpoints:
                 f"{self._folder}: a checkpoint could not be written ({_line(error)}); {last}. Mend the disk and run "
                 f"the same command again"
             ) from error
+
+
+class _Kept:
+    """Orbax's ``PreservationPolicy``: the last ``count`` checkpoints and one ``step``."""
+
+    def __init__(self, count: int):
+        self._count = count
+        self.step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        return [step == self.step or step in steps[-self._count :] for step in steps]
 
 
 class _Quiet:

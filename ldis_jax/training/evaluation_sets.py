@@ -35,32 +35,52 @@ class Evaluation:
         self._sets: dict[str, EpisodeEvaluator] = {}
         self._hashes: dict[str, str] = {}
         for name, entry in settings.sets.items():
-            episodes = frozen_episodes(entry, size, f"config.eval.sets.{name}")
+            try:
+                episodes = frozen_episodes(entry, size, f"config.eval.sets.{name}")
+            except LDISError:
+                if entry.source.get("others"):
+                    continue  # none are left, or too few of their images
+                raise
             self._hashes[name] = episodes.hash
-            self._sets[name] = EpisodeEvaluator(episodes, size, settings.batch_size, entry.protocol)
-        self._main = settings.main_set or next(iter(self._sets), "")
-        if self._main not in self._sets:
+            self._sets[name] = EpisodeEvaluator(episodes, size, settings.batch_size, entry.protocol, task.tile)
+        self.main_set = settings.main_set or next(iter(self._sets), "")
+        if self.main_set not in self._sets:
             raise LDISError(
-                f"config.eval.main_set={self._main!r}: must be one of config.eval.sets, {sorted(self._sets)}"
+                f"config.eval.main_set={self.main_set!r}: must be one of config.eval.sets, {sorted(self._sets)}"
             )
+        self.choose_by = settings.choose_by
+        if self.choose_by and self.choose_by not in self._sets:
+            raise LDISError(f"config.eval.choose_by={self.choose_by!r}: must be one of {sorted(self._sets)}")
         self._writes_pictures = pictures
-        self._pictures = self._sets[self._main].episodes[: settings.pictures]
+        self._pictures = self._sets[self.main_set].episodes[: settings.pictures]
         self._swap = None
         if settings.prompt_swap:
             scenes = ProceduralScenes("unseen", size)
             pairs = [scenes.draw_swap(episode_rng(0, i), 1) for i in range(settings.prompt_swap)]
             self._swap = PromptSwapEvaluator(pairs, size, settings.batch_size)
-        self._batch_size, self._size = settings.batch_size, size
+        self._batch_size, self._size, self._tile = settings.batch_size, size, task.tile
+
+    def choose(self, predict: Predict) -> dict[str, float]:
+        """The figures of the set that chooses the step."""
+        return {f"{self.choose_by}/{key}": value for key, value in self._sets[self.choose_by].run(predict)}
 
     def run(self, predict: Predict, step: int) -> dict[str, float]:
-        """{"<set>/miou": percent, "<set>/fb_iou": ..., "prompt_swap": ...}; writes ``pictures/<step>.png``."""
-        results = {f"{name}/{key}": value for name, e in self._sets.items() for key, value in e.run(predict)}
+        """{"<set>/miou": percent, "<set>/fb_iou": ..., "prompt_swap": ...}; writes ``pictures/<step>.png``.
+
+        Of all sets but the one that chooses.
+        """
+        names = [name for name in self._sets if name != self.choose_by]
+        if self.choose_by and step == 0:  # no more than what the report has beside the end's figures
+            names = [self.main_set]
+        results = {f"{name}/{key}": value for name in names for key, value in self._sets[name].run(predict)}
         if self._swap is not None:
             results |= dict(self._swap.run(predict))
         if self._pictures:
             path = self._workdir / "pictures" / f"{step:06d}.png" if self._writes_pictures else None
             batch_size = min(self._batch_size, len(self._pictures))
-            results |= dict(PictureEvaluator(self._pictures, self._size, batch_size, path).run(predict))
+            results |= dict(
+                PictureEvaluator(self._pictures, self._size, batch_size, path, tile=self._tile).run(predict)
+            )
         return results
 
     def report(self, results: dict[str, float], before: dict[str, float]) -> dict[str, Any]:
@@ -71,21 +91,21 @@ class Evaluation:
         found = {name: evaluator.baselines() for name, evaluator in self._sets.items()}
         baselines = {
             baseline: {f"{name}/{key}": value for name, of in found.items() for key, value in of[baseline].items()}
-            for baseline in found[self._main]
+            for baseline in found[self.main_set]
         }
         return {
-            "evaluation_set": self._main,
+            "evaluation_set": self.main_set,
             **self._figures(results),
-            **({"before": self._figures(before)} if f"{self._main}/miou" in before else {}),
+            **({"before": self._figures(before)} if f"{self.main_set}/miou" in before else {}),
             "baselines": {baseline: self._figures(figures) for baseline, figures in baselines.items()},
             "prompt_swap": results.get("prompt_swap"),
-            "episodes": len(self._sets[self._main].episodes),
-            "episodes_hash": self._hashes[self._main],
+            "episodes": len(self._sets[self.main_set].episodes),
+            "episodes_hash": self._hashes[self.main_set],
         }
 
     def _figures(self, found: dict[str, float]) -> dict[str, Any]:
-        main = {name: found[f"{self._main}/{name}"] for name in ("miou", "fb_iou")}
-        others = (f"{name}/{figure}" for name in self._sets if name != self._main for figure in main)
+        main = {name: found[f"{self.main_set}/{name}"] for name in ("miou", "fb_iou")}
+        others = (f"{name}/{figure}" for name in self._sets if name != self.main_set for figure in main)
         return {**main, "other_sets": {key: found[key] for key in others if key in found}}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from ldis_jax.config import to_json
 from ldis_jax.errors import LDISError, TryAgainError, list_names
+from ldis_jax.inference.batches import Predict
 from ldis_jax.inference.program import make_predict
 from ldis_jax.input_pipeline import TrainEpisodes, TrainLoader, make_source
 from ldis_jax.models.params import Params
@@ -27,6 +29,8 @@ from ldis_jax.runtime.chips import peak_flops
 from ldis_jax.runtime.memory import release_free_memory
 from ldis_jax.runtime.preemption import PreemptedError, Preemption
 from ldis_jax.support.files import only_one, write_json
+from ldis_jax.training.advice import advice
+from ldis_jax.training.best_step import BestStep
 from ldis_jax.training.checkpoint import Checkpoints, has_saved
 from ldis_jax.training.compiled_step import ReadyStep, ready_step
 from ldis_jax.training.evaluation_sets import Evaluation
@@ -93,11 +97,12 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
             loader,
         ):
             # --- Resume, or start ---
+            chosen = BestStep(config.eval.patience)
             if checkpoints.started():
                 del params  # their memory is the restored state's
                 state, data_state = checkpoints.restore(run.state_shapes())
-                loader.set_state(data_state)
-                progress.set_state(data_state)
+                for part in (loader, progress, chosen):
+                    part.set_state(data_state)
             else:
                 state, _ = init_state(params, run.optimizer, run.mesh, run.options)
                 del params
@@ -106,7 +111,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
             writer = MetricWriter(workdir, int(state.step), enabled=lead)
 
             # --- Loop ---
-            tools = (evaluation, predict, writer, checkpoints, progress, preemption, profiler)
+            tools = (evaluation, chosen, predict, writer, checkpoints, progress, preemption, profiler)
             trainer = Trainer(run, workdir, state, frozen, step, peak, *tools)
             del state  # the steps use it up
             try:
@@ -120,13 +125,16 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
             progress.enter(EXPORT, trainer.done)
             writer.close()
             report = evaluation.report(results, writer.at(0) if config.eval.before else {})
-            report |= {"steps": config.train_steps, "seconds": round(time.time() - started, 1)}
+            report |= {"steps": int(trainer.state.step), "seconds": round(time.time() - started, 1)}
+            report["advice"] = advice(run, results, chosen.figures, report["steps"])
             trained = sharding.gather(trainer.state.best, run.mesh)
             if lead:
-                write_model(run, workdir, (graphdef, trained, frozen), frozen_files, results)
+                write_model(run, workdir, (graphdef, trained, frozen), frozen_files, report["steps"], results)
                 writer.plot(workdir / "curves.png")
                 write_json(workdir / "report.json", report)
                 write_training_page(workdir, report)
+                for line in report["advice"]:
+                    print(line, flush=True)
     # The others would wait for the one that exports when they exit, but not for long.
     multihost_utils.sync_global_devices("the run is done")
     return report
@@ -143,6 +151,7 @@ class Trainer:
     step: ReadyStep
     peak: float | None  # FLOP/s of a device, where they are known
     evaluation: Evaluation
+    chosen: BestStep
     predict: Callable[[Params, dict[str, np.ndarray]], jax.Array]
     writer: MetricWriter
     checkpoints: Checkpoints
@@ -172,13 +181,19 @@ class Trainer:
         """
         config = self.run.config
         due = self.first % config.eval_every == 0 if self.first else config.eval.before
-        if due and self.first < config.train_steps and not self._evaluated:
+        if self.first and self.evaluation.choose_by:
+            self.checkpoints.keep(self.chosen.step)
+            if self._chooses:
+                self._choose()  # what a checkpoint holds are the figures before its own
+        elif due and self.first < config.train_steps and not self._evaluated:
             self.evaluate()  # of a run that goes on: what was cut short after its checkpoint
         steps = range(self.first, config.train_steps)
         bar = tqdm(steps, "train", config.train_steps, False, initial=self.first, disable=jax.process_index() != 0)
         batches = prefetch(loader, self.run.mesh)
         with ThreadPoolExecutor(1) as waiter:
             for _ in bar:
+                if self.chosen.is_over:
+                    break
                 self._take_step(batches, waiter)
                 final = self.done == config.train_steps
                 if self.done % config.log_every == 0 or final:
@@ -187,9 +202,14 @@ class Trainer:
                     self.save()
                 if self.done % config.log_every == 0:
                     self._metrics = self._no_metrics
-                if self.done % config.eval_every == 0 and not final:
+                if self._chooses:
+                    self._choose()
+                elif self.done % config.eval_every == 0 and not final:
                     self.evaluate()
                 self.preemption.check()
+        if self.chosen.step not in (None, self.done):
+            del self.state  # two of them may not fit
+            self.state = self.checkpoints.restore_step(self.chosen.step, self.run.state_shapes())
         return self.evaluate()
 
     def _take_step(self, batches: Iterator[tuple[dict[str, jax.Array], int]], waiter: ThreadPoolExecutor) -> None:
@@ -231,7 +251,7 @@ class Trainer:
         """Writes a checkpoint in the background; raises :class:`LDISError` where the last steps are not finite."""
         self._require_finite()
         self.progress.enter(CHECKPOINT, self.done)
-        self.checkpoints.save(self.state, {"step": self.done, **self.progress.state()})
+        self.checkpoints.save(self.state, {"step": self.done, **self.progress.state(), **self.chosen.state()})
 
     def _require_finite(self) -> None:
         """Waits for the last step."""
@@ -243,8 +263,37 @@ class Trainer:
                 f"last good checkpoint in {self.workdir / 'checkpoints'} is kept"
             )
 
+    @property
+    def _chooses(self) -> bool:
+        """Whether an evaluation that chooses is due after the last step."""
+        config = self.run.config
+        due = self.done % config.eval_every == 0 or self.done == config.train_steps
+        return bool(self.evaluation.choose_by) and due
+
+    def _choose(self) -> None:
+        """Evaluates on the set that chooses, and keeps the step if it is the best yet."""
+        self.save()
+        results = self.evaluation.choose(self._predict())
+        figure = results[f"{self.evaluation.choose_by}/miou"]
+        best = self.chosen.add(self.done, figure)
+        self.checkpoints.keep(self.chosen.step)
+        self._write(results, self.evaluation.choose_by, ", the best yet" * best)
+
     def evaluate(self) -> dict[str, float]:
         """The figures of the evaluation after the last step, which are written down too."""
+        results = self.evaluation.run(self._predict(), self.done)
+        self._write(results, self.evaluation.main_set)
+        return results
+
+    def _write(self, results: dict[str, float], shown: str, remark: str = "") -> None:
+        if not (self._evaluated and self.done == self.first):  # else its line is there
+            self.writer.write(self.done, results)
+        if jax.process_index() == 0:
+            text = f"step {self.done}: mIoU {results[f'{shown}/miou']:.1f} on {shown}{remark}"
+            tqdm.write(text, file=sys.stderr)
+
+    def _predict(self) -> Predict:
+        """Of the state as it is."""
         self.progress.enter(EVALUATION, self.done)
         # Gathered once, not in every batch.
         params = jax.device_put(self.state.best, sharding.replicated(self.run.mesh))
@@ -254,10 +303,7 @@ class Trainer:
             self.preemption.check()
             return self.predict(params, batch)
 
-        results = self.evaluation.run(watched, self.done)
-        if not (self._evaluated and self.done == self.first):  # else its line is there
-            self.writer.write(self.done, results)
-        return results
+        return watched
 
 
 def make_loader(run: Run) -> TrainLoader:
@@ -270,7 +316,7 @@ def make_loader(run: Run) -> TrainLoader:
     source = make_source(config.data.sources, size)
     length = config.train_steps * config.batch_size
     episodes = TrainEpisodes(
-        source, config.num_shots, size, config.seed, length, config.data.augment, config.data.rescale
+        source, config.num_shots, size, config.seed, length, config.data.augment, config.data.rescale, run.task.tile
     )
     rows = sharding.process_rows(run.mesh, config.batch_size, jax.process_index())
     return TrainLoader(episodes, config.batch_size, num_workers=config.data.num_workers, rows=rows)

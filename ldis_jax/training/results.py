@@ -25,6 +25,7 @@ def write_model(
     workdir: Path,
     model: tuple[nnx.GraphDef[LDISModel], Mapping[str, Any], Mapping[str, Any]],
     frozen_files: dict[str, Weights],
+    steps: int,
     results: dict[str, float],
 ) -> None:
     """Writes ``model/`` and, with LoRA, ``lora/``.
@@ -34,11 +35,12 @@ def write_model(
         workdir: its folder.
         model: (structure, trained parameters, frozen ones).
         frozen_files: frozen networks as they came; on the device they may be bfloat16.
+        steps: that were taken.
         results: of the evaluation at the end, for the model card.
     """
     config = run.config
     facts = read_provenance(read_card(init_folder(config.init.folder))).trained(
-        config.data.sources, config.train_steps, config.batch_size, results, new_unet=bool(config.init.unet)
+        config.data.sources, steps, config.batch_size, results, new_unet=bool(config.init.unet)
     )
     card = model_card(run.task, run.networks, facts)
     unet, tensors = to_torch(unflatten(*model).unet), dict(frozen_files)
@@ -76,6 +78,8 @@ def write_training_page(workdir: Path, report: Mapping[str, Any]) -> None:
     }
     for title, paths in shown.items():
         parts += [f"## {title}\n\n![{title}](pictures/{path.name})" for path in paths]
+    if report["advice"]:
+        parts.append("## What would help\n\n" + "\n".join(f"- {line}" for line in report["advice"]))
     markdown.write_page(workdir / "report.md", f"Training: {workdir.name}", parts)
 
 

@@ -15,8 +15,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ldis_jax.config import check_config, init_folder, to_json
+from ldis_jax.datasets.folder_check import check_folder
+from ldis_jax.datasets.object_size import suggested_tile
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
+from ldis_jax.input_pipeline.picture_folder import chosen_labels
 from ldis_jax.input_pipeline.transforms import RESCALE
 from ldis_jax.models.config import UNetConfig
 from ldis_jax.models.ldis import LDISModel, ModelConfig
@@ -135,8 +138,23 @@ class Run:
 def run_task(config: ConfigDict) -> Task:
     """The task of a run, with the noise schedule that its UNet was trained with, if the init folder tells.
 
-    Where ``config.task`` is empty, it is the init folder's.
+    Where ``config.task`` is empty, it is the init folder's. Of a folder of one's own images, ``config.data.tile`` goes
+    before; 0 follows from the masks.
     """
+    task = _method(config)
+    folder, tile = config.data.get("folder"), config.data.get("tile")
+    if not folder or tile is None:
+        return task
+    if not tile:
+        checked = check_folder(folder)
+        tile = suggested_tile(checked, task.image_size, chosen_labels(checked, config.data.classes))
+    try:
+        return dataclasses.replace(task, tile=tile)
+    except LDISError as error:
+        raise LDISError(f"config.data.tile: {error}") from None
+
+
+def _method(config: ConfigDict) -> Task:
     folder = init_folder(config.init.folder)
     if not config.task:
         if not (folder / TASK_FILE).is_file():

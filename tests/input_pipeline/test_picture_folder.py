@@ -39,7 +39,43 @@ def test_held_out_pictures_are_queries_and_training_pictures_their_prompts(root)
 def test_one_held_out_picture_is_enough_and_no_episode_comes_twice(tmp_path):
     source = PictureFolder(picture_folder(tmp_path, boxes(1)), "val")
     episodes = FrozenEpisodes.of_draws(source, 100, 1)
-    assert len(episodes) == 4 and len({episode.name for episode in episodes}) == 1
+    assert len(episodes) == 1
+    several = FrozenEpisodes.of_draws(PictureFolder(tmp_path, "train"), 100, 1)
+    assert len(several) == len({record.query for record in several.records}) == 4
+    assert FrozenEpisodes.of_draws(PictureFolder(tmp_path, "train"), 2, 1).records == several.records[:2]
+
+
+def test_one_training_picture_in_five_is_for_choosing(tmp_path):
+    root = picture_folder(tmp_path, boxes(1, 20))
+    names = {split: {r.query for r in records(PictureFolder(root, split), 400)} for split in ("fit", "choose", "val")}
+    assert [len(names[split]) for split in ("fit", "choose", "val")] == [13, 3, 4]
+    assert len(set.union(*names.values())) == 20
+    for r in records(PictureFolder(root, "choose"), 50):
+        assert set(r.prompts) <= names["fit"]
+    for r in records(PictureFolder(root, "val"), 50):
+        assert not set(r.prompts) & names["val"]
+
+
+def test_few_pictures_choose_and_are_trained_on(tmp_path):
+    root = picture_folder(tmp_path, boxes(1, 8))
+    fit, choose = (PictureFolder(root, split) for split in ("fit", "choose"))
+    assert fit.num_images == choose.num_images == 6
+
+
+def test_classes_by_name_or_label_and_the_others(root):
+    def drawn(**settings):
+        return classes_of(PictureFolder(root, "train", **settings))
+
+    assert drawn(classes="dog") == drawn(classes=" 2 ") == drawn(classes="cat", others=True)
+    assert all(name.startswith("dog/") for name in drawn(classes="dog"))
+    assert drawn() == drawn(classes="cat,dog")
+    for settings, message in (({"classes": "cow"}, "no class 'cow'; choose of cat, dog"), ({"classes": "9"}, "'9'")):
+        with pytest.raises(LDISError, match=message):
+            drawn(**settings)
+    with pytest.raises(LDISError, match="no other classes than cat,dog"):
+        drawn(classes="cat,dog", others=True)
+    with pytest.raises(LDISError, match="no other classes than those that are trained on"):
+        drawn(others=True)
 
 
 def test_episodes_are_the_files_as_their_rule_reads_them(root):
