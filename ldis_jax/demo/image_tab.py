@@ -12,7 +12,7 @@ import gradio as gr
 import numpy as np
 
 from ldis_jax.demo import pictures
-from ldis_jax.demo.examples import Example, paint_examples
+from ldis_jax.demo.examples import SOURCES, Example, make_examples
 from ldis_jax.demo.uploads import (
     PaintedPrompt,
     read_mask_file,
@@ -35,45 +35,45 @@ from ldis_jax.media.animations import is_animation
 from ldis_jax.media.overlays import magnify
 
 _NOTHING = "Nothing yet."
+_HEIGHT = 360
+_PSEUDO_MASK = (
+    "<small>Pseudo mask: what the network renders, the object in green and all else in red. The mask is where green "
+    "exceeds red.</small>"
+)
 _SCALE = '<span class="scale">Probability {}0 <i></i> 1</span>'
 
 
 def build(server: Server) -> None:
     """Lays the tab out and connects it."""
-    examples = paint_examples()
-    gr.Markdown("### Examples")
-    choosers = []
+    # The result is beside its query, where nobody has to scroll to it.
     with gr.Row():
-        for example in examples:
-            with gr.Column(min_width=200):
-                gr.Image(
-                    example.picture(), format="png", show_label=False, interactive=False, height=120, buttons=[],
-                    container=False,
-                )  # fmt: skip
-                choosers.append(gr.Button(example.title, size="sm", elem_classes="example"))
-    with gr.Row():
-        with gr.Column():
-            gr.Markdown("### 1. Prompt\nA picture of the thing. Paint over it, or give its mask as a file.")
+        with gr.Column(min_width=240):
+            gr.Markdown("### 1. Prompt\nAn image of the thing. Mark it with the brush, or give its mask as a file.")
             prompt, shown_prompts = _prompt_editor(server)
-        with gr.Column():
-            gr.Markdown("### 2. Query\nThe picture to segment.")
-            query = picture_input(show_label=False, height=380, elem_id="query")
-            options = ldisn_options(server.pipe)
+        with gr.Column(min_width=240):
+            gr.Markdown("### 2. Query\nThe image to segment.")
+            query = picture_input(show_label=False, height=_HEIGHT, elem_id="query")
             run = gr.Button("Segment", variant="primary", size="lg", elem_id="segment")
-    gr.Markdown("### 3. Result")
-    summary = gr.HTML(_NOTHING, elem_id="summary")
+            options = ldisn_options(server.pipe)
+        with gr.Column(min_width=240):
+            gr.Markdown("### 3. Result\nThe query with what was found.")
+            overlay = _result("Overlay", show_label=False, height=_HEIGHT)
+            summary = gr.HTML(_NOTHING, elem_id="summary")
+            download = gr.DownloadButton("Download mask", visible=False, elem_id="download")
     with gr.Row():
-        shown = [
-            gr.Image(label=label, format="png", interactive=False, height=280, buttons=["download", "fullscreen"],
-                     elem_id=f"result-{label.split()[0].lower()}")
-            for label in ("Overlay", "Mask", "Probability", "Pseudo mask")
-        ]  # fmt: skip
+        shown = [overlay, *(_result(label, height=240) for label in ("Mask", "Probability", "Pseudo mask"))]
     with gr.Row():
         scale = gr.HTML(_SCALE.format(""), elem_id="scale")
-        download = gr.DownloadButton("Download mask", visible=False, elem_id="download")
+        gr.HTML(_PSEUDO_MASK, elem_id="pseudo-mask")
+    choosers, examples = _examples(photographs=not server.pipe.fails_on_photographs)
 
     def on_example(example: Example) -> tuple[Any, ...]:
         return *_shown_prompts(example.prompts), example.query
+
+    def on_query(path: str | None) -> None:
+        with server.clear_errors():
+            if path:
+                read_query(path, server.limits)
 
     def on_run(
         path: str | None,
@@ -108,8 +108,32 @@ def build(server: Server) -> None:
     for chooser, example in zip(choosers, examples, strict=True):
         chosen = chooser.click(functools.partial(on_example, example), None, [*shown_prompts, query], **PRIVATE)
         runs.append(chosen.then(**work))
-    # Nothing of the query before stays beside a new one.
-    gr.on([query.upload, query.clear], _nothing_yet, None, work["outputs"], cancels=runs, **PRIVATE)
+    # Nothing of the query before stays beside a new one, and a broken file is said at once.
+    emptied = gr.on([query.upload, query.clear], _nothing_yet, None, work["outputs"], cancels=runs, **PRIVATE)
+    emptied.then(on_query, query, None, **PRIVATE)
+
+
+def _result(label: str, **keywords: Any) -> Any:
+    """An image that the page shows and nobody changes."""
+    return gr.Image(
+        label=label, format="png", interactive=False, buttons=["download", "fullscreen"],
+        elem_id=f"result-{label.split(maxsplit=1)[0].lower()}", **keywords,
+    )  # fmt: skip
+
+
+def _examples(photographs: bool) -> tuple[list[Any], list[Example]]:
+    """Buttons below small images, and what they choose: photographs, or scenes."""
+    gr.Markdown("### Examples" + f"\n{SOURCES}" * photographs)
+    examples, choosers = make_examples(photographs), []
+    with gr.Row():
+        for example in examples:
+            with gr.Column(min_width=200):
+                gr.Image(
+                    example.picture(), format="png", show_label=False, interactive=False, height=120, buttons=[],
+                    container=False,
+                )  # fmt: skip
+                choosers.append(gr.Button(example.title, size="sm", elem_classes="example"))
+    return choosers, examples
 
 
 def _prompt_editor(server: Server) -> tuple[list[Any], list[Any]]:
@@ -119,7 +143,7 @@ def _prompt_editor(server: Server) -> tuple[list[Any], list[Any]]:
         The components that reading the editor's prompt takes, those added last; and those of :func:`_shown_prompts`.
     """
     gr.HTML('<div id="prompt-alert" role="alert"></div>', elem_classes="alert", padding=False)
-    canvas = editor(COLOURS[:1], sources=["upload", "clipboard"], show_label=False, height=380, elem_id="prompt")
+    canvas = editor(COLOURS[:1], sources=["upload", "clipboard"], show_label=False, height=_HEIGHT, elem_id="prompt")
     with gr.Row():
         class_name = gr.Textbox(label="Class name", value="object", max_length=60, elem_id="class")
         mask_file = gr.File(

@@ -17,7 +17,7 @@ from ldis_jax.demo.widgets import Server
 
 _MAX_WAITING, _MAX_SESSIONS = 16, 32
 _CSS = """
-.gradio-container { width: 100%; max-width: 1180px !important; margin: 0 auto !important; }
+.gradio-container { width: 100%; max-width: 1280px !important; margin: 0 auto !important; }
 .alert:has([role=alert]:empty) { display: none; }
 .alert [role=alert] { border-left: .25em solid #ef4444; padding: .3em .8em; font-weight: 600; }
 .legend { display: inline-flex; align-items: center; gap: .4em; margin: .1em 1.2em .1em 0; }
@@ -66,8 +66,8 @@ def build(server: Server) -> gr.Blocks:
     kind = "LDIS-n" if task.name == "ldisn" else "LDIS-1"
     with gr.Blocks(title="LDIS", analytics_enabled=False, delete_cache=(CHECK_EVERY, KEEP)) as page:
         gr.Markdown(
-            "# In-context segmentation\nShow a picture with a mask, and get the mask of the same thing in another "
-            f"picture.<br><small>{kind} at {task.image_size} pixels</small>"
+            "# In-context segmentation\nShow an image with a mask, and get the mask of the same thing in another "
+            f"image.<br><small>{kind} at {task.image_size} pixels</small>"
             + (f"<br>The model knows {server.pipe.knows}." if server.pipe.knows else "")
         )
         with gr.Tab("Image"):
