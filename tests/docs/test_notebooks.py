@@ -80,13 +80,14 @@ def test_segment(tmp_path, micro_folder, pictures):
     assert len(outputs(cells, "image/png")) == 1
 
 
-def test_segment_without_pictures(tmp_path, micro_folder):
+def test_segment_without_images(tmp_path, micro_folder):
     run("segment", tmp_path, MODEL=str(micro_folder))
     with Image.open(tmp_path / "mask.png") as mask:
         assert mask.mode == "L"
 
 
-def test_finetune(tmp_path):
+def test_finetune(tmp_path, micro_folder):
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     names = [f"picture{i}" for i in range(8)]
     for i, name in enumerate(names):
         image, mask = trees.paint(i, [1, 2])
@@ -94,7 +95,7 @@ def test_finetune(tmp_path):
         trees.save(tmp_path / f"mine/SegmentationClass/{name}.png", mask, palette=True)
     trees.lines(tmp_path / "mine/ImageSets/Segmentation/train.txt", *names[:4])
     trees.lines(tmp_path / "mine/ImageSets/Segmentation/val.txt", *names[4:])
-    cells = run("finetune", tmp_path, DATA=str(tmp_path / "mine"), METHOD="small", STEPS=4, BATCH_SIZE=2)
+    cells = run("finetune", tmp_path, DATA=str(tmp_path / "mine"), INIT=str(micro_folder), STEPS=4, BATCH_SIZE=2)
     assert len(outputs(cells, "image/png")) == 2
     assert (tmp_path / "runs" / "finetuned" / "model").is_dir() and (tmp_path / "mask.png").is_file()
 
