@@ -51,5 +51,5 @@ def get_config(method: str = "full") -> ConfigDict:
         config.eval.pictures = 4
         config.optim.b2 = 0.99
         config.step.grad_dtype = config.optim.moment_dtype = "float32"
-        config.eval_every = config.checkpoint_every = 30
+        config.eval_every = config.checkpoint_every = 40
     return config

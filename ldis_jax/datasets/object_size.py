@@ -14,7 +14,7 @@ from ldis_jax.media.masks import IGNORE_LABEL
 
 _MOST = 64  # masks that are measured
 # Pixels of the network's square that an object should be wide. An autoencoder makes one latent of 8 x 8 of them.
-_WANTED = 16.0
+_WANTED = 24.0
 _WHOLE = 0.7  # shares of an image from which on the whole is shown
 
 
@@ -49,7 +49,7 @@ def _widths_of(checked: CheckedFolder, name: str) -> dict[int, float]:
 def suggested_tile(checked: CheckedFolder, image_size: int, labels: Collection[int] = ()) -> float:
     """The ``tile`` of a task at ``image_size`` for the objects of a folder, or for those of some ``labels``.
 
-    The geometric mean of the classes' widths then is 16 pixels of the network, or as many as the images have. It is 1
+    The geometric mean of the classes' widths then is 24 pixels of the network, or as many as the images have. It is 1
     where the whole image serves.
     """
     widths = object_widths(checked)

@@ -106,6 +106,7 @@ def build(server: Server) -> None:
     }
     runs = [run.click(**work)]
     for chooser, example in zip(choosers, examples, strict=True):
+        chooser.click(None, js="() => window.scrollTo({top: 0})", **PRIVATE)  # to the result
         chosen = chooser.click(functools.partial(on_example, example), None, [*shown_prompts, query], **PRIVATE)
         runs.append(chosen.then(**work))
     # Nothing of the query before stays beside a new one, and a broken file is said at once.

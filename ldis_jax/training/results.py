@@ -78,8 +78,8 @@ def write_training_page(workdir: Path, report: Mapping[str, Any]) -> None:
     }
     for title, paths in shown.items():
         parts += [f"## {title}\n\n![{title}](pictures/{path.name})" for path in paths]
-    if report["advice"]:
-        parts.append("## What would help\n\n" + "\n".join(f"- {line}" for line in report["advice"]))
+    if found := report.get("advice"):
+        parts.append("## What would help\n\n" + "\n".join(f"- {line}" for line in found))
     markdown.write_page(workdir / "report.md", f"Training: {workdir.name}", parts)
 
 

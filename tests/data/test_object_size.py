@@ -35,7 +35,7 @@ def test_object_widths_end_at_the_border_of_the_image_and_leave_out_what_is_igno
 
 def test_suggested_tile_makes_objects_wide_enough_but_does_not_enlarge_images(tmp_path):
     wide, narrow = (folder(tmp_path / str(width), *[strip(width)] * 3) for width in (60, 8))
-    assert suggested_tile(wide, 64) == pytest.approx(0.6, abs=0.05)  # 0.15 of the image is 16 of 64 pixels
+    assert suggested_tile(wide, 64) == pytest.approx(0.4, abs=0.05)  # 0.15 of the image is 24 of 64 pixels
     assert suggested_tile(wide, 128) == 1.0
     assert suggested_tile(narrow, 128) == 0.32  # 128 of 400 pixels
     assert suggested_tile(narrow, 32) == 0.08

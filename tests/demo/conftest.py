@@ -1,4 +1,5 @@
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -34,12 +35,18 @@ def is_up(url):
 
 
 @pytest.fixture(scope="module")
-def server(micro_folder_ldisn):
-    """The address of a server of LDIS-n that takes files up to 0.2 MB and pictures up to 0.07 megapixels."""
+def server(micro_folder_ldisn, tmp_path_factory):
+    """The address of a server of LDIS-n that takes files up to 0.2 MB and images up to 0.07 megapixels.
+
+    Its model's card says that it knows scenes, so that those are the examples.
+    """
+    model = tmp_path_factory.mktemp("scenes") / "model"
+    shutil.copytree(micro_folder_ldisn, model)
+    (model / "README.md").write_text("---\ntraining_steps: 1\nknows:\n- painted scenes\n---\n")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "ldis_jax.demo", f"--model={micro_folder_ldisn}", f"--port={port}"]
+    command = [sys.executable, "-m", "ldis_jax.demo", f"--model={model}", f"--port={port}"]
     limits = ["--max_upload_mb=0.2", "--max_megapixels=0.07"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     with subprocess.Popen([*command, *limits], cwd=ROOT, env=environment) as process:
