@@ -1,17 +1,18 @@
-r"""Fine-tuning on a folder of your own pictures and masks: see docs/finetune.md.
+r"""Fine-tuning on a folder of your own images and masks: see docs/finetune.md.
 
-Paper:     not an experiment of the paper. The task and its picture size are those of the model folder.
-Command:   python -m ldis_jax.main --config=configs/finetune.py:lora --config.data.folder=my_pictures \
+Paper:     not an experiment of the paper. The task and its image size are those of the model folder,
+           but for the tile, which follows from the masks.
+Command:   python -m ldis_jax.main --config=configs/finetune.py:lora --config.data.folder=my_images \
                --config.init.folder=pretrained/ldis1 --workdir=runs/mine
            ":lora" trains low-rank pairs of rank 16 (--config.lora.rank=...), ":full" or nothing all of the UNet;
-           ":small" is for small models on a CPU, unless told otherwise the one that comes along.
-Needs:     pictures with masks (python -m ldis_jax.check_data --data=my_pictures says whether they will do), and a model
+           ":small" is for small models on a CPU, unless told otherwise the bundled one for photographs.
+Needs:     images with masks (python -m ldis_jax.check_data --data=my_images says whether they will do), and a model
            folder: of python -m ldis_jax.convert, or of a training run.
 Hardware:  :lora: two steps of full size on 2 CPU cores, 7.9 GB; :full: not run at full size by this project.
            :small: 2 CPU cores.
-Time:      :small: 2 minutes 28 seconds for 12 photographs.
-Expected:  :small: of 12 photographs of cats, two of them held out: loss from 1.06 to 0.13, mIoU from 3.9 to 13.9 (copy
-           the prompt's mask: 16.8, all foreground: 25.9).
+Time:      :small: 16 minutes for 35 photographs of many small objects, beside other work on the same cores.
+Expected:  :small: of 35 photographs of mushrooms, seven of them held out, with config.data.tile=0.4: mIoU from 68.5 to
+           77.5 (copy the prompt's mask: 21.2, all foreground: 36.6).
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +22,7 @@ from ldis_jax.recipes.data import folder_data
 
 
 def get_config(method: str = "full") -> ConfigDict:
-    """Trains "full", "lora" or "small" on ``data.folder``; a share of its pictures is held out to evaluate."""
+    """Trains "full", "lora" or "small" on ``data.folder``; a share of its images is held out to evaluate."""
     check_variant("configs/finetune.py", method, ("full", "lora", "small"))
     config = base_config("ldis1")
     config.task = ConfigDict()
