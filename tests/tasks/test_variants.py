@@ -16,6 +16,7 @@ from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
 from ldis_jax.models.ldis import ModelConfig
 from ldis_jax.tasks import LDIS1, LDISN, task_from_dict
+from ldis_jax.tasks.pseudo_mask import to_logit
 from ldis_jax.weights import load_model, load_training_init, save_model
 from tests.helpers import MICRO, SIZE
 from tests.parity import test_tasks as glass
@@ -24,7 +25,7 @@ from tests.reference.weights import random_model
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-VARIANT_KEYS = {"target", "mask_noise", "masking", "loss_space", "noised", "balance"}
+VARIANT_KEYS = {"target", "mask_noise", "masking", "loss_space", "noised", "balance", "tile", "object_bias"}
 
 
 @pytest.mark.parametrize("name", cases.VARIANTS)
@@ -53,6 +54,8 @@ def test_a_file_from_before_the_variants(task):
         ({"target": "added"}, "target='added', mask_alpha=0.0, .*mask_alpha at least 1"),
         ({"mask_alpha": 1.5}, "target='augmented', mask_alpha=1.5, .*mask_alpha from 0 on and below 1"),
         ({"balance": 1.5}, "balance=1.5: must be from 0 to 1"),
+        ({"tile": 0.0}, "tile=0.0: must be from 0.02 to 1, a share of the image's long side"),
+        ({"tile": 1.5}, "tile=1.5: must be from 0.02 to 1"),
         ({"balance": 0.5, "loss_space": "pixel"}, "balance=0.5: .* 0 with loss_space 'pixel'"),
         ({"noised": True, "timestep": 1000}, "timestep=1000: must be less than the noise schedule's 1000"),
     ],
@@ -61,6 +64,19 @@ def test_what_cannot_be_is_one_clear_line(values, message):
     with pytest.raises(LDISError, match=message) as error:
         task_from_dict({"task": "ldis1", **values}, "file")
     assert str(error.value).startswith("file: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("changes", [{}, {"mask_alpha": 0.3}, {"target": "added", "mask_alpha": 2.0}])
+def test_object_bias_moves_the_mask_and_not_what_was_rendered(changes):
+    rng = np.random.default_rng(0)
+    rendered, query = (rng.uniform(-1, 1, (5, 7, 3)).astype(np.float32) for _ in range(2))
+    plain, biased = LDIS1(**changes), LDIS1(**changes, object_bias=0.5)
+    r = biased.residual(rendered, query)
+    assert r.dtype == np.float32
+    np.testing.assert_allclose(to_logit(r), to_logit(plain.residual(rendered, query)) + 0.5, atol=1e-6)
+    np.testing.assert_allclose(r[..., 2], plain.residual(rendered, query)[..., 2])
+    for task in (plain, biased):
+        np.testing.assert_allclose(task.rendered(task.residual(rendered, query), query), rendered, atol=1e-6)
 
 
 def test_balance_weighs_places_by_how_small_the_object_is():

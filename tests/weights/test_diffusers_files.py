@@ -49,6 +49,7 @@ def nchw(x):
     ("name", "count", "changes"),
     [
         ("ldis1", 1, {}),
+        ("ldis1", 1, {"object_bias": 0.5}),
         ("ldis1", 3, {"masking": "post", "target": "added", "mask_alpha": 2.0}),
         ("ldisn", 3, {"sampler": "ddim", "num_steps": 3}),
         ("ldisn", 1, {"sampler": "dpmpp_2m", "num_steps": 3, "timestep_spacing": "trailing", "guidance_end": 0.5}),
