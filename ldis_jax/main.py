@@ -42,6 +42,7 @@ def _print_report(report: dict[str, Any], workdir: Path) -> None:
     if report["prompt_swap"] is not None:
         print(f"{'prompt swap':<16} {report['prompt_swap']:7.3f}")
     print(f"{report['steps']} steps in {report['seconds']:.0f} s; model in {workdir / 'model'}")
+    print("".join(f"{line}\n" for line in report["advice"]), end="")
 
 
 def _check_folder(config: ConfigDict) -> None:

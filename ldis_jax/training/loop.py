@@ -125,16 +125,13 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
             progress.enter(EXPORT, trainer.done)
             writer.close()
             report = evaluation.report(results, writer.at(0) if config.eval.before else {})
-            report |= {"steps": int(trainer.state.step), "seconds": round(time.time() - started, 1)}
-            report["advice"] = advice(run, results, chosen.figures, report["steps"])
+            report |= {**trainer.outcome(results), "seconds": round(time.time() - started, 1)}
             trained = sharding.gather(trainer.state.best, run.mesh)
             if lead:
                 write_model(run, workdir, (graphdef, trained, frozen), frozen_files, report["steps"], results)
                 writer.plot(workdir / "curves.png")
                 write_json(workdir / "report.json", report)
                 write_training_page(workdir, report)
-                for line in report["advice"]:
-                    print(line, flush=True)
     # The others would wait for the one that exports when they exit, but not for long.
     multihost_utils.sync_global_devices("the run is done")
     return report
@@ -249,6 +246,8 @@ class Trainer:
 
     def save(self) -> None:
         """Writes a checkpoint in the background; raises :class:`LDISError` where the last steps are not finite."""
+        if int(self.state.step) != self.done:
+            return  # the best step is back, from a checkpoint of its own
         self._require_finite()
         self.progress.enter(CHECKPOINT, self.done)
         self.checkpoints.save(self.state, {"step": self.done, **self.progress.state(), **self.chosen.state()})
@@ -291,6 +290,11 @@ class Trainer:
         if jax.process_index() == 0:
             text = f"step {self.done}: mIoU {results[f'{shown}/miou']:.1f} on {shown}{remark}"
             tqdm.write(text, file=sys.stderr)
+
+    def outcome(self, results: dict[str, float]) -> dict[str, Any]:
+        """Of a run that is done, for its report: "steps", of what is kept, and "advice"."""
+        steps = int(self.state.step)
+        return {"steps": steps, "advice": advice(self.run, results, self.chosen.figures, steps)}
 
     def _predict(self) -> Predict:
         """Of the state as it is."""

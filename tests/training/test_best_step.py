@@ -9,6 +9,7 @@ import pytest
 from ldis_jax import LDISError
 from ldis_jax.models.params import flatten
 from ldis_jax.recipes.data import eval_set, procedural_source
+from ldis_jax.runtime.preemption import PreemptedError
 from ldis_jax.training import loop
 from ldis_jax.training.best_step import BestStep
 from ldis_jax.training.checkpoint import saved_steps
@@ -131,6 +132,20 @@ def test_a_run_that_was_cut_off_ends_the_same(stopped, micro_folder, tmp_path, m
     assert again["miou"] == report["miou"] and again["steps"] == 4
     for name, value in params_of(stopped[0] / "model").items():
         np.testing.assert_array_equal(value, params_of(tmp_path / "model")[name], err_msg=name)
+
+
+def test_sigterm_in_the_last_evaluation_saves_nothing_of_the_best_step_again(
+    stopped, micro_folder, tmp_path, monkeypatch
+):
+    def preempted(self, predict, step):
+        raise PreemptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, "run", preempted)
+        report, _ = run(config_of(micro_folder), tmp_path, patch, FIGURES)
+    assert report is None and saved_steps(tmp_path / "checkpoints") == [4, 8]
+    report, trainer = run(config_of(micro_folder), tmp_path, monkeypatch, FIGURES)
+    assert trainer.done == 8 and report["miou"] == stopped[1]["miou"]
 
 
 def test_the_set_that_chooses_has_to_be_one(micro_folder, tmp_path):
