@@ -150,15 +150,14 @@ class Task(abc.ABC):
         :attr:`object_bias` is added to its green and taken from its red.
         """
         r = rendered if self.picture_share == 0 else rendered - self.picture_share * query_image
-        return r if self.object_bias == 0 else r + self._bias
+        return r if self.object_bias == 0 else r + self._bias(r.ndim)
 
     def rendered(self, residual: Any, query_image: Any) -> Any:
         """The inverse of :meth:`residual`, as the decoder rendered it."""
-        return residual + self.picture_share * query_image - self._bias
+        return residual + self.picture_share * query_image - self._bias(residual.ndim)
 
-    @property
-    def _bias(self) -> np.ndarray:
-        return np.array([-0.5, 0.5, 0.0], np.float32) * np.float32(self.object_bias)
+    def _bias(self, rank: int) -> np.ndarray:
+        return (np.array([-0.5, 0.5, 0.0], np.float32) * np.float32(self.object_bias)).reshape((1,) * (rank - 1) + (3,))
 
     def predict(
         self, model: LDISModel, query_image: jax.Array, prompts: Prompts, keys: jax.Array, **options: Any
