@@ -3,8 +3,10 @@
 import collections
 import os
 
+from tests.compile_flags import QUICK
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 # Fake devices share one pool of threads, as many as devices by default. A program with two independent exchanges can
 # then fill it with waiting threads and stop for ever.
 os.environ["NPROC"] = "64"
@@ -90,16 +92,6 @@ def pipe(micro_folder):
 @pytest.fixture(scope="module")
 def pipe_n(micro_folder_ldisn):
     return LDISPipeline.from_pretrained(micro_folder_ldisn)
-
-
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """Two thirds of the time of files that mostly compile; for comparisons of programs with each other."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of commands that tests start
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
 
 
 @pytest.fixture

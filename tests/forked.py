@@ -8,8 +8,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import jax
-
 from tests.helpers import ROOT
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -22,8 +20,6 @@ def _run(module, arguments, folder, environment, outputs):
             os.dup2(file.fileno(), stream.fileno())
     os.environ.clear()
     os.environ.update(environment)
-    if "JAX_DISABLE_MOST_OPTIMIZATIONS" in environment:  # jax has read it already
-        jax.config.update("jax_disable_most_optimizations", True)
     os.chdir(folder)
     sys.argv[1:] = arguments
     runpy.run_module(module, run_name="__main__", alter_sys=True)

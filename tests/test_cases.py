@@ -22,7 +22,7 @@ from ldis_jax.weights.hub import resolve
 from ldis_jax.weights.model_folder import open_model
 from tests.helpers import CASES, ROOT, call_command, needs_cases
 
-pytestmark = [needs_cases, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = needs_cases
 PROMPT, GOOD = CASES / "prompt.png", CASES / "prompt_mask_good.png"
 QUERY = ROOT / "examples" / "query.png"  # what the images of endings/ and their like show
 

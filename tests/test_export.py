@@ -24,7 +24,6 @@ from tests.helpers import ROOT, SIZE, call_command
 
 pytest.importorskip("flatbuffers")
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 K = 2
 

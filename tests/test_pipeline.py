@@ -10,8 +10,6 @@ from PIL import Image
 from ldis_jax import LDISError, LDISPipeline
 from tests.helpers import SIZE
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def arrays(count, batch=1):
     rng = np.random.default_rng(3)

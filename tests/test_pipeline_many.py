@@ -12,8 +12,6 @@ from ldis_jax.inference.tiles import Canvas, make_tiles
 from ldis_jax.input_pipeline.transforms import crop_prompt
 from tests.helpers import SIZE
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def scene(seed, height=24, width=50):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)

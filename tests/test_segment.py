@@ -18,8 +18,6 @@ from ldis_jax.media.masks import read_label_map
 from ldis_jax.media.videos import read_video, video_writer
 from tests.helpers import call_command
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def model(micro_folder):

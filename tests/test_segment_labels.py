@@ -11,7 +11,6 @@ from ldis_jax.media.overlays import overlay, overlay_labels
 from ldis_jax.media.videos import video_writer
 from tests import test_segment
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 model, work, run = test_segment.model, test_segment.work, test_segment.run  # fixtures
 LABELLED = np.zeros((24, 24), np.uint8)
 LABELLED[3:20, 2:11], LABELLED[5:22, 13:23] = 1, 2

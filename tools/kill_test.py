@@ -32,7 +32,8 @@ from ldis_jax.training.metric_writer import read_metrics  # noqa: E402
 
 KINDS = ("data", "step", "save", "anywhere")
 _POLL = 0.002  # seconds
-_COMPILE_QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+_COMPILE_QUICKLY = """--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
+--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"""
 
 
 class Run:

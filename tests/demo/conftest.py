@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ldis_jax.media.videos import video_writer
+from tests.compile_flags import QUICK
 from tests.helpers import ROOT
 
 
@@ -48,7 +49,7 @@ def server(micro_folder_ldisn, tmp_path_factory):
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "ldis_jax.demo", f"--model={model}", f"--port={port}"]
     limits = ["--max_upload_mb=0.2", "--max_megapixels=0.07"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICK}
     with subprocess.Popen([*command, *limits], cwd=ROOT, env=environment) as process:
         url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
         try:

@@ -27,8 +27,6 @@ from ldis_jax.demo.uploads import (
 from ldis_jax.media.overlays import PALETTE
 from tests.helpers import ROOT, call_command
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 LIMITS = Limits()
 EMPTY = {"background": None, "layers": []}
 

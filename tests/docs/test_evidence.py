@@ -15,6 +15,7 @@ from benchmarks.evidence.claims import Comparison, evidence
 from benchmarks.evidence.figures import Contrast, Count, Estimate, Results
 from ldis_jax.input_pipeline import make_source
 from ldis_jax.weights.model_folder import model_hash
+from tests.compile_flags import QUICK
 from tests.helpers import ROOT, call_command, load_script, paint_pair
 
 FILE = load_script(ROOT / "configs" / "evidence.py")
@@ -97,13 +98,13 @@ def quick_sweep(tmp_path, monkeypatch):
     monkeypatch.setattr(probes, "_BATCH", 2)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    monkeypatch.setitem(os.environ, "XLA_FLAGS", "")
+    monkeypatch.setitem(os.environ, "XLA_FLAGS", QUICK)
     two = ({"sampler": "ddpm", "num_steps": 2}, {"sampler": "ddim", "num_steps": 1})
     monkeypatch.setattr(probes.fewer_steps, "variants", lambda: two)
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.usefixtures("quick_sweep", "quick_compilation")
+@pytest.mark.usefixtures("quick_sweep")
 def test_a_variant_is_run_once(monkeypatch, capsys):
     monkeypatch.setattr(sweep, "SEEDS", (5,))
     arguments = ("--minutes=30", "--only", "ldisn")

@@ -13,8 +13,6 @@ from PIL import Image
 from tests.data import trees
 from tests.helpers import ROOT
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NOTEBOOKS = ROOT / "notebooks"
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from ldis_jax import check_data, convert, segment
+from tests.compile_flags import QUICK
 from tests.data import trees
 from tests.data.test_folder_check import boxes, picture_folder
 from tests.helpers import ROOT, call_command
@@ -72,7 +73,6 @@ IN_PROCESS = {"ldis_jax.check_data": check_data, "ldis_jax.segment": segment, "l
 SHORT = ["--config.train_steps=2", "--config.batch_size=2", "--config.eval.batch_size=2", "--config.eval.pictures=2"]
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_the_commands_of_the_fine_tuning_page(tmp_path, micro_folder, monkeypatch, capsys):
     """All of them, in order and as they stand, where a user would be; training is short, of the smallest network."""
     masks = {f"cat{i}": mask for i, mask in enumerate(boxes(255).values())}
@@ -87,7 +87,7 @@ def test_the_commands_of_the_fine_tuning_page(tmp_path, micro_folder, monkeypatc
         if module in IN_PROCESS:
             status, out, err = call_command(IN_PROCESS[module].main, monkeypatch, capsys, *arguments)
         else:  # flags and devices are set once a process
-            env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+            env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICK}
             command = [sys.executable, "-m", module, *arguments, *SHORT]
             done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
             status, out, err = done.returncode, done.stdout, done.stderr

@@ -16,6 +16,7 @@ from ldis_jax import convert, evaluate
 from ldis_jax.weights import named_models
 from ldis_jax.weights.assembly import Sources, assemble
 from tests.commands.test_convert_weights import made  # noqa: F401
+from tests.compile_flags import QUICK
 from tests.data import trees
 from tests.helpers import ROOT, call_command, load_script
 
@@ -72,9 +73,8 @@ def _fetched(word, made):  # noqa: F811
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.usefixtures("quick_compilation")
 def test_every_command(folder, made, monkeypatch, capsys):  # noqa: F811
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICK}
     run, printed = [], ""
     for line in commands():
         if line.startswith(ELSEWHERE):

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ldis_jax.weights.model_folder import read_vae_config
+from tests.compile_flags import QUICK
 from tests.costs.test_compile import needs_libtpu
 from tests.helpers import ROOT, load_script, paint_pair
 
@@ -39,7 +40,7 @@ def test_seconds_and_memory_of_conversion(tmp_path):
 def test_what_a_save_costs(tmp_path):
     out = tmp_path / "checkpoint.json"
     command = [sys.executable, "benchmarks/checkpoint.py", "--config=tools/crash_config.py", "--every=2", "--pairs=3"]
-    env = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    env = os.environ | {"XLA_FLAGS": QUICK}
     subprocess.run([*command, f"--json={out}"], cwd=ROOT, env=env, check=True, capture_output=True, timeout=300)
     figures = json.loads(out.read_text())
     assert {kind: len(values) for kind, values in figures["seconds_a_step"].items()} == {"with": 3, "without": 3}
@@ -47,7 +48,6 @@ def test_what_a_save_costs(tmp_path):
     assert load_script(ROOT / "tools" / "speed_tables.py").TABLES["checkpoint"](figures).count("\n") == 2
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_pictures_that_explain(micro_folder, micro_folder_ldisn, tmp_path, monkeypatch):
     script = load_script(ROOT / "tools" / "explain_pictures.py")
     for folder in (micro_folder, micro_folder_ldisn):
@@ -58,7 +58,6 @@ def test_pictures_that_explain(micro_folder, micro_folder_ldisn, tmp_path, monke
     assert all(min(size) > 100 for size in sheets.values())
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_what_fewer_steps_cost(micro_folder_ldisn, tmp_path, monkeypatch, capsys):
     script = load_script(ROOT / "benchmarks" / "fewer_steps.py")
     two = ({"sampler": "ddpm", "num_steps": 2}, {"sampler": "ddim", "num_steps": 1, "guidance_end": 0.0})
@@ -74,7 +73,6 @@ def test_what_fewer_steps_cost(micro_folder_ldisn, tmp_path, monkeypatch, capsys
     assert capsys.readouterr().out.count("\n") == 4
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_masks_through_an_autoencoder(micro_folder, tmp_path, monkeypatch, capsys):
     script = load_script(ROOT / "benchmarks" / "autoencoders.py")
     vae = read_vae_config(micro_folder / "vae")

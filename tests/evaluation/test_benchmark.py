@@ -25,8 +25,6 @@ from ldis_jax.input_pipeline import episodes_hash, read_manifest
 from ldis_jax.weights.model_folder import model_hash
 from tests.helpers import ROOT, SHARED, call_command
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 MANIFESTS = ROOT / "ldis_jax" / "evaluation" / "manifests"
 COCO_MINI = SHARED / "coco_mini"
 

@@ -17,8 +17,6 @@ from ldis_jax.input_pipeline import episodes_hash
 from ldis_jax.media.images import read_image
 from tests.helpers import call_command
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TOY = Protocol("toy", "voc", episodes=5)
 
 

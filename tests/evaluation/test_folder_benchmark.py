@@ -20,8 +20,6 @@ from tests.data.test_folder_check import box, picture_folder
 from tests.helpers import call_command
 from tests.input_pipeline.test_chosen_folders import zoo
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture
 def command(micro_folder, tmp_path, monkeypatch, capsys):

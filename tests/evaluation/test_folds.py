@@ -13,8 +13,6 @@ from ldis_jax.evaluation.protocols import FOLDED, PROTOCOLS, Folds, Protocol
 from tests.evaluation.test_benchmark import random_records
 from tests.helpers import call_command
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TOY = Folds(
     Protocol("toy-1shot", "voc", classes=(1, 2), episodes=5),
     tuple(Protocol(f"toy-fold{label - 1}-1shot", "voc", classes=(label,), episodes=5) for label in (1, 2)),

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ldis_jax import evaluate
+from tests.compile_flags import QUICK
 from tests.evaluation.painted import ROOT, Painted, build, write_vspw
 from tests.helpers import call_command, free_port
 
@@ -31,7 +32,7 @@ def two_processes(*commands):
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "ldis_jax.evaluate", "--multihost", *map(str, arguments)],
-            env={**shared, "SLURM_PROCID": str(i), "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+            env={**shared, "SLURM_PROCID": str(i), "XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {QUICK}"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -18,8 +18,6 @@ from tests.data import trees
 from tests.evaluation.painted import ROOT, Painted, write_davis, write_vspw
 from tests.helpers import call_command
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHARED = ROOT / "../shared/data"
 REAL = SHARED.is_dir()
 EPISODES, FRAMES = 3, 10

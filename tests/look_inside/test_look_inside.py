@@ -38,8 +38,6 @@ def half(*shape):
     return mask
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 QUERY = picture(0, SIZE, SIZE, 3)
 PROMPTS = [(picture(i, SIZE, SIZE, 3), half(SIZE, SIZE)) for i in (1, 2, 3)]
 

@@ -13,7 +13,6 @@ from ldis_jax.weights.rules import fill
 from ldis_jax.weights.tensors import Weights, from_array
 from tests.helpers import ROOT, load_script
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 CONFIG = EfficientNetConfig(image_size=64)
 read = nnx.jit(EfficientNetLite0.__call__)
 describe = nnx.jit(EfficientNetLite0.describe_query)

@@ -114,7 +114,7 @@ def our_side() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     graphdef, trained, frozen = flatten(adapted(RANK3))
     latents, timesteps, tokens, token_mask = inputs()
 
-    @functools.partial(jax.jit, compiler_options=cases.FAST_COMPILE)
+    @jax.jit
     def step(trained, frozen):
         def loss(trained):
             unet = unflatten(graphdef, trained, frozen).unet

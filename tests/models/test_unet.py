@@ -1,7 +1,5 @@
 """Attention by heads, norms of parts, and instructions that are read once: the same numbers by shorter ways."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,7 +71,7 @@ def test_branches_read_what_they_would_alone(num_prompts):
     null = jnp.asarray(cases.normal("null", 1, length, tokens.shape[-1]))
     repeated = jnp.broadcast_to(jnp.tile(null, (1, num_prompts, 1)), tokens.shape)
 
-    @functools.partial(jax.jit, compiler_options=cases.FAST_COMPILE)
+    @jax.jit
     def evaluate(latents, timesteps, tokens, repeated, null, bias):
         branches = [latents * scale for scale in (1.0, 0.5, -1.0)]
         prompted = unet.instruct(tokens, bias)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ldis_jax.tasks import instruction
+from tests.compile_flags import OPTIMIZED
 from tests.parity.make_golden import GOLDEN, thin
 from tests.reference import cases
 
@@ -37,6 +38,13 @@ def test_live(case, references):
 def test_golden(case):
     truth = np.load(GOLDEN)[case]
     assert cases.error(case, thin(cases.jax_output(case)), truth) <= cases.tolerance(case)
+
+
+def test_optimized_code_gives_the_same():
+    """Tests compile without the compiler's last optimizations, users with them."""
+    inputs = cases.prompt_inputs(*cases.prompts(1))
+    ours = cases.predict("ldis1", cases.query_image(), inputs, compiler_options=OPTIMIZED)
+    assert cases.error("R/ldis1/1", thin(ours), np.load(GOLDEN)["R/ldis1/1"]) <= cases.tolerance("R/ldis1/1")
 
 
 def test_golden_file_is_complete():

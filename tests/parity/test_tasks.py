@@ -15,8 +15,6 @@ from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
 from ldis_jax.tasks import LDIS1, LDISN, PromptInputs, task_from_dict
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BATCH, SIZE = 3, 8
 KEYS = jax.random.split(jax.random.key(3), BATCH)
 QUERY = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (BATCH, SIZE, SIZE, 3)).astype(np.float32))

@@ -15,8 +15,6 @@ from tests.helpers import MICRO, SHARED, SIZE
 from tests.reference import cases
 from tests.reference.weights import as_weights, module_weights, random_model
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TAESD = SHARED / "taesd"
 SD = 0.18215
 CONFIG = AutoencoderTinyConfig(

@@ -237,17 +237,15 @@ def model(name: str) -> LDISModel:
     return random_model(CONFIGS[name])
 
 
-# Compiling is most of what these tests cost, and LLVM's optimisation most of compiling.
-FAST_COMPILE = {"xla_backend_optimization_level": 0}
-
-
-def run(function: Callable[..., Any], module: nnx.Module, *args: Any, fast_compile: bool = True, **options: Any) -> Any:
+def run(
+    function: Callable[..., Any], module: nnx.Module, *args: Any, compiler_options: Any = None, **options: Any
+) -> Any:
     """``function(module, *args, **options)`` under jit at full float32 precision, as NumPy arrays."""
     graphdef, state = nnx.split(module)
     arrays = {key: value for key, value in options.items() if isinstance(value, np.ndarray)}
     static = {key: value for key, value in options.items() if key not in arrays}
 
-    @functools.partial(jax.jit, compiler_options=FAST_COMPILE if fast_compile else None)
+    @functools.partial(jax.jit, compiler_options=compiler_options)
     def compiled(state: Any, args: Any, arrays: Any) -> Any:
         return function(nnx.merge(graphdef, state), *args, **arrays, **static)
 
@@ -283,7 +281,7 @@ def training_step(name: str, with_gradient: bool) -> tuple[jax.Array, Any]:
     """One training step's loss and, if asked for, its gradient as a state of the UNet; half of the compilation."""
     graphdef, trainable, *frozen = nnx.split(model(name), TRAINABLE, ...)
 
-    @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
+    @jax.jit
     def step(trainable: Any, frozen: Any, batch: Any) -> Any:
         def loss(trainable: Any) -> jax.Array:
             return TASKS[name].loss(nnx.merge(graphdef, trainable, *frozen), batch, training_key())

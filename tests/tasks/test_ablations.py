@@ -111,7 +111,7 @@ def test_it_takes_two_steps(variant, folders):
             (StepMetrics.empty(), frozen, episodes()),
             (sharding.replicated(mesh), sharding.replicated(mesh), sharding.batch_sharding(mesh)),
         )
-        step = step.lower(state, metrics, frozen, batch).compile(compiler_options=cases.FAST_COMPILE)
+        step = step.lower(state, metrics, frozen, batch).compile()
         for _ in range(2):
             state, metrics = step(state, metrics, frozen, batch)
         assert int(state.step) == 2 and np.isfinite(metrics.compute()["loss"])

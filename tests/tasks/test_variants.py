@@ -23,8 +23,6 @@ from tests.parity import test_tasks as glass
 from tests.reference import cases
 from tests.reference.weights import random_model
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 VARIANT_KEYS = {"target", "mask_noise", "masking", "loss_space", "noised", "balance", "tile", "object_bias"}
 
 

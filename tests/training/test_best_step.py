@@ -17,8 +17,6 @@ from ldis_jax.training.evaluation_sets import Evaluation
 from ldis_jax.weights import load_model
 from tests.helpers import micro_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module", autouse=True)
 def standard_promotion():

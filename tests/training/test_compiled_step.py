@@ -14,8 +14,6 @@ from ldis_jax.training.loop import train
 from ldis_jax.training.metric_writer import read_metrics
 from tests.helpers import micro_config, run_of
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module", autouse=True)
 def standard_promotion():

@@ -24,8 +24,6 @@ from ldis_jax.training.step import StepMetrics, init_state, make_train_step
 from ldis_jax.weights import load_model, model_folder
 from tests.helpers import micro_config, run_of
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module", autouse=True)
 def standard_promotion():

@@ -11,8 +11,6 @@ from ldis_jax.training.programs import mathematical_flops
 from ldis_jax.training.run import run_task
 from tests.helpers import micro_config, run_of
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_what_a_drawn_unet_regresses():
     config = small_config("ldisn")

@@ -14,8 +14,6 @@ from ldis_jax.training.optim import bfloat16_moments, round_stochastically
 from ldis_jax.training.step import StepMetrics, StepOptions, init_state, make_train_step
 from tests.helpers import MICRO, SIZE, micro_task
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BATCH = 8
 
 

@@ -17,11 +17,11 @@ from ldis_jax.errors import LDISError
 from ldis_jax.training.checkpoint import read_params
 from ldis_jax.training.loop import train
 from ldis_jax.weights import load_model
+from tests.compile_flags import QUICK
 from tests.forked import command
 from tests.helpers import micro_config
 from tests.reference.weights import arrays
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 NETWORKS = ("unet", "vae", "prompt_encoder")
 
 
@@ -40,7 +40,7 @@ def trained(tmp_path_factory, micro_folder_ldisn):
 
 def export(trained, out, *arguments):
     """The command on a machine with one device."""
-    env = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    env = os.environ | {"XLA_FLAGS": QUICK}
     return command("ldis_jax.convert", f"--checkpoint={trained / 'run'}", f"--out={out}", *arguments, env=env)
 
 

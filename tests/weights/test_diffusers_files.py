@@ -16,7 +16,6 @@ from ldis_jax.weights.model_folder import model_hash  # noqa: E402
 from tests.helpers import MICRO, MICRO_EFFICIENT, ROOT, micro_task  # noqa: E402
 from tests.reference.weights import random_model  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 LARGEST = 1e-3  # of R, whose values are about 1
 
 

@@ -28,8 +28,6 @@ from tests.helpers import CASES, MICRO, SIZE, call_command, micro_config, micro_
 from tests.reference import cases
 from tests.reference.weights import arrays
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
 

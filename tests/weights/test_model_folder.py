@@ -22,8 +22,6 @@ from ldis_jax.weights import model_folder as folder_module
 from tests.reference import cases
 from tests.reference.weights import arrays
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",

@@ -37,7 +37,6 @@ from tests.weights.fake_hub import FakeHub, error, send  # noqa: E402
 from tests.weights.test_hub import files_of, point_to  # noqa: E402
 
 SD15, LDIS, ALPHA = "stable-diffusion-v1-5/stable-diffusion-v1-5", "chaoyangw/ldis", "/weight/clip_l14.pth"
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 CONFIGS = {
     name: ModelConfig(type(config.unet)(**{**vars(config.unet), "encoder_hid_dim": 64}), config.vae, CLIP_TOWER)
     for name, config in MICRO.items()
