@@ -10,7 +10,6 @@ A benchmark says its own split, classes, prompts, episodes and seed; without --b
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if protocol.kind != "images":
                 raise LDISError(f"--benchmark={args.benchmark}: is about whole videos; evaluate it without a manifest")
         records = draw_episodes(open_source(args.root, protocol), protocol)
-        write_json(args.out, [dataclasses.asdict(record) for record in records])
+        write_json(args.out, [record.to_json() for record in records])
     except LDISError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status

@@ -64,6 +64,8 @@ class _EvalSetEntry:
     manifest: str
     protocol: str
     num_shots: int
+    seed: int
+    absent: float
 
 
 def base_config(task: str) -> ConfigDict:
@@ -122,6 +124,8 @@ def base_config(task: str) -> ConfigDict:
     config.data = ConfigDict()
     config.data.augment = True
     config.data.rescale = (0.9, 1.1)  # random scales of augmentation; 1 has the short side at task.image_size
+    # The share of episodes whose query does not show what is prompted, so that nothing is to be found. The paper: none.
+    config.data.absent = 0.0
     config.data.num_workers = 8  # processes that make batches; 0 uses threads
     config.data.sources = ConfigDict()  # name -> voc_source(...), or another of the functions below
 
@@ -135,6 +139,9 @@ def base_config(task: str) -> ConfigDict:
     # evaluates all on the way, and keeps the last step.
     config.eval.choose_by = ""
     config.eval.patience = 0  # evaluations without a better one after which training ends; 0 trains to the end
+    # A set, not reported itself, on which the score of a mask, and the threshold below which it is empty, are fitted at
+    # the end: of classes that were trained on, and images that were not. Empty leaves scores uncalibrated.
+    config.eval.calibrate_by = ""
     config.eval.before = False  # also before the first step, for what training changes
 
     config.log_every = 50
@@ -177,6 +184,7 @@ def check_config(config: ConfigDict) -> None:
         ("dtype", config.dtype in ("auto", *dtypes), "one of auto, float32, bfloat16"),
         ("remat", config.remat in REMAT, f"one of {', '.join(REMAT)}"),
         ("step.grad_dtype", config.step.grad_dtype in dtypes, "one of float32, bfloat16"),
+        ("data.absent", 0 <= config.data.absent < 1, "from 0 on and below 1"),
         ("step.ema_decay", 0 <= config.step.ema_decay < 1, "from 0 on and below 1"),
         ("optim.learning_rate", optim.learning_rate >= 0, "not negative"),
         ("optim.schedule", optim.schedule in ("constant", "cosine"), "one of constant, cosine"),

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldis_jax.errors import LDISError
-from ldis_jax.evaluation.protocols import FOLDED, FOLDER, PROTOCOLS
+from ldis_jax.evaluation.protocols import FOLDED, FOLDER, FOLDER_ABSENT, PROTOCOLS
 from ldis_jax.support import cli, prediction_options
 from ldis_jax.support.checks import MOST_ROWS, check_integer
 from ldis_jax.support.files import check_writable, is_stream, write_json
@@ -45,7 +45,7 @@ _CHOICE = ("queries", "prompts", "classes", "min_object_percent")
 
 
 def _arguments() -> argparse.Namespace:
-    benchmarks = [*PROTOCOLS, *FOLDED, FOLDER]
+    benchmarks = [*PROTOCOLS, *FOLDED, FOLDER, FOLDER_ABSENT]
     parser = cli.Parser("evaluate", __doc__, textwrap.fill(f"benchmarks: {', '.join(benchmarks)}", 100))
     parser.add_model_flag(required=True)
     parser.add_argument("--benchmark", required=True, choices=benchmarks, metavar="NAME", help="see below")
@@ -64,6 +64,7 @@ def _arguments() -> argparse.Namespace:
     _add_folder_flags(parser)
     parser.add_argument("--batch_size", type=int, default=32, help="episodes at a time over all devices (default 32)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--min_score", type=float, help="below it a mask is empty (default: the model's own; 0: never)")
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
     parser.add_argument(
         "--multihost", action="store_true", help="join the other hosts of a TPU slice or SLURM job first"
@@ -126,8 +127,10 @@ def main() -> None:
 def _checked_shots(args: argparse.Namespace) -> list[int]:
     """Numbers of prompts, sorted, once it is known that the flags go together."""
     check_integer("--batch_size", args.batch_size, maximum=MOST_ROWS)
-    of_folders = args.benchmark == FOLDER
+    of_folders = args.benchmark in (FOLDER, FOLDER_ABSENT)
     shots, of = sorted(set(args.num_shots or ())), "images"
+    if args.benchmark.endswith("-absent") and len(shots) > of_folders:
+        raise LDISError(f"--num_shots: {args.benchmark} is of one number of prompts, and has no curve; leave it out")
     if not of_folders:
         of = "several folds" if args.benchmark in FOLDED else PROTOCOLS[args.benchmark].kind
     if min(shots, default=1) < 1 or (of != "images" and (shots or args.manifest)):
@@ -184,6 +187,9 @@ def prepare(args: argparse.Namespace, shots: list[int]) -> tuple[functools.parti
     except (TypeError, ValueError) as error:  # a field that the task does not have, or a value that it does not take
         why = error if task.name == "ldisn" else "an option of LDIS-n, and this model is LDIS-1"
         raise LDISError(f"--{next(iter(options))}: {why}") from None
+    min_score = task.confidence.threshold(args.min_score)
+    confidence = dataclasses.replace(task.confidence, min_score=min_score)
+    task = dataclasses.replace(task, confidence=confidence)
     provenance = read_provenance(card)
     facts = {
         "model": folder.name,
@@ -199,7 +205,7 @@ def prepare(args: argparse.Namespace, shots: list[int]) -> tuple[functools.parti
     trained, frozen = jax.device_put(params, sharding.replicated(mesh))
     predict = functools.partial(make_predict(task, graphdef, frozen, mesh), trained)
     batch_size = -(-args.batch_size // jax.process_count())
-    return evaluate, Subject(facts, predict, task.image_size, batch_size, task.tile, provenance.data)
+    return evaluate, Subject(facts, predict, task.image_size, batch_size, task.tile, confidence, provenance.data)
 
 
 def _open_data(args: argparse.Namespace, shots: list[int]) -> tuple[Protocol, functools.partial[dict[str, Any]]]:
@@ -208,11 +214,12 @@ def _open_data(args: argparse.Namespace, shots: list[int]) -> tuple[Protocol, fu
     from ldis_jax.evaluation.benchmark_data import open_curve, open_episodes, open_source
     from ldis_jax.input_pipeline.chosen_folders import HELD_OUT, Choice
 
-    if args.benchmark == FOLDER:
+    if args.benchmark in (FOLDER, FOLDER_ABSENT):
         default = Choice() if args.manifest else Choice(HELD_OUT)
         given = {name: value for name in _CHOICE if (value := getattr(args, name)) is not None}
         choice = dataclasses.replace(default, **given, skip_bad=args.skip_bad)
-        opened = folder_benchmark.open_folders(args.data, choice, shots, args.episodes_per_class, args.manifest)
+        absent = args.benchmark == FOLDER_ABSENT
+        opened = folder_benchmark.open_folders(args.data, choice, shots, args.episodes_per_class, args.manifest, absent)
         return opened.protocol, functools.partial(folder_benchmark.evaluate_folders, opened)
     (data,) = args.data
     if args.benchmark in FOLDED:

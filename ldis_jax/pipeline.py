@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from ldis_jax.errors import LDISError
 from ldis_jax.inference.canvases import Settings, batch_of_one, render_canvases
 from ldis_jax.inference.predictor import Predictor, check_dtype
-from ldis_jax.inference.read_prompts import Classes, Label, Prompt, labelled, read_prompts
+from ldis_jax.inference.read_prompts import Classes, Label, Prompt, labelled, prompts_of_frame, read_prompts
 from ldis_jax.inference.results import ClassSegmentation, Segmentation, class_probabilities
 from ldis_jax.inference.stablehlo import write_stablehlo
 from ldis_jax.inference.tiles import Canvas
@@ -199,6 +199,7 @@ class LDISPipeline:
         seed: int = 0,
         ignore_label: int | None = None,
         tile_size: int | None = None,
+        min_score: float | None = None,
         **options: Any,
     ) -> Segmentation:
         """Segments the prompted object in one picture.
@@ -212,6 +213,8 @@ class LDISPipeline:
             ignore_label: mask value that is neither object nor background.
             tile_size: the query is cut into overlapping squares of so many of its pixels, for small objects in large
                 images. None leaves that to the task: most fit the whole query into the network's square.
+            min_score: a mask of a lower score is empty, for its object is not there. None takes what the model's
+                training found, 0 keeps every mask.
             **options: of LDIS-n; :data:`ldis_jax.support.prediction_options.OPTIONS` declares them.
 
         Raises:
@@ -219,8 +222,8 @@ class LDISPipeline:
                 none chosen, a wrong option.
         """
         classes = {"object": labelled(prompts, label)}
-        given = Settings(seed, ignore_label, tile_size, batch_of_one(1, self._in_tiles(tile_size)))
-        return self._result(next(render_canvases(self._predictor, [query], classes, given, options)))
+        given = Settings(seed, ignore_label, tile_size, batch_of_one(1, tile_size, self.task), min_score)
+        return self._result(next(render_canvases(self._predictor, [query], classes, given, options)), min_score)
 
     def segment_classes(
         self,
@@ -230,15 +233,17 @@ class LDISPipeline:
         seed: int = 0,
         ignore_label: int | None = None,
         tile_size: int | None = None,
+        min_score: float | None = None,
         **options: Any,
     ) -> ClassSegmentation:
         """Segments several classes at once: {"cat": [(image, mask), ...], "dog": [(image, labels, 2), ...]}.
 
         Options as in a call.
         """
-        given = Settings(seed, ignore_label, tile_size, batch_of_one(len(prompts), self._in_tiles(tile_size)))
+        batch_size = batch_of_one(len(prompts), tile_size, self.task)
+        given = Settings(seed, ignore_label, tile_size, batch_size, min_score)
         canvas = next(render_canvases(self._predictor, [query], prompts, given, options))
-        return ClassSegmentation.of_logits(canvas.logits, prompts)
+        return self._class_result(canvas, prompts, min_score)
 
     def segment_images(
         self,
@@ -250,6 +255,7 @@ class LDISPipeline:
         ignore_label: int | None = None,
         tile_size: int | None = None,
         batch_size: int | None = None,
+        min_score: float | None = None,
         **options: Any,
     ) -> Iterator[Segmentation | ClassSegmentation]:
         """Segments many pictures by the same prompts, which are read once; few pictures are held at a time.
@@ -261,6 +267,7 @@ class LDISPipeline:
             seed: as in a call.
             ignore_label: as in a call.
             tile_size: as in a call.
+            min_score: as in a call.
             batch_size: pictures (or tiles, or classes of one) that are computed together; on a CPU one, else 8 a
                 device, unless given.
             **options: as in a call.
@@ -271,9 +278,9 @@ class LDISPipeline:
         several = isinstance(prompts, Mapping)
         classes: Classes = prompts if isinstance(prompts, Mapping) else {"object": prompts}
         classes = {name: labelled(of_one, label) for name, of_one in classes.items()}
-        given = Settings(seed, ignore_label, tile_size, batch_size)
+        given = Settings(seed, ignore_label, tile_size, batch_size, min_score)
         for canvas in render_canvases(self._predictor, queries, classes, given, options):
-            yield ClassSegmentation.of_logits(canvas.logits, classes) if several else self._result(canvas)
+            yield self._class_result(canvas, classes, min_score) if several else self._result(canvas, min_score)
 
     def segment_steps(
         self,
@@ -283,20 +290,23 @@ class LDISPipeline:
         label: Label | None = None,
         seed: int = 0,
         ignore_label: int | None = None,
+        min_score: float | None = None,
         **options: Any,
     ) -> Iterator[Segmentation]:
-        """LDIS-n a step at a time, to be watched: what each step takes the mask to be; arguments as in a call.
+        """LDIS-n a step at a time, to be watched: what each step takes the mask to be.
 
-        The last is what a call returns, to rounding, unless the task has tiles: here the network sees the whole image.
-        Of LDIS-1 that is the only one.
+        Arguments are those of a call. The last is what a call returns, to rounding, unless the task has tiles: here the
+        network sees the whole image. Of LDIS-1 that is the only one.
         """
         classes = {"object": labelled(prompts, label)}
         images, masks, count = read_prompts(classes, self.task.image_size, ignore_label)
         canvas = Canvas(read_image(query), 1, dataclasses.replace(self.task, tile=1.0))
         square = canvas.square(canvas.tiles[0])[None]
-        for rendered in self._predictor.steps(self._predictor.inputs(square, images, masks, count, seed), options):
+        inputs = self._predictor.inputs(square, images, masks, count, seed)
+        steps = self._predictor.check_options(options).get("num_steps", 1)
+        for step, rendered in enumerate(self._predictor.steps(inputs, options), 1):
             canvas.add(canvas.tiles[0], 0, np.asarray(rendered[0]))
-            yield self._result(canvas)
+            yield self._result(canvas, min_score if step == steps else 0.0)
 
     def segment_video(
         self,
@@ -305,6 +315,7 @@ class LDISPipeline:
         *,
         seed: int = 0,
         batch_size: int | None = None,
+        min_score: float | None = None,
         **options: Any,
     ) -> Iterator[np.ndarray]:
         """Propagates the first frame's labels through a video (paper eq. 7).
@@ -315,6 +326,7 @@ class LDISPipeline:
                 A mask of 0 and 255 counts as one object.
             seed: of LDIS-n's noise, the same for every frame.
             batch_size: as for :meth:`segment_images`.
+            min_score: as in a call; an object that leaves is gone, and comes back.
             **options: as in a call.
 
         Yields:
@@ -326,19 +338,12 @@ class LDISPipeline:
         frames = iter(read_video(frames) if isinstance(frames, str | os.PathLike) else frames)
         if (start := next(frames, None)) is None:
             raise LDISError("frames: there are none; a video has at least one")
-        first, labels = read_image(start), read_first_labels(first_frame_labels)
-        values = [int(v) for v in np.unique(labels) if v not in (0, 255)]
-        if labels.shape != first.shape[:2] or not values:
-            raise LDISError(
-                f"first_frame_labels of size {labels.shape} with {len(values)} objects: must be of the first frame's "
-                f"size, {first.shape[:2]}, and label an object's pixels with 1 to 254"
-            )
-        masks = {str(value): np.where(labels == 255, 255, labels == value).astype(np.uint8) for value in values}
-        prompts = {name: [(first, mask)] for name, mask in masks.items()}
-        lookup = np.array([0, *values], np.uint8)
+        labels = read_first_labels(first_frame_labels)
+        prompts = prompts_of_frame(read_image(start), labels)
+        lookup = np.array([0, *prompts], np.uint8)
         yield labels
-        shared: dict[str, Any] = {"seed": seed, "ignore_label": 255, "batch_size": batch_size, **options}
-        for result in self.segment_images(frames, prompts, **shared):
+        shared = {"seed": seed, "ignore_label": 255, "batch_size": batch_size, "min_score": min_score, **options}
+        for result in self.segment_images(frames, {str(value): pairs for value, pairs in prompts.items()}, **shared):
             yield lookup[np.asarray(result)]
 
     def instruction_tokens(self, prompt_images: ArrayLike, prompt_masks: ArrayLike) -> tuple[jax.Array, jax.Array]:
@@ -384,9 +389,11 @@ class LDISPipeline:
         inputs = self._predictor.inputs(query, prompt_images, prompt_masks, num_prompts, seed)
         return self.task.residual(self._predictor.predict(inputs, options), inputs[0])
 
-    def _in_tiles(self, tile_size: int | None) -> bool:
-        return tile_size is not None or self.task.tile < 1
+    def _class_result(self, canvas: Canvas, names: Iterable[str], min_score: float | None) -> ClassSegmentation:
+        return ClassSegmentation.of_logits(canvas.logits, names, self.task.confidence, min_score)
 
-    def _result(self, canvas: Canvas) -> Segmentation:
+    def _result(self, canvas: Canvas, min_score: float | None) -> Segmentation:
+        confidence = self.task.confidence
+        mask, score = confidence.decide(canvas.logits[0], min_score)
         probability = class_probabilities(canvas.logits)[1]
-        return Segmentation(mask=canvas.logits[0] > 0, probability=probability, pseudo_mask=canvas.pseudo_mask)
+        return Segmentation(mask, probability, canvas.pseudo_mask, score, confidence.is_calibrated)

@@ -88,6 +88,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--devices", type=int, default=0, help="to share the work (default: all)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--seed", type=int, default=0, help="of LDIS-n's noise (default 0)")
+    parser.add_argument(
+        "--min_score",
+        type=float,
+        metavar="S",
+        help="below it, 0 to 1, a mask is empty (default: the model's)",
+    )
     parser.add_argument("--ignore_label", type=int, help="mask value that is neither object nor background")
     parser.add_argument("--json", type=Path, help="also write what was found, with areas, to a file or /dev/stdout")
     parser.add_argument("--quiet", action="store_true", help="print errors and warnings only")
@@ -119,6 +125,8 @@ def main() -> None:
     prompts = open_prompts(classes, args.ignore_label) if classes else {}
     options = {"seed": args.seed, "ignore_label": args.ignore_label, "tile_size": args.tile_size}
     options |= prediction_options.given_options(args)
+    if args.min_score is not None:
+        options["min_score"] = args.min_score
     places = {} if one or video else places_of(queries, outputs)
     work: segment_files.PictureWork | segment_files.ClipWork
     if one:
@@ -150,7 +158,8 @@ def main() -> None:
         if work.names:
             report["classes"] = {str(label): name for label, name in work.names.items()}
         every = {"masks": work.all_masks(report)} if isinstance(work, segment_files.PictureWork) else {}
-        write_json(args.json, {"knows": pipe.knows, **report, **every})
+        said = {"knows": pipe.knows, "scores_are_calibrated": pipe.task.confidence.is_calibrated}
+        write_json(args.json, {**said, **report, **every})
     if not args.quiet and (args.json is None or descriptor(args.json) != 1):
         print(f"{args.out}: {segment_files.summary(report)}")
     if failed := report["failed"]:

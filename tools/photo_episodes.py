@@ -10,7 +10,6 @@ one, of the same folder. The files hold names only, one file a folder.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import zlib
 from pathlib import Path
@@ -57,7 +56,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for folder in sorted(path.parent for path in args.photos.glob("*/classes.json")):
         if records := freeze(folder):
-            write_json(args.out / f"{folder.name}.json", [dataclasses.asdict(record) for record in records])
+            write_json(args.out / f"{folder.name}.json", [record.to_json() for record in records])
             print(f"{folder.name}: {len(records)} episodes, episodes_hash {episodes_hash(records)}")
 
 

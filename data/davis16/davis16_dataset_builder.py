@@ -39,6 +39,10 @@ class Builder(RecordBuilder):
         """The object has no name."""
         return ("background", "object")
 
+    def not_exhaustive(self) -> str:
+        """See :class:`RecordBuilder`."""
+        return "masks show chosen objects of a video"
+
     def items(self) -> Iterator[Item]:
         """A line is "/JPEGImages/480p/SEQ/00000.jpg /Annotations/...", or a sequence, of which all frames are meant."""
         images, masks = (self.source / name / "480p" for name in ("JPEGImages", "Annotations"))

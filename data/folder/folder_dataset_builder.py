@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ldis_jax.datasets.builder import RecordBuilder
-from ldis_jax.datasets.lists import find_image, image_stems, read_class_names
+from ldis_jax.datasets.lists import find_image, image_stems, read_class_names, unlabelled
 from ldis_jax.datasets.scan import Item
 
 
@@ -30,6 +30,10 @@ class Builder(RecordBuilder):
     def class_names(self) -> Sequence[str]:
         """Of ``classes.json``."""
         return read_class_names(self.source / "classes.json")
+
+    def not_exhaustive(self) -> str:
+        """Of ``classes.json``, too."""
+        return unlabelled(self.source / "classes.json")
 
     def items(self) -> Iterator[Item]:
         """A line of a list is a stem, whatever characters it has."""

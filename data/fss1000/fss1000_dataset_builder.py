@@ -35,6 +35,10 @@ class Builder(RecordBuilder):
             names[label] = name
         return names
 
+    def not_exhaustive(self) -> str:
+        """See :class:`RecordBuilder`."""
+        return "a mask shows one class of its image"
+
     def items(self) -> Iterator[Item]:
         """Images of a class in the order of their numbers."""
         for name in self.listed():

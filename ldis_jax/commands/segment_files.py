@@ -218,10 +218,14 @@ def summary(report: Mapping[str, Any]) -> str:
     """The report in a few words."""
     masks, skipped = report["masks"], report["skipped"]
     if len(masks) == 1 and not skipped:
-        return ", ".join(
-            f"{name} covers {100 * share:.1f} % of the picture" for name, share in masks[0]["covers"].items()
-        )
+        scores = masks[0].get("scores", {})
+        return ", ".join(_found(name, share, scores.get(name)) for name, share in masks[0]["covers"].items())
     return f"{len(masks)} masks" + (f", and {skipped} that were there" if skipped else "")
+
+
+def _found(name: str, share: float, score: float | None) -> str:
+    known = "" if score is None else f" (score {score:.2f})"
+    return f"{name} covers {100 * share:.1f} % of the picture{known}" if share else f"{name} is not there{known}"
 
 
 def _digests(classes: Classes) -> dict[str, list[list[str | int | None]]]:

@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 from typing_extensions import TypedDict  # pydantic's, before Python 3.12
 
 from ldis_jax.errors import LDISError, list_names
-from ldis_jax.inference.results import ClassSegmentation, Segmentation
+from ldis_jax.inference.results import ClassSegmentation, Segmentation, read_scores
 from ldis_jax.media.images import PICTURE_SUFFIXES, write_png
 from ldis_jax.media.masks import read_label_map
 from ldis_jax.media.videos import VIDEO_SUFFIXES
@@ -76,16 +76,22 @@ class Outputs:
         for path, probability in zip(self.files(names).get("probability", ()), probabilities, strict=False):
             write_png(path, np.round(255 * probability).astype(np.uint8))
         result.save(self.out)
-        return self._record(query, labels_of(result), names)
+        scores = [result.score] if isinstance(result, Segmentation) else result.scores
+        return self._record(query, labels_of(result), names, scores)
 
     def record(self, query: Path, class_names: Sequence[str]) -> dict[str, Any]:
         """What :meth:`save` said, from the mask that it left."""
         labels = read_label_map(self.out)
-        return self._record(query, labels if any(class_names) else labels > 0, class_names)
+        return self._record(query, labels if any(class_names) else labels > 0, class_names, read_scores(self.out))
 
-    def _record(self, query: Path, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
-        covers = {name or "object": float((labels == i + 1).mean()) for i, name in enumerate(class_names)}
-        return {"query": str(query), "mask": str(self.out), "covers": covers}
+    def _record(
+        self, query: Path, labels: np.ndarray, class_names: Sequence[str], scores: Sequence[float] | None
+    ) -> dict[str, Any]:
+        names = [name or "object" for name in class_names]
+        covers = {name: float((labels == i).mean()) for i, name in enumerate(names, 1)}
+        known = scores if scores is not None and len(scores) == len(names) else [None] * len(names)
+        scored = {name: score and round(score, 4) for name, score in zip(names, known, strict=True)}
+        return {"query": str(query), "mask": str(self.out), "covers": covers, "scores": scored}
 
 
 def labels_of(result: Result) -> np.ndarray:

@@ -89,6 +89,10 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
         """By label value, "background" first; may be empty."""
         return ()
 
+    def not_exhaustive(self) -> str:
+        """Why an image may show classes that its mask does not have; empty where it cannot."""
+        return ""
+
     def source_files(self) -> Sequence[Path]:
         """Files besides images and masks that the records are made from."""
         return ()
@@ -201,6 +205,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
             "split": self.split,
             "source": os.fspath(self.source),
             "mask_rule": self.MASK_RULE,
+            "not_exhaustive": self.not_exhaustive(),
             "class_names": names,
             "images": len(index),
             "videos": len(index.video_names),

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ldis_jax.datasets.folder_layout import FolderLayout, Pair, Problem, find_layout
 from ldis_jax.datasets.index import ImageIndex, IndexWriter
-from ldis_jax.datasets.lists import read_class_names
+from ldis_jax.datasets.lists import read_class_names, unlabelled
 from ldis_jax.datasets.mask_files import RULES, label_pixels, look_at, mask_rule
 from ldis_jax.errors import LDISError
 from ldis_jax.media.masks import IGNORE_LABEL
@@ -83,6 +83,14 @@ class CheckedFolder:
             needs = f"a class needs {_LEFT} to train on and one more"
             return f"{root}: no picture is left to measure with: {needs}, {too_few}"
         return ""
+
+    @property
+    def not_exhaustive(self) -> str:
+        """Why an image may show classes that its mask does not have; empty where it cannot."""
+        if len(set(self.object_labels.values())) > 1:
+            return "each image lies in the folder of one class, and its mask shows no other"
+        ignored = (self.index.labels == IGNORE_LABEL).any()
+        return unlabelled(self.layout.root / "classes.json") if ignored else ""
 
     def name_of(self, label: int) -> str:
         """Of a class."""

@@ -6,9 +6,10 @@ import array
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NotRequired  # pydantic's, before Python 3.12
 
 import numpy as np
-from typing_extensions import TypedDict  # pydantic's, before Python 3.12
+from typing_extensions import TypedDict
 
 from ldis_jax.datasets.pairs import MaskRule
 from ldis_jax.support.files import StrPath, atomic_write, checked_file
@@ -30,6 +31,7 @@ class Summary(TypedDict):
     images: int
     fingerprint: str
     bad: list[str]
+    not_exhaustive: NotRequired[str]
 
 
 @dataclasses.dataclass(frozen=True)

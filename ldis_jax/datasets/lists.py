@@ -69,6 +69,12 @@ def read_class_lists(path: Path) -> dict[str, list[int | str]]:
     }
 
 
+def unlabelled(path: Path) -> str:
+    """Why masks with ignored pixels, beside a ``classes.json``, may lack classes of their images; empty otherwise."""
+    hidden = read_class_lists(path).get("unseen_classes")
+    return f"{path} lists unseen_classes, which its masks may ignore" if hidden else ""
+
+
 def find_class_names(mask: StrPath) -> Path:
     """The ``classes.json`` of a label map: in its folder or the one above, of a split in ``masks/`` one higher.
 

@@ -218,7 +218,7 @@ def _outputs(result: pictures.PictureResult, steps: str) -> tuple[Any, ...]:
     several = result.pseudo_mask is None
     what = "label map" if several else "mask"
     return (
-        steps + legend(result.shares),
+        steps + legend(result.shares, result.scores),
         result.overlay,
         result.mask,
         result.probability,

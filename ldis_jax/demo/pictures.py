@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class PictureResult:
         probability: uint8 [H', W', 3], of the label that each pixel has been given or, of one class, of the object.
         pseudo_mask: uint8 [S', S', 3], None of several classes.
         shares: class name -> share of the picture.
+        scores: class name -> expected IoU of its mask.
         file: the mask (0 and 255) or label map as a PNG; None of unfinished results.
     """
 
@@ -38,6 +39,7 @@ class PictureResult:
     probability: np.ndarray
     pseudo_mask: np.ndarray | None
     shares: Mapping[str, float]
+    scores: Mapping[str, float]
     file: Path | None = None
 
 
@@ -103,12 +105,14 @@ def segment(
     if len(classes) > 1:
         result = pipe.segment_classes(query, classes, ignore_label=IGNORE_LABEL, **options)
         result.save(folder / "label_map.png")
-        shown = _shown(query, classes, result.label_map, result.probabilities.max(0))
+        scores = dict(zip(classes, result.scores, strict=True))
+        shown = _shown(query, scores, result.label_map, result.probabilities.max(0))
         yield dataclasses.replace(shown, file=folder / "label_map.png")
         return
     [pairs] = classes.values()
     for one in pipe.segment_steps(query, pairs, ignore_label=IGNORE_LABEL, **options):
-        shown = _shown(query, classes, one.mask.astype(np.uint8), one.probability, one.pseudo_mask)
+        scores = dict.fromkeys(classes, one.score)
+        shown = _shown(query, scores, one.mask.astype(np.uint8), one.probability, one.pseudo_mask)
         yield shown
     one.save(folder / "mask.png")
     yield dataclasses.replace(shown, file=folder / "mask.png")
@@ -116,12 +120,13 @@ def segment(
 
 def _shown(
     query: np.ndarray,
-    names: Collection[str],
+    scores: Mapping[str, float],
     labels: np.ndarray,
     probability: np.ndarray,
     pseudo_mask: np.ndarray | None = None,
 ) -> PictureResult:
     """Small pictures are magnified, so that a browser does not blur them."""
+    names = tuple(scores)
     colours = PALETTE if len(names) > 1 else np.full((1, 3), 255, np.uint8)
     large = magnify(labels)
     return PictureResult(
@@ -130,4 +135,5 @@ def _shown(
         probability=probability_picture(magnify(probability)),
         pseudo_mask=None if pseudo_mask is None else magnify(pseudo_mask),
         shares={name: float((labels == label).mean()) for label, name in enumerate(names, 1)},
+        scores=scores,
     )

@@ -119,10 +119,11 @@ def _component(option: Option, value: Any) -> Any:
     return gr.Slider(least, most, value, step=step, label=option.label)
 
 
-def legend(shares: Mapping[str, float]) -> str:
-    """HTML: every class with its colour and its share of the picture."""
+def legend(shares: Mapping[str, float], scores: Mapping[str, float]) -> str:
+    """HTML: every class with its colour, its share of the picture and the score of its mask."""
     rows = zip(shares.items(), COLOURS, strict=False)
     return "".join(
-        f'<span class="legend"><i style="background:{colour}"></i>{html.escape(name)} <b>{100 * share:.1f} %</b></span>'
+        f'<span class="legend"><i style="background:{colour}"></i>{html.escape(name)} '
+        f"<b>{f'{100 * share:.1f} %' if share else 'not there'}</b> score {scores[name]:.2f}</span>"
         for (name, share), colour in rows
     )

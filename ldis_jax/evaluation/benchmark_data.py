@@ -43,7 +43,14 @@ def open_source(root: Path, protocol: Protocol) -> IndexedSource:
 def draw_episodes(source: IndexedSource, protocol: Protocol) -> list[EpisodeRecord]:
     """The protocol's episodes: draws of (its seed, index); or, where it gives no number, one for every query image."""
     shots, queries = protocol.num_shots, [None] * protocol.episodes or source.queries(protocol.num_shots)
-    return [source.draw_record(episode_rng(protocol.seed, i), shots, query) for i, query in enumerate(queries)]
+    records = [source.draw_record(episode_rng(protocol.seed, i), shots, query) for i, query in enumerate(queries)]
+    return records + (absent_episodes(source, len(records), protocol) if protocol.absent else [])
+
+
+def absent_episodes(source: IndexedSource, count: int, protocol: Protocol) -> list[EpisodeRecord]:
+    """Draws of (seed + 1, index) whose query does not show what is prompted."""
+    seed, shots = protocol.seed + 1, protocol.num_shots
+    return [source.draw_absent_record(episode_rng(seed, i), shots) for i in range(count)]
 
 
 def open_episodes(source: IndexedSource, protocol: Protocol, manifest: Path | None = None) -> FrozenEpisodes:

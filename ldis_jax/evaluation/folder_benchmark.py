@@ -10,8 +10,8 @@ from typing import Any
 from ldis_jax.datasets.folder_check import CheckedFolder
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.evaluation import hosts
-from ldis_jax.evaluation.benchmark_data import curve_of
-from ldis_jax.evaluation.protocols import FOLDER, Protocol
+from ldis_jax.evaluation.benchmark_data import absent_episodes, curve_of
+from ldis_jax.evaluation.protocols import FOLDER, FOLDER_ABSENT, Protocol
 from ldis_jax.evaluation.report import Subject
 from ldis_jax.evaluation.run import beside, evaluate_curve, evaluate_images
 from ldis_jax.input_pipeline import EpisodeRecord, FrozenEpisodes, episodes_hash, read_manifest
@@ -40,7 +40,12 @@ class FolderBenchmark:
 
 
 def open_folders(
-    roots: Sequence[Path], choice: Choice, shots: Sequence[int], most: int | None, manifest: Path | None
+    roots: Sequence[Path],
+    choice: Choice,
+    shots: Sequence[int],
+    most: int | None,
+    manifest: Path | None,
+    absent: bool = False,
 ) -> FolderBenchmark:
     """Opens folders and draws episodes, or reads the frozen ones of ``manifest``, for which the choice leaves all in.
 
@@ -50,15 +55,18 @@ def open_folders(
         shots: numbers of prompts; none is 1, or the manifest's.
         most: episodes of a class; None is all there are.
         manifest: a file or, of several folders, a folder with NAME.json for each.
+        absent: add as many episodes whose query does not show what is prompted.
 
     Raises:
         LDISError: unusable folders, no episodes, or a manifest of others.
     """
-    source = ChosenFolders(roots, choice)
+    source, name = ChosenFolders(roots, choice), FOLDER_ABSENT if absent else FOLDER
     if manifest is None:
         shots = shots or [1]
         records = source.draw_each(max(shots), most)
         without = source.left_out(max(shots))
+        if absent:
+            records += absent_episodes(source, len(records), Protocol(name, FOLDER, num_shots=max(shots)))
         notes = [f"too few for an episode: {'; '.join(without)}"] if without else []
     else:
         records, apart = [], manifest.is_dir()
@@ -92,7 +100,7 @@ def open_folders(
         "choice": {"manifest": str(manifest)} if manifest else _in_words(choice, most),
         "notes": notes + [note for name, checked in source.folders.items() for note in _remarks(name, checked)],
     }
-    return FolderBenchmark(Protocol(FOLDER, FOLDER, num_shots=max(shots)), source, records, list(shots), facts)
+    return FolderBenchmark(Protocol(name, FOLDER, num_shots=max(shots)), source, records, list(shots), facts)
 
 
 def evaluate_folders(benchmark: FolderBenchmark, subject: Subject, out: Path) -> dict[str, Any]:
@@ -107,7 +115,7 @@ def evaluate_folders(benchmark: FolderBenchmark, subject: Subject, out: Path) ->
     def freeze() -> None:
         several = len(source.folders) > 1
         for folder, path in _manifest_files(manifest_place(out, source.folders), list(source.folders), several).items():
-            write_json(path, [dataclasses.asdict(record) for record in source.to_manifest(folder, records)])
+            write_json(path, [record.to_json() for record in source.to_manifest(folder, records)])
 
     hosts.on_lead(freeze)
     return report

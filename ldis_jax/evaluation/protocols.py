@@ -29,6 +29,7 @@ class Protocol:
         episodes: how many are drawn; 0 is one for every image that can be a query.
         accumulation: of :class:`~ldis_jax.evaluators.MeanIoU`, "ldis" or "hsnet".
         seed: episodes are draws of (seed, index), and so is LDIS-n's noise.
+        absent: whether as many episodes follow, draws of (seed + 1, index), whose query does not show what is prompted.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Protocol:
     episodes: int = 0
     accumulation: str = "ldis"
     seed: int = 0
+    absent: bool = False
 
 
 def coco_fold(fold: int) -> tuple[int, ...]:
@@ -65,6 +67,11 @@ def _protocols() -> dict[str, Protocol]:
                 found.append(of_fold(f"{name}-fold{fold}-{shots}shot", data))
         found.append(hsnet(f"fss1000-{shots}shot", "fss1000", "test"))
         found.append(hsnet(f"mini-coco-{shots}shot", "coco_mini"))
+    found += [
+        dataclasses.replace(protocol, name=f"{protocol.name}-absent", absent=True)
+        for protocol in found
+        if protocol.kind == "images" and protocol.data != "fss1000"  # whose masks show one class of an image
+    ]
     return {protocol.name: protocol for protocol in found}
 
 
@@ -90,6 +97,7 @@ def _folded() -> dict[str, Folds]:
 
 FOLDED = _folded()
 FOLDER = "folder"  # of images of one's own, of which nothing else is known
+FOLDER_ABSENT = "folder-absent"
 
 
 def domain(training_sets: Mapping[str, Sequence[int]], data: str, classes: Sequence[int]) -> str:

@@ -17,12 +17,19 @@ from ldis_jax.inference.batches import Predict
 from ldis_jax.input_pipeline import Episode, IndexedSource
 from ldis_jax.media.images import write_png
 from ldis_jax.media.overlays import contact_sheet, overlay_labels
-from ldis_jax.media.plots import plot_bars, plot_shots
+from ldis_jax.media.plots import plot_bars, plot_reliability, plot_shots
 from ldis_jax.support import markdown
+from ldis_jax.tasks.confidence import NOT_CALIBRATED, Confidence
 
 _MOST_ROWS = 40  # of a table by class
 _SHOWN = 4  # episodes or videos that are best, median and worst, and frames of a video
 _CAPTION = "Percent, with 95 % bootstrap intervals in brackets."
+_SCORE_FIGURES = {
+    "ece": "calibration error of the score against IoU (0 to 1)",
+    "auroc": "AUROC of the score, present against absent objects",
+    "false_alarms": "absent objects with a mask above 0.1 % of the image, percent",
+    "rendered_area": "area that masks of absent objects cover, percent of the image",
+}
 T = TypeVar("T")
 
 
@@ -35,6 +42,7 @@ class Subject(NamedTuple):
         image_size: S.
         batch_size: over all devices of this process.
         tile: of the task.
+        confidence: of the task, and the threshold that was asked for.
         training_sets: of :func:`~ldis_jax.evaluation.protocols.domain`.
     """
 
@@ -43,6 +51,7 @@ class Subject(NamedTuple):
     image_size: int
     batch_size: int
     tile: float = 1.0
+    confidence: Confidence = NOT_CALIBRATED
     training_sets: Mapping[str, Sequence[int]] = MappingProxyType({})
 
 
@@ -75,19 +84,35 @@ def write_page(
 
     ``report`` and ``records`` are the whole evaluation's, and ``subject`` its own, so that nothing compiles again.
     """
-    pictures, (_, predict, size, batch_size, tile, _) = path.with_suffix(""), subject
+    pictures, (_, predict, size, batch_size, tile, confidence, _) = path.with_suffix(""), subject
     plot_bars(report["iou_per_class"], "IoU by class, percent", pictures / "classes.png")
+    plot_reliability(report["reliability"], report["ece"], pictures / "reliability.png")
     parts = [markdown.figures_table(report, {"miou": "mIoU", "fb_iou": "FB-IoU"}), _CAPTION, _facts(report)]
+    parts.append(_score_section(report, subject, f"{pictures.name}/reliability.png"))
     parts.append(f"## Classes\n\n![IoU by class]({pictures.name}/classes.png)")
     if len(report["episodes_per_class"]) <= _MOST_ROWS:
         parts.append(_class_table(report))
     for name, indices in ranked(records).items():
         if indices:
-            sheet = PictureEvaluator(episodes, size, batch_size, pictures / f"{name}.png", indices, tile)
+            sheet = PictureEvaluator(episodes, size, batch_size, pictures / f"{name}.png", indices, tile, confidence)
             for _ in sheet.run(predict):
                 pass
             parts.append(f"## {name.capitalize()} episodes\n\n![{name} episodes]({pictures.name}/{name}.png)")
     markdown.write_page(path, report["benchmark"], parts)
+
+
+def _score_section(report: Mapping[str, Any], subject: Subject, plot: str) -> str:
+    """What the score is worth, and what becomes of objects that are not there."""
+    confidence = subject.confidence
+    if confidence.is_calibrated:
+        text = (
+            f"Calibrated on {confidence.episodes} held-out episodes; below {confidence.min_score:.2f} a mask is empty."
+        )
+    else:
+        text = "This model's score is not calibrated: it tells better masks from worse, and is no expected IoU."
+    rows = [("figure", "value"), ("---", "---")]
+    rows += [(title, markdown.with_interval(report, name)) for name, title in _SCORE_FIGURES.items() if name in report]
+    return f"## Score\n\n{text}\n\n{markdown.table(rows)}\n\n![Score against true IoU]({plot})"
 
 
 def _class_table(report: Mapping[str, Any]) -> str:
@@ -157,7 +182,7 @@ def write_video_page(
     shown = dict.fromkeys(itertools.chain.from_iterable(sections.values()))  # of few videos, one in several sections
     times = {video: np.unique(np.linspace(1, lengths[video] - 1, _SHOWN, dtype=int)).tolist() for video in shown}
     frames = [(video, time) for video in shown for time in times[video]]
-    predicted = segment_frames(subject.predict, source, frames, subject.image_size, subject.batch_size, subject.tile)
+    predicted = segment_frames(subject.predict, source, frames, *subject[2:6])
     for video, group in itertools.groupby(predicted, key=lambda frame: frame.video):
         write_png(pictures / f"{numbers[video]:04d}.png", strip(video, source.frame(video, 0), list(group)))
 

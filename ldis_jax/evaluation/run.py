@@ -15,18 +15,20 @@ from typing_extensions import TypedDict  # pydantic's, before Python 3.12
 
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluation import hosts
-from ldis_jax.evaluation.intervals import image_figures, mean_of_folds, miou_gain
+from ldis_jax.evaluation.intervals import image_figures, mean_of_folds, miou_gain, score_figures
 from ldis_jax.evaluation.protocols import Protocol, domain
 from ldis_jax.evaluation.records import Records
 from ldis_jax.evaluation.report import Subject, write_curve_page, write_folds_page, write_page, write_video_page
 from ldis_jax.evaluation.video_benchmark import MIN_FRAMES, VideoLabels, segment_videos, videos_hash
 from ldis_jax.evaluation.video_measures import MEASURES
-from ldis_jax.evaluators.episodes import BASELINES, baseline_masks, predict_episodes
+from ldis_jax.evaluators.absence import Scored
+from ldis_jax.evaluators.episodes import BASELINES, baseline_masks, is_absent, predict_episodes
 from ldis_jax.evaluators.mean_iou import episode_areas
 from ldis_jax.inference.batches import map_ahead
 from ldis_jax.input_pipeline import Episode, FrozenEpisodes, IndexedSource, episodes_hash
 from ldis_jax.support.files import write_json
 from ldis_jax.tasks import pseudo_mask
+from ldis_jax.tasks.confidence import iou_of
 
 # What a process measures before the processes meet and the records are written: meeting waits for the device.
 _MEET_BATCHES, _MEET_VIDEOS = 8, 2
@@ -42,6 +44,10 @@ class _ImageRecord(TypedDict):
     areas: _Areas
     copy_prompt: _Areas
     all_foreground: _Areas
+    score: float
+    iou: float
+    covered: float
+    absent: bool
 
 
 class _VideoRecord(TypedDict, total=False):
@@ -171,7 +177,7 @@ def evaluate_videos(protocol: Protocol, source: IndexedSource, subject: Subject,
 
     def make(rest: Sequence[int]) -> Iterator[dict[str, Any]]:
         videos = [names[i] for i in rest]
-        found = segment_videos(subject.predict, source, videos, subject.image_size, subject.batch_size, subject.tile)
+        found = segment_videos(subject.predict, source, videos, *subject[2:6])
         return map_ahead(record, tqdm(found, protocol.name, len(rest), unit="video", leave=False), 1, threads=1)
 
     records = _measure(protocol, {"videos_hash": digest}, subject, out, len(names), make, _MEET_VIDEOS, _VideoRecord)
@@ -223,9 +229,12 @@ def _measure_episodes(
 
     def record(measured: tuple[Episode, np.ndarray]) -> dict[str, Any]:
         episode, r = measured
-        masks = {"areas": pseudo_mask.to_mask(r), **baseline_masks(episode)}
+        logits = pseudo_mask.to_logit(r)
+        mask, score = subject.confidence.decide(logits)
+        masks = {"areas": mask, **baseline_masks(episode)}
         areas = {name: episode_areas(mask, episode.query_mask).tolist() for name, mask in masks.items()}
-        return {"class_id": episode.class_id, "class_name": episode.class_name, **areas}
+        scored = Scored(score, iou_of(logits > 0, episode.query_mask), float(mask.mean()), is_absent(episode))
+        return {"class_id": episode.class_id, "class_name": episode.class_name, **areas, **scored._asdict()}
 
     def make(rest: Sequence[int]) -> Iterator[dict[str, Any]]:
         for k, episodes in enumerate(sets):
@@ -265,7 +274,7 @@ def _measure(
     header = {
         key: subject.facts[key] for key in ("model_hash", "task", "settings", "data_hash") if key in subject.facts
     }
-    header |= {"benchmark": protocol.name, "format": 2, **hashes}
+    header |= {"benchmark": protocol.name, "format": 3, **hashes}
     if wrong := hosts.differing(header):
         raise LDISError(f"the hosts differ in {', '.join(wrong)}; give all of them the same model and data")
     records: Records | None = None
@@ -285,6 +294,7 @@ def _measure(
 
 def _figures(records: Sequence[dict[str, Any]], key: str, protocol: Protocol) -> dict[str, Any]:
     """Figures of the areas under ``key``, by name of class."""
+    records = [record for record in records if not record["absent"]]
     names = {record["class_id"]: record["class_name"] for record in records}
     found = image_figures([{**record, "areas": record[key]} for record in records], protocol.accumulation)
     return found | {"iou_per_class": {names[c]: value for c, value in found["iou_per_class"].items()}}
@@ -303,9 +313,10 @@ def _image_report(
         "benchmark": protocol.name,
         **subject.facts,
         **figures,
+        **score_figures(records),
         "baselines": {name: _figures(records, name, protocol) for name in BASELINES},
         "episodes": len(episodes),
-        "episodes_per_class": dict(Counter(record["class_name"] for record in records)),
+        "episodes_per_class": dict(Counter(record["class_name"] for record in records if not record["absent"])),
         "episodes_hash": episodes.hash,
         "num_shots": num_shots,
         "accumulation": protocol.accumulation,

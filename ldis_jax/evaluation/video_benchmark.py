@@ -13,12 +13,13 @@ import numpy as np
 
 from ldis_jax.errors import LDISError
 from ldis_jax.inference.batches import Predict, predict_batches
-from ldis_jax.inference.results import class_probabilities
+from ldis_jax.inference.results import ClassSegmentation
 from ldis_jax.inference.tiles import Mosaic, Tile
 from ldis_jax.input_pipeline import IndexedSource
 from ldis_jax.input_pipeline.transforms import crop_prompt, eval_image, eval_mask
 from ldis_jax.media.masks import IGNORE_LABEL
 from ldis_jax.tasks import pseudo_mask
+from ldis_jax.tasks.confidence import NOT_CALIBRATED, Confidence
 
 MIN_FRAMES = 3  # the prompt, and, for DAVIS leaves out the last one, one that counts
 
@@ -51,6 +52,7 @@ def segment_frames(
     image_size: int,
     batch_size: int,
     tile: float = 1.0,
+    confidence: Confidence = NOT_CALIBRATED,
 ) -> Iterator[Frame]:
     """Predicts the labels of frames, from the first of their video.
 
@@ -65,6 +67,7 @@ def segment_frames(
         image_size: S.
         batch_size: queries at a time; a query is a frame, or a tile of it, and a label.
         tile: of the task.
+        confidence: says which objects have left.
 
     Raises:
         LDISError: a frame of another size than the first.
@@ -104,7 +107,8 @@ def segment_frames(
         logits.append(pseudo_mask.to_logit(whole))
         if len(logits) == len(labels):
             lookup = np.array([0, *labels], np.uint8)
-            yield frame._replace(predicted=lookup[class_probabilities(np.stack(logits)).argmax(0)])
+            found = ClassSegmentation.of_logits(np.stack(logits), map(str, labels), confidence)
+            yield frame._replace(predicted=lookup[found.label_map])
             logits.clear()
 
 
@@ -115,6 +119,7 @@ def segment_videos(
     image_size: int,
     batch_size: int,
     tile: float = 1.0,
+    confidence: Confidence = NOT_CALIBRATED,
 ) -> Iterator[tuple[str, VideoLabels | None]]:
     """Yields each video with its labels, or with None where it has fewer than 3 frames or no object in the first one.
 
@@ -122,7 +127,7 @@ def segment_videos(
     """
     lengths = source.videos
     frames = ((v, t) for v in videos if lengths[v] >= MIN_FRAMES for t in range(1, lengths[v]))
-    done = segment_frames(predict, source, frames, image_size, batch_size, tile)
+    done = segment_frames(predict, source, frames, image_size, batch_size, tile, confidence)
     by_video = itertools.groupby(done, key=lambda frame: frame.video)
     found, group = next(by_video, (None, iter(())))
     for video in videos:

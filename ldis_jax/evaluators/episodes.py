@@ -8,11 +8,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ldis_jax.evaluators.absence import Scored, absence_figures, columns
 from ldis_jax.evaluators.mean_iou import MeanIoU
 from ldis_jax.inference.batches import Predict, predict_batches
 from ldis_jax.inference.tiles import Mosaic, Tile
 from ldis_jax.input_pipeline import Episode, eval_mask, prompt_arrays
 from ldis_jax.tasks import pseudo_mask
+from ldis_jax.tasks.confidence import NOT_CALIBRATED, Confidence, Measured, measure
 
 BASELINES = ("copy_prompt", "all_foreground")
 
@@ -66,7 +68,15 @@ def baseline_masks(episode: Episode) -> dict[str, np.ndarray]:
 
 
 class EpisodeEvaluator:
-    """Yields "miou" and "fb_iou", in percent."""
+    """Yields "miou" and "fb_iou", in percent, of episodes that show what is prompted.
+
+    Where others do not, it yields the figures of :func:`~ldis_jax.evaluators.absence.absence_figures`, too.
+
+    Attributes:
+        measured: of the last run, what a :class:`~ldis_jax.tasks.confidence.Confidence` is fitted to.
+    """
+
+    measured: list[Measured]
 
     def __init__(
         self,
@@ -79,21 +89,39 @@ class EpisodeEvaluator:
         self.episodes, self.image_size, self.batch_size, self.tile = episodes, image_size, batch_size, tile
         self.protocol = MeanIoU(protocol).protocol  # which checks it, before the networks run
 
-    def run(self, predict: Predict) -> Iterator[tuple[str, float]]:
-        """Evaluates a network."""
-        metric = MeanIoU(self.protocol)
+    def run(self, predict: Predict, confidence: Confidence = NOT_CALIBRATED) -> Iterator[tuple[str, float]]:
+        """Evaluates a network; masks of objects that ``confidence`` calls absent are empty."""
+        metric, scored, self.measured = MeanIoU(self.protocol), [], []
         for episode, r in predict_episodes(predict, self.episodes, self.image_size, self.batch_size, tile=self.tile):
-            metric.update(pseudo_mask.to_mask(r), episode.query_mask, episode.class_id)
-        result = metric.result()
-        yield "miou", result["miou"]
-        yield "fb_iou", result["fb_iou"]
+            logits = pseudo_mask.to_logit(r)
+            mask, score = confidence.decide(logits)
+            absent = is_absent(episode)
+            self.measured.append(measure(logits, episode.query_mask))
+            scored.append(Scored(score, self.measured[-1].iou, float(mask.mean()), absent))
+            if not absent:
+                metric.update(mask, episode.query_mask, episode.class_id)
+        if not all(episode.absent for episode in scored):
+            yield from _figures(metric).items()
+        if any(episode.absent for episode in scored):
+            yield from absence_figures(*columns(scored)).items()
 
     def baselines(self) -> dict[str, dict[str, float]]:
-        """The same figures of :func:`baseline_masks`."""
-        metrics = {name: MeanIoU(self.protocol) for name in BASELINES}
+        """The figures "miou" and "fb_iou" of :func:`baseline_masks`; none where every object is absent."""
+        metrics, present = {name: MeanIoU(self.protocol) for name in BASELINES}, False
         for i in range(len(self.episodes)):
             episode = self.episodes[i]
-            for name, mask in baseline_masks(episode).items():
-                metrics[name].update(mask, episode.query_mask, episode.class_id)
-        results = {name: metric.result() for name, metric in metrics.items()}
-        return {name: {key: result[key] for key in ("miou", "fb_iou")} for name, result in results.items()}
+            if not is_absent(episode):
+                present = True
+                for name, mask in baseline_masks(episode).items():
+                    metrics[name].update(mask, episode.query_mask, episode.class_id)
+        return {name: _figures(metric) if present else {} for name, metric in metrics.items()}
+
+
+def is_absent(episode: Episode) -> bool:
+    """Whether the query does not show what is prompted."""
+    return not (episode.query_mask == 1).any()
+
+
+def _figures(metric: MeanIoU) -> dict[str, float]:
+    result = metric.result()
+    return {key: result[key] for key in ("miou", "fb_iou")}

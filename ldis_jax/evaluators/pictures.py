@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from ldis_jax.evaluators.episodes import Predict, predict_episodes
 from ldis_jax.input_pipeline import Episode
 from ldis_jax.media.images import write_png
 from ldis_jax.media.overlays import contact_sheet, magnify, overlay, to_picture
 from ldis_jax.tasks import pseudo_mask
+from ldis_jax.tasks.confidence import NOT_CALIBRATED, Confidence, iou_of
 
 _TRUTH_COLOUR = (0, 114, 178)
 
@@ -27,8 +26,9 @@ class PictureEvaluator:
         path: Path | None,
         indices: Sequence[int] | None = None,
         tile: float = 1.0,
+        confidence: Confidence = NOT_CALIBRATED,
     ):
-        self.tile = tile
+        self.tile, self.confidence = tile, confidence
         self.episodes, self.image_size, self.batch_size = episodes, image_size, batch_size
         self.path = path  # None where another process of several writes it
         self.indices = indices  # of the episodes to show; None is all
@@ -48,9 +48,11 @@ class PictureEvaluator:
         for episode, r in shown:
             if self.path is None:
                 continue  # all processes predict, one draws
-            mask, truth = pseudo_mask.to_mask(r), episode.query_mask == 1
-            valid = episode.query_mask != 255
-            iou = 100.0 * (mask & truth).sum() / np.maximum(((mask | truth) & valid).sum(), 1)
+            mask, score = self.confidence.decide(pseudo_mask.to_logit(r))
+            truth = episode.query_mask == 1
+            found = f"IoU {100 * iou_of(mask, episode.query_mask):.0f}"
+            if not truth.any():
+                found = "not there" + ", and found" * bool(mask.any())
             query = magnify(episode.query_image)
             rows.append(
                 [
@@ -61,7 +63,7 @@ class PictureEvaluator:
                     to_picture(r),
                 ]
             )
-            labels.append(f"{episode.class_name}: IoU {iou:.0f}")
+            labels.append(f"{episode.class_name}: {found}, score {score:.2f}")
         titles = ["prompt and its mask", "query", "prediction", "truth", "painted mask (R)"]
         if self.path is not None:
             write_png(self.path, contact_sheet(rows, titles, labels))

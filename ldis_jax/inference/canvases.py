@@ -14,6 +14,7 @@ from ldis_jax.inference.read_prompts import Classes, read_prompts
 from ldis_jax.inference.tiles import Canvas, Tile
 from ldis_jax.media.images import ImageSource, read_image
 from ldis_jax.support.checks import MOST_ROWS, check_integer
+from ldis_jax.tasks import Task
 
 _ROWS = 8  # a device takes at once, of many
 _Row = tuple[Canvas, Tile, int]  # and a class
@@ -26,6 +27,7 @@ class Settings(NamedTuple):
     ignore_label: int | None
     tile_size: int | None
     batch_size: int | None
+    min_score: float | None
 
 
 def render_canvases(
@@ -40,10 +42,11 @@ def render_canvases(
     Raises:
         LDISError: as :meth:`ldis_jax.LDISPipeline.segment_images`.
     """
-    seed, ignore_label, tile_size, batch_size = settings
+    seed, ignore_label, tile_size, batch_size, min_score = settings
     if batch_size is not None:
         batch_size = check_integer("batch_size", batch_size, maximum=MOST_ROWS)
     task = predictor.task
+    task.confidence.threshold(min_score)
     read = predictor.read_prompts(*read_prompts(classes, task.image_size, ignore_label, task.tile))
 
     def load(query: ImageSource) -> Iterator[tuple[_Row, dict[str, np.ndarray]]]:
@@ -65,6 +68,6 @@ def render_canvases(
             yield canvas
 
 
-def batch_of_one(num_classes: int, in_tiles: bool) -> int | None:
-    """The batch size for a single picture."""
-    return None if in_tiles or jax.default_backend() == "cpu" else max(num_classes, 1)
+def batch_of_one(num_classes: int, tile_size: int | None, task: Task) -> int | None:
+    """The batch size for a single image; many tiles of one are many."""
+    return None if tile_size is not None or task.tile < 1 or jax.default_backend() == "cpu" else max(num_classes, 1)

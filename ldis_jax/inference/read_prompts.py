@@ -128,3 +128,23 @@ def _read(classes: Classes, ignore_label: int | None) -> Iterator[tuple[tuple[in
             if not (mask == 1).any():
                 raise LDISError(f"{where}: mask shows no object; give its pixels one value, and 0 to what is around it")
             yield (c, k), where, image, mask
+
+
+def prompts_of_frame(image: np.ndarray, labels: np.ndarray) -> dict[int, list[Prompt]]:
+    """One prompt for each object of a video's first frame, by label.
+
+    Args:
+        image: uint8 [H, W, 3].
+        labels: uint8 [H, W]; 0 is background, 255 ignored.
+
+    Raises:
+        LDISError: labels of another size, or without an object.
+    """
+    values = [int(v) for v in np.unique(labels) if v not in (0, IGNORE_LABEL)]
+    if labels.shape != image.shape[:2] or not values:
+        raise LDISError(
+            f"first_frame_labels of size {labels.shape} with {len(values)} objects: must be of the first frame's "
+            f"size, {image.shape[:2]}, and label an object's pixels with 1 to 254"
+        )
+    ignored = labels == IGNORE_LABEL
+    return {value: [(image, np.where(ignored, IGNORE_LABEL, labels == value).astype(np.uint8))] for value in values}

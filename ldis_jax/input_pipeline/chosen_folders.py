@@ -60,11 +60,14 @@ class ChosenFolders(IndexedSource):
             LDISError: folders of one name, files that cannot be used, or a choice that names nothing that is there.
         """
         self.folders = _check(roots, choice.skip_bad)
+        self.not_exhaustive = "a folder's masks do not show the classes of another; evaluate one at a time"
+        if len(roots) == 1:
+            self.not_exhaustive = next(iter(self.folders.values())).not_exhaustive
         where, several = list_names(map(str, roots)), len(roots) > 1
         self._prefixes = [f"{name}/" if several else "" for name in self.folders]
         self._names: dict[int, str] = {}  # of classes, by id
         self._files: dict[str, tuple[int, str]] = {}  # by name: the folder's number, and the name in it
-        chosen, writer = _chosen_labels(self.folders, choice.classes), IndexWriter()
+        chosen, writer, complete = _chosen_labels(self.folders, choice.classes), IndexWriter(), IndexWriter()
         for number, (prefix, checked) in enumerate(zip(self._prefixes, self.folders.values(), strict=True)):
             index, start = checked.index, number * _IDS
             self._names |= {start + label: prefix + name for label, name in _names(checked).items()}
@@ -74,6 +77,8 @@ class ChosenFolders(IndexedSource):
                 counts = np.isin(labels, chosen[number]) & (
                     pixels >= choice.min_object_percent / 100 * size[0] * size[1]
                 )
+                is_object = (labels != 0) & (labels != IGNORE_LABEL)
+                complete.add(prefix + name.decode(), size, np.where(is_object, start + labels, labels), pixels)
                 self._files[prefix + name.decode()] = number, name.decode()
                 writer.add(prefix + name.decode(), size, start + labels[counts], pixels[counts])
         index = writer.finish()
@@ -86,9 +91,8 @@ class ChosenFolders(IndexedSource):
             queries = np.concatenate([checked.held_out for checked in self.folders.values()])
         elif choice.queries != ALL:
             queries = self._listed(Path(choice.queries))
-        super().__init__(
-            index, (), None, where, queries, None if choice.prompts is None else self._listed(choice.prompts)
-        )
+        prompts = None if choice.prompts is None else self._listed(choice.prompts)
+        super().__init__(index, (), None, where, queries, prompts, complete.finish())
 
     @property
     def data_hash(self) -> str:
@@ -145,13 +149,14 @@ class ChosenFolders(IndexedSource):
         for i, record in enumerate(records):
             query, *prompts = (self._prefixes[number] + name for name in (record.query, *record.prompts))
             class_id = number * _IDS + record.class_id
-            for name in (query, *prompts):
-                if (self._places.get(name), class_id) not in shown:
+            there = [(query, not record.absent), *((name, True) for name in prompts)]
+            for name, shows in there:
+                if name not in self._places or ((self._places[name], class_id) in shown) != shows:
                     raise LDISError(
-                        f"{manifest}: episode {i}: {name} is no image that shows class {record.class_id} "
-                        f"({record.class_name}); freeze the episodes anew from this data"
+                        f"{manifest}: episode {i}: {name} is no image that {'shows' if shows else 'lacks'} class "
+                        f"{record.class_id} ({record.class_name}); freeze the episodes anew from this data"
                     )
-            found.append(EpisodeRecord(class_id, self._class_name(class_id), query, tuple(prompts)))
+            found.append(EpisodeRecord(class_id, self._class_name(class_id), query, tuple(prompts), record.absent))
         return found
 
     def to_manifest(self, folder: str, records: Sequence[EpisodeRecord]) -> list[EpisodeRecord]:
@@ -159,7 +164,13 @@ class ChosenFolders(IndexedSource):
         number = list(self.folders).index(folder)
         start = len(self._prefixes[number])
         return [
-            EpisodeRecord(r.class_id % _IDS, r.class_name[start:], r.query[start:], tuple(p[start:] for p in r.prompts))
+            EpisodeRecord(
+                r.class_id % _IDS,
+                r.class_name[start:],
+                r.query[start:],
+                tuple(p[start:] for p in r.prompts),
+                r.absent,
+            )
             for r in records
             if r.class_id // _IDS == number
         ]

@@ -9,11 +9,16 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Annotated, Protocol
+from typing import (
+    Annotated,
+    Any,
+    NotRequired,  # pydantic's, before Python 3.12
+    Protocol,
+)
 
 import numpy as np
 from pydantic import AfterValidator, Field
-from typing_extensions import TypedDict  # pydantic's, before Python 3.12
+from typing_extensions import TypedDict
 
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline.transforms import RESCALE, crop_prompt, eval_image, eval_mask, train_transform
@@ -60,6 +65,12 @@ class EpisodeSource(Protocol):
     def draw(self, rng: np.random.Generator, num_shots: int) -> Episode:
         """One episode: a query image drawn evenly, a class evenly of those in it, K other images of that class."""
 
+    def check_absent(self, num_shots: int) -> None:
+        """Raises :class:`LDISError` where :meth:`draw_absent` cannot be sure, or has nothing to draw."""
+
+    def draw_absent(self, rng: np.random.Generator, num_shots: int) -> Episode:
+        """One episode whose query does not show the prompts' class: its mask holds no 1."""
+
 
 def network_arrays(episode: Episode, image_size: int, tile: float = 1.0) -> dict[str, np.ndarray]:
     """An episode as the network takes it, under evaluation's transform.
@@ -104,6 +115,7 @@ class TrainEpisodes:
         augment: bool = True,
         rescale: tuple[float, float] = RESCALE,
         tile: float = 1.0,
+        absent: float = 0.0,
     ):
         """Binds a source to sizes and a seed.
 
@@ -117,7 +129,14 @@ class TrainEpisodes:
                 are random all the same.
             rescale: of :func:`~ldis_jax.input_pipeline.transforms.train_transform`.
             tile: likewise.
+            absent: the share of episodes whose query does not show the prompts' class.
+
+        Raises:
+            LDISError: the source has no such episodes.
         """
+        if absent:
+            source.check_absent(num_shots)
+        self.absent = absent
         self.source, self.num_shots, self.image_size = source, num_shots, image_size
         self.seed, self.length, self.augment = seed, length, augment
         self.rescale, self.tile = rescale, tile
@@ -137,9 +156,10 @@ class TrainEpisodes:
         """
         index = range(self.length)[index]
         rng, bad = episode_rng(self.seed, index), 0
+        draw = self.source.draw_absent if self.absent and rng.random() < self.absent else self.source.draw
         for _ in range(_MAX_DRAWS):
             try:
-                episode = self.source.draw(rng, self.num_shots)
+                episode = draw(rng, self.num_shots)
             except BadFileError as error:
                 last = str(error)
                 bad += 1
@@ -194,6 +214,11 @@ class EpisodeRecord:
     class_name: str
     query: str
     prompts: tuple[str, ...]
+    absent: bool = False  # the query does not show the class
+
+    def to_json(self) -> dict[str, Any]:
+        """As a manifest has it; only what is absent says so."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "absent" or value}
 
 
 def _usable(entry: _Entry) -> _Entry:
@@ -207,6 +232,7 @@ class _Entry(TypedDict):
     class_name: str
     query: str
     prompts: Annotated[list[str], Field(min_length=1)]
+    absent: NotRequired[bool]
 
 
 _Manifest = Annotated[list[Annotated[_Entry, AfterValidator(_usable)]], Field(min_length=1)]
@@ -215,15 +241,20 @@ _Manifest = Annotated[list[Annotated[_Entry, AfterValidator(_usable)]], Field(mi
 def read_manifest(path: StrPath) -> list[EpisodeRecord]:
     """The frozen episodes of a file, a JSON list of {"class_id", "class_name", "query", "prompts": [...]}.
 
+    An episode whose query does not show the class has "absent": true, too.
+
     Raises:
         LDISError: missing, not JSON, empty, or an entry with wrong fields.
     """
     form = '{"class_id": 1, "class_name": ..., "query": name, "prompts": [name, ...]}'
     entries = read_json(path, _Manifest, form=f"an episode manifest, a list of {form}", most=_MOST_BYTES)
-    return [EpisodeRecord(e["class_id"], e["class_name"], e["query"], tuple(e["prompts"])) for e in entries]
+    return [
+        EpisodeRecord(e["class_id"], e["class_name"], e["query"], tuple(e["prompts"]), e.get("absent", False))
+        for e in entries
+    ]
 
 
 def episodes_hash(records: Sequence[EpisodeRecord]) -> str:
     """16 hex digits of the SHA-256 of the canonical JSON: equal exactly where the episodes are, in the same order."""
-    canonical = json.dumps([dataclasses.asdict(r) for r in records], sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps([r.to_json() for r in records], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -12,12 +12,19 @@ from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline.episodes import BadFileError, Episode, EpisodeRecord
 from ldis_jax.media.masks import IGNORE_LABEL
 
+_MOST_IGNORED = 0.1  # of a query's pixels, where its mask is to tell what the image does not show
+
 
 class IndexedSource(abc.ABC):
     """An :class:`EpisodeSource` over an :class:`ImageIndex`; a subclass reads pictures.
 
     Prompts are other images of the query's class; where the images are frames, of the query's video, too.
+
+    Attributes:
+        not_exhaustive: why a class that a mask does not have may still be in its image; empty where it cannot.
     """
+
+    not_exhaustive = ""
 
     few_images = False  # may be, so that random episodes of them would often be the same
 
@@ -29,6 +36,7 @@ class IndexedSource(abc.ABC):
         where: str,
         queries: np.ndarray | None = None,
         prompts: np.ndarray | None = None,
+        complete: ImageIndex | None = None,
     ):
         """Prepares draws; no picture is read.
 
@@ -39,6 +47,7 @@ class IndexedSource(abc.ABC):
             where: what error messages call the split.
             queries: bool [N], the images that are queries. None: each image is a query and a prompt.
             prompts: bool [N], the images that are prompts. None: those that are no queries.
+            complete: the same images with all their labels, where ``index`` leaves some out.
 
         Raises:
             LDISError: no image shows any of the classes.
@@ -54,7 +63,8 @@ class IndexedSource(abc.ABC):
             asked = "1 to 254" if classes is None else f"{list(classes)}"
             raise LDISError(f"{where}: none of its {len(index)} masks shows a class of {asked}; choose others")
         key = index.videos[self._rows].astype(np.int64) * (self._labels.max() + 1) + self._labels
-        _, groups = np.unique(key, return_inverse=True)
+        keys, groups = np.unique(key, return_inverse=True)
+        self._group_labels = keys % (self._labels.max() + 1)
         self._groups = groups.astype(np.int32)  # half the memory: Grain's workers each have a copy
         self._is_query = np.ones(len(self._rows), bool) if queries is None else queries[self._rows]
         is_prompt = self._is_query if queries is None else ~self._is_query
@@ -64,7 +74,10 @@ class IndexedSource(abc.ABC):
         self._sizes = np.bincount(self._groups[is_prompt], minlength=groups.max() + 1)
         self._ends = np.cumsum(self._sizes)
         self._num_prompts = self._sizes[self._groups] - is_prompt  # that an entry can have: not itself
+        self._is_query_image = np.ones(len(index), bool) if queries is None else queries
+        self._complete = complete or index
         self._queries: dict[int, np.ndarray] = {}
+        self._absent: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._frames: dict[str, np.ndarray] = {}
 
     @abc.abstractmethod
@@ -122,17 +135,71 @@ class IndexedSource(abc.ABC):
         class_id = int(self._labels[entry])
         return EpisodeRecord(class_id, self._class_name(class_id), self._name(query), tuple(prompts))
 
+    def draw_absent_record(self, rng: np.random.Generator, num_shots: int, query: int | None = None) -> EpisodeRecord:
+        """As :meth:`draw_record`, of a class that the query does not show: evenly one of those, then K of its images.
+
+        Every image may be a query, also one without any object; of videos, prompts are frames of one.
+
+        Raises:
+            LDISError: the masks do not tell what an image does not show, or every image shows all classes.
+        """
+        queries, groups = self._absent_draws(num_shots)
+        query = queries[rng.integers(len(queries))] if query is None else query
+        there = self._complete.labels[slice(*self._complete.offsets[query : query + 2])]
+        groups = groups[~np.isin(self._group_labels[groups], there)]
+        labels = np.unique(self._group_labels[groups])
+        class_id = int(labels[rng.integers(len(labels))])
+        groups = groups[self._group_labels[groups] == class_id]
+        group = groups[rng.integers(len(groups))]
+        members = self._members[self._ends[group] - self._sizes[group] : self._ends[group]]
+        prompts = [self._name(members[i]) for i in rng.choice(len(members), num_shots, replace=False)]
+        return EpisodeRecord(class_id, self._class_name(class_id), self._name(query), tuple(prompts), absent=True)
+
+    def absent_queries(self, num_shots: int) -> np.ndarray:
+        """Rows of the images that :meth:`draw_absent_record` can take, int64 [Q]; raises as it does."""
+        return self._absent_draws(num_shots)[0]
+
+    def _absent_draws(self, num_shots: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of queries, and the groups that have prompts enough."""
+        if num_shots not in self._absent:
+            if self.not_exhaustive:
+                raise LDISError(f"{self._where}: cannot tell what an image does not show: {self.not_exhaustive}")
+            index, rows = self._complete, self._complete.rows()
+            groups = np.flatnonzero(self._sizes >= num_shots)
+            labels = np.unique(self._group_labels[groups])
+            shown = np.bincount(rows, np.isin(index.labels, labels), minlength=len(index))
+            ignored = np.bincount(rows, index.pixels * (index.labels == IGNORE_LABEL), minlength=len(index))
+            sizes = np.bincount(rows, index.pixels, minlength=len(index))
+            usable = self._is_query_image & (shown < len(labels)) & (ignored <= _MOST_IGNORED * sizes)
+            if not usable.any():
+                raise LDISError(
+                    f"{self._where}: every image shows all of the classes, so none can be asked for that is not there; "
+                    "add images without one of them"
+                )
+            self._absent[num_shots] = np.flatnonzero(usable), groups
+        return self._absent[num_shots]
+
     def draw(self, rng: np.random.Generator, num_shots: int) -> Episode:
         """One episode; see :class:`EpisodeSource`."""
         return self.episode(self.draw_record(rng, num_shots))
+
+    def check_absent(self, num_shots: int) -> None:
+        """See :class:`EpisodeSource`."""
+        self._absent_draws(num_shots)
+
+    def draw_absent(self, rng: np.random.Generator, num_shots: int) -> Episode:
+        """See :class:`EpisodeSource`."""
+        return self.episode(self.draw_absent_record(rng, num_shots))
 
     def episode(self, record: EpisodeRecord) -> Episode:
         """Reads the pictures of a frozen episode.
 
         Raises:
-            BadFileError: a missing or damaged file, a mask of another size than its image, a mask without the class.
+            BadFileError: a missing or damaged file, a mask of another size than its image, a mask without the class, or
+                with one that is to be absent.
         """
-        query, *prompts = (self._load(name, record.class_id) for name in (record.query, *record.prompts))
+        query = self._load(record.query, record.class_id, shown=not record.absent)
+        prompts = [self._load(name, record.class_id) for name in record.prompts]
         return Episode(
             *query,
             prompt_images=tuple(image for image, _ in prompts),
@@ -168,14 +235,14 @@ class IndexedSource(abc.ABC):
             self._queries[num_shots] = np.unique(self._rows[usable])
         return self._queries[num_shots]
 
-    def _load(self, name: str, class_id: int) -> tuple[np.ndarray, np.ndarray]:
+    def _load(self, name: str, class_id: int, shown: bool = True) -> tuple[np.ndarray, np.ndarray]:
         try:
             image, labels = self._read(name)
         except LDISError as error:
             raise BadFileError(str(error)) from None
         mask = (labels == class_id).astype(np.uint8)
-        if not mask.any():
-            why = f"mask {name}: no pixel of class {class_id}"
+        if mask.any() != shown:
+            why = f"mask {name}: {'no pixel' if shown else 'has pixels'} of class {class_id}"
             raise BadFileError(f"{self._where}: {why}; freeze the episodes anew from this data")
         mask[labels == IGNORE_LABEL] = IGNORE_LABEL
         return image, mask

@@ -58,6 +58,7 @@ class PictureFolder(IndexedSource):
         checked = check_folder(root)
         checked.require_usable(skip_bad)
         self._pairs, self._rule, self._object_labels = checked.pairs, checked.rule, checked.object_labels
+        self.not_exhaustive = checked.not_exhaustive
         index, queries = checked.index, None
         if split == "val":
             queries = checked.held_out

@@ -120,6 +120,9 @@ class ProceduralScenes:
         query = self.scene(rng, [first, second])
         return self._prompted(rng, query, first, num_shots), self._prompted(rng, query, second, num_shots)
 
+    def check_absent(self, num_shots: int) -> None:
+        """See :class:`EpisodeSource`; a painted scene shows nothing but what its labels say."""
+
     def draw_absent(self, rng: np.random.Generator, num_shots: int) -> Episode:
         """An episode whose query shows other classes only: its mask is empty."""
         low, high = self.num_objects

@@ -46,6 +46,7 @@ class RecordSource(IndexedSource):
         if len(index) != summary["images"]:
             raise LDISError(f"{self._folder}: index and summary do not fit each other; build the records again")
         self._rule = summary["mask_rule"]
+        self.not_exhaustive = summary.get("not_exhaustive", "its records are of an older version; build them again")
         super().__init__(index, summary["class_names"], classes, str(self._folder))
         self._order = np.argsort(index.names)
 

@@ -61,6 +61,7 @@ class MixtureSource:
             )
         self.sources = tuple(sources)
         self.probabilities = mass / mass.sum()
+        self._absent: dict[int, np.ndarray] = {}  # probabilities of episodes that ask for what is not there
 
     @property
     def num_images(self) -> int:
@@ -70,3 +71,26 @@ class MixtureSource:
     def draw(self, rng: np.random.Generator, num_shots: int) -> Episode:
         """One episode; see :class:`EpisodeSource`."""
         return self.sources[rng.choice(len(self.sources), p=self.probabilities)].draw(rng, num_shots)
+
+    def check_absent(self, num_shots: int) -> None:
+        """See :class:`EpisodeSource`; one of the sources is enough."""
+        self._absent_probabilities(num_shots)
+
+    def draw_absent(self, rng: np.random.Generator, num_shots: int) -> Episode:
+        """See :class:`EpisodeSource`; drawn from the sources that can."""
+        probabilities = self._absent_probabilities(num_shots)
+        return self.sources[rng.choice(len(self.sources), p=probabilities)].draw_absent(rng, num_shots)
+
+    def _absent_probabilities(self, num_shots: int) -> np.ndarray:
+        if num_shots not in self._absent:
+            can, reasons = np.zeros(len(self.sources)), []
+            for i, source in enumerate(self.sources):
+                try:
+                    source.check_absent(num_shots)
+                    can[i] = self.probabilities[i]
+                except LDISError as error:
+                    reasons.append(str(error))
+            if not can.any():
+                raise LDISError("; ".join(reasons))
+            self._absent[num_shots] = can / can.sum()
+        return self._absent[num_shots]

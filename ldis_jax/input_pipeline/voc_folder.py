@@ -10,11 +10,11 @@ import numpy as np
 from tqdm import tqdm
 
 from ldis_jax.datasets.index import IndexWriter
-from ldis_jax.datasets.lists import find_image, read_class_names, read_lines
+from ldis_jax.datasets.lists import find_image, read_class_names, read_lines, unlabelled
 from ldis_jax.datasets.pairs import read_pair
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline.indexed_source import IndexedSource
-from ldis_jax.media.masks import read_label_map
+from ldis_jax.media.masks import IGNORE_LABEL, read_label_map
 from ldis_jax.support.files import StrPath
 
 
@@ -42,7 +42,10 @@ class VOCFolder(IndexedSource):
             for name, counts in zip(names, scans, strict=True):
                 present = np.flatnonzero(counts)
                 writer.add(name, (0, 0), present, counts[present])  # images are not opened, so their sizes are unknown
-        super().__init__(writer.finish(), class_names, classes, str(split_file))
+        index = writer.finish()
+        if (index.labels == IGNORE_LABEL).any():
+            self.not_exhaustive = unlabelled(self.root / "classes.json")
+        super().__init__(index, class_names, classes, str(split_file))
 
     def _read(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         return read_pair(self._image_path(name), self._mask_path(name))

@@ -8,16 +8,17 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeGuard
 
 import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 
 from ldis_jax.errors import LDISError
-from ldis_jax.support.files import StrPath, atomic_write, checked_file, list_files
+from ldis_jax.support.files import StrPath, atomic_write, checked_file, list_files, reading
 
 ImageSource = StrPath | bytes | Image.Image | np.ndarray
 _LOGGER = logging.getLogger(__name__)
@@ -126,7 +127,9 @@ def size_error(mask: object, size: tuple[int, ...], image: str, image_size: tupl
     )
 
 
-def write_png(path: StrPath, array: np.ndarray, palette: np.ndarray | None = None) -> None:
+def write_png(
+    path: StrPath, array: np.ndarray, palette: np.ndarray | None = None, notes: Mapping[str, str] | None = None
+) -> None:
     """Writes a PNG, whole or not at all.
 
     Args:
@@ -134,13 +137,26 @@ def write_png(path: StrPath, array: np.ndarray, palette: np.ndarray | None = Non
         array: uint8 [H, W] or [H, W, 3], or bool [H, W], which become 0 and 255.
         palette: uint8 [N, 3], the colours in which labels 1, 2, ... show, over again from N + 1; 0 is black. The file
             still holds the labels.
+        notes: what the file says besides, by name: text chunks of the PNG.
     """
     image = Image.fromarray(array.astype(np.uint8) * 255 if array.dtype == np.bool_ else array)
     if palette is not None:
         colours = np.concatenate([np.zeros((1, 3), np.uint8), np.resize(palette, (255, 3))])
         image.putpalette(colours.tobytes())
+    text = PngInfo()
+    for name, value in (notes or {}).items():
+        text.add_text(name, value)
     with atomic_write(path) as temporary:
-        image.save(temporary, format="PNG")
+        image.save(temporary, format="PNG", pnginfo=text)
+
+
+def read_note(path: StrPath, name: str) -> str | None:
+    """One of the notes that :func:`write_png` wrote; None where there is none that can be read."""
+    try:
+        with reading(path), Image.open(checked_file(path), formats=("PNG",)) as image:
+            return image.info.get(name)
+    except LDISError:
+        return None
 
 
 def check_array(array: object, what: str, dtypes: tuple[type, ...]) -> np.ndarray:

@@ -78,6 +78,26 @@ def plot_shots(points: Sequence[Mapping[str, Any]], baselines: Mapping[str, floa
             axes.grid(alpha=0.3)
 
 
+def plot_reliability(rows: Sequence[Sequence[float]], error: float, path: Path) -> None:
+    """A PNG of the true IoU over the score, whose points are as large as they have episodes, beside the diagonal.
+
+    Args:
+        rows: (mean score, mean IoU, episodes) of each interval of the score.
+        error: the expected calibration error.
+        path: PNG to write.
+    """
+    scores, ious, counts = zip(*rows, strict=True)
+    with _figure(4.2, 4.0, path) as figure:
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--")
+        axes.plot(scores, ious, color=tuple(PALETTE[1] / 255), linewidth=1)
+        sizes = [20 + 280 * count / sum(counts) for count in counts]
+        axes.scatter(scores, ious, sizes, color=tuple(PALETTE[1] / 255))
+        axes.set(title=f"calibration error {error:.3f}", xlabel="score", ylabel="true IoU", xlim=(0, 1), ylim=(0, 1))
+        axes.set_aspect("equal")
+        axes.grid(alpha=0.3)
+
+
 @contextlib.contextmanager
 def _figure(width: float, height: float, path: Path) -> Iterator[Any]:
     """An empty figure, which becomes a PNG; sides in inches."""

@@ -36,11 +36,21 @@ def procedural_source(split: str, weight: float = 1.0) -> ConfigDict:
 
 
 def eval_set(
-    source: ConfigDict, *, episodes: int = 0, manifest: str = "", protocol: str = "ldis", num_shots: int = 1
+    source: ConfigDict,
+    *,
+    episodes: int = 0,
+    manifest: str = "",
+    protocol: str = "ldis",
+    num_shots: int = 1,
+    seed: int = 0,
+    absent: float = 0.0,
 ) -> ConfigDict:
-    """Frozen episodes: of a manifest file, or the first ``episodes`` draws of (seed 0, index)."""
+    """Frozen episodes: of a manifest file, or the first ``episodes`` draws of (seed, index).
+
+    In a share ``absent`` of the draws, the query does not show what is prompted.
+    """
     entry = {"source": source, "episodes": episodes, "manifest": manifest, "protocol": protocol, "num_shots": num_shots}
-    return ConfigDict(entry)
+    return ConfigDict(entry | {"seed": seed, "absent": absent})
 
 
 def folder_data(config: ConfigDict, episodes: int) -> None:

@@ -21,6 +21,7 @@ from ldis_jax.errors import LDISError
 from ldis_jax.models.ldis import VAE, LDISModel, PromptEncoder
 from ldis_jax.support.checks import check_fields
 from ldis_jax.tasks import instruction, pseudo_mask
+from ldis_jax.tasks.confidence import NOT_CALIBRATED, Confidence
 
 _TASKS: dict[str, type[Task]] = {}
 
@@ -73,6 +74,7 @@ class Task(abc.ABC):
             them by a positive one, which is to be chosen on classes that it was trained on.
         masking: stages of eq. 1 at work: "both", "pre", "post" or "none". Plain CLIP knows no pre-masking.
         schedule: the noise process, kept in ``scheduler/`` of a model folder.
+        confidence: what makes a score of a mask, and calls an object absent; training fits it at its end.
     """
 
     name: ClassVar[str]
@@ -90,6 +92,7 @@ class Task(abc.ABC):
     tile: float = 1.0
     object_bias: float = 0.0
     schedule: NoiseSchedule = NoiseSchedule()
+    confidence: Confidence = NOT_CALIBRATED
 
     def __post_init__(self) -> None:
         if problem := next(self._problems(), None):
@@ -201,10 +204,10 @@ class Task(abc.ABC):
         return pseudo_mask.encode(query_mask, query_image, self.mask_alpha, self.target, noise)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of ``ldis_config.json``."""
+        """The content of ``ldis_config.json``; confidence only where it is not the default."""
         values = {"task": self.name, **dataclasses.asdict(self)}
-        del values["schedule"]
-        return values
+        del values["schedule"], values["confidence"]
+        return values if self.confidence == NOT_CALIBRATED else {**values, "confidence": self.confidence.to_dict()}
 
 
 def task_from_dict(values: Mapping[str, Any], where: str = "ldis_config.json") -> Task:
@@ -213,9 +216,10 @@ def task_from_dict(values: Mapping[str, Any], where: str = "ldis_config.json") -
     name = values.pop("task", None)
     if not isinstance(name, str) or name not in _TASKS:
         raise LDISError(f"{where}: task={name!r}; must be one of {sorted(_TASKS)}")
+    confidence = values.pop("confidence", {})
     check_fields(_TASKS[name], values, where)
     try:
-        return _TASKS[name](**values)
+        return _TASKS[name](**values, confidence=Confidence.from_dict(confidence))
     except LDISError as error:
         raise LDISError(f"{where}: {error}") from None
 

@@ -20,6 +20,7 @@ from ldis_jax.input_pipeline import (
 )
 from ldis_jax.support.files import checked_file
 from ldis_jax.tasks import Task
+from ldis_jax.tasks.confidence import NOT_CALIBRATED, Confidence, Measured
 
 
 class Evaluation:
@@ -34,6 +35,7 @@ class Evaluation:
         self._workdir = workdir
         self._sets: dict[str, EpisodeEvaluator] = {}
         self._hashes: dict[str, str] = {}
+        self._measured: dict[int, list[Measured]] = {}  # by step
         for name, entry in settings.sets.items():
             try:
                 episodes = frozen_episodes(entry, size, f"config.eval.sets.{name}")
@@ -51,6 +53,9 @@ class Evaluation:
         self.choose_by = settings.choose_by
         if self.choose_by and self.choose_by not in self._sets:
             raise LDISError(f"config.eval.choose_by={self.choose_by!r}: must be one of {sorted(self._sets)}")
+        self.calibrate_by = settings.calibrate_by
+        if self.calibrate_by and self.calibrate_by not in self._sets:
+            raise LDISError(f"config.eval.calibrate_by={self.calibrate_by!r}: must be one of {sorted(self._sets)}")
         self._writes_pictures = pictures
         self._pictures = self._sets[self.main_set].episodes[: settings.pictures]
         self._swap = None
@@ -60,19 +65,35 @@ class Evaluation:
             self._swap = PromptSwapEvaluator(pairs, size, settings.batch_size)
         self._batch_size, self._size, self._tile = settings.batch_size, size, task.tile
 
-    def choose(self, predict: Predict) -> dict[str, float]:
-        """The figures of the set that chooses the step."""
-        return {f"{self.choose_by}/{key}": value for key, value in self._sets[self.choose_by].run(predict)}
+    def choose(self, predict: Predict, step: int) -> dict[str, float]:
+        """The figures, after a step, of the set that chooses one."""
+        evaluator = self._sets[self.choose_by]
+        results = {f"{self.choose_by}/{key}": value for key, value in evaluator.run(predict)}
+        self._measured[step] = evaluator.measured
+        return results
 
-    def run(self, predict: Predict, step: int) -> dict[str, float]:
+    def calibrate(self, predict: Predict, step: int) -> Confidence:
+        """The confidence, after a step, that fits the set for it; the default where there is none.
+
+        Where that set chose the step, it was predicted already.
+        """
+        if not self.calibrate_by:
+            return NOT_CALIBRATED
+        evaluator = self._sets[self.calibrate_by]
+        if self.calibrate_by != self.choose_by or step not in self._measured:
+            dict(evaluator.run(predict))
+            self._measured[step] = evaluator.measured
+        return Confidence.fit(self._measured[step])
+
+    def run(self, predict: Predict, step: int, confidence: Confidence) -> dict[str, float]:
         """{"<set>/miou": percent, "<set>/fb_iou": ..., "prompt_swap": ...}; writes ``pictures/<step>.png``.
 
-        Of all sets but the one that chooses.
+        Of all sets but those that choose the step and fit the confidence.
         """
-        names = [name for name in self._sets if name != self.choose_by]
+        names = self._reported
         if self.choose_by and step == 0:  # no more than what the report has beside the end's figures
             names = [self.main_set]
-        results = {f"{name}/{key}": value for name in names for key, value in self._sets[name].run(predict)}
+        results = {f"{name}/{key}": value for name in names for key, value in self._sets[name].run(predict, confidence)}
         if self._swap is not None:
             results |= dict(self._swap.run(predict))
         if self._pictures:
@@ -88,7 +109,7 @@ class Evaluation:
 
         ``results`` are those of :meth:`run`; ``before`` the same before the first step, if known.
         """
-        found = {name: evaluator.baselines() for name, evaluator in self._sets.items()}
+        found = {name: self._sets[name].baselines() for name in self._reported}
         baselines = {
             baseline: {f"{name}/{key}": value for name, of in found.items() for key, value in of[baseline].items()}
             for baseline in found[self.main_set]
@@ -104,9 +125,18 @@ class Evaluation:
         }
 
     def _figures(self, found: dict[str, float]) -> dict[str, Any]:
-        main = {name: found[f"{self.main_set}/{name}"] for name in ("miou", "fb_iou")}
-        others = (f"{name}/{figure}" for name in self._sets if name != self.main_set for figure in main)
-        return {**main, "other_sets": {key: found[key] for key in others if key in found}}
+        of_set: dict[str, dict[str, float]] = {name: {} for name in self._sets}
+        for key, value in found.items():
+            name, slash, figure = key.rpartition("/")
+            if slash:
+                of_set[name][figure] = value
+        others = {name: figures for name, figures in of_set.items() if name != self.main_set}
+        flat = {f"{name}/{figure}": value for name, figures in others.items() for figure, value in figures.items()}
+        return {**of_set[self.main_set], "other_sets": flat}
+
+    @property
+    def _reported(self) -> list[str]:
+        return [name for name in self._sets if name not in (self.choose_by, self.calibrate_by)]
 
 
 def frozen_episodes(entry: ConfigDict, image_size: int, where: str) -> FrozenEpisodes:
@@ -115,7 +145,8 @@ def frozen_episodes(entry: ConfigDict, image_size: int, where: str) -> FrozenEpi
     if not entry.manifest:
         if entry.episodes < 1:
             raise LDISError(f"{where}: give a manifest or a number of episodes")
-        return FrozenEpisodes.of_draws(source, entry.episodes, entry.num_shots)
+        seed, absent = entry.get("seed", 0), entry.get("absent", 0.0)
+        return FrozenEpisodes.of_draws(source, entry.episodes, entry.num_shots, seed, absent)
     if not isinstance(source, IndexedSource):
         raise LDISError(f"{where}.manifest: names images of a folder; a {entry.source.kind!r} source has none")
     records = read_manifest(checked_file(entry.manifest))

@@ -29,6 +29,7 @@ from ldis_jax.runtime.chips import peak_flops
 from ldis_jax.runtime.memory import release_free_memory
 from ldis_jax.runtime.preemption import PreemptedError, Preemption
 from ldis_jax.support.files import only_one, write_json
+from ldis_jax.tasks.confidence import NOT_CALIBRATED
 from ldis_jax.training.advice import advice
 from ldis_jax.training.best_step import BestStep
 from ldis_jax.training.checkpoint import Checkpoints, has_saved
@@ -128,7 +129,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
             report |= {**trainer.outcome(results), "seconds": round(time.time() - started, 1)}
             trained = sharding.gather(trainer.state.best, run.mesh)
             if lead:
-                write_model(run, workdir, (graphdef, trained, frozen), frozen_files, report["steps"], results)
+                task = dataclasses.replace(run.task, confidence=trainer.confidence)
+                write_model(run, task, workdir, (graphdef, trained, frozen), frozen_files, report["steps"], results)
                 writer.plot(workdir / "curves.png")
                 write_json(workdir / "report.json", report)
                 write_training_page(workdir, report)
@@ -164,6 +166,7 @@ class Trainer:
         self._metrics = self._no_metrics
         self._schedule = learning_rate_schedule(self.run.config.optim, self.run.config.train_steps)
         self._bad_files = 0
+        self.confidence = NOT_CALIBRATED  # of the network at the end
         self._running: Future[float] | None = None  # when the last step that was handed over ends
 
     def train(self, loader: TrainLoader) -> dict[str, float]:
@@ -207,6 +210,7 @@ class Trainer:
         if self.chosen.step not in (None, self.done):
             del self.state  # two of them may not fit
             self.state = self.checkpoints.restore_step(self.chosen.step, self.run.state_shapes())
+        self.confidence = self.evaluation.calibrate(self._predict(), int(self.state.step))
         return self.evaluate()
 
     def _take_step(self, batches: Iterator[tuple[dict[str, jax.Array], int]], waiter: ThreadPoolExecutor) -> None:
@@ -272,7 +276,7 @@ class Trainer:
     def _choose(self) -> None:
         """Evaluates on the set that chooses, and keeps the step if it is the best yet."""
         self.save()
-        results = self.evaluation.choose(self._predict())
+        results = self.evaluation.choose(self._predict(), self.done)
         figure = results[f"{self.evaluation.choose_by}/miou"]
         best = self.chosen.add(self.done, figure)
         self.checkpoints.keep(self.chosen.step)
@@ -280,7 +284,7 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """The figures of the evaluation after the last step, which are written down too."""
-        results = self.evaluation.run(self._predict(), self.done)
+        results = self.evaluation.run(self._predict(), self.done, self.confidence)
         self._write(results, self.evaluation.main_set)
         return results
 
@@ -319,9 +323,9 @@ def make_loader(run: Run) -> TrainLoader:
         )
     source = make_source(config.data.sources, size)
     length = config.train_steps * config.batch_size
-    episodes = TrainEpisodes(
-        source, config.num_shots, size, config.seed, length, config.data.augment, config.data.rescale, run.task.tile
-    )
+    data, shots = config.data, config.num_shots
+    tile, absent = run.task.tile, data.absent
+    episodes = TrainEpisodes(source, shots, size, config.seed, length, data.augment, data.rescale, tile, absent)
     rows = sharding.process_rows(run.mesh, config.batch_size, jax.process_index())
     return TrainLoader(episodes, config.batch_size, num_workers=config.data.num_workers, rows=rows)
 

@@ -12,6 +12,7 @@ from ldis_jax.config import init_folder
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.models.params import unflatten
 from ldis_jax.support import markdown
+from ldis_jax.tasks import Task
 from ldis_jax.training.run import Run
 from ldis_jax.weights import to_torch
 from ldis_jax.weights.card import model_card, read_provenance
@@ -22,6 +23,7 @@ from ldis_jax.weights.tensors import Weights
 
 def write_model(
     run: Run,
+    task: Task,
     workdir: Path,
     model: tuple[nnx.GraphDef[LDISModel], Mapping[str, Any], Mapping[str, Any]],
     frozen_files: dict[str, Weights],
@@ -32,6 +34,7 @@ def write_model(
 
     Args:
         run: that made it.
+        task: the run's, with the confidence of the network at the end.
         workdir: its folder.
         model: (structure, trained parameters, frozen ones).
         frozen_files: frozen networks as they came; on the device they may be bfloat16.
@@ -42,15 +45,15 @@ def write_model(
     facts = read_provenance(read_card(init_folder(config.init.folder))).trained(
         config.data.sources, steps, config.batch_size, results, new_unet=bool(config.init.unet)
     )
-    card = model_card(run.task, run.networks, facts)
+    card = model_card(task, run.networks, facts)
     unet, tensors = to_torch(unflatten(*model).unet), dict(frozen_files)
     if run.lora is None:
         tensors["unet"] = Weights(unet, "unet")
     else:
         alone = trained_part(unet, run.lora)
-        write_lora(workdir / "lora" / LORA_FILE, run.task, alone, card)
+        write_lora(workdir / "lora" / LORA_FILE, task, alone, card)
         tensors["unet"] = merge(tensors["unet"], alone)
-    write_folder(workdir / "model", run.task, run.networks, tensors, card)
+    write_folder(workdir / "model", task, run.networks, tensors, card)
 
 
 def write_training_page(workdir: Path, report: Mapping[str, Any]) -> None:

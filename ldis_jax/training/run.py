@@ -26,6 +26,7 @@ from ldis_jax.models.ldis import LDISModel, ModelConfig
 from ldis_jax.models.lora import LoRA
 from ldis_jax.models.params import Params, flatten
 from ldis_jax.tasks import Task, task_from_dict
+from ldis_jax.tasks.confidence import NOT_CALIBRATED
 from ldis_jax.training.optim import make_optimizer
 from ldis_jax.training.step import StepOptions, TrainState, state_shapes
 from ldis_jax.weights import load_training_init
@@ -132,6 +133,8 @@ class Run:
         facts |= {"sources": values["data"]["sources"], "augment": self.config.data.augment}
         if tuple(self.config.data.rescale) != RESCALE:  # older runs know no other
             facts["rescale"] = values["data"]["rescale"]
+        if self.config.data.absent:
+            facts["absent"] = self.config.data.absent
         return facts | {"step": dataclasses.asdict(self.options), "moment_dtype": self.config.optim.moment_dtype}
 
 
@@ -141,7 +144,7 @@ def run_task(config: ConfigDict) -> Task:
     Where ``config.task`` is empty, it is the init folder's. Of a folder of one's own images, ``config.data.tile`` goes
     before; 0 follows from the masks.
     """
-    task = _method(config)
+    task = dataclasses.replace(_method(config), confidence=NOT_CALIBRATED)  # the weights change
     folder, tile = config.data.get("folder"), config.data.get("tile")
     if not folder or tile is None:
         return task

@@ -264,7 +264,7 @@ def test_a_report(command, voc, tmp_path, micro_folder):
     assert report["baselines"]["copy_prompt"]["miou"] == pytest.approx(metric.result()["miou"])
     page = (tmp_path / "out" / "r.md").read_text()
     pictures = re.findall(r"\]\((r/\w+\.png)\)", page)
-    assert len(pictures) == 4 and all((tmp_path / "out" / name).is_file() for name in pictures)
+    assert len(pictures) == 5 and all((tmp_path / "out" / name).is_file() for name in pictures)
     assert f"| this model | {report['miou']:.2f} (" in page
 
 

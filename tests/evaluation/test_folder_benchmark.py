@@ -206,3 +206,37 @@ def test_what_is_not_known_is_not_claimed():
     assert domain({"folder": (), "pascal": (1,)}, "folder", ()).startswith(
         "unknown: trained on folder, pascal; nothing"
     )
+
+
+def test_objects_that_are_not_there(command, tmp_path):
+    flags = ("--data=zoo", "--queries=all", "--benchmark=folder-absent")
+    status, out, err = command(*flags, "--out=a.json")
+    assert status == 0, err
+    report, records = read(tmp_path / "a.json"), read_manifest(tmp_path / "a.episodes.json")
+    assert report["benchmark"] == "folder-absent" and report["episodes"] == len(records) == 20
+    assert sum(record.absent for record in records) == 10 and episodes_hash(records) == report["episodes_hash"]
+    assert report["episodes_per_class"] == {"cat": 6, "dog": 4}, "of those that are there"
+    for name in ("false_alarms", "rendered_area", "auroc", "ece"):
+        low, high = report[f"{name}_interval"]
+        assert low <= report[name] <= high and name in out
+    assert sum(count for _, _, count in report["reliability"]) == 20
+    page = (tmp_path / "a.md").read_text()
+    assert "AUROC of the score" in page and "is not calibrated" in page and (tmp_path / "a/reliability.png").is_file()
+    every = read(tmp_path / "a.json")["miou"]
+    status, _, err = command("--data=zoo", "--queries=all", "--out=b.json")
+    assert status == 0 and read(tmp_path / "b.json")["miou"] == every, err
+    status, _, err = command(*flags, "--out=c.json", "--min_score=1")
+    strict = read(tmp_path / "c.json")
+    assert strict["false_alarms"] == 0 and strict["miou"] == 0 and strict["auroc"] == report["auroc"]
+    status, _, err = command("--data=zoo", "--manifest=a.episodes.json", "--benchmark=folder-absent", "--out=d.json")
+    assert status == 0 and read(tmp_path / "d.json")["auroc"] == report["auroc"], err
+    status, _, err = command("--data", "zoo", "farm", "--benchmark=folder-absent", "--out=e.json")
+    assert status == 2 and "evaluate one at a time" in err
+
+
+def test_a_small_object_is_not_called_absent(tmp_path):
+    zoo(tmp_path / "zoo")
+    source = ChosenFolders([tmp_path / "zoo"], Choice("all", min_object_percent=10))
+    drawn = [source.draw_absent_record(np.random.default_rng(i), 1) for i in range(20)]
+    for record in drawn:
+        assert not (source.episode(record).query_mask == 1).any()
