@@ -125,7 +125,8 @@ class Confidence:
         _, sharpness, knots, values = min(found, key=lambda item: item[0])
         raw = np.array([episode.expected[_SHARPNESSES.index(sharpness)] for episode in measured])
         score = np.where(raw > 0, np.interp(raw, knots, values), 0.0)
-        return cls(sharpness, tuple(knots), tuple(values), _threshold(score, iou, absent), len(measured))
+        least = _threshold(score, iou, absent)
+        return cls(sharpness, tuple(knots.tolist()), tuple(values.tolist()), least, len(measured))
 
 
 NOT_CALIBRATED = Confidence()
@@ -174,7 +175,9 @@ def _isotonic(raw: np.ndarray, iou: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     fitted = isotonic_regression(y, weights=weights).x
     parts = np.array_split(np.arange(len(x)), min(_KNOTS, len(x)))
     knots, values = (np.array([np.average(v[part], weights=weights[part]) for part in parts]) for v in (x, fitted))
-    return np.concatenate([[0.0], knots, [1.0]]), np.concatenate([values[:1], values, values[-1:]])
+    knots, values = np.concatenate([[0.0], knots, [1.0]]), np.concatenate([values[:1], values, values[-1:]])
+    # Means of equal numbers may differ in their last digit.
+    return np.maximum.accumulate(knots), np.clip(np.maximum.accumulate(values), 0, 1)
 
 
 def _threshold(score: np.ndarray, iou: np.ndarray, absent: np.ndarray) -> float:

@@ -135,12 +135,13 @@ def model_card(task: Task, config: ModelConfig, provenance: Provenance | None = 
     if isinstance(encoder, PromptEncoderConfig):
         clip = "Alpha-CLIP" if encoder.alpha else "CLIP, no alpha"
         described = f"{clip}: ViT of {encoder.layers} layers, width {encoder.width}, patches of {encoder.patch_size}"
+    fields = {name: value for name, value in task.to_dict().items() if name != "confidence"}
     sections = [
         f"---\n{data.to_yaml()}\n---",
         f"# {_TASK_NAMES[task.name]}, in-context segmentation",
         "Given a query picture and prompt pictures with masks of one class, it paints the query's mask of that class. "
         'Method: "Explore In-Context Segmentation via Latent Diffusion Models" (arXiv 2403.09616). Software: ldis_jax.',
-        "## Model\n\n" + _table({**task.to_dict(), "vae": vae, "prompt encoder": described}),
+        "## Model\n\n" + _table({**fields, "score": _score(task), "vae": vae, "prompt encoder": described}),
         "## Training\n\n" + _training(facts),
     ]
     if facts.metrics:
@@ -181,6 +182,17 @@ def _training_sets(value: Any) -> dict[str, tuple[int, ...]]:
     if not isinstance(value, dict) or not all(isinstance(labels, list) for labels in value.values()):
         return {}
     return {str(name): tuple(label for label in labels if isinstance(label, int)) for name, labels in value.items()}
+
+
+def _score(task: Task) -> str:
+    """What a mask's score is worth."""
+    confidence = task.confidence
+    if not confidence.is_calibrated:
+        return "not calibrated"
+    return (
+        f"expected IoU, calibrated on {confidence.episodes} held-out episodes; below {confidence.min_score:.2f} a mask "
+        "is empty"
+    )
 
 
 def _training(facts: Provenance) -> str:

@@ -97,6 +97,20 @@ def test_fit_to_few_episodes_trusts_them_little():
     assert confidence.score(blob(2.0)) > 0.8 and 0.2 < confidence.score(blob(0.05)) < 0.7
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_fit_of_whatever_was_measured_is_one(seed):
+    rng = np.random.default_rng(seed)
+    episodes = [
+        (
+            rng.normal(0, 1, (8, 8)).astype(np.float32),
+            rng.integers(0, 2, (8, 8)).astype(np.uint8) * (rng.random() < 0.5),
+        )
+        for _ in range(rng.integers(1, 40))
+    ]
+    confidence = Confidence.fit([measure(logits, np.uint8(truth)) for logits, truth in episodes])
+    assert 0 <= confidence.score(episodes[0][0]) <= 1 and 0 <= confidence.min_score < 1
+
+
 def test_it_survives_its_file_and_changes_nothing_where_it_is_the_default():
     confidence = Confidence(2.0, (0.0, 0.5, 1.0), (0.1, 0.2, 0.9), 0.3, 64)
     task = LDIS1(confidence=confidence)

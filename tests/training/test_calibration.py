@@ -1,0 +1,60 @@
+"""Training with objects that are not there, and the confidence that its end fits."""
+
+import json
+
+import jax
+import pytest
+
+from ldis_jax import LDISPipeline
+from ldis_jax.errors import LDISError
+from ldis_jax.recipes.data import eval_set, procedural_source
+from ldis_jax.tasks.confidence import NOT_CALIBRATED
+from ldis_jax.training.evaluation_sets import Evaluation
+from ldis_jax.training.loop import train
+from ldis_jax.training.run import run_task
+from ldis_jax.weights.model_folder import read_task
+from tests.helpers import micro_config, run_of
+
+
+@pytest.fixture(scope="module", autouse=True)
+def standard_promotion():
+    """As optax needs it."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def config_of(folder):
+    config = micro_config(folder)
+    config.data.absent = 0.5
+    config.eval.sets.absent = eval_set(procedural_source("unseen"), episodes=6, seed=2, absent=0.5)
+    config.eval.sets.calibrating = eval_set(procedural_source("train"), episodes=12, seed=1, absent=0.5)
+    config.eval.main_set, config.eval.calibrate_by = "unseen", "calibrating"
+    return config
+
+
+def test_the_end_of_training_fits_a_confidence(micro_folder, tmp_path):
+    report = train(config_of(micro_folder), tmp_path / "run")
+    others = report["other_sets"]
+    assert {"absent/false_alarms", "absent/auroc", "absent/ece", "absent/miou"} <= others.keys()
+    assert not any(key.startswith("calibrating/") for key in others)
+    task = read_task(tmp_path / "run/model")
+    assert task.confidence.episodes == 12 and task.confidence.is_calibrated
+    assert LDISPipeline.from_pretrained(tmp_path / "run/model").task.confidence == task.confidence
+    card = (tmp_path / "run/model/README.md").read_text()
+    assert "12 held-out episodes" in card and "sharpness" not in card
+    for line in map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines()):
+        assert not any(key.startswith("calibrating") for key in line)
+
+    # Another training changes the weights, and so begins without it.
+    again = config_of(tmp_path / "run/model")
+    assert run_task(again).confidence == NOT_CALIBRATED
+    assert run_of(again).fingerprint({})["absent"] == 0.5
+    again.task = {}
+    assert run_task(again).confidence == NOT_CALIBRATED
+
+
+def test_the_set_that_calibrates_has_to_be_one(micro_folder, tmp_path):
+    config = config_of(micro_folder)
+    config.eval.calibrate_by = "other"
+    with pytest.raises(LDISError, match=r"config\.eval\.calibrate_by='other': must be one of"):
+        Evaluation(config, run_task(config), tmp_path)
