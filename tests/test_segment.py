@@ -233,6 +233,37 @@ def test_several_classes(run, work, model):
     assert "cat covers" in out and "dog covers" in out
 
 
+def test_scores_are_printed_kept_and_read_again(run, work, model):
+    status, out, err = run("--query=photos/0/q0.png", f"--prompt={CAT}", "--out=mask.png", "--json=found.json")
+    result, found = (
+        model("photos/0/q0.png", [("cat.png", "cat_mask.png")]),
+        json.loads((work / "found.json").read_text()),
+    )
+    assert status == 0 and f"(score {result.score:.2f})" in out, err
+    assert found["masks"][0]["scores"] == {"object": round(result.score, 4)} and not found["scores_are_calibrated"]
+    many = ("--query=photos", f"--prompt=cat={CAT}", f"--prompt=dog={DOG}", "--out=masks", "--json=found.json")
+    scores = []
+    for _ in range(2):  # the second time, all masks are there
+        assert run(*many)[0] == 0
+        scores.append([mask["scores"] for mask in json.loads((work / "found.json").read_text())["masks"]])
+    assert scores[0] == scores[1] and set(scores[0][0]) == {"cat", "dog"} and len(scores[0]) == 5
+
+
+def test_a_mask_below_min_score_is_empty_and_that_is_said(run, work, model):
+    one = ("--query=photos/0/q0.png", f"--prompt=cat={CAT}", "--out=mask.png")
+    status, out, err = run(*one, "--min_score=1")
+    assert status == 0 and out.startswith("mask.png: cat is not there (score 0."), err
+    assert not np.asarray(Image.open("mask.png")).any()
+    assert run(*one, "--min_score=0")[0] == 0 and np.asarray(Image.open("mask.png")).any()
+    status, _, err = run(*one, "--min_score=2")
+    assert status == 2 and err == "error: min_score=2.0: must be from 0 to 1\n"
+    classes = {"cat": [("cat.png", "cat_mask.png")], "dog": [("dog.png", "dog_mask.png")]}
+    found = model.segment_classes("photos/0/q0.png", classes, min_score=1.0)
+    assert not found.label_map.any() and found.probabilities[1:].any()
+    [labels] = list(model.segment_video(["frames/0.png", "frames/1.png"], "first.png", min_score=1.0))[1:]
+    assert not labels.any()
+
+
 def test_a_video_from_its_first_mask(run, work, model):
     status, out, err = run("--query=clip.mp4", "--first_mask=first.png", "--out=masks", "--overlay=over.mp4")
     assert status == 0 and "4 masks" in out, err
