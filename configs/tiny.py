@@ -1,14 +1,14 @@
-"""The main job: a small LDIS-1 learns in-context segmentation of painted scenes, on a laptop's CPU.
+"""The main example: a small LDIS-1 learns in-context segmentation of painted scenes, on a laptop's CPU.
 
 Paper:     LDIS-1 with vanilla pseudo masks and the latent-space loss, at 64 pixels. Several objects of different
-           classes lie in one cluttered picture; the prompt decides which is meant. The frozen towers are small, trained
-           on classes of the train split by tools/tiny_towers.py, and shipped; the UNet starts from scratch.
+           classes lie in one cluttered image; the prompt decides which is meant. The frozen networks are small, trained
+           on classes of the train split by tools/tiny_towers.py, and bundled; the UNet starts from scratch.
 Command:   python -m ldis_jax.main --config=configs/tiny.py
 Hardware:  2 CPU cores.
 Time:      3 minutes 37 seconds, everything included but the installation.
 Expected:  on 256 episodes of unseen classes mIoU 62.9 and FB-IoU 78.5 (copy the prompt's mask: 8.3 and 47.5; all
            foreground: 7.7 and 3.7); the prompt decides between two objects in 93 % of 200 cases. Rounding of another
-           version or machine moves mIoU by a point or so: the shipped model, trained earlier, has 63.9.
+           version or machine moves mIoU by a point or so: the bundled model, trained earlier, has 63.9.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
 r"""A small LDIS-1 on real pictures: any VOC-layout folder, fine-tuned on a CPU.
 
 Paper:     not an experiment of the paper; shows the whole path on photographs at a laptop's scale, 64 pixels.
-           Starts from the main job's model, whose networks only ever saw painted scenes.
+           Starts from the main example's model, whose networks only ever saw painted scenes.
 Command:   python -m ldis_jax.main --config=configs/voc_small.py:FOLDER --workdir=runs/voc_small \
                --config.eval.sets.val.manifest=FOLDER/episodes/val_1shot.json
-Needs:     runs/tiny/model, which the main job (configs/tiny.py) leaves.
+Needs:     runs/tiny/model, which the main example (configs/tiny.py) leaves.
 Hardware:  2 CPU cores.
 Time:      7 minutes beside other work on the same cores.
 Expected:  little: 195 photographs of 80 classes at 64 pixels teach it where objects tend to be, not what they are. On

@@ -82,7 +82,7 @@ status() {
   elif [[ $code == 0 ]]; then
     echo "ldis-host done 0 $id"
   else
-    echo "ldis-host failed ${code:-137} $id" # no status: killed, or the VM was started anew
+    echo "ldis-host failed ${code:-137} $id" # no status: killed, or the VM was started again
   fi
 }
 

@@ -44,7 +44,7 @@ _INTEGERS = {
 
 @dataclasses.dataclass(frozen=True)
 class _SourceEntry:
-    """What the functions of :mod:`ldis_jax.recipes.data` that end in ``_source`` give."""
+    """An entry that the ``_source`` functions of :mod:`ldis_jax.recipes.data` return."""
 
     kind: str
     split: str
@@ -57,7 +57,7 @@ class _SourceEntry:
 
 @dataclasses.dataclass(frozen=True)
 class _EvalSetEntry:
-    """What ``eval_set`` gives."""
+    """An entry that ``eval_set`` returns."""
 
     source: object
     episodes: int
@@ -77,7 +77,7 @@ def base_config(task: str) -> ConfigDict:
     config.task = ConfigDict(task_from_dict({"task": task}, "base_config").to_dict())
 
     config.init = ConfigDict()
-    # Folder with vae/, prompt_encoder/ and, unless config.init.unet is given, unet/; "tiny" is the shipped one.
+    # Folder with vae/, prompt_encoder/ and, unless config.init.unet is given, unet/; "tiny" and "small" are bundled.
     config.init.folder = f"pretrained/{task}"
     # Sizes of a UNet to train from scratch (keys of models.UNetConfig); empty takes the folder's weights.
     config.init.unet = ConfigDict()

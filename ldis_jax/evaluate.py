@@ -209,7 +209,7 @@ def prepare(args: argparse.Namespace, shots: list[int]) -> tuple[functools.parti
 
 
 def _open_data(args: argparse.Namespace, shots: list[int]) -> tuple[Protocol, functools.partial[dict[str, Any]]]:
-    """What is measured, and the function that measures it, as :func:`prepare` returns it."""
+    """The protocol, and the function that measures it as :func:`prepare` returns it."""
     from ldis_jax.evaluation import folder_benchmark, run
     from ldis_jax.evaluation.benchmark_data import open_curve, open_episodes, open_source
     from ldis_jax.input_pipeline.chosen_folders import HELD_OUT, Choice

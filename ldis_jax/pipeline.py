@@ -171,12 +171,12 @@ class LDISPipeline:
 
     @property
     def knows(self) -> str:
-        """What the model was trained on, in words, by its card; empty where that does not say."""
+        """The training data in words, by the model's card; empty where it does not tell."""
         return read_provenance(self._card).statement
 
     @property
     def fails_on_photographs(self) -> bool:
-        """Whether nobody trained it for segmentation, or on scenes that a computer drew only."""
+        """True if nobody trained it for segmentation, or on scenes that a computer drew only."""
         return read_provenance(self._card).fails_on_photographs
 
     @property
@@ -347,7 +347,7 @@ class LDISPipeline:
             yield lookup[np.asarray(result)]
 
     def instruction_tokens(self, prompt_images: ArrayLike, prompt_masks: ArrayLike) -> tuple[jax.Array, jax.Array]:
-        """What the prompts tell the UNet.
+        """Computes the instruction tokens of prompts.
 
         Args:
             prompt_images: [B, K, S, S, 3] in [-1, 1].

@@ -83,7 +83,7 @@ def _arguments() -> argparse.Namespace:
         "--overlay", type=Path, help="picture with the object tinted and outlined; folder; video (.mp4)"
     )
     parser.add_argument("--probability", type=Path, help="grey picture of the object's probability; or a folder")
-    parser.add_argument("--tile_size", type=int, help="cut queries into squares of so many pixels, not to be shrunk")
+    parser.add_argument("--tile_size", type=int, help="cut queries into squares of this many pixels")
     parser.add_argument("--batch_size", type=int, help="squares computed together (default: 8 a device, on CPU 1)")
     parser.add_argument("--devices", type=int, default=0, help="to share the work (default: all)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))

@@ -99,7 +99,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
 
 
 def main() -> None:
-    """Writes the page anew."""
+    """Writes the page again."""
     text = _PAGE.read_text(encoding="utf-8")
     for path in sorted(_FIGURES.glob("*.json")):
         start, end = f"<!-- table: {path.stem} -->", "<!-- end -->"

@@ -97,7 +97,7 @@ def facts(results: Results) -> str:
 
 
 def page(text: str, results: Results) -> str:
-    """The page with its blocks of figures made anew."""
+    """The page with its blocks of figures made again."""
     all_found = list(evidence(results))
     blocks = {found.key: block(found) for _, found in all_found}
     blocks |= {"summary": summary(all_found), "facts": facts(results)}

@@ -79,7 +79,7 @@ def _write_lists(folder: Path, train: Iterable[str], val: Iterable[str]) -> None
 
 
 def main() -> None:
-    """Makes all of it anew."""
+    """Makes all of it again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, required=True, help="holds coco_mini, davis and camvid_vspw")
     source = parser.parse_args().source

@@ -1,1 +1,1 @@
-"""What the commands do, without their flags."""
+"""The work behind the commands, without their flags."""

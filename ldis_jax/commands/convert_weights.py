@@ -1,4 +1,4 @@
-"""What ``python -m ldis_jax.convert`` does: each function takes its arguments and returns a line to print."""
+"""The work of ``python -m ldis_jax.convert``: each function takes its arguments and returns a line to print."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def _init_of(path: Path) -> dict[str, Any]:
 
 
 def _metrics(workdir: Path, step: int) -> dict[str, float]:
-    """What the run measured at a step."""
+    """The figures that the run measured at a step."""
     lines = [line for line in read_metrics(workdir / "metrics.jsonl") if line["step"] == step]
     return {
         name: value

@@ -1,4 +1,4 @@
-"""What ``python -m ldis_jax.segment`` does: queries on disk in; masks, overlays and probabilities on disk out."""
+"""The work of ``python -m ldis_jax.segment``: queries on disk in; masks, overlays and probabilities on disk out."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _AHEAD = 4  # pictures that are read, or written, beside the device's work
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file's name says so."""
+    """True if a file's name says so."""
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
@@ -70,12 +70,12 @@ class PictureWork:
 
     @property
     def many(self) -> bool:
-        """Whether devices could share it."""
+        """True if devices could share it."""
         return self.folders is not None
 
     @property
     def names(self) -> dict[int, str]:
-        """Of classes, by label; empty where a class alone has none."""
+        """Class names by label; empty for a single class without a name."""
         return _names(self.classes)
 
     def run(self, pipe: LDISPipeline, prompts: Any, quiet: bool, **options: Any) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class PictureWork:
         return {"masks": masks, "failed": failed, "skipped": skipped}
 
     def all_masks(self, report: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Of a report, with those that were there before it, in the queries' order."""
+        """The masks of a report and those from earlier runs, in the order of the queries."""
         new = {mask["query"]: mask for mask in report["masks"]}
         there = {query: place for query, place in self.places.items() if place.out.exists()}
         return [new.get(str(query)) or place.record(query, tuple(self.classes)) for query, place in there.items()]
@@ -180,7 +180,7 @@ class ClipWork:
 def picture_work(
     places: Mapping[Path, Outputs], classes: Classes, outputs: Outputs, made_by: Mapping[str, Any]
 ) -> PictureWork:
-    """Of many pictures; ``made_by`` is what decides results besides prompts, and stays with them."""
+    """The work of many images; ``made_by`` decides results besides the prompts, and is kept with them."""
     queries = {query: place.out for query, place in places.items()}
     folders = Folders(outputs, {**made_by, "prompts": _digests(classes)}, queries)
     written = [place.files(tuple(classes)) for place in places.values()]
@@ -191,7 +191,7 @@ def picture_work(
 def clip_work(
     queries: Sequence[Path], classes: Classes, first_mask: Path | None, outputs: Outputs, made_by: Mapping[str, Any]
 ) -> ClipWork:
-    """Of one video file, or of frames in the order given; ``made_by`` as of many pictures."""
+    """The work of one video file, or of frames in the order given; ``made_by`` as in :func:`picture_work`."""
     if len(queries) > 1 and any(map(is_video, queries)):
         raise LDISError("--query: a video is one file, or frames that are images; name that file, or those images")
     one = len(queries) == 1 and (queries[0].suffix.lower() not in PICTURE_SUFFIXES or is_animation(queries[0]))
@@ -241,7 +241,7 @@ def _names(classes: Classes) -> dict[int, str]:
 
 
 def _names_of_labels(labels: np.ndarray, names: Sequence[str]) -> dict[int, str]:
-    """Of all labels that are there, unless nobody names any."""
+    """Names by label of all labels that occur; empty if no label has a name."""
     there = [value for value in np.unique(labels).tolist() if value not in (0, IGNORE_LABEL)]
     return {value: names[value] if value < len(names) else f"class {value}" for value in there} if names else {}
 

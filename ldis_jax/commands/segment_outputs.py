@@ -62,7 +62,7 @@ class Outputs:
         return [path for paths in self.files(class_names).values() for path in paths]
 
     def are_there(self, class_names: Sequence[str]) -> bool:
-        """Whether all of one query's are."""
+        """True if all of one query's are."""
         return all(path.exists() for path in self.all_files(class_names))
 
     def save(self, query: Path, image: np.ndarray, result: Result) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class Outputs:
         return self._record(query, labels_of(result), names, scores)
 
     def record(self, query: Path, class_names: Sequence[str]) -> dict[str, Any]:
-        """What :meth:`save` said, from the mask that it left."""
+        """The record that :meth:`save` returned, read again from the mask that it wrote."""
         labels = read_label_map(self.out)
         return self._record(query, labels if any(class_names) else labels > 0, class_names, read_scores(self.out))
 
@@ -173,7 +173,7 @@ class Folders:
         write_json(self.outputs.out / _SETTINGS, {**self.made_by, "outputs": sorted(known), "queries": queries})
 
     def _known(self) -> dict[str, Any]:
-        """Of queries, by mask, what they were when it was made."""
+        """Size and time of each query when its mask was made, by mask."""
         return (self._read() or {}).get("queries", {})
 
     @staticmethod

@@ -1,1 +1,1 @@
-"""What the real programs cost on TPUs, found out by their compiler on any machine."""
+"""Costs of the real programs on TPUs, predicted by the TPU compiler on any machine."""

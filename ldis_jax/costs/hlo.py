@@ -89,7 +89,7 @@ def unmodelled_custom_calls(text: str) -> int:
 
 
 def collectives(text: str) -> list[Collective]:
-    """What chips exchange in one execution, largest first."""
+    """The exchanges between chips in one execution, largest first."""
     found: dict[tuple[str, int, bool], list[int]] = collections.defaultdict(lambda: [0, 0])
     # An exchange that is spread over several fusions stands in each of them, with one channel. Of the TPU compiler's
     # reduce-scatters, those that it has combined share a channel, and are exchanges of their own.
@@ -171,7 +171,7 @@ def _called(line: str, computations: Mapping[str, list[str]]) -> Iterator[tuple[
 
 
 def _trip_count(condition: list[str]) -> int:
-    """Of a loop that counts up from 0 to a constant, which is what ``scan`` and ``fori_loop`` become."""
+    """The trip count of a loop from 0 to a constant, which ``scan`` and ``fori_loop`` become."""
     constants = [int(n) for line in condition for n in re.findall(r" s32\[\]\S* constant\((\d+)\)", line)]
     return max(constants, default=1)
 

@@ -1,4 +1,4 @@
-"""What one compiled program costs a chip, as a dictionary for JSON and as lines for people."""
+"""Costs of one compiled program per chip, as a dictionary for JSON and as lines for people."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def compile_program(
 
 
 def _figures(compiled: jax.stages.Compiled, text: str, chip: Chip, flops: float) -> dict[str, Any]:
-    """What a program that the compiler made says of itself."""
+    """The figures that the compiler reports for a program."""
     memory, accessed = compiled.memory_analysis(), compiled.cost_analysis()
     assert memory is not None and accessed is not None  # the TPU compiler has both of every program
     arguments, temp = memory.argument_size_in_bytes, memory.temp_size_in_bytes
@@ -122,7 +122,7 @@ def compile_with_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled,
 
 
 def advice(config: ConfigDict, cost: dict[str, Any]) -> str:
-    """What to change where a program does not fit."""
+    """Advice on what to change where a program does not fit."""
     if cost["program"] == "predict":
         return "lower --batch_size"
     return memory_options(config, cost["mesh"]["fsdp"] * cost["mesh"]["data"])

@@ -99,7 +99,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
 
     @classmethod
     def has_split(cls, source: Path, split: str) -> bool:
-        """Whether ``source`` has what it takes to build ``split``."""
+        """True if ``source`` has what it takes to build ``split``."""
         return find_list(source, split, cls.LISTS) is not None
 
     def listed(self) -> list[str]:
@@ -139,11 +139,11 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
         return folder
 
     def summary(self) -> dict[str, Any]:
-        """What ``index.json`` of the finished build holds."""
+        """The content of the finished build's ``index.json``."""
         return read_json(self.data_path / SUMMARY_FILE)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # Not tfds.features.Image: its decoders turn palettes into colours, and encode JPEG anew.
+        # Not tfds.features.Image: its decoders turn palettes into colours, and encode JPEG again.
         file_bytes, number = tfds.features.Tensor(shape=(), dtype=np.bytes_), np.int32
         features = {"image": file_bytes, "mask": file_bytes, "name": tfds.features.Text()}
         features |= {"video": tfds.features.Text(), "frame": number, "object_label": number}
@@ -238,7 +238,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder):
         if not same or (bad and not self._skip_bad):
             lacks = f"with --skip_bad and lacks {len(bad)} images"
             why = lacks if same else f"from another source, or {self.source} has changed since"
-            raise LDISError(f"{folder}: was built {why}; delete that folder to build it anew, or give another --out")
+            raise LDISError(f"{folder}: was built {why}; delete that folder to build it again, or give another --out")
 
     # TFDS announces a download and a dataset of unknown size.
     def _log_download_bytes(self) -> None:

@@ -29,7 +29,7 @@ _BAR = 500  # pictures from which on a progress bar is shown
 
 @dataclasses.dataclass(frozen=True)
 class CheckedFolder:
-    """What is in a folder and what of it is usable.
+    """A folder's files, and which of them are usable.
 
     Attributes:
         layout: where things lie.
@@ -93,7 +93,7 @@ class CheckedFolder:
         return unlabelled(self.layout.root / "classes.json") if ignored else ""
 
     def name_of(self, label: int) -> str:
-        """Of a class."""
+        """The name of a class."""
         return self.class_names[label] if label < len(self.class_names) else f"class {label}"
 
     def classes(self) -> dict[str, dict[str, int]]:
@@ -207,7 +207,7 @@ def hold_out(index: ImageIndex) -> np.ndarray:
 
 
 def summary(checked: CheckedFolder) -> dict[str, Any]:
-    """What was found, as JSON types."""
+    """The findings as JSON types."""
     names = [name.decode() for name in checked.index.names[checked.held_out]]
     sizes = np.stack([checked.index.widths, checked.index.heights], -1)
     return {
@@ -232,7 +232,7 @@ def _range(values: np.ndarray) -> list[int] | None:
 
 
 def report_lines(checked: CheckedFolder, limit: int = SHOWN) -> list[str]:
-    """What a person wants to know of a folder, with at most ``limit`` of its problems and as many notes."""
+    """The lines that ``check_data`` prints, with at most ``limit`` of its problems and as many notes."""
     facts = summary(checked)
     held_out, classes = facts["held_out"], facts["classes"]
     (low, _, wide), (short, _, high) = (facts[name] or (0, 0, 0) for name in ("widths", "heights"))

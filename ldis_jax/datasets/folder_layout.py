@@ -21,7 +21,7 @@ _LISTS = ("ImageSets/Segmentation/{}.txt", "{}.txt")
 
 
 class Problem(NamedTuple):
-    """What is wrong with a file, and what to do."""
+    """A problem with a file, and how to solve it."""
 
     file: str
     text: str

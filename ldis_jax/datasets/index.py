@@ -1,4 +1,4 @@
-"""What a split holds: names, sizes, videos and the labels of every image, as flat arrays that any process can share."""
+"""A split's names, sizes, videos and the labels of every image, as flat arrays that any process can share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def records_folder(root: StrPath, split: str) -> Path:
 
 
 class Summary(TypedDict):
-    """What is read again of a split's ``index.json``."""
+    """The part of a split's ``index.json`` that is read."""
 
     mask_rule: MaskRule
     class_names: list[str]
@@ -65,7 +65,7 @@ class ImageIndex:
 
     @property
     def has_videos(self) -> bool:
-        """Whether images are frames of videos."""
+        """True if images are frames of videos."""
         return len(self.video_names) > 0
 
     def rows(self) -> np.ndarray:

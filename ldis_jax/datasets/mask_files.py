@@ -1,4 +1,4 @@
-"""What mask files of unknown making hold, and how all of a folder are to be read."""
+"""Values in mask files of unknown origin, and one rule to read all masks of a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RULES = {
 
 
 class Look(NamedTuple):
-    """What a pair holds: height and width; values in the mask with their pixels; or ``problem`` alone."""
+    """The content of a pair: height and width; values in the mask with their pixels; or ``problem`` alone."""
 
     size: tuple[int, int] = (0, 0)
     values: tuple[int, ...] = ()
@@ -69,7 +69,7 @@ def mask_rule(looks: Sequence[Look]) -> str:
             totals[value] = totals.get(value, 0) + count
     shown = {value: count for value, count in totals.items() if value}
     between = {value: count for value, count in shown.items() if value != IGNORE_LABEL}
-    # Some of 0 and 1, others of 0 and 255: who has an ignored border has it beside the object.
+    # Some masks hold 0 and 1, others 0 and 255. There 255 is no ignored border, which lies beside an object.
     mixed = len(shown) == 2 and IGNORE_LABEL in shown and not any(shown.keys() <= set(look.values) for look in looks)
     if len(shown) <= 1 or mixed:
         return "nonzero"

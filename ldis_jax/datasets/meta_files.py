@@ -81,7 +81,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _load(data: bytes) -> Any:
-    """What ``numpy.load(allow_pickle=True)`` would give, or ``pickle.loads`` where there is no .npy header."""
+    """The object that ``numpy.load(allow_pickle=True)`` returns, or ``pickle.loads`` without an .npy header."""
     stream = io.BytesIO(data)
     if data.startswith(np.lib.format.MAGIC_PREFIX):
         version = np.lib.format.read_magic(stream)

@@ -56,7 +56,7 @@ class Item:
 
 
 class Scan(NamedTuple):
-    """What was found: the bytes of both files, height and width, labels with their pixels; or ``error`` alone."""
+    """A scanned pair: the bytes of both files, height and width, labels with their pixels; or ``error`` alone."""
 
     image: bytes = b""
     mask: bytes = b""

@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def _login(args: argparse.Namespace, is_local: bool) -> str:
-    """What browsers must give, "user:password"; empty where everyone may come in."""
+    """The login that browsers must send, "user:password"; empty where everyone has access."""
     if bool(args.user) != bool(args.password) or ":" in args.user:
         raise LDISError("--user and --password: give both, or none; a user's name has no colon")
     if not (is_local or args.user or args.open):
@@ -102,7 +102,7 @@ def _login(args: argparse.Namespace, is_local: bool) -> str:
 
 
 def _check_address(host: str, port: int) -> bool:
-    """Whether only this machine reaches an address; raises :class:`LDISError` where nothing can be served there."""
+    """True if only this machine reaches an address; raises :class:`LDISError` where nothing can be served there."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         family, kind, protocol, _, address = found[0]

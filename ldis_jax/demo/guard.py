@@ -83,7 +83,7 @@ class Guard:
         await _answer(send, refusal, as_json=scope["path"].rstrip("/") == _JOIN)
 
     async def _at_the_door(self, scope: Mapping[str, Any], headers: _Headers, session: str) -> _Refusal | None:
-        """What can be said without the body."""
+        """The answer that needs no body, if any."""
         hosts = headers.all(b"host")
         if len(hosts) != 1 or not self._names.include(_name(hosts[0])):
             return _Refusal(421, "This name is not served here; see --name of the server")
@@ -137,7 +137,7 @@ class Guard:
         return refusal
 
     def _content(self, path: str, session: str, body: IO[bytes]) -> _Refusal | None:
-        """What is wrong with JSON."""
+        """An error in the JSON of a request."""
         body.seek(0)
         content = body.read()
         if not self._is_name(session, session_name(content)):
@@ -192,13 +192,13 @@ class Names:
     """
 
     def __init__(self, host: str, is_local: bool, more: Collection[str] = ()):
-        """Of an address to serve at, and of what proxies before it are called."""
+        """Takes the address to serve at, and the names of proxies before it."""
         self._numbers = not is_local
         own = () if is_local else (socket.gethostname(),)
         self._names = _LOCAL | {name.lower() for name in (host, *own, *more)}
 
     def include(self, name: str) -> bool:
-        """Whether a browser may have asked for this."""
+        """True if a browser may have asked for this."""
         if name in self._names:
             return True
         try:
@@ -224,7 +224,7 @@ class _Headers:
 
 
 def _name(host: str) -> str:
-    """Of "name:port"."""
+    """The name in "name:port"."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

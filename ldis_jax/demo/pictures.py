@@ -22,7 +22,7 @@ _LABEL_PIXELS = 200_000  # of a label map that is shown, about as large as the p
 
 @dataclasses.dataclass(frozen=True)
 class PictureResult:
-    """What the page shows of one query.
+    """The images and figures that the page shows for one query.
 
     Attributes:
         overlay: uint8 [H', W', 3], the query and the objects.
@@ -70,7 +70,7 @@ def overlaid(prompts: Sequence[PaintedPrompt]) -> list[np.ndarray]:
 
 
 def label_choices(labels: np.ndarray, image: np.ndarray | None) -> tuple[dict[int, float], np.ndarray]:
-    """What a mask of several labels offers.
+    """The labels to choose from in a mask of several.
 
     Args:
         labels: integers [H, W].

@@ -1,4 +1,4 @@
-"""What the page may ask its functions, looked at before Gradio does anything with it."""
+"""Requests that the page may send, checked before Gradio handles them."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ class _Request(BaseModel):
 
 
 class Requests:
-    """What each function of a page takes."""
+    """The inputs of each function of a page."""
 
     def __init__(self, functions: dict[int, Sequence[Any]]):
-        """Of each function's number and the components that it reads."""
+        """Takes the components that each function reads, by its number."""
         self._inputs = {
             number: [(_name(component), TypeAdapter(_kind(component))) for component in components]
             for number, components in functions.items()
         }
 
     def error(self, body: bytes, may_read: Callable[[Any], bool]) -> str:
-        """What is wrong with a request, in a line; empty where nothing is.
+        """The error in a request, as one line; empty if there is none.
 
         Args:
             body: JSON.

@@ -26,7 +26,7 @@ class Sessions:
     """
 
     def __init__(self, folder: Path, limits: Limits, clock: Callable[[], float] = time.monotonic):
-        """Of a server that keeps its files in a folder."""
+        """Takes the folder in which the server keeps its files."""
         self._folder, self._limits, self._clock = folder, limits, clock
         self._public = frozenset(map(str, folder.rglob("*")))
         self._told: dict[tuple[str, str], float] = {}
@@ -35,7 +35,7 @@ class Sessions:
         self._names: dict[str, str] = {}
 
     def may_read(self, session: str, path: object) -> bool:
-        """Whether the session has this file."""
+        """True if the session has this file."""
         return isinstance(path, str) and (path in self._public or (session, path) in self._told)
 
     def tell(self, session: str, answer: bytes) -> bool:
@@ -68,14 +68,14 @@ class Sessions:
         return ""
 
     def take_back(self, session: str, size: int) -> None:
-        """Of an upload that did not come, or that is there already."""
+        """Gives back the bytes of an upload that failed or is there already."""
         size = max(size, _LEAST)
         with contextlib.suppress(ValueError, StopIteration):  # it has been forgotten
             self._uploads.remove(next(each for each in reversed(self._uploads) if each[1:] == (session, size)))
             self._bytes.subtract({session: size, "": size})
 
     def has_name(self, session: str, name: str) -> bool:
-        """Whether the name that a page gave itself is this session's; the first that uses it has it."""
+        """True if the name that a page gave itself is this session's; the first that uses it has it."""
         while len(self._names) >= _MOST_NAMES:
             del self._names[next(iter(self._names))]
         return self._names.setdefault(name, session) == session
@@ -98,7 +98,7 @@ class Sessions:
         threading.Thread(target=work, daemon=True).start()
 
     def _forget(self) -> None:
-        """What is longer ago than files are kept."""
+        """Forgets files older than the server keeps them."""
         end = self._clock() - KEEP - CHECK_EVERY
         while self._uploads and self._uploads[0][0] < end:
             _, session, size = self._uploads.popleft()
@@ -119,7 +119,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def folder_bytes(folder: Path) -> int:
-    """What the files in a folder take."""
+    """The size of all files in a folder."""
     total = 0
     for file in folder.rglob("*"):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What a browser sends, read within limits: pictures, masks and strokes of the brush."""
+"""Uploads of a browser, read within limits: pictures, masks and strokes of the brush."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MOST_LAYERS = 8  # of strokes in one editor
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What the server accepts.
+    """Limits on what the server accepts.
 
     Attributes:
         upload_mb: of one file, in megabytes of 1024 * 1024 bytes.
@@ -44,7 +44,7 @@ class Limits:
 
     @property
     def upload_bytes(self) -> int:
-        """Of one file."""
+        """The most bytes of one file."""
         return int(self.upload_mb * 1024 * 1024)
 
     def check_size(self, width: int, height: int, name: str) -> None:

@@ -1,4 +1,4 @@
-"""What the tabs of the page share: editors, LDIS-n's options, legends and clear errors."""
+"""Parts that the page's tabs share: editors, LDIS-n's options, legends and clear errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _Result = TypeVar("_Result")
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """What every request needs.
+    """The state that every request needs.
 
     Attributes:
         pipe: the model.

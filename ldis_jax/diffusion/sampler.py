@@ -109,7 +109,7 @@ def sample(
 
 
 def step_table(schedule: NoiseSchedule, num_steps: int, sampler: str) -> dict[str, jax.Array]:
-    """What :func:`take_step` needs to know of each step, [num_steps] arrays.
+    """The arrays [num_steps] that :func:`take_step` needs for each step.
 
     They are the coefficients, signal and sigma of z_t, timestep "t" and number "i".
     """

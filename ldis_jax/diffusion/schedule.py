@@ -93,7 +93,7 @@ class NoiseSchedule:
         return signal * latents + sigma * noise
 
     def training_target(self, latents: jax.Array, noise: jax.Array, timesteps: jax.Array) -> jax.Array:
-        """What the UNet regresses: epsilon, or v = sqrt(abar) epsilon - sqrt(1 - abar) z_0."""
+        """The UNet's regression target: epsilon, or v = sqrt(abar) epsilon - sqrt(1 - abar) z_0."""
         if self.prediction_type == "epsilon":
             return noise
         signal, sigma = (c[:, None, None, None] for c in self.coefficients(timesteps))

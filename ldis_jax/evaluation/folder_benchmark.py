@@ -22,7 +22,7 @@ from ldis_jax.support.files import checked_file, write_json
 
 @dataclasses.dataclass(frozen=True)
 class FolderBenchmark:
-    """What is measured.
+    """The folders, episodes and settings of one measurement.
 
     Attributes:
         protocol: the benchmark; its name and number of prompts.
@@ -104,7 +104,7 @@ def open_folders(
 
 
 def evaluate_folders(benchmark: FolderBenchmark, subject: Subject, out: Path) -> dict[str, Any]:
-    """As :func:`~ldis_jax.evaluation.run.evaluate_images`, or ``evaluate_curve``; the episodes are frozen beside it."""
+    """Runs ``evaluate_images`` or ``evaluate_curve``, and freezes the episodes beside the report."""
     protocol, source, records, shots, facts = (getattr(benchmark, f.name) for f in dataclasses.fields(benchmark))
     subject = subject._replace(facts={**subject.facts, **facts})
     if len(shots) > 1:
@@ -132,7 +132,7 @@ def _manifest_files(place: Path, folders: Sequence[str], apart: bool) -> dict[st
 
 
 def _remarks(name: str, checked: CheckedFolder) -> list[str]:
-    """What a reader of the figures should know of a folder."""
+    """Notes on a folder that a reader of the figures should know."""
     found = []
     if checked.problems:
         found.append(f"{name}: {len(checked.problems)} files left out, such as {checked.problems[0]}")

@@ -26,7 +26,7 @@ def share(items: Sequence[T]) -> Sequence[T]:
 
 
 def in_order(mine: Iterator[Any], count: int, every: int) -> Iterator[Any]:
-    """What all processes made of their :func:`share` of ``count`` items, in the order of the items, on every process.
+    """The results of all processes for their :func:`share` of ``count`` items, in order, on every process.
 
     Args:
         mine: JSON-able, one for each item of this process's share.
@@ -45,7 +45,7 @@ def in_order(mine: Iterator[Any], count: int, every: int) -> Iterator[Any]:
 
 
 def on_every(make: Callable[[], T]) -> T:
-    """What ``make`` gives this process; a :class:`LDISError` that it raises on any process is raised on every one."""
+    """The result of ``make`` on this process; an :class:`LDISError` on any process is raised on every one."""
     made: list[T] = []
     _exchange(lambda: made.append(make()))
     return made[0]
@@ -58,7 +58,7 @@ def differing(facts: dict[str, Any]) -> list[str]:
 
 
 def on_lead(make: Callable[[], T]) -> T:
-    """What process 0 makes, JSON-able, or the :class:`LDISError` that it raises, on every process."""
+    """The result of process 0, JSON-able, or the :class:`LDISError` that it raises, on every process."""
     return _exchange(make if jax.process_index() == 0 else lambda: None)[0]
 
 

@@ -76,7 +76,7 @@ def mean_of_folds(folds: Sequence[Sequence[dict[str, Any]]], accumulation: str) 
 
 
 def score_figures(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What scores are worth, with 95 % intervals from 1000 resamples of present and of absent episodes apart.
+    """Quality of the scores, with 95 % intervals from 1000 separate resamples of present and absent episodes.
 
     Args:
         records: "score", "iou", "covered" and "absent" an episode, as of :class:`~ldis_jax.evaluators.absence.Scored`.

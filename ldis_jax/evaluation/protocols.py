@@ -1,4 +1,4 @@
-"""What each benchmark measures: data, episodes, accumulation.
+"""The definition of each benchmark: data, episodes, accumulation.
 
 Sources: LDIS's own benchmark (paper, "Benchmark"), DAVIS 2017 on the same terms, and COCO-20i, PASCAL-5i and FSS-1000
 as HSNet evaluates them.
@@ -101,7 +101,7 @@ FOLDER_ABSENT = "folder-absent"
 
 
 def domain(training_sets: Mapping[str, Sequence[int]], data: str, classes: Sequence[int]) -> str:
-    """Whether the tested classes were in training, from what the model card records.
+    """True if the tested classes were in training, from what the model card records.
 
     Args:
         training_sets: data set -> labels trained on; no labels means all.

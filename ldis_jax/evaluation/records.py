@@ -1,4 +1,4 @@
-"""What an evaluation has measured so far, one JSON line an episode, so that a run cut off goes on where it stopped."""
+"""The records of an evaluation, one JSON line per episode, so that an interrupted run continues where it stopped."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def write_page(
 
 
 def _score_section(report: Mapping[str, Any], subject: Subject, plot: str) -> str:
-    """What the score is worth, and what becomes of objects that are not there."""
+    """The page's section on scores and absent objects."""
     confidence = subject.confidence
     if confidence.is_calibrated:
         text = (

@@ -84,7 +84,7 @@ def evaluate_images(protocol: Protocol, episodes: FrozenEpisodes, subject: Subje
 def evaluate_curve(
     protocol: Protocol, curve: Mapping[int, FrozenEpisodes], subject: Subject, out: Path
 ) -> dict[str, Any]:
-    """As :func:`evaluate_images`, once for every number of prompts K of ``curve``, on the same queries.
+    """Runs :func:`evaluate_images` for every number of prompts K of ``curve``, on the same queries.
 
     The report's "k_shot_curve" has the figures for each K, and "gain", the mIoU over that of the first K.
     """
@@ -115,7 +115,7 @@ def evaluate_curve(
 def evaluate_folds(
     whole: Protocol, folds: Mapping[Protocol, FrozenEpisodes], subject: Subject, out: Path
 ) -> dict[str, Any]:
-    """As :func:`evaluate_images`, once for every fold; ``whole`` stands for all of them.
+    """Runs :func:`evaluate_images` for every fold; ``whole`` stands for all of them.
 
     The report's figures are means over the folds, and "folds" has those of each.
     """
@@ -162,7 +162,7 @@ def evaluate_folds(
 
 
 def evaluate_videos(protocol: Protocol, source: IndexedSource, subject: Subject, out: Path) -> dict[str, Any]:
-    """As :func:`evaluate_images`, of videos whose first frame is the prompt; the baseline repeats its labels.
+    """Evaluates videos whose first frame is the prompt; the baseline repeats its labels.
 
     Videos without an object in the first frame are left out and named in the report.
     """

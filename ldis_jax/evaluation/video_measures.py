@@ -1,4 +1,4 @@
-"""What is measured of videos: a JSON-able record of each, and figures of all from the records."""
+"""Measures of videos: a JSON-able record of each, and figures of all from the records."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class SemanticVideos:
 
 
 def _merged(states: Sequence[dict[str, Any]]) -> VSPWMetrics:
-    """Of all videos; the rules by which windows were counted do not matter any more."""
+    """The sums over all videos; the rules that counted windows no longer matter."""
     metrics = VSPWMetrics(_VC_SIZES)
     for state in states:
         metrics.add_state(state)

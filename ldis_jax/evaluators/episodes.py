@@ -60,7 +60,7 @@ def predict_episodes(
 
 
 def baseline_masks(episode: Episode) -> dict[str, np.ndarray]:
-    """What costs nothing: the first prompt's mask stretched onto the query, and the whole picture. bool [H, W] each."""
+    """Baselines without a network, bool [H, W]: the first prompt's mask stretched onto the query; the whole image."""
     height, width = episode.query_mask.shape
     prompt = Image.fromarray((episode.prompt_masks[0] == 1).astype(np.uint8))
     copied = np.asarray(prompt.resize((width, height), Image.Resampling.NEAREST)) == 1
@@ -118,7 +118,7 @@ class EpisodeEvaluator:
 
 
 def is_absent(episode: Episode) -> bool:
-    """Whether the query does not show what is prompted."""
+    """True if the query does not show what is prompted."""
     return not (episode.query_mask == 1).any()
 
 

@@ -78,7 +78,7 @@ class VSPWMetrics:
         return np.stack([counted.diagonal(), counted.sum(axis=1), counted.sum(axis=0)])
 
     def state(self) -> dict[str, Any]:
-        """What was added, JSON-able; :meth:`add_state` of equal settings takes it, in any order of parts."""
+        """The sums so far, JSON-able; :meth:`add_state` of equal settings takes it, in any order of parts."""
         true, predicted = np.nonzero(self._confusion)
         counts = self._confusion[true, predicted]
         confusion = np.stack([true, predicted, counts], axis=-1).tolist()

@@ -118,7 +118,7 @@ class Predictor:
         return self.predict((jnp.asarray(query), own, _keys(seed, classes)), options)
 
     def predict(self, inputs: Inputs, options: dict[str, Any]) -> jax.Array:
-        """What the decoder renders, float32 [B, S, S, 3]; the task's ``residual`` makes R of it."""
+        """Returns what the decoder renders, float32 [B, S, S, 3]; the task's ``residual`` makes R of it."""
         found = [self._predict(self.params, *own, **chosen) for own, chosen in self._calls(inputs, options)]
         return found[0][: inputs[0].shape[0]] if len(found) == 1 else jnp.concatenate(found)
 
@@ -152,7 +152,7 @@ class Predictor:
             yield inputs, options
 
     def steps(self, inputs: Inputs, options: dict[str, Any]) -> Iterator[jax.Array]:
-        """What every step of LDIS-n renders, of x_0 as it sees it; last what :meth:`predict` returns, to rounding."""
+        """Yields what every step of LDIS-n renders of its x_0; the last equals :meth:`predict`'s, to rounding."""
         options = self.check_options(options, inputs[0].shape[0])
         if not isinstance(self.task, LDISN):
             yield self._predict(self.params, *inputs)

@@ -1,4 +1,4 @@
-"""What a prediction returns: NumPy arrays, plain and picklable."""
+"""Results of a prediction: NumPy arrays, plain and picklable."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Segmentation:
 
     @property
     def present(self) -> bool:
-        """Whether the object is in the image: the mask is not empty."""
+        """True if the object is in the image: the mask is not empty."""
         return bool(self.mask.any())
 
     def overlay(self, query: ImageSource) -> np.ndarray:
@@ -84,7 +84,7 @@ class ClassSegmentation:
     def of_logits(
         cls, logits: np.ndarray, names: Iterable[str], confidence: Confidence, min_score: float | None = None
     ) -> Self:
-        """Of each class's R[1] - R[0], [C, H, W]."""
+        """Takes the logits R[1] - R[0] of each class, [C, H, W]."""
         probabilities, scores = class_probabilities(logits), tuple(map(confidence.score, logits))
         there = [0, *(c for c, score in enumerate(scores, 1) if score >= confidence.threshold(min_score))]
         kept = probabilities if len(there) == len(probabilities) else probabilities[there]

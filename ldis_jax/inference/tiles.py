@@ -23,7 +23,7 @@ class Tile:
     width: int
 
     def cut(self, picture: np.ndarray) -> np.ndarray:
-        """What of [..., H, W, C] lies under it, a view."""
+        """The view of [..., H, W, C] under the tile."""
         return picture[..., self.top : self.top + self.height, self.left : self.left + self.width, :]
 
 
@@ -61,7 +61,7 @@ class Mosaic:
     """
 
     def __init__(self, image: np.ndarray, image_size: int, tile: float):
-        """Of an image uint8 [H, W, 3], for a task of such sizes."""
+        """Takes an image uint8 [H, W, 3], and the task's sizes."""
         self.tiles = make_tiles(image.shape[0], image.shape[1], None, tile)
         self._image, self._image_size = image, image_size
         self._missing = len(self.tiles)
@@ -86,7 +86,7 @@ class Mosaic:
 
 
 class Canvas:
-    """What the network renders of one picture, tile by tile, at the picture's own size.
+    """The network's output for one image, tile by tile, at the image's own size.
 
     Of R itself only the rows that tiles to come still reach are held.
 
@@ -119,7 +119,7 @@ class Canvas:
         return self._squares[tile]
 
     def add(self, tile: Tile, class_index: int, rendered: np.ndarray) -> None:
-        """What the network renders for a tile, float32 [S, S, 3]; tiles, and the classes of each, in their order."""
+        """Adds a tile's rendering, float32 [S, S, 3]; tiles, and the classes of each, come in their order."""
         self.missing -= 1
         restored = restore_size(self._task.residual(rendered, self.square(tile)), tile.height, tile.width)
         if len(self.tiles) == 1:

@@ -26,7 +26,7 @@ _IDS = 1 << 16  # class ids of a folder: more than it has labels
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What of the folders is evaluated on.
+    """The choice of queries, prompts and classes to evaluate on.
 
     Attributes:
         queries: "all" images, those that are "held_out" of training, or a file that lists names.
@@ -154,7 +154,7 @@ class ChosenFolders(IndexedSource):
                 if name not in self._places or ((self._places[name], class_id) in shown) != shows:
                     raise LDISError(
                         f"{manifest}: episode {i}: {name} is no image that {'shows' if shows else 'lacks'} class "
-                        f"{record.class_id} ({record.class_name}); freeze the episodes anew from this data"
+                        f"{record.class_id} ({record.class_name}); freeze the episodes again from this data"
                     )
             found.append(EpisodeRecord(class_id, self._class_name(class_id), query, tuple(prompts), record.absent))
         return found

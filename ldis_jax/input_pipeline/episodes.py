@@ -92,7 +92,7 @@ def network_arrays(episode: Episode, image_size: int, tile: float = 1.0) -> dict
 
 
 def prompt_arrays(episode: Episode, image_size: int, tile: float = 1.0) -> dict[str, np.ndarray]:
-    """What :func:`network_arrays` returns of the prompts."""
+    """The prompts' part of :func:`network_arrays`."""
     prompts = [
         crop_prompt(image, mask, tile) for image, mask in zip(episode.prompt_images, episode.prompt_masks, strict=True)
     ]
@@ -148,7 +148,7 @@ class TrainEpisodes:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """The arrays of :func:`network_arrays`, and ``bad_files``, int32: how many bad files its draws met.
 
-        Where a prompt shows no object, because the crop missed it, the episode is drawn anew from the same generator;
+        Where a prompt shows no object, because the crop missed it, the episode is drawn again from the same generator;
         so it is where a file is bad: a long run must not end for one picture. The first time, that is logged.
 
         Raises:
@@ -165,7 +165,7 @@ class TrainEpisodes:
                 bad += 1
                 self.bad_files[last] += 1
                 if self.bad_files[last] == 1:
-                    _LOGGER.warning("skipped, and drawn anew: %s", last)
+                    _LOGGER.warning("skipped, and drawn again: %s", last)
                 continue
             arrays = self._arrays(episode, rng)
             if (arrays["prompt_masks"] == 1).any(axis=(1, 2)).all():
@@ -217,7 +217,7 @@ class EpisodeRecord:
     absent: bool = False  # the query does not show the class
 
     def to_json(self) -> dict[str, Any]:
-        """As a manifest has it; only what is absent says so."""
+        """The entry of a manifest; only absent objects have the key "absent"."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "absent" or value}
 
 

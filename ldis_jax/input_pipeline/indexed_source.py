@@ -136,7 +136,7 @@ class IndexedSource(abc.ABC):
         return EpisodeRecord(class_id, self._class_name(class_id), self._name(query), tuple(prompts))
 
     def draw_absent_record(self, rng: np.random.Generator, num_shots: int, query: int | None = None) -> EpisodeRecord:
-        """As :meth:`draw_record`, of a class that the query does not show: evenly one of those, then K of its images.
+        """Draws an episode of a class that the query does not show: evenly one of those, then K of its images.
 
         Every image may be a query, also one without any object; of videos, prompts are frames of one.
 
@@ -243,6 +243,6 @@ class IndexedSource(abc.ABC):
         mask = (labels == class_id).astype(np.uint8)
         if mask.any() != shown:
             why = f"mask {name}: {'no pixel' if shown else 'has pixels'} of class {class_id}"
-            raise BadFileError(f"{self._where}: {why}; freeze the episodes anew from this data")
+            raise BadFileError(f"{self._where}: {why}; freeze the episodes again from this data")
         mask[labels == IGNORE_LABEL] = IGNORE_LABEL
         return image, mask

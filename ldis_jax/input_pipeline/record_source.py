@@ -83,7 +83,7 @@ class RecordSource(IndexedSource):
         names = self.index.names
         place = np.searchsorted(names, name.encode(), sorter=self._order)
         if place == len(names) or names[self._order[place]] != name.encode():
-            raise LDISError(f"{self._folder}: holds no image {name!r}; freeze the episodes anew from this data")
+            raise LDISError(f"{self._folder}: holds no image {name!r}; freeze the episodes again from this data")
         return int(self._order[place])
 
 

@@ -1,4 +1,4 @@
-"""What a model does between picture and mask: instruction tokens, cross-attention, and the mask over the steps."""
+"""A model at work between image and mask: instruction tokens, cross-attention, and the mask over the steps."""
 
 from ldis_jax.look_inside.cross_attention import CrossAttention, Place
 from ldis_jax.look_inside.look import LookInside

@@ -1,4 +1,4 @@
-"""What the query attends to in its prompts: the UNet's cross-attention, laid out over both pictures."""
+"""The UNet's cross-attention from a query to its prompts, laid out over both images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What :mod:`ldis_jax.look_inside` finds, as sheets of pictures: uint8 [H, W, 3], for a notebook or a PNG.
+"""Findings of :mod:`ldis_jax.look_inside` as sheets of images: uint8 [H, W, 3], for a notebook or a PNG.
 
 Maps are coloured by viridis, dark for little and bright for much; the line under a row gives its range.
 """

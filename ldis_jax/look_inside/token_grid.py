@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class TokenGrid:
-    """What K prompts tell the UNet, G x G tokens each.
+    """The instruction tokens of K prompts, G x G each.
 
     Attributes:
         pictures: uint8 [K, S, S, 3], the prompts as the network sees them: long side S, padded right and below.

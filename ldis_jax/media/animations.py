@@ -18,7 +18,7 @@ _LEAST, _INSTEAD = 20, 100
 
 
 def is_animation(path: StrPath) -> bool:
-    """Whether a file is one; false of what cannot be read."""
+    """True if a file is one; false of what cannot be read."""
     with contextlib.suppress(LDISError), _opened(path) as image:
         return bool(getattr(image, "is_animated", False))
     return False

@@ -120,7 +120,7 @@ def checked_size(source: StrPath) -> tuple[int, int]:
 
 
 def size_error(mask: object, size: tuple[int, ...], image: str, image_size: tuple[int, ...]) -> LDISError:
-    """What is said of a mask that does not fit its image; sizes are (height, width)."""
+    """The error for a mask that does not fit its image; sizes are (height, width)."""
     return LDISError(
         f"{mask}: mask is {size[1]}x{size[0]}, {image} is {image_size[1]}x{image_size[0]} (EXIF rotation applied); "
         f"make them agree"
@@ -198,13 +198,13 @@ def _eight_bits(array: np.ndarray, where: str) -> np.ndarray:
 
 
 def _say_if_dark(image: Image.Image, pixels: np.ndarray, where: str) -> None:
-    """Of colours in 16 bits PIL keeps the high byte alone."""
+    """Warns where PIL, which keeps only the high byte of 16-bit colours, makes an image dark."""
     if image.info.get(_DEEP_COLOURS) and pixels.max(initial=0) < 1 << 6:
         _LOGGER.warning("%s: fewer bits in 16, nearly black; save it with 8 bits", where)
 
 
 def _orientation(image: Image.Image) -> int:
-    """What EXIF says, 2 to 8; 1 of an upright picture, and where the tag, or all of EXIF, holds nonsense."""
+    """The EXIF orientation, 2 to 8; 1 for an upright image, and where the tag or all of EXIF is invalid."""
     try:
         tag = image.getexif().get(ExifTags.Base.Orientation, 1)
         return tag if tag in _TURNS else 1
@@ -213,12 +213,12 @@ def _orientation(image: Image.Image) -> int:
 
 
 def name_of(source: object, otherwise: str) -> str:
-    """What messages call a source: its path, if it is one."""
+    """The name of a source in messages: its path, if it is one."""
     return str(source) if isinstance(source, (str, os.PathLike)) else otherwise
 
 
 def is_file(source: object) -> TypeGuard[StrPath | bytes | Image.Image]:
-    """Whether it is a path, the bytes of a file or a PIL image, and no array."""
+    """True if it is a path, the bytes of a file or a PIL image, and no array."""
     return isinstance(source, (str, os.PathLike, bytes, Image.Image))
 
 

@@ -46,7 +46,7 @@ class Legend:
 
 
 class _Layout(NamedTuple):
-    """Of a box of names in columns, in pixels; colours are squares as high as letters."""
+    """The layout of a box of names in columns, in pixels; colours are squares as high as letters."""
 
     columns: list[list[_Entry]]
     widths: list[int]
@@ -124,7 +124,7 @@ def _shortened(name: str, font: ImageFont.FreeTypeFont, most: float) -> str:
 
 
 def _quietest_corner(labelled: np.ndarray, height: int, width: int) -> tuple[slice, slice]:
-    """Of a box of that size, where it lies over the fewest labelled pixels; the first of those from the top left."""
+    """The corner where a box of that size covers the fewest labelled pixels; the first of equals from the top left."""
     rows = slice(0, height), slice(labelled.shape[0] - height, None)
     columns = slice(0, width), slice(labelled.shape[1] - width, None)
     return min(((row, column) for row in rows for column in columns), key=lambda place: labelled[place].sum())

@@ -216,7 +216,7 @@ def array_values(array: np.ndarray) -> MaskValues:
 
 
 def _of_colours(array: np.ndarray) -> MaskValues:
-    """Of RGB: shades of one colour on black are its greys; VOC's colour of what is ignored is 255."""
+    """The labels in RGB: shades of one colour on black are its greys; VOC's colour of what is ignored is 255."""
     colours = _colours(array)
     shown = colours[colours.any(-1)]
     void = (shown == _VOID).all(-1)
@@ -238,7 +238,7 @@ def _colours(array: np.ndarray) -> np.ndarray:
 
 
 class Judged(NamedTuple):
-    """What values mean.
+    """The meaning of a mask's values.
 
     Attributes:
         labels: integers [H, W]; 0 is background, 255 ignored.
@@ -251,7 +251,7 @@ class Judged(NamedTuple):
     ignored: bool = False
 
     def said(self) -> str:
-        """What is to be said of it, if anything."""
+        """The remark to make, if any."""
         ignored = f"{IGNORE_LABEL} is ignored" if self.ignored else ""
         return f"soft or noisy edges; values from {self.half} on are the object" if self.half else ignored
 
@@ -304,7 +304,7 @@ def _check_one_object(
 def _choose(
     found: MaskValues, lossy: bool, label: int, ignore_label: int | None, where: str, names: Sequence[str]
 ) -> Judged:
-    """Of a label map one label, which becomes 1."""
+    """Chooses one label of a label map, which becomes 1."""
     check_integer(f"{where}: label", label, unit="; 0 is the background")
     _check_labels(found, lossy, where)
     values = found.values.view(np.uint8) if found.values.dtype == np.bool_ else found.values
@@ -341,12 +341,12 @@ def count_values(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _half(found: np.ndarray) -> int:
-    """Of the range that values have: of 8 bits, or of 16."""
+    """Half of the values' range, of 8 or 16 bits."""
     return 128 if found.max(initial=0) < 256 else 1 << 15
 
 
 def _is_soft(values: np.ndarray, found: np.ndarray, counts: np.ndarray) -> bool:
-    """Whether values are a ramp from background to object, and no labels.
+    """True if values are a ramp from background to object, and no labels.
 
     Labels lie in areas of one value, and any may lie beside any; the values of a ramp lie in lines between their
     neighbours in it.

@@ -63,7 +63,7 @@ def overlay_labels(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def label_colour(label: int) -> tuple[int, int, int]:
-    """Of labels from 1 on; there are 21, over again from 22 on."""
+    """The colour of a label from 1 on; 21 colours repeat from 22 on."""
     red, green, blue = LABEL_COLOURS[(label - 1) % len(LABEL_COLOURS)].tolist()
     return red, green, blue
 

@@ -213,7 +213,7 @@ class _Decoder:
                 yield _upright(frame), None if frame.pts is None else frame.pts * base, frame.duration * base
 
     def losses(self) -> str:
-        """What is missing, in words; empty where nothing is."""
+        """The missing frames, in words; empty if none are."""
         lost, container, stream = self._broken, self._container, self._stream
         rate = float(stream.average_rate or stream.guessed_rate or _FOLDER_FPS)
         # In microseconds, both; of all streams, as the other one may be longer.

@@ -1,4 +1,4 @@
-"""Alpha-CLIP's visual tower: CLIP's ViT with a second patch convolution for an alpha channel.
+"""Alpha-CLIP's image encoder: CLIP's ViT with a second patch convolution for an alpha channel.
 
 Source: "Alpha-CLIP: A CLIP Model Focusing on Wherever You Want" (CVPR 2024). Attribute names are those of the
 public state dict (OpenAI's, with one ``in_proj`` for q, k, v). LDIS reads the tokens of the last block: no final

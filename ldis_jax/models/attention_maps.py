@@ -37,7 +37,7 @@ class RecordedAttention(Attention):
         self.name, self.record = name, record
 
     def read(self, x: jax.Array, instructions: tuple[Instruction, ...]) -> jax.Array:
-        """As :meth:`Attention.read`; records the first instruction's first branch, which is the prompted one."""
+        """Calls :meth:`Attention.read`, and records the first instruction's first branch, the prompted one."""
         count = sum(instruction.branches for instruction in instructions)
         first = instructions[0]
         k = jnp.broadcast_to(first.k, (x.shape[0] // count, *first.k.shape[1:]))

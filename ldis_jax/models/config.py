@@ -54,7 +54,7 @@ class _NetworkConfig:
         return config
 
     def _problems(self) -> Iterator[str]:
-        """What is out of range or does not fit together, one after the other: later ones rely on earlier ones."""
+        """Yields values that are out of range or do not fit together; later checks rely on earlier ones."""
         for name, value in vars(self).items():
             numbers = value if isinstance(value, tuple) else (value,)
             positive = all(isinstance(n, str | bool) or n is None or n > 0 for n in numbers)
@@ -118,7 +118,7 @@ class UNetConfig(_NetworkConfig):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "config") -> Self:
-        """As for every network; a file that does not name the adapter has none, as in diffusers."""
+        """Reads a config; a file that does not name the adapter has none, as in diffusers."""
         return super().from_dict({"encoder_hid_dim": None, **values}, where)
 
     def _problems(self) -> Iterator[str]:
@@ -230,7 +230,7 @@ VAEConfig = AutoencoderConfig | AutoencoderTinyConfig
 
 @dataclasses.dataclass(frozen=True)
 class PromptEncoderConfig(_NetworkConfig):
-    """Alpha-CLIP's visual tower; the defaults are ViT-L/14. ``alpha=False`` is plain CLIP (ablation)."""
+    """Alpha-CLIP's image encoder; the defaults are ViT-L/14. ``alpha=False`` is plain CLIP (ablation)."""
 
     image_size: int = 224
     patch_size: int = 14
@@ -251,7 +251,7 @@ class PromptEncoderConfig(_NetworkConfig):
 
     @property
     def query_channels(self) -> int:
-        """What the UNet sees of a query beside its latents: nothing."""
+        """Channels that the UNet sees of a query beside its latents: none."""
         return 0
 
     def _problems(self) -> Iterator[str]:
@@ -287,7 +287,7 @@ class EfficientNetConfig(_NetworkConfig):
 
     @property
     def query_channels(self) -> int:
-        """What the UNet sees of a query beside its latents: its tokens and six similarities."""
+        """Channels that the UNet sees of a query beside its latents: its tokens and six similarities."""
         return self.width + 6
 
     def _problems(self) -> Iterator[str]:

@@ -25,7 +25,7 @@ _MANY_CHANNELS, _MANY_PIXELS = 256, 512
 
 
 class LayerOptions(TypedDict):
-    """What every layer takes: the type that it computes in, and the source of its first parameters."""
+    """Options of every layer: the type that it computes in, and the source of its first parameters."""
 
     dtype: DTypeLike
     rngs: nnx.Rngs

@@ -130,7 +130,7 @@ class EfficientNetLite0(nnx.Module):
         return tokens.reshape(x.shape[0], grid * grid, -1)
 
     def describe_query(self, image: jax.Array, prompt_tokens: jax.Array, bias: jax.Array) -> jax.Array:
-        """What the UNet sees of a query beside its latents.
+        """The features of a query that the UNet sees beside its latents.
 
         Args:
             image: [B, P, P, 3] in [-1, 1].

@@ -139,7 +139,7 @@ _EVERYTHING_KEPT = contextvars.ContextVar("_EVERYTHING_KEPT", default=False)
 
 @contextlib.contextmanager
 def nothing_computed_again() -> Iterator[None]:
-    """What is traced inside has no rematerialisation, whatever it asks for: each operation stands once."""
+    """Turns rematerialisation off for all that is traced inside: each operation occurs once."""
     token = _EVERYTHING_KEPT.set(True)
     try:
         yield

@@ -22,7 +22,7 @@ from ldis_jax.support.checks import check_fields
 
 @dataclasses.dataclass(frozen=True)
 class LoRA:
-    """What of a UNet is trained in place of all of it.
+    """The low-rank pairs that are trained in place of the whole UNet.
 
     Attributes:
         rank: r, the width of the product; any.
@@ -36,19 +36,19 @@ class LoRA:
 
     @property
     def scale(self) -> float:
-        """What the product is multiplied by."""
+        """The factor of the product."""
         return self.alpha / self.rank if self.alpha else 1.0
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str) -> LoRA | None:
-        """Of ``config.lora`` or a checkpoint; None where the rank is 0. Raises :class:`LDISError` on wrong values."""
+        """Reads ``config.lora`` or a checkpoint; None for rank 0. Raises :class:`LDISError` on wrong values."""
         check_fields(cls, values, where)
         if not values.get("rank", 0):
             return None
         return cls(**{**values, "also": tuple(values.get("also", cls.also))})
 
     def trains(self, name: str) -> bool:
-        """Whether a parameter of the UNet is trained, by its name in our form ("a/b") or torch's ("a.b")."""
+        """True if a parameter of the UNet is trained, by its name in our form ("a/b") or torch's ("a.b")."""
         parts = name.replace(".", "/").split("/")
         return "lora_A" in parts or "lora_B" in parts or parts[0] in self.also
 

@@ -45,7 +45,7 @@ class TimestepEmbedding(nnx.Module):
 
 @flax.struct.dataclass
 class Instruction:
-    """What one cross-attention layer reads: keys and values of instruction tokens.
+    """The input of one cross-attention layer: keys and values of instruction tokens.
 
     Attributes:
         k, v: [B, T, C]; or [1, T, C], the same for every sample.
@@ -307,7 +307,7 @@ class UNet2DConditionModel(nnx.Module):
         encoder_attention_bias: jax.Array | None = None,
         branches: int = 1,
     ) -> list[Instruction]:
-        """What every cross-attention layer makes of the tokens, which no timestep and no latent changes.
+        """Keys and values of every cross-attention layer, which depend on no timestep and no latent.
 
         Args:
             encoder_hidden_states: [B, T, encoder_hid_dim], or one row for all samples.
@@ -328,7 +328,7 @@ class UNet2DConditionModel(nnx.Module):
 
     @jax.named_scope("unet")
     def evaluate(self, sample: jax.Array, timesteps: jax.Array, *instructions: list[Instruction]) -> jax.Array:
-        """As a call, with instructions that are ready.
+        """Evaluates the UNet with instructions that :meth:`instruct` made before.
 
         Args:
             sample: [B * N, s, s, in_channels], a sample's N branches in a row.

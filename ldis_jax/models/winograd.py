@@ -23,7 +23,7 @@ _TILES = 1024
 
 
 def known_size(batch: int) -> int:
-    """As far as it is known when a program is traced: an exported one serves any, and is made for 1."""
+    """The batch size if tracing knows it; 1 for an exported program, which serves any."""
     return batch if isinstance(batch, int) else 1
 
 

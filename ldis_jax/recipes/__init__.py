@@ -1,1 +1,1 @@
-"""What config files share."""
+"""Parts that config files share."""

@@ -9,7 +9,7 @@ from ldis_jax.recipes.data import eval_set, procedural_source
 
 
 def small_config(task: str) -> ConfigDict:
-    """What the small configs share: 64 pixels, the shipped towers, a UNet from scratch, two CPU cores, minutes.
+    """The common part of the small configs: 64 pixels, bundled frozen networks, a UNet from scratch, minutes on a CPU.
 
     The UNet has SD 1.5's blocks at two levels, with attention where latents are 8 x 8. The data are up to the file.
     """

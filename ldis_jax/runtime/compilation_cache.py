@@ -27,7 +27,7 @@ def use_compilation_cache() -> None:
 
 @contextmanager
 def no_compilation_cache() -> Iterator[None]:
-    """Compiles anew what is compiled inside: XLA:CPU cannot write out a program that came from the cache."""
+    """Compiles again what is compiled inside: XLA:CPU cannot write out a program that came from the cache."""
     import jax  # here: the cache's folder is chosen before jax is imported
     from jax.experimental.compilation_cache import compilation_cache
 

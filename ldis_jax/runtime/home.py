@@ -27,7 +27,7 @@ def cache_folder() -> Path:
 
 
 def has_home() -> bool:
-    """Whether :func:`cache_folder` outlives this process."""
+    """True if :func:`cache_folder` outlives this process."""
     named = os.environ.get("LDIS_JAX_CACHE") or os.environ.get("XDG_CACHE_HOME")
     return bool(named) or _PREFIX not in os.environ.get("HOME", "")
 

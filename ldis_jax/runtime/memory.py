@@ -33,7 +33,7 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 def memory_options(config: ConfigDict, devices: int) -> str:
-    """What makes a training step smaller: the keys that are not yet in use, cheapest first; ``devices`` in a slice."""
+    """Config keys that make a training step smaller and are not yet in use, cheapest first; ``devices`` in a slice."""
     options = []
     if config.mesh.fsdp < devices:
         options.append(f"--config.mesh.fsdp={devices}")

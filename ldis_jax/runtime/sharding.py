@@ -21,7 +21,7 @@ SLICE, DATA, FSDP = "slice", "data", "fsdp"
 # first). Kernels are sharded over their output features; what stays replicated is small.
 _RULES: tuple[tuple[str, tuple[int, ...]], ...] = (
     (r"(^|/)(bias|scale)$", ()),
-    (r"(^|/)conv_out/kernel$", (-2,)),  # cut by its 4 output channels, the loss would be, too
+    (r"(^|/)conv_out/kernel$", (-2,)),  # sharding its 4 output channels would shard the loss
     (r"(^|/)kernel$", (-1, -2)),
 )
 LARGE = 2**20  # elements from which a replicated parameter is worth a warning

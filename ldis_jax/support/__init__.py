@@ -1,1 +1,1 @@
-"""What every room may use."""
+"""Helpers for the whole package."""

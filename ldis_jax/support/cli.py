@@ -1,4 +1,4 @@
-"""What every command shares: one clear line and status 2 for a user's mistake; compiled programs that are kept."""
+"""The common part of all commands: one line and status 2 for a user's mistake; compiled programs are kept."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Parser(argparse.ArgumentParser):
     """The flags of a command; a wrong one is one line, as all bad input is."""
 
     def __init__(self, name: str, description: str | None, epilog: str | None = None):
-        """Of ``python -m ldis_jax.NAME`` or ``python NAME.py``, whose ``--help`` prints both texts as they are."""
+        """Describes ``python -m ldis_jax.NAME`` or ``python NAME.py``; ``--help`` prints both texts as they are."""
         layout = argparse.RawDescriptionHelpFormatter
         program = f"python {name}" if name.endswith(".py") else f"python -m ldis_jax.{name}"
         super().__init__(program, None, description, epilog, formatter_class=layout)
         self.register("type", Path, path)
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """As argparse's; where a flag names standard output, the command prints to standard error from here on."""
+        """Parses as argparse does; where a flag names standard output, the command now prints to standard error."""
         for word in sys.argv[1:]:
             if word.startswith("-") and word.endswith("=--"):  # which argparse takes for no value at all
                 self.error(f"argument {word.removesuffix('=--')}: expected one argument")
@@ -87,7 +87,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _in_one_line(error: Exception) -> LDISError | None:
-    """What is to be said of an error that no reader or writer of files has met before; None of a mistake of ours."""
+    """The line for an error that no reader or writer of files expects; None for a mistake of ours."""
     if (words := out_of_memory(error)) is not None:
         return LDISError(f"out of memory on a device ({words}); docs/troubleshooting.md says what makes it less")
     name = getattr(error, "filename", None)
@@ -101,7 +101,7 @@ def _in_one_line(error: Exception) -> LDISError | None:
 
 
 def path(text: str) -> Path:
-    """What flags of files and folders make of their value; an empty one would mean the folder that one is in."""
+    """The type of flags for files and folders; it refuses an empty value, which would mean the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("names no file or folder")
     return Path(text)

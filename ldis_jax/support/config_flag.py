@@ -54,7 +54,7 @@ def config_file() -> str:
 
 
 def config_name() -> str:
-    """What a run is called: the variant of a file that holds many (``VARIANTS``), else the file's stem."""
+    """The name of a run: the variant of a file that holds many (``VARIANTS``), else the file's stem."""
     file, _, variant = config_file().partition(":")
     named = variant and variant in runpy.run_path(file).get("VARIANTS", ())
     return variant if named else Path(file).stem
@@ -71,7 +71,7 @@ def _moved(arguments: Sequence[str]) -> str:
 
 
 def _in_short(error: Exception) -> str:
-    """What an error of the command line or of a config file says, without what surrounds it."""
+    """The core of an error of the command line or of a config file."""
     if not isinstance(error, (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)):
         return f"{type(error).__name__}: {error}"
     message = str(error).replace("\\n", " ").replace("\\'", "'").strip("'")  # as the text of a KeyError needs

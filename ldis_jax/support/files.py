@@ -87,7 +87,7 @@ def list_files(folder: StrPath, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether a full disk or a used-up quota is behind an error; libraries wrap the system's, or only quote it."""
+    """True if a full disk or a used-up quota is behind an error; libraries wrap the system's, or only quote it."""
     while error is not None:
         if getattr(error, "errno", None) in _FULL or any(os.strerror(code) in str(error) for code in _FULL):
             return True
@@ -96,7 +96,7 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def unwritable(path: object, error: Exception) -> LDISError:
-    """What is to be raised where an error kept a file or folder from being written; a full disk may be free again."""
+    """The exception for a file or folder that could not be written; a full disk may be free again later."""
     why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
     if is_full(error):
         return TryAgainError(f"{path}: cannot be written ({why}); free some space and try again")
@@ -158,7 +158,7 @@ def check_writable(path: StrPath) -> None:
 
 
 def is_stream(path: StrPath) -> bool:
-    """Whether a path is there and no file may take its place: a pipe, a device, a socket, /dev/stdout.
+    """True if a path is there and no file may take its place: a pipe, a device, a socket, /dev/stdout.
 
     Raises:
         LDISError: it cannot be looked at.
@@ -217,7 +217,7 @@ def _pour(content: Path, path: Path) -> None:
     number = descriptor(path)
     if number == 1 and sys.stdout is not None:
         sys.stdout.flush()  # what was printed stays before it
-    # Through the open file itself: opened anew by name, a file behind it would lose what it holds.
+    # Through the open file itself: opened again by name, a file behind it would lose what it holds.
     sink = os.open(path, os.O_WRONLY | os.O_NOCTTY) if number is None else os.dup(number)
     with contextlib.suppress(BrokenPipeError), open(content, "rb") as source, open(sink, "wb") as file:
         shutil.copyfileobj(source, file)

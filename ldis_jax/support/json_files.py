@@ -83,7 +83,7 @@ def _adapter(kind: Any) -> Any:
 
 
 def _is_deep(value: Any) -> bool:
-    """Whether containers lie in each other beyond what we read, on which later code could end."""
+    """True if containers lie in each other beyond what we read, on which later code could end."""
     level: list[Any] = [[value]]
     for _ in range(_DEPTH):
         parts = (part.values() if isinstance(part, dict) else part for part in level)

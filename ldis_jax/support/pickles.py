@@ -1,4 +1,4 @@
-"""What a pickle would cost to load, found without loading it."""
+"""The cost of loading a pickle, found without loading it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What LDIS-n takes to predict, declared once for the API, the command line, the web page and the documents."""
+"""LDIS-n's options of prediction, declared once for the API, the command line, the web page and the docs."""
 
 from __future__ import annotations
 

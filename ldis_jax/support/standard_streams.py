@@ -15,12 +15,12 @@ _GONE = (errno.EPIPE, errno.EIO)  # of a reader such as `head`, of a terminal
 
 
 class _Surviving(io.FileIO):
-    """What cannot be written is left out, and its error kept."""
+    """A stream that drops what it cannot write, and keeps the error."""
 
     error: OSError | None = None
 
     def write(self, data: Any, /) -> int:
-        """As the system does, or as if."""
+        """Writes as the system does, or pretends to."""
         try:
             return super().write(data)
         except OSError as error:
@@ -60,7 +60,7 @@ def finish() -> None:
 
 
 def _surviving(stream: TextIO, number: int) -> TextIO:
-    """The stream anew; a name that its encoding cannot say is escaped."""
+    """The stream opened again; a name that its encoding cannot say is escaped."""
     raw = _Surviving(number, "w", closefd=False)
     return io.TextIOWrapper(
         raw if isinstance(stream.buffer, io.RawIOBase) else io.BufferedWriter(raw),

@@ -38,7 +38,7 @@ class Measured(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Confidence:
-    """What makes a score of logits. The default is not calibrated, and calls every object present.
+    """Turns logits into a score. The default is not calibrated, and calls every object present.
 
     Attributes:
         sharpness: what logits R[1] - R[0] are multiplied by before the sigmoid.
@@ -66,7 +66,7 @@ class Confidence:
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether scores are those of held-out episodes."""
+        """True if scores are those of held-out episodes."""
         return bool(self.expected)
 
     def score(self, logits: np.ndarray) -> float:
@@ -133,7 +133,7 @@ NOT_CALIBRATED = Confidence()
 
 
 def measure(logits: np.ndarray, truth: np.ndarray) -> Measured:
-    """What :meth:`Confidence.fit` needs of an episode, of logits float32 [H, W] and truth as of :func:`iou_of`."""
+    """Measures an episode for :meth:`Confidence.fit`, by logits float32 [H, W] and truth as of :func:`iou_of`."""
     thinned = _thinned(logits)
     expected = tuple(_expected_iou(thinned, sharpness) for sharpness in _SHARPNESSES)
     return Measured(expected, iou_of(logits > 0, truth), not (truth == 1).any())

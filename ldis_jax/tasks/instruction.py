@@ -27,14 +27,14 @@ def instruction_tokens(
 ) -> tuple[jax.Array, jax.Array]:
     """Tokens of K prompts and which of them lie on the object.
 
-    Stage one (pre-masking) feeds the mask to the tower as its alpha channel; stage two (post-masking) is the returned
+    Stage one (pre-masking) feeds the mask to the encoder as its alpha channel; stage two (post-masking) is the returned
     mask, which every cross-attention layer applies through :func:`attention_bias`.
 
     Args:
-        prompt_encoder: the frozen tower.
+        prompt_encoder: the frozen encoder.
         prompt_images: [B, K, S, S, 3] in [-1, 1].
         prompt_masks: [B, K, S, S] in {0, 1, 255}; 255 counts as 0.
-        masking: the stages that are at work, a key of :data:`MASKING`. Without pre-masking the tower is told that all
+        masking: the stages that are at work, a key of :data:`MASKING`. Without pre-masking the encoder is told that all
             of the picture is object; without post-masking every token is one of the object.
 
     Returns:

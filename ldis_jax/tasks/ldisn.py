@@ -18,7 +18,7 @@ from ldis_jax.tasks.task import Prompts, Task, decode, draw_noise, encode_query_
 
 
 class Conditions(NamedTuple):
-    """What stays the same over the steps of a prediction.
+    """Values that stay the same over the steps of a prediction.
 
     Attributes:
         query_latents: [B, s, s, 4], not scaled.
@@ -43,7 +43,7 @@ class LDISN(Task):
         num_steps, sampler: defaults of prediction.
         timestep_spacing: of prediction: "leading", "trailing", or "schedule" for the noise schedule's own.
         image_guidance_scale, prompt_guidance_scale: s_q and s_t of eq. 10, defaults of prediction.
-        guidance_start, guidance_end: the part of the steps that is guided, as shares of their number; the others
+        guidance_start, guidance_end: guidance applies to the steps between these shares of their number; the others
             evaluate the prompted branch alone, a third of the work. The paper guides all.
     """
 
@@ -145,11 +145,11 @@ class LDISN(Task):
         return dataclasses.replace(self.schedule, timestep_spacing=self.timestep_spacing)
 
     def is_guided(self, step: int) -> bool:
-        """Whether step number ``step`` of prediction is guided."""
+        """True if step number ``step`` of prediction is guided."""
         return self.guidance_start <= step / self.num_steps < self.guidance_end
 
     def conditions(self, model: LDISModel, query_image: jax.Array, prompts: Prompts) -> Conditions:
-        """What every step of a prediction reads; arguments as :meth:`predict`'s."""
+        """The inputs that all steps of a prediction share; arguments as :meth:`predict`'s."""
         query_latents, _ = model.vae.encode(query_image)
         tokens, mask, num_prompts = self.read_prompts(model.prompt_encoder, prompts)
         bias = instruction.attention_bias(mask, num_prompts, model.prompt_encoder.config.num_tokens)

@@ -1,4 +1,4 @@
-"""What a task is: hyper-parameters of the method, a training loss, and a prediction.
+"""Tasks: hyper-parameters of the method, a training loss, and a prediction.
 
 A task is a frozen dataclass of Python numbers: hashable, hence a static argument of ``jit``, and written as
 ``ldis_config.json``. Its methods are pure functions of a model and arrays.
@@ -41,7 +41,7 @@ class PromptInputs(NamedTuple):
 
 
 class PromptTokens(NamedTuple):
-    """What a prompt encoder made of :class:`PromptInputs`, for several predictions.
+    """:class:`PromptInputs` encoded once, for several predictions.
 
     Attributes:
         tokens: [B, K*L, D].
@@ -99,7 +99,7 @@ class Task(abc.ABC):
             raise LDISError(f"no {self.name} can have {problem}")
 
     def _problems(self) -> Iterator[str]:
-        """What is out of range or does not fit together, one after the other: later ones rely on earlier ones."""
+        """Yields values that are out of range or do not fit together; later checks rely on earlier ones."""
         for name, choices in self.choices.items():
             if getattr(self, name) not in choices:
                 yield f"{name}={getattr(self, name)!r}; must be one of {choices}"
@@ -136,7 +136,7 @@ class Task(abc.ABC):
     def render(
         self, model: LDISModel, query_image: jax.Array, prompts: Prompts, keys: jax.Array, **options: Any
     ) -> jax.Array:
-        """What the decoder renders, the pseudo mask as the network sees it, float32 [B, S, S, 3] about [-1, 1].
+        """Renders the pseudo mask, float32 [B, S, S, 3] about [-1, 1].
 
         Args:
             model: the networks.
@@ -170,12 +170,12 @@ class Task(abc.ABC):
 
     @property
     def needs_schedule(self) -> bool:
-        """Whether anything that is computed depends on :attr:`schedule`."""
+        """True if anything that is computed depends on :attr:`schedule`."""
         return True
 
     @property
     def draws_noise(self) -> bool:
-        """Whether a prediction depends on its random keys."""
+        """True if a prediction depends on its random keys."""
         return True
 
     @property

@@ -1,4 +1,4 @@
-"""What would help a model that was trained on a folder of one's own images, by what was measured."""
+"""Advice for a model that was trained on a folder of one's own images, by what was measured."""
 
 from __future__ import annotations
 

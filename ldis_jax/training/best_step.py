@@ -25,12 +25,12 @@ class BestStep:
 
     @property
     def is_over(self) -> bool:
-        """Whether as many evaluations as are waited for came after the best."""
+        """True if as many evaluations as are waited for came after the best."""
         later = [step for step in self.figures if self.step is not None and step > self.step]
         return 0 < self._patience <= len(later)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint takes along, JSON-able."""
+        """The state for a checkpoint, JSON-able."""
         return {"chosen_by": [[step, figure] for step, figure in self.figures.items()]}
 
     def set_state(self, state: dict[str, Any]) -> None:

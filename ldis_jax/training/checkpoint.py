@@ -1,4 +1,4 @@
-"""Orbax checkpoints: trainable state and the data iterator's state, never the frozen towers."""
+"""Orbax checkpoints: trainable state and the data iterator's state, never the frozen networks."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Checkpoints:
             self._manager.check_for_errors()
 
     def started(self) -> bool:
-        """Whether a run has saved here, as process 0 sees it."""
+        """True if a run has saved here, as process 0 sees it."""
         return bool(multihost_utils.broadcast_one_to_all(np.array(has_saved(self._folder))))
 
     def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -169,7 +169,7 @@ class Checkpoints:
             raise LDISError(f"{self._folder / str(step)}: the best step's checkpoint is unusable ({error})") from None
 
     def _steps(self) -> list[int]:
-        """What process 0 sees in the folder: others may see an older state of one that they share."""
+        """The steps that process 0 sees in the folder: others may see an older state of one that they share."""
         own = self._manager.all_steps()
         if own and max(own) > np.iinfo(np.int32).max:
             raise LDISError(f"{self._folder / str(max(own))}: no checkpoint of a run; move it away")
@@ -249,7 +249,7 @@ class _UnusableError(Exception):
 
 
 def _on_all(read: Callable[[], T]) -> T:
-    """What ``read`` gives; if it fails on any process, every one raises _UnusableError."""
+    """The result of ``read``; if it fails on any process, every one raises _UnusableError."""
     error = None
     try:
         result = read()
@@ -302,7 +302,7 @@ def saved_steps(folder: Path) -> list[int]:
 
 
 def has_saved(folder: Path) -> bool:
-    """Whether a run has saved in such a folder, be it usable or not, or set aside."""
+    """True if a run has saved in such a folder, be it usable or not, or set aside."""
     return bool(saved_steps(folder)) or any(folder.glob("*.damaged*"))
 
 

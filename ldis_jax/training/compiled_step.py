@@ -140,7 +140,7 @@ def read_executable(path: Path, facts: Mapping[str, str], program: Program, mesh
     try:
         header = parse_json(head, _Header)
     except ValueError:
-        raise LDISError(f"config.executable={path}: is there, and is no compiled step; name another file") from None
+        raise LDISError(f"config.executable={path}: exists but is not a compiled step; choose another file") from None
     if differing := sorted(
         name for name in facts.keys() | header["facts"].keys() if facts.get(name) != header["facts"].get(name)
     ):

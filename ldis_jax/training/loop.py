@@ -268,7 +268,7 @@ class Trainer:
 
     @property
     def _chooses(self) -> bool:
-        """Whether an evaluation that chooses is due after the last step."""
+        """True if an evaluation that chooses is due after the last step."""
         config = self.run.config
         due = self.done % config.eval_every == 0 or self.done == config.train_steps
         return bool(self.evaluation.choose_by) and due
@@ -296,12 +296,12 @@ class Trainer:
             tqdm.write(text, file=sys.stderr)
 
     def outcome(self, results: dict[str, float]) -> dict[str, Any]:
-        """Of a run that is done, for its report: "steps", of what is kept, and "advice"."""
+        """The report's part on the finished run: "steps" of the model that is kept, and "advice"."""
         steps = int(self.state.step)
         return {"steps": steps, "advice": advice(self.run, results, self.chosen.figures, steps)}
 
     def _predict(self) -> Predict:
-        """Of the state as it is."""
+        """The evaluators' predict function for the current state."""
         self.progress.enter(EVALUATION, self.done)
         # Gathered once, not in every batch.
         params = jax.device_put(self.state.best, sharding.replicated(self.run.mesh))

@@ -15,7 +15,7 @@ def learning_rate_schedule(config: ConfigDict, train_steps: int) -> optax.Schedu
     """Linear warm-up from 0, then "constant" (the paper), or "cosine" to a hundredth."""
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "constant":
-        # optax's own warm-up of no steps stays at 0 for ever.
+        # With 0 warm-up steps, optax's schedule would stay at 0.
         return optax.warmup_constant_schedule(0.0, peak, warmup) if warmup else optax.constant_schedule(peak)
     start = 0.0 if warmup else peak
     return optax.warmup_cosine_decay_schedule(start, peak, warmup, max(train_steps, warmup + 1), peak / 100)

@@ -30,7 +30,7 @@ class Progress:
 
         Args:
             folder: gets ``process_<index>.txt`` when nothing moves; all processes see the same folder.
-            silence: seconds in which nothing moves before the watchdog speaks, and between its words; 0: never.
+            silence: seconds without progress after which the watchdog reports, and between its reports; 0 turns it off.
         """
         self._folder, self._silence = folder, silence
         self._seconds = dict.fromkeys((START, DATA, STEP, CHECKPOINT, EVALUATION, EXPORT), 0.0)
@@ -63,7 +63,7 @@ class Progress:
         self._seconds[STEP] += seconds
 
     def state(self) -> dict[str, float]:
-        """What a checkpoint takes along, JSON-able."""
+        """The state for a checkpoint, JSON-able."""
         self._book()
         return {"run_started": self._run_started, "step_seconds": self._earlier + self._seconds[STEP]}
 

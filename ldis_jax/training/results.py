@@ -1,4 +1,4 @@
-"""What a run leaves at its end: the model folder, LoRA's pairs alone, and the report for people."""
+"""Results of a run: the model folder, LoRA's pairs alone, and the report for people."""
 
 from __future__ import annotations
 

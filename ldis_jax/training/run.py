@@ -121,7 +121,7 @@ class Run:
         return *flatten(init.model), init.frozen
 
     def fingerprint(self, frozen_files: Mapping[str, Weights]) -> dict[str, Any]:
-        """What must not change between the starts of one work folder, JSON-able."""
+        """The facts that must not change between the starts of one work folder, JSON-able."""
         values = to_json(self.config)
         facts: dict[str, Any] = {"task": self.task.to_dict(), "networks": self.networks.to_dict()}
         facts["frozen"] = {name: weights_hash(weights.tensors) for name, weights in frozen_files.items()}

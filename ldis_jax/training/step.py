@@ -36,7 +36,7 @@ class FirstNonFinite(clu_metrics.Metric):
 
     @classmethod
     def from_model_output(cls, *, loss: jax.Array, grad_norm: jax.Array, step: jax.Array, **_: Any) -> FirstNonFinite:
-        """Of one step."""
+        """The metrics of one step."""
         return cls(step=jnp.where(jnp.isfinite(loss) & jnp.isfinite(grad_norm), NEVER, step))
 
     def merge(self, other: FirstNonFinite) -> FirstNonFinite:
@@ -59,7 +59,7 @@ StepMetrics = clu_metrics.Collection.create(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What a step changes, as plain arrays under path names: all that a checkpoint holds besides the data iterator."""
+    """The state that a step changes, as plain arrays by path: all of a checkpoint but the data iterator."""
 
     step: jax.Array  # int32 [], steps taken
     params: Params  # those that are trained
@@ -74,7 +74,7 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class StepOptions:
-    """What a step costs, beyond the model: keys of ``config.step``.
+    """Options of a step beyond the model: keys of ``config.step``.
 
     Attributes:
         accumulate: parts that a batch is computed in, one after the other; the gradient is their mean. The random key
@@ -96,7 +96,7 @@ def init_state(
 ) -> tuple[TrainState, TrainState]:
     """(state before the first step, its shardings), each array where the path rules of ``sharding.py`` put it.
 
-    ``params`` are used up: their memory becomes the state's where they lie in their place already.
+    ``params`` are donated: where they are placed already, their memory becomes the state's.
     """
     placed = jax.tree.map(lambda x: x.sharding, state_shapes(params, tx, mesh, options))
     fresh = jax.jit(functools.partial(_fresh, tx, options), out_shardings=placed, donate_argnums=0)

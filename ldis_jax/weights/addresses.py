@@ -37,7 +37,7 @@ class WebAddress(NamedTuple):
 
 
 def parse_address(text: str) -> Path | HubAddress | WebAddress:
-    """What a flag of a file or a folder means: a path, or an address; raises :class:`LDISError` where it is neither."""
+    """Reads a flag for a file or folder: a path, or an address; raises :class:`LDISError` where it is neither."""
     beside = os.path.isdir(os.path.dirname(text)) and text.endswith(_SUFFIXES)
     return Path(text) if os.path.exists(text) or beside else parse_remote(text)
 
@@ -55,5 +55,5 @@ def parse_remote(text: str) -> HubAddress | WebAddress:
 
 
 def _is_private(url: str) -> bool:
-    """Whether nobody on the way can change what comes from there."""
+    """True if nobody on the way can change what comes from there."""
     return url.startswith("https://") or urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")

@@ -71,12 +71,12 @@ class Provenance:
 
     @property
     def fails_on_photographs(self) -> bool:
-        """Whether nobody trained it for segmentation, or on painted scenes only."""
+        """True if nobody trained it for segmentation, or on painted scenes only."""
         return self.steps == 0 or self.knows == (PAINTED,)
 
     @property
     def statement(self) -> str:
-        """What the model knows, as "It knows ..." goes on; empty where that is not recorded."""
+        """The training data as "It knows ..." continues; empty where it is not recorded."""
         if self.steps == 0:
             return "nothing yet: a starting point for training, which segments nothing"
         return ", ".join(self.knows) + (" only; photographs need another model" if self.fails_on_photographs else "")
@@ -155,7 +155,7 @@ def model_card(task: Task, config: ModelConfig, provenance: Provenance | None = 
 
 
 def read_provenance(card: str | None) -> Provenance:
-    """What the text of a card says of licence, base and training; unknown where it is none that can be read."""
+    """Reads licence, base and training from the text of a card; unknown where it cannot be read."""
     found = _METADATA.match((card or "")[:_MOST_METADATA])
     try:
         data = yaml.safe_load(found[1]) if found else None
@@ -178,14 +178,14 @@ def _is_plain(value: Any) -> bool:
 
 
 def _training_sets(value: Any) -> dict[str, tuple[int, ...]]:
-    """What :func:`model_card` wrote; nothing where it is anything else."""
+    """The training sets that :func:`model_card` wrote; none where the value is anything else."""
     if not isinstance(value, dict) or not all(isinstance(labels, list) for labels in value.values()):
         return {}
     return {str(name): tuple(label for label in labels if isinstance(label, int)) for name, labels in value.items()}
 
 
 def _score(task: Task) -> str:
-    """What a mask's score is worth."""
+    """A line on the calibration of the score."""
     confidence = task.confidence
     if not confidence.is_calibrated:
         return "not calibrated"

@@ -16,7 +16,7 @@ from ldis_jax.support.json_files import read_json
 from ldis_jax.weights.network_files import TRANSFORMERS, open_file, open_network
 from ldis_jax.weights.tensors import LazyTensor, Weights, from_array
 
-# OpenAI's towers all have heads of 64; their files do not say so.
+# OpenAI's encoders all have heads of 64; their files do not say so.
 _HEAD_DIM = 64
 # Of the text side of CLIP, and the sizes that TorchScript archives carry as tensors.
 _TEXT = re.compile(
@@ -46,7 +46,7 @@ _TRANSFORMERS_SIZES = {
 
 
 def rename_tower(name: str) -> str | None:
-    """Alpha-CLIP's name of a tensor of the visual tower; None for what LDIS has no use for.
+    """Alpha-CLIP's name of a tensor of the image encoder; None for what LDIS has no use for.
 
     CLIP's final norm and projection are not part of LDIS, which reads the tokens of the last block unnormalised.
     """
@@ -66,7 +66,7 @@ def open_prompt_encoder(
         zero_alpha: give plain CLIP an alpha convolution of zeros, as Alpha-CLIP starts its training.
 
     Raises:
-        LDISError: a file that is no visual tower.
+        LDISError: a file that is no image encoder.
     """
     config: PromptEncoderConfig | None = None
     weights: Weights | None = None
@@ -95,7 +95,7 @@ def open_prompt_encoder(
 
 
 def _open_tower(weights: Weights) -> Weights:
-    """The visual tower of a state dict in OpenAI's names, with or without the text side."""
+    """The image encoder of a state dict in OpenAI's names, with or without the text side."""
     if "visual.conv1.weight" in weights.tensors:
 
         def visual(name: str) -> str | None:

@@ -121,7 +121,7 @@ def ask_server(address: WebAddress) -> RemoteFile:
 
 
 class _Answer(TypedDict):
-    """What a server said of a file when it was last asked."""
+    """A server's last answer about a file."""
 
     size: int
     version: str
@@ -145,7 +145,7 @@ def _first_byte(url: str) -> _Answer:
 
 
 class _File(TypedDict):
-    """Of a listing."""
+    """A file of a listing."""
 
     name: str
     size: int
@@ -153,7 +153,7 @@ class _File(TypedDict):
 
 
 class _Listing(TypedDict):
-    """What a repository held when it was last asked."""
+    """The last known content of a repository."""
 
     commit: str
     files: list[_File]
@@ -220,7 +220,7 @@ def _list(repo: str, revision: str | None) -> _Listing:
 
 
 def in_time(ask: Callable[[], T]) -> T:
-    """What ``ask`` gives or raises; a connection is tried at every address of a host, which may take minutes."""
+    """Returns or raises what ``ask`` does; a connection is tried at every address of a host, which may take minutes."""
     _check_online()
     answers: queue.Queue[tuple[bool, Any]] = queue.Queue()
 
@@ -302,7 +302,7 @@ def check_space(files: Iterable[RemoteFile], more: int, folder: Path) -> None:
 
 
 def refusal(error: Exception, where: str, folder: Path | None = None) -> LDISError:
-    """What an error of a request means, and what to do.
+    """Explains an error of a request, and what to do.
 
     Args:
         error: of huggingface_hub, or of what it is made of.
@@ -357,7 +357,7 @@ def _web_place(url: str, version: str) -> str:
 
 
 def _partial(file: RemoteFile) -> Path:
-    """What has come of a file; named by what it will be, so that parts of two versions never meet."""
+    """The file's partial download, named by its final content, so that parts of two versions never mix."""
     path = parts_folder() / file.place
     version = hashlib.sha256(f"{file.url} {file.size} {file.sha256}".encode()).hexdigest()[:8]
     return path.with_name(f".{path.name[:100]}.{version}.incomplete")

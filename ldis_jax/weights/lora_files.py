@@ -55,7 +55,7 @@ _PATTERN = re.compile(r"\^?(?:\\\.|[\w.])*(?:\.\*(?:\\\.|[\w.])*){0,2}\$?")
 
 
 class _Adapter(TypedDict, total=False):
-    """What of peft's ``LoraConfig`` decides the scale."""
+    """The fields of peft's ``LoraConfig`` that decide the scale."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
@@ -92,7 +92,7 @@ def fresh_pairs(entries: Mapping[str, Entry], lora: LoRA, seed: int) -> dict[str
 
 
 def trained_part(unet: Mapping[str, LazyTensor], lora: LoRA) -> Weights:
-    """Of the tensors of a UNet with LoRA, those that were trained, with the scale in B."""
+    """The trained tensors of a UNet with LoRA, with the scale in B."""
     trained = {name: tensor for name, tensor in unet.items() if lora.trains(name)}
     return Weights({n: _scaled(t, lora.scale) if n.endswith(_B) else t for n, t in trained.items()}, "LoRA")
 

@@ -55,7 +55,7 @@ _PROGRESS_BYTES = 200_000_000
 
 
 class LoadedModel(NamedTuple):
-    """What a model folder holds."""
+    """The content of a model folder."""
 
     task: Task
     model: LDISModel

@@ -77,7 +77,7 @@ def _make(name: str, ldis: str | None) -> Path:
 
 
 def _files_of(part: str, address: str) -> list[RemoteFile]:
-    """What is to be fetched of a part."""
+    """The files of a part that are fetched."""
     parsed = parse_remote(address)
     if not isinstance(parsed, HubAddress):
         return [ask_server(parsed)]

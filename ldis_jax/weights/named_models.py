@@ -108,7 +108,7 @@ TABLE: dict[str, NamedModel] = {
 
 
 class Record(NamedTuple):
-    """What was made of a row's parts, kept beside its model folder.
+    """A record of how a model folder was made, kept beside it.
 
     Attributes:
         folder: the model folder.
@@ -126,7 +126,7 @@ class Record(NamedTuple):
 
 
 class _Content(TypedDict):
-    """Of a record's file."""
+    """The content of a record's file."""
 
     fingerprint: str
     hash: str
@@ -147,7 +147,7 @@ def write_record(record: Record) -> None:
 
 
 def records(name: str) -> list[Record]:
-    """Of every folder that was made for a name, the newest last."""
+    """The records of every folder that was made for a name, the newest last."""
     found = []
     for path in sorted(models_folder().glob(f"{name}-*.json"), key=lambda path: path.stat().st_mtime):
         held = read_json(path, _Content)
@@ -157,7 +157,7 @@ def records(name: str) -> list[Record]:
 
 
 def _is_place(place: str) -> bool:
-    """Whether a place lies where parts do: what is written in a record is removed one day."""
+    """True if a place lies where parts do: what is written in a record is removed one day."""
     first, *rest = PurePosixPath(place).parts or ("",)
     return first in ("hub", "web") and len(rest) > 1 and ".." not in rest
 

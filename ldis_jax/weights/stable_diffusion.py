@@ -29,7 +29,7 @@ _PREFIXES = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
 
 
 class StableDiffusion(NamedTuple):
-    """What LDIS takes from a Stable Diffusion checkpoint."""
+    """The parts of a Stable Diffusion checkpoint that LDIS uses."""
 
     unet_config: UNetConfig
     unet: Weights

@@ -81,7 +81,7 @@ def cast(tensor: LazyTensor, dtype: str) -> LazyTensor:
 
 
 def all_finite(array: np.ndarray) -> bool:
-    """Whether no value is NaN or infinity."""
+    """True if no value is NaN or infinity."""
     # Cheap first: a sum is finite unless a term is not, or it overflows.
     with np.errstate(all="ignore"):
         return bool(np.isfinite(np.sum(array, dtype=np.float32)) or np.isfinite(array).all())
@@ -93,7 +93,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file is one by its name, or begins as they do: the header's length in eight bytes, then JSON."""
+    """True if a file is one by its name, or begins as they do: the header's length in eight bytes, then JSON."""
     with open(path, "rb") as file:
         return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 

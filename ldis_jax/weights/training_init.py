@@ -49,7 +49,7 @@ def load_training_init(
     frozen_dtype: DTypeLike = jnp.float32,
     lora: LoRA | None = None,
 ) -> TrainingInit:
-    """The model that training starts from: frozen towers from the folder, and the UNet adapted to the task.
+    """The model that training starts from: frozen networks from the folder, and the UNet adapted to the task.
 
     Args:
         folder: holds ``vae/``, ``prompt_encoder/`` and, without ``unet_overrides``, ``unet/`` of SD 1.5 or an LDIS
@@ -83,15 +83,15 @@ def networks_of_folder(
 ) -> tuple[ModelConfig, Weights | None]:
     """(sizes, the UNet's weights as training starts from them, None where it is drawn); no weight is read yet."""
     vae = read_vae_config(folder / "vae")
-    tower = read_prompt_encoder_config(folder / "prompt_encoder")
+    encoder = read_prompt_encoder_config(folder / "prompt_encoder")
     weights = None
     if unet_overrides is None:
-        unet, weights = unet_of_folder(folder, task, tower, seed)
+        unet, weights = unet_of_folder(folder, task, encoder, seed)
     else:
         unet = UNetConfig.from_dict(unet_overrides, "unet_overrides")
-        channels = vae.latent_channels * (1 if task.name == "ldis1" else 2) + tower.query_channels
-        unet = dataclasses.replace(unet, in_channels=channels, encoder_hid_dim=tower.width)
-    config = ModelConfig(unet, vae, tower)
+        channels = vae.latent_channels * (1 if task.name == "ldis1" else 2) + encoder.query_channels
+        unet = dataclasses.replace(unet, in_channels=channels, encoder_hid_dim=encoder.width)
+    config = ModelConfig(unet, vae, encoder)
     check_sizes(task, config, str(folder))
     return config, weights
 

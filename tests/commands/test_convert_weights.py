@@ -243,7 +243,7 @@ def test_a_failed_move_brings_the_old_model_back(convert_to, tmp_path, monkeypat
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_promised_adapter_is_not_drawn_anew(convert_to, tmp_path):
+def test_a_promised_adapter_is_not_drawn_again(convert_to, tmp_path):
     shutil.copytree(tmp_path / "sd15", tmp_path / "bad", symlinks=False)
     path = tmp_path / "bad" / "unet" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"encoder_hid_dim": 64}))

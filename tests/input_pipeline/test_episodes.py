@@ -102,7 +102,7 @@ def test_each_picture_has_its_own_draw():
 
 
 @pytest.mark.parametrize("augment", [True, False])
-def test_empty_prompts_are_drawn_anew(augment):
+def test_empty_prompts_are_drawn_again(augment):
     source = Noise(p_tiny=0.5)
     episodes = TrainEpisodes(source, 2, 16, 0, 20, augment)
     arrays = [episodes[i] for i in range(20)]

@@ -278,7 +278,7 @@ def test_nonsense_beside_the_orientation_harms_nothing(tree, what):
 
 
 def assert_refused_and_left_out(tree, refusal, caplog):
-    """Image "odd" stops the build; --skip_bad leaves it out; a folder's training draws its episodes anew."""
+    """Image "odd" stops the build; --skip_bad leaves it out; a folder's training draws its episodes again."""
     status, _, error = tree.build()
     assert status == 2 and error.count("\n") == 1 and "1 of 3 images of folder/train are bad" in error
     status, _, warning = tree.build("--skip_bad")
@@ -412,5 +412,5 @@ def test_a_file_cut_off_in_the_middle_of_training(tree, what, caplog):
     assert counts[0] == counts[1] > 5  # an image of four is in every second episode
     logged = [record.getMessage() for record in caplog.records]
     assert len(logged) == 2  # each data source says it once
-    assert "JPEGImages/c.jpg: damaged picture" in logged[0] and "skipped, and drawn anew" in logged[1]
+    assert "JPEGImages/c.jpg: damaged picture" in logged[0] and "skipped, and drawn again" in logged[1]
     assert_same(before[0], before[10])

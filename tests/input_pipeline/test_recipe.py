@@ -163,7 +163,7 @@ def test_views_are_as_good_as_arrays():
 
 @pytest.mark.parametrize("is_video", [False, True])
 def test_training_episodes(is_video):
-    """Query first, then prompts, each with its own draws; where a prompt shows no object all of it is drawn anew."""
+    """Query first, then prompts, each with its own draws; where a prompt shows no object all of it is drawn again."""
     draws = []
 
     class Source:

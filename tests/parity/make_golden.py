@@ -1,6 +1,6 @@
 """Writes ``golden/tiny.npz``, torch's results of every case: ``python -m tests.parity.make_golden``.
 
-It holds outputs only, thinned: weights and inputs are drawn anew from names (``tests/reference/weights.py``).
+It holds outputs only, thinned: weights and inputs are drawn again from names (``tests/reference/weights.py``).
 """
 
 from __future__ import annotations

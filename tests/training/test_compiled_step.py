@@ -1,4 +1,4 @@
-"""Compiled training steps in files: loaded where they are this run's program, compiled anew where they are not."""
+"""Compiled training steps in files: loaded where they are this run's program, compiled again where they are not."""
 
 import json
 import logging
@@ -143,7 +143,7 @@ def test_a_file_of_something_else_is_kept(saved, tmp_path, start):
     config.executable = str(tmp_path / "notes.txt")
     content = start + (saved[1].read_bytes() if start else b"")
     (tmp_path / "notes.txt").write_bytes(content)
-    with pytest.raises(LDISError, match=r"notes.txt: is there, and is no compiled step; name another file"):
+    with pytest.raises(LDISError, match=r"notes.txt: exists but is not a compiled step; choose another file"):
         ready(config)
     assert (tmp_path / "notes.txt").read_bytes() == content
 

@@ -1,4 +1,4 @@
-"""What goes into every model folder so that diffusers runs it in torch; ldis_jax itself imports none of it.
+"""Files that make every model folder a diffusers pipeline in torch; ldis_jax itself imports none of them.
 
 ``DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline=FOLDER, trust_remote_code=True)`` reads
 ``model_index.json``, and imports ``pipeline.py`` and the module in ``prompt_encoder/``.

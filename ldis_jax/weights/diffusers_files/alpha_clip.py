@@ -75,12 +75,12 @@ class AlphaCLIP(nn.Module):
 
     @property
     def dtype(self):
-        """Of the parameters."""
+        """The dtype of the parameters."""
         return self.class_embedding.dtype
 
     @property
     def device(self):
-        """Of the parameters."""
+        """The device of the parameters."""
         return self.class_embedding.device
 
     @classmethod
@@ -88,9 +88,9 @@ class AlphaCLIP(nn.Module):
         """Reads ``config.json`` and ``model.safetensors`` of a folder."""
         with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
             values = json.load(file)
-        tower = cls(**{name: value for name, value in values.items() if not name.startswith("_")})
-        tower.load_state_dict(load_file(os.path.join(folder, "model.safetensors")))
-        return tower.to(torch_dtype).eval()
+        encoder = cls(**{name: value for name, value in values.items() if not name.startswith("_")})
+        encoder.load_state_dict(load_file(os.path.join(folder, "model.safetensors")))
+        return encoder.to(torch_dtype).eval()
 
     def save_pretrained(self, folder, **_):
         """Writes what :meth:`from_pretrained` reads."""

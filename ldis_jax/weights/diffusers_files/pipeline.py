@@ -22,7 +22,7 @@ SAMPLERS = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "dpmpp_2m": DPMSolverM
 
 @dataclasses.dataclass
 class LDISOutput(BaseOutput):
-    """What is found in a query of height H and width W.
+    """The result for a query of height H and width W.
 
     Attributes:
         mask: bool [H, W], where the object is.
@@ -168,24 +168,24 @@ class LDISPipeline(DiffusionPipeline):
 
     def _instruction(self, images, masks):
         """Two-stage masking (eq. 1): tokens [B, K*L, D], and 1 for those on the object, [B, K*L]."""
-        tower, masking = self.prompt_encoder, self.config.ldis.get("masking", "both")
+        encoder, masking = self.prompt_encoder, self.config.ldis.get("masking", "both")
         batch, count = masks.shape[:2]
-        pictures = F.interpolate(images.flatten(0, 1), tower.image_size, mode="bilinear", align_corners=False)
+        pictures = F.interpolate(images.flatten(0, 1), encoder.image_size, mode="bilinear", align_corners=False)
         objects = masks.flatten(0, 1)[:, None]
         everywhere = torch.ones_like(objects)
         shown = objects if masking in ("both", "pre") else everywhere
-        alpha = (F.interpolate(shown, tower.image_size, mode="nearest") - 0.5) / 0.26
-        tokens = tower(pictures, alpha).unflatten(0, (batch, count)).flatten(1, 2)
+        alpha = (F.interpolate(shown, encoder.image_size, mode="nearest") - 0.5) / 0.26
+        tokens = encoder(pictures, alpha).unflatten(0, (batch, count)).flatten(1, 2)
         read = objects if masking in ("both", "post") else everywhere
-        return tokens, F.interpolate(read, tower.grid, mode="nearest").reshape(batch, -1)
+        return tokens, F.interpolate(read, encoder.grid, mode="nearest").reshape(batch, -1)
 
     def _null(self, batch, length):
         """LDIS-n's null instruction: grey pictures that are object everywhere, as many as there are prompts."""
-        tower = self.prompt_encoder
+        encoder = self.prompt_encoder
         picture = torch.zeros(
-            1, 3, tower.image_size, tower.image_size, device=self._execution_device, dtype=tower.dtype
+            1, 3, encoder.image_size, encoder.image_size, device=self._execution_device, dtype=encoder.dtype
         )
-        tokens = tower(picture, torch.full_like(picture[:, :1], (1 - 0.5) / 0.26))
+        tokens = encoder(picture, torch.full_like(picture[:, :1], (1 - 0.5) / 0.26))
         return tokens.repeat(batch, length // tokens.shape[1], 1)
 
     @property

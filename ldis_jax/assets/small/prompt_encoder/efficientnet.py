@@ -69,12 +69,12 @@ class EfficientNetLite0(nn.Module):
 
     @property
     def dtype(self):
-        """Of the parameters."""
+        """The dtype of the parameters."""
         return self.conv_stem.weight.dtype
 
     @property
     def device(self):
-        """Of the parameters."""
+        """The device of the parameters."""
         return self.conv_stem.weight.device
 
     @classmethod
@@ -97,7 +97,7 @@ class EfficientNetLite0(nn.Module):
         return tokens.flatten(2).transpose(1, 2)
 
     def describe_query(self, image, prompt_tokens):
-        """What the UNet sees of a query beside its latents, [B, C, g, g]."""
+        """The features of a query that the UNet sees beside its latents, [B, C, g, g]."""
         tokens = self(image, torch.zeros_like(image[:, :1]))
         share = (prompt_tokens[..., -1] * 0.26 + 0.5).clamp(0, 1)
         logs = [torch.log(share + 1e-6), torch.log(1 - share + 1e-6)]
