@@ -4,7 +4,7 @@
 
 ``--vae`` is a diffusers folder (AutoencoderTiny or AutoencoderKL), ``--data`` a folder in VOC's layout. Each episode's
 true mask is painted as the pseudo mask M_v, encoded, decoded and read again, at 256 pixels: the IoU with itself is the
-best that any UNet can reach through that autoencoder. Times are of this machine, one picture at a time, float32, the
+best that any UNet can reach through that autoencoder. Times are of this machine, one image at a time, float32, the
 median of ``--repeats``; SD 1.5's AutoencoderKL has random weights, which takes as long.
 """
 
@@ -64,7 +64,7 @@ def surviving(vae: VAE, data: Path, split: str, count: int) -> dict[str, float]:
 
 
 def seconds(vae: VAE, repeats: int) -> dict[str, float]:
-    """Of encoding a picture and of decoding one."""
+    """Of encoding an image and of decoding one."""
     graphdef, state = nnx.split(vae)
     image = jnp.zeros((1, SIZE, SIZE, 3))
     encode = jax.jit(lambda state, x: nnx.merge(graphdef, state).encode(x)[0])

@@ -3,7 +3,7 @@
     python benchmarks/convolution.py
 
 Rows are layers of SD 1.5 at 256 x 256: 3x3 kernels as XLA's convolution, as a product of patches and as Winograd's
-products; and the same of upsampled pictures, made as they are written and not made at all. ``--gradients`` takes
+products; and the same of upsampled images, made as they are written and not made at all. ``--gradients`` takes
 forward and backward pass together. The median of --repeats, the ways in turn.
 """
 
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--gradients", action="store_true")
     args = parser.parse_args()
-    print("| of | picture | channels out | way | ms |\n|---|---|---|---|---|")
+    print("| of | image | channels out | way | ms |\n|---|---|---|---|---|")
     for title, layers, ways in (
         ("UNet", _UNET, PLAIN),
         ("autoencoder", _AUTOENCODER, PLAIN),

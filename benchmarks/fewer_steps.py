@@ -5,7 +5,7 @@
 
 The first row is what the others are compared with, episode by episode from the same noise: the mean of |R - R'| over
 all pixels and channels, and the mean IoU, in percent, of both masks with each other. Evaluations of the UNet, one
-branch of a picture each, stand for time.
+branch of an image each, stand for time.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def variants() -> Iterator[dict[str, Any]]:
 
 
 def evaluations(task: LDISN) -> int:
-    """Of the UNet, for one picture."""
+    """Of the UNet, for one image."""
     return sum(3 if task.is_guided(i) else 1 for i in range(task.num_steps))
 
 

@@ -50,7 +50,7 @@ def make_folder(folder: Path, name: str) -> None:
 
 
 def inputs(batch: int, num_prompts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(queries, prompt pictures, prompt masks); a fifth of each mask is object."""
+    """(queries, prompt images, prompt masks); a fifth of each mask is object."""
     rng = np.random.default_rng(0)
     query = rng.uniform(-1, 1, (batch, SIZE, SIZE, 3)).astype(np.float32)
     images = rng.uniform(-1, 1, (batch, num_prompts, SIZE, SIZE, 3)).astype(np.float32)

@@ -1,9 +1,9 @@
-"""Training input: episodes a second beside the public code's way of making them, on the same pictures.
+"""Training input: episodes a second beside the public code's way of making them, on the same images.
 
     python benchmarks/train_input.py davis16 --source=DAVIS --split=val --json=train_input.json
 
-The peer is a torch DataLoader over the picture files that does, in the public configuration's order, what mmcv's and
-mmseg's transforms do (OpenCV for pictures, PIL for label maps), and stacks a batch; it stays uint8, for the public code
+The peer is a torch DataLoader over the image files that does, in the public configuration's order, what mmcv's and
+mmseg's transforms do (OpenCV for images, PIL for label maps), and stacks a batch; it stays uint8, for the public code
 normalises on the accelerator. Ours reads the records that ``data/build.py`` makes of the same files and gives float32
 in [-1, 1]. Both make 1-shot episodes of 256 x 256. Each measurement is a process of its own, the two in turn; one
 row without workers, where CPU time an episode is the time of one core, and one with two.
@@ -41,9 +41,9 @@ class PublicEpisodes:
     """The public code's data set of pairs, by its steps; files are read from the unpacked data set."""
 
     def __init__(self, items: list[tuple[str, str, str, int]], files: dict[str, list[int]], rule: str):
-        """Binds (image, mask, video, object label) of every picture, and the pictures of every class."""
+        """Binds (image, mask, video, object label) of every image, and the images of every class."""
         self._items, self._files, self._rule = items, files, rule
-        self.shown = sorted({row for rows in files.values() for row in rows})  # pictures with a class
+        self.shown = sorted({row for rows in files.values() for row in rows})  # images with a class
 
     def __len__(self) -> int:
         return len(self._items)

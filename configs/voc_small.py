@@ -1,4 +1,4 @@
-r"""A small LDIS-1 on real pictures: any VOC-layout folder, fine-tuned on a CPU.
+r"""A small LDIS-1 on real images: any VOC-layout folder, fine-tuned on a CPU.
 
 Paper:     not an experiment of the paper; shows the whole path on photographs at a laptop's scale, 64 pixels.
            Starts from the main example's model, whose networks only ever saw painted scenes.

@@ -1,4 +1,4 @@
-r"""Says whether a folder of pictures and masks is fit to train on, and which files are not.
+r"""Says whether a folder of images and masks is fit to train on, and which files are not.
 
 Example:
     python -m ldis_jax.check_data --data=my_pictures

@@ -134,7 +134,7 @@ def base_config(task: str) -> ConfigDict:
     config.eval.sets = ConfigDict()  # name -> eval_set(...)
     config.eval.main_set = ""  # the one that report.json is about; may be empty where there is one set
     config.eval.prompt_swap = 0  # pairs of procedural episodes for the prompt-swap figure
-    config.eval.pictures = 8  # episodes on the picture sheet, of the main set
+    config.eval.pictures = 8  # episodes on the image sheet, of the main set
     # A set whose mIoU chooses the step that is kept. The other sets are evaluated before and after training only. Empty
     # evaluates all on the way, and keeps the last step.
     config.eval.choose_by = ""

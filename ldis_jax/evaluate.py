@@ -6,7 +6,7 @@ Example:
 
     python -m ldis_jax.evaluate --model=runs/mine/model --benchmark=folder --data=my_images --out=reports/mine.json
 
-Writes the JSON report, a Markdown page beside it with pictures of the best, median and worst episodes, and the records
+Writes the JSON report, a Markdown page beside it with images of the best, median and worst episodes, and the records
 of every episode; run again to go on where a run was cut off. The episodes are a function of the benchmark and the data,
 and the report carries their hash.
 

@@ -46,11 +46,11 @@ def _print_report(report: dict[str, Any], workdir: Path) -> None:
 
 
 def _check_folder(config: ConfigDict) -> None:
-    """Says what is in a folder of pictures, before any weight is read."""
+    """Says what is in a folder of images, before any weight is read."""
     from ldis_jax.datasets.folder_check import check_folder, report_lines
 
     if not config.data.folder:
-        raise LDISError("--config.data.folder: missing; name the folder of your pictures and masks")
+        raise LDISError("--config.data.folder: missing; name the folder of your images and masks")
     checked = check_folder(config.data.folder)
     print("\n".join(report_lines(checked)), flush=True)
     checked.require_usable(config.data.skip_bad)

@@ -133,7 +133,7 @@ class LDISPipeline:
 
         Args:
             dtype: "float32" or "bfloat16".
-            devices: how many of this process's devices share the work on many pictures, classes or tiles, each with a
+            devices: how many of this process's devices share the work on many images, classes or tiles, each with a
                 copy of the networks.
 
         Raises:
@@ -202,7 +202,7 @@ class LDISPipeline:
         min_score: float | None = None,
         **options: Any,
     ) -> Segmentation:
-        """Segments the prompted object in one picture.
+        """Segments the prompted object in one image.
 
         Args:
             query: path, PIL image or uint8 array of any size.
@@ -218,7 +218,7 @@ class LDISPipeline:
             **options: of LDIS-n; :data:`ldis_jax.support.prediction_options.OPTIONS` declares them.
 
         Raises:
-            LDISError: an unreadable picture, a mask that does not fit its image or shows no object, several labels and
+            LDISError: an unreadable image, a mask that does not fit its image or shows no object, several labels and
                 none chosen, a wrong option.
         """
         classes = {"object": labelled(prompts, label)}
@@ -258,17 +258,17 @@ class LDISPipeline:
         min_score: float | None = None,
         **options: Any,
     ) -> Iterator[Segmentation | ClassSegmentation]:
-        """Segments many pictures by the same prompts, which are read once; few pictures are held at a time.
+        """Segments many images by the same prompts, which are read once; few images are held at a time.
 
         Args:
-            queries: pictures of any sizes.
+            queries: images of any sizes.
             prompts: (image, mask) pairs of one class, or several classes as for :meth:`segment_classes`.
             label: as in a call.
             seed: as in a call.
             ignore_label: as in a call.
             tile_size: as in a call.
             min_score: as in a call.
-            batch_size: pictures (or tiles, or classes of one) that are computed together; on a CPU one, else 8 a
+            batch_size: images (or tiles, or classes of one) that are computed together; on a CPU one, else 8 a
                 device, unless given.
             **options: as in a call.
 
@@ -321,7 +321,7 @@ class LDISPipeline:
         """Propagates the first frame's labels through a video (paper eq. 7).
 
         Args:
-            frames: the pictures in order, or the path of a video or of a folder of frames; few are held at a time.
+            frames: the images in order, or the path of a video or of a folder of frames; few are held at a time.
             first_frame_labels: of the first frame: path, PIL image or uint8 array [H, W]; 0 is background, 255 ignored.
                 A mask of 0 and 255 counts as one object.
             seed: of LDIS-n's noise, the same for every frame.

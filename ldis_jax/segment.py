@@ -1,4 +1,4 @@
-r"""Segments pictures and videos from the command line.
+r"""Segments images and videos from the command line.
 
 Examples:
     python -m ldis_jax.segment --model=runs/tiny/model --query=query.png \
@@ -8,7 +8,7 @@ Examples:
     python -m ldis_jax.segment --model=MODEL --query=q.jpg --out=mask.png --prompt=images/p.jpg:masks/p.png@trunk
     python -m ldis_jax.segment --model=MODEL --query=clip.mp4 --first_mask=first.png --out=masks --overlay=overlay.mp4
 
-One picture gives one file. Several pictures, or a folder, give a folder of files named like them; started again, it
+One image gives one file. Several images, or a folder, give a folder of files named like them; started again, it
 goes on where it stopped. A mask is 0 and 255, with several classes 1, 2, ... in the order of the prompts, in colours.
 LABEL chooses one of a label map, by its value or by its name in the classes.json beside the map or its folder.
 Of a video --out is a folder of numbered label maps, 1 the object or the values of --first_mask. A video is a file (a
@@ -82,7 +82,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--overlay", type=Path, help="picture with the object tinted and outlined; folder; video (.mp4)"
     )
-    parser.add_argument("--probability", type=Path, help="grey picture of the object's probability; or a folder")
+    parser.add_argument("--probability", type=Path, help="grey image of the object's probability; or a folder")
     parser.add_argument("--tile_size", type=int, help="cut queries into squares of this many pixels")
     parser.add_argument("--batch_size", type=int, help="squares computed together (default: 8 a device, on CPU 1)")
     parser.add_argument("--devices", type=int, default=0, help="to share the work (default: all)")
@@ -145,7 +145,7 @@ def main() -> None:
     from ldis_jax.pipeline import LDISPipeline
 
     devices = args.devices or (jax.local_device_count() if work.many else 1)
-    # Only of one picture, on one device, does the command line say which program it takes.
+    # Only of one image, on one device, does the command line say which program it takes.
     compile_for = None
     if not work.many and devices == 1 and args.tile_size is None:
         shots = max(len(pairs) for pairs in classes.values())
@@ -164,7 +164,7 @@ def main() -> None:
         print(f"{args.out}: {segment_files.summary(report)}")
     if failed := report["failed"]:
         rest = f"; and {len(failed) - _SHOWN} more, which --json=FILE lists" if len(failed) > _SHOWN else ""
-        raise LDISError(f"{len(failed)} of {len(queries)} pictures failed: {'; '.join(failed[:_SHOWN])}{rest}")
+        raise LDISError(f"{len(failed)} of {len(queries)} images failed: {'; '.join(failed[:_SHOWN])}{rest}")
 
 
 if __name__ == "__main__":

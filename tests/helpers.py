@@ -93,7 +93,7 @@ def call_command(main, monkeypatch, capsys, *arguments):
 
 
 def paint_pair(image, mask, label, size=(40, 30)):
-    """Writes a picture of noise, (width, height), and its label map with one rectangle."""
+    """Writes an image of noise, (width, height), and its label map with one rectangle."""
     labels = np.zeros(size[::-1], np.uint8)
     labels[5:20, 5:25] = label
     noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)

@@ -18,7 +18,7 @@ def test_a_good_folder(tmp_path, monkeypatch, capsys):
     facts = json.loads(file.read_text())
     (held_out,) = facts["held_out"]
     assert status == 0 and err == ""
-    assert f"{root}: images and masks, 5 pictures, 32 to 32 wide, 24 to 24 high\n" in out
+    assert f"{root}: images and masks, 5 images, 32 to 32 wide, 24 to 24 high\n" in out
     assert "masks: any value but 0 is the object\n" in out and "object                          5        1\n" in out
     assert f"held out to evaluate, by a hash of their names: 1: {held_out}\n" in out
     assert out.endswith("ready to train on\n")
@@ -35,7 +35,7 @@ def test_every_bad_file_has_its_line(tmp_path, monkeypatch, capsys):
     assert len(lines) == 3 and all(f"{root}/masks/p" in line and "make them agree" in line for line in lines)
     assert "and 22 more problems\n" in out and "25 files cannot be used" in err
     status, out, _ = call_command(check_data.main, monkeypatch, capsys, f"--data={root}", "--skip_bad")
-    assert status == 0 and "5 pictures" in out
+    assert status == 0 and "5 images" in out
 
 
 def test_bad_usage(tmp_path, monkeypatch, capsys):

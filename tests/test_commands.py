@@ -40,7 +40,7 @@ def test_segment_writes_mask_and_overlay(micro_folder, pictures, tmp_path, monke
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"query": "none.png"}, "none.png: no picture there"),
+        ({"query": "none.png"}, "none.png: no image there"),
         ({"prompt": "prompt.png"}, "write IMAGE:MASK"),
         ({"prompt": "prompt.png:none.png"}, "none.png: no such file"),
         ({"prompt": "prompt.png:query.png"}, "colours beside black"),

@@ -88,7 +88,7 @@ def test_one_file_serves_every_batch(task, batches, request):
         inputs = make_inputs(batch) | ({"seed": np.int32(5)} if task == "ldisn" else {})
         expected = np.asarray(pipe.predict(**inputs, **options))
         assert np.abs(expected).max() > 0.5
-        # One picture is the same program. Of several, a CPU's pipeline takes one at a time.
+        # One image is the same program. Of several, a CPU's pipeline takes one at a time.
         np.testing.assert_allclose(call(inputs), expected, rtol=0, atol=0 if batch == 1 else 2e-5)
 
 

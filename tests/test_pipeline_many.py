@@ -1,4 +1,4 @@
-"""Many pictures, tiles, steps, devices and types: each gives what a single call gives."""
+"""Many images, tiles, steps, devices and types: each gives what a single call gives."""
 
 import dataclasses
 import itertools

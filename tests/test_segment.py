@@ -1,4 +1,4 @@
-"""The command: one picture, many, several classes, videos; what stops it, and what it leaves."""
+"""The command: one image, many, several classes, videos; what stops it, and what it leaves."""
 
 import itertools
 import json
@@ -90,7 +90,7 @@ def test_what_is_missing_is_made_and_the_report_is_whole(run, work):
     flags = ["--query=photos/0", f"--prompt=cat={CAT}", f"--prompt=dog={DOG}", "--out=masks", "--quiet"]
     assert run(*flags, "--json=first.json")[0] == 0
     (work / "masks/q2.png").unlink()
-    # An overlay and a probability elsewhere: every picture again, to the same masks.
+    # An overlay and a probability elsewhere: every image again, to the same masks.
     assert run(*flags, "--json=more.json", "--overlay=over", "--probability=p")[0] == 0
     assert len(list((work / "over").iterdir())) == 3 and len(list((work / "p").iterdir())) == 6
     (work / "p/q0.dog.png").unlink()
@@ -120,7 +120,7 @@ def test_an_interruption_says_how_to_go_on(run, work, model, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(model, "segment_images", interrupted)
         status, _, err = run("--query=photos/0", f"--prompt={CAT}", "--out=masks", "--quiet")
-    assert status == 130 and " of 3 pictures; the same command goes on" in err
+    assert status == 130 and " of 3 images; the same command goes on" in err
     assert run("--query=photos/0", f"--prompt={CAT}", "--out=masks", "--quiet")[0] == 0
     assert len(list((work / "masks").glob("*.png"))) == 3
 
@@ -143,7 +143,7 @@ def test_what_may_not_be_read(run, work, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("os.scandir", forbidden)
         status, _, err = run("--query=photos/0", f"--prompt={CAT}", "--out=masks")
-    assert status == 2 and "--query=photos/0: no picture there that may be read" in err
+    assert status == 2 and "--query=photos/0: no image there that may be read" in err
 
 
 def test_the_report_of_a_pipe(run, work):
@@ -212,7 +212,7 @@ def test_other_weights_in_the_same_folder_do_not_go_on(run, work, micro_folder):
 def test_a_damaged_picture_does_not_stop_the_others(run, work):
     (work / "photos/0/broken.png").write_bytes((work / "photos/0/q0.png").read_bytes()[:99])
     status, _, err = run("--query=photos/0", f"--prompt={CAT}", "--out=masks", "--quiet", "--json=found.json")
-    assert status == 2 and "1 of 4 pictures failed: photos/0/broken.png: damaged" in err
+    assert status == 2 and "1 of 4 images failed: photos/0/broken.png: damaged" in err
     found = json.loads((work / "found.json").read_text())
     assert [record["mask"] for record in found["masks"]] == [f"masks/q{i}.png" for i in (0, 2, 4)]
     assert len(found["failed"]) == 1
@@ -333,7 +333,7 @@ def test_a_picture_that_is_replaced_gets_another_mask(run, work, model, caplog):
     with pytest.MonkeyPatch.context() as patch:  # ended before it is made again
         patch.setattr(model, "segment_images", lambda images, *_, **__: iter([next(images)][:0]))
         run(*flags)
-    assert not (work / "masks/q2.png").exists() and "1 pictures have changed since" in caplog.text
+    assert not (work / "masks/q2.png").exists() and "1 images have changed since" in caplog.text
     assert run(*flags)[0] == 0
     expected = model("photos/1/q3.png", [tuple(CAT.split(":"))])
     np.testing.assert_array_equal(read_label_map(work / "masks/q2.png"), 255 * expected.mask)
@@ -360,8 +360,8 @@ def test_a_video_by_prompts(run, work, model):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--query=nothing*.png", f"--prompt={CAT}", "--out=m"], "--query=nothing*.png: no picture there"),
-        (["--query=photos", f"--prompt={CAT}", "--out=m"], "--query=photos: no picture there"),
+        (["--query=nothing*.png", f"--prompt={CAT}", "--out=m"], "--query=nothing*.png: no image there"),
+        (["--query=photos", f"--prompt={CAT}", "--out=m"], "--query=photos: no image there"),
         (["--query", "clip.mp4", "cat.png", f"--prompt={CAT}", "--out=m"], "a video is one file"),
         (["--query=photos/0", f"--prompt={CAT}", "--out=m.png"], "need a folder"),
         (["--query=photos/0", "--prompt=cat.png:first.png", "--out=m", "--quiet"], "labels 3, 9; choose"),
@@ -373,7 +373,7 @@ def test_a_video_by_prompts(run, work, model):
         (["--query=cat.png", f"--prompt={DOG}", "--out=m.png", "--json=cat.png/j.json"], "no right to write in"),
         (["--query=cat.png", "--first_mask=first.png", "--out=m", "--quiet"], "must be of the first frame's size"),
         (["--query", "clip.mp4", "cat.png", "--first_mask=first.png", "--out=m"], "frames that are images"),
-        (["--query=clip.mp4", f"--prompt={CAT}", "--out=m", "--probability=p"], "--probability=p: of one picture"),
+        (["--query=clip.mp4", f"--prompt={CAT}", "--out=m", "--probability=p"], "--probability=p: of one image"),
         (["--query=cat.png", "--prompt=cat.png", "--out=m.png"], "--prompt=cat.png: write IMAGE:MASK"),
         (
             ["--query=cat.png", f"--prompt={CAT}", f"--prompt=dog={DOG}", "--out=m.png"],
@@ -387,7 +387,7 @@ def test_a_video_by_prompts(run, work, model):
             ["--query=clip.mp4", "--first_mask=cat_mask.png", "--out=m", "--quiet"],
             "must be of the first frame's size, (32, 48)",
         ),
-        (["--query", "cat.png", "photos/../cat.jpg", f"--prompt={CAT}", "--out=m"], "no picture there"),
+        (["--query", "cat.png", "photos/../cat.jpg", f"--prompt={CAT}", "--out=m"], "no image there"),
     ],
 )
 def test_bad_input_leaves_nothing(run, work, flags, message):

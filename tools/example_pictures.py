@@ -1,4 +1,4 @@
-"""Paints the pictures of examples/: a query and a prompt with its mask, of a class that the shipped model never saw.
+"""Paints the images of examples/: a query and a prompt with its mask, of a class that the shipped model never saw.
 
 python tools/example_pictures.py
 """
@@ -18,7 +18,7 @@ _SIDE, _SCENE = 128, (0, 0)  # pixels; (seed, index), chosen for being easily re
 
 
 def main() -> None:
-    """Writes three pictures."""
+    """Writes three images."""
     episode = ProceduralScenes("unseen", image_size=_SIDE).draw(episode_rng(*_SCENE), num_shots=1)
     pictures = {
         "query": episode.query_image,

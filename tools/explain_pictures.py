@@ -1,4 +1,4 @@
-"""The pictures of docs/how_ldis_works.md, of painted scenes and small trained models: LDIS-1's, and LDIS-n's steps.
+"""The images of docs/how_ldis_works.md, of painted scenes and small trained models: LDIS-1's, and LDIS-n's steps.
 
 python -m ldis_jax.main --config=configs/tiny.py
 python -m ldis_jax.main --config=configs/tiny_ldisn.py
@@ -67,7 +67,7 @@ def pseudo_masks(pipe: LDISPipeline, episode: Episode, alpha: float = 0.4) -> np
 
 
 def main() -> None:
-    """Writes the pictures."""
+    """Writes the images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of a model trained on painted scenes")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")

@@ -5,7 +5,7 @@ of the ``train`` split. They took 21 and 15 minutes, each on one CPU core:
 
     python tools/tiny_towers.py --out ldis_jax/assets/tiny
 
-The VAE learns to reproduce scenes, 1/f noise pictures and (augmented) pseudo masks. The prompt encoder learns, from
+The VAE learns to reproduce scenes, 1/f noise images and (augmented) pseudo masks. The prompt encoder learns, from
 the tokens under the mask, to name the shape, colour and pattern of the object the alpha channel points at.
 """
 
@@ -44,7 +44,7 @@ def normalise(image: np.ndarray) -> np.ndarray:
 
 
 def pink_noise(rng: np.random.Generator) -> np.ndarray:
-    """A picture with the 1/f spectrum of photographs. [S, S, 3] in [-1, 1]."""
+    """An image with the 1/f spectrum of photographs. [S, S, 3] in [-1, 1]."""
     f = np.hypot(np.fft.fftfreq(IMAGE_SIZE)[:, None], np.fft.fftfreq(IMAGE_SIZE)[None])
     spectrum = np.fft.fft2(rng.normal(size=(3, IMAGE_SIZE, IMAGE_SIZE))) / np.maximum(f, 1 / IMAGE_SIZE) ** rng.uniform(
         1, 1.6
@@ -55,7 +55,7 @@ def pink_noise(rng: np.random.Generator) -> np.ndarray:
 
 
 def autoencoder_batches(seed: int, size: int) -> Iterator[np.ndarray]:
-    """Half scenes, then pseudo masks, vanilla and augmented, and noise pictures. [B, S, S, 3]."""
+    """Half scenes, then pseudo masks, vanilla and augmented, and noise images. [B, S, S, 3]."""
     scenes = procedural.ProceduralScenes(image_size=IMAGE_SIZE)
     for step in range(1 << 30):
         rng = np.random.Generator(np.random.Philox(key=[seed, step]))

@@ -57,10 +57,10 @@ class Cell:
 
     @property
     def smallest(self) -> Cell:
-        """What stands for this cell's prediction: as many pictures a chip on the fewest chips.
+        """What stands for this cell's prediction: as many images a chip on the fewest chips.
 
         A prediction's chips work alone, on whole networks: its program is the same on any number of them but for the
-        exchange of the results, 0.8 MB a picture. A model trained with another loss, or with LoRA and merged, predicts
+        exchange of the results, 0.8 MB an image. A model trained with another loss, or with LoRA and merged, predicts
         by LDIS-1's program.
         """
         kind = self.topology.partition(":")[0]
@@ -191,7 +191,7 @@ def options_table() -> str:
     if not base.path("train").is_file():
         return ""
     rows = [
-        f"Each alone, on the training step of `{recipe(base.config)}` with {base.batch_size} pictures on "
+        f"Each alone, on the training step of `{recipe(base.config)}` with {base.batch_size} images on "
         f"`{base.topology}` and `mesh.fsdp=4`, where all of them fit; predicted, as above:",
         "",
     ]
@@ -213,7 +213,7 @@ def page(text: str) -> str:
 
 
 def _weak_scaling() -> list[str]:
-    """Sentences on training with as many pictures a chip on 16 and on 256 chips, for recipes that have both."""
+    """Sentences on training with as many images a chip on 16 and on 256 chips, for recipes that have both."""
     sentences = []
     for config in dict.fromkeys(cell.config for cell in cells()):
         pair = [cell for cell in cells() if cell.config == config and cell.topology in ("v5e:4x4", "v5e:16x16")]
@@ -221,7 +221,7 @@ def _weak_scaling() -> list[str]:
         if len(paths) == 2 and all(path.is_file() for path in paths):
             few, many = (json.loads(path.read_text())["predicted_ms"] for path in paths)
             sentences.append(
-                f"* Weak scaling, four pictures a chip: from `v5e:4x4` to `v5e:16x16` a step of `{recipe(config)}` "
+                f"* Weak scaling, four images a chip: from `v5e:4x4` to `v5e:16x16` a step of `{recipe(config)}` "
                 f"goes from {few:.1f} to {many:.1f} ms, {100 * few / many:.0f} %, with no exchange hidden."
             )
     return sentences

@@ -166,7 +166,7 @@ _MIXTURE_FIGURES: tuple[Figure, ...] = tuple(partial(miou, name=name) for name i
 
 
 def _untrained(results: Results) -> dict[str, Mapping[str, Any]]:
-    """As results: what all variants on real pictures start from, and the baselines that need no network."""
+    """As results: what all variants on real images start from, and the baselines that need no network."""
     for result in results.by_variant.get("joint", {}).values():
         report = result["report"]
         others = {"not fine-tuned": report["before"]}
@@ -201,7 +201,7 @@ def _on_sets(
 
 
 def lora(results: Results) -> Evidence:
-    """Claim 3, LoRA, on real pictures."""
+    """Claim 3, LoRA, on real images."""
     names = {"everything trained": "joint"} | {f"LoRA, rank {r}": f"joint_lora{r}" for r in (16, 4, 1)}
     comparisons: list[Comparison] = []
     for says, worse, better in (

@@ -23,13 +23,13 @@ from ldis_jax.tasks import LDISN, pseudo_mask
 from ldis_jax.weights import load_model
 
 SHOTS = (1, 3, 5, 10, 20)
-# A mask that covers less of the picture counts as empty; the smallest of 600 objects covered 2.7 %.
+# A mask that covers less of the image counts as empty; the smallest of 600 objects covered 2.7 %.
 EMPTY = 0.005
 _BATCH = 16
 
 
 class Probe:
-    """A model and the pictures that it is asked about."""
+    """A model and the images that it is asked about."""
 
     def __init__(self, folder: Path, episodes: int):
         """Loads a model folder; ``episodes`` is their number for each figure."""
@@ -52,7 +52,7 @@ class Probe:
         """What is painted where the prompted class is in the query, and where it is not.
 
         Returns:
-            {"present", "absent": {"area": mean share of the picture in percent, "empty": share of masks in percent}}.
+            {"present", "absent": {"area": mean share of the image in percent, "empty": share of masks in percent}}.
         """
         draws = {"present": self._scenes.draw, "absent": self._scenes.draw_absent}
         return {name: self._painted(draw) for name, draw in draws.items()}

@@ -3,7 +3,7 @@
     python benchmarks/evidence/small_data.py --source=FOLDER
 
 ``FOLDER`` holds ``coco_mini`` (VOC's layout), ``davis`` (DAVIS 2016's) and ``camvid_vspw`` (VSPW's, one video).
-Pictures are shrunk to a long side of 288, for reading larger ones takes long and training sees 64 pixels. Of DAVIS two
+Images are shrunk to a long side of 288, for reading larger ones takes long and training sees 64 pixels. Of DAVIS two
 sequences are held out; of the one CamVid video the end, with a gap of ten frames before it.
 """
 
@@ -30,7 +30,7 @@ SEMANTIC = {"train": slice(0, 60), "val": slice(70, None)}
 
 
 def shrink(image: Path, mask: Path, image_out: Path, mask_out: Path) -> None:
-    """Writes a picture and its label map at :data:`LONG_SIDE`; the mask keeps its labels."""
+    """Writes an image and its label map at :data:`LONG_SIDE`; the mask keeps its labels."""
     with Image.open(image) as picture, Image.open(mask) as labels:
         scale = min(1.0, LONG_SIDE / max(picture.size))
         size = (round(picture.width * scale), round(picture.height * scale))

@@ -1,4 +1,4 @@
-"""Your own pictures; see README.md."""
+"""Your own images; see README.md."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from ldis_jax.support.files import natural_key
 
 Classes = Mapping[str, Sequence[tuple[str, str, str | None]]]  # image, mask, label; a class alone is called ""
 _LOGGER = logging.getLogger(__name__)
-_AHEAD = 4  # pictures that are read, or written, beside the device's work
+_AHEAD = 4  # images that are read, or written, beside the device's work
 
 
 def is_video(path: Path) -> bool:
@@ -49,7 +49,7 @@ def find_queries(names: Sequence[str]) -> list[Path]:
         else:
             matches = sorted(map(Path, glob.glob(name, recursive=True)), key=natural_key)
         if not matches:
-            raise LDISError(f"--query={name}: no picture there that may be read; name a file, a folder or a pattern")
+            raise LDISError(f"--query={name}: no image there that may be read; name a file, a folder or a pattern")
         found += matches
     return found
 
@@ -59,9 +59,9 @@ class PictureWork:
     """Pictures, each with files of its own.
 
     Attributes:
-        places: a picture -> its files.
+        places: an image -> its files.
         classes: of the prompts.
-        folders: of many pictures; results that are there are left alone. None of one.
+        folders: of many images; results that are there are left alone. None of one.
     """
 
     places: Mapping[Path, Outputs]
@@ -79,14 +79,14 @@ class PictureWork:
         return _names(self.classes)
 
     def run(self, pipe: LDISPipeline, prompts: Any, quiet: bool, **options: Any) -> dict[str, Any]:
-        """Does it, and reports; of many, a picture that cannot be read is left out and listed."""
+        """Does it, and reports; of many, an image that cannot be read is left out and listed."""
         names = tuple(self.classes)
         changed = self.folders.changed() if self.folders is not None else set()
         there = {query for query, place in self.places.items() if self.many and place.are_there(names)} - changed
         left = [query for query in self.places if query not in there]
         failed: list[str] = []
         if changed:
-            _LOGGER.warning("%d pictures have changed since their masks were made, which are made again", len(changed))
+            _LOGGER.warning("%d images have changed since their masks were made, which are made again", len(changed))
 
         def images() -> Iterator[tuple[Path, np.ndarray]]:
             if self.folders is not None:  # drawn from once the prompts are read
@@ -109,11 +109,11 @@ class PictureWork:
         saved = map_ahead(save, zip(results, kept, strict=False), _AHEAD)
         total, skipped, masks = len(self.places), len(self.places) - len(left), []
         try:
-            for mask in tqdm(saved, "segment", total, unit="picture", initial=skipped, disable=quiet or not self.many):
+            for mask in tqdm(saved, "segment", total, unit="image", initial=skipped, disable=quiet or not self.many):
                 masks.append(mask)
         except KeyboardInterrupt:
             done = f"{skipped + len(masks)} of {total}"
-            raise KeyboardInterrupt(f"stopped after {done} pictures; the same command goes on") from None
+            raise KeyboardInterrupt(f"stopped after {done} images; the same command goes on") from None
         return {"masks": masks, "failed": failed, "skipped": skipped}
 
     def all_masks(self, report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -209,7 +209,7 @@ def clip_work(
     in_folders = Outputs(outputs.out, None if film else outputs.overlay, None)
     facts = {**made_by, **given, "video": [[path.name, path.stat().st_size] for path in queries]}
     folders = Folders(in_folders, facts)
-    # Any picture there would pass for a frame's, also of a longer video.
+    # Any image there would pass for a frame's, also of a longer video.
     folders.check({kind: folder.glob("*.png") for kind, folder in in_folders.given().items()})
     return ClipWork(read_video(queries[0] if one else queries), labels, names, folders, outputs.overlay)
 
@@ -225,7 +225,7 @@ def summary(report: Mapping[str, Any]) -> str:
 
 def _found(name: str, share: float, score: float | None) -> str:
     known = "" if score is None else f" (score {score:.2f})"
-    return f"{name} covers {100 * share:.1f} % of the picture{known}" if share else f"{name} is not there{known}"
+    return f"{name} covers {100 * share:.1f} % of the image{known}" if share else f"{name} is not there{known}"
 
 
 def _digests(classes: Classes) -> dict[str, list[list[str | int | None]]]:

@@ -23,7 +23,7 @@ from ldis_jax.support.json_files import read_json
 
 Result = Segmentation | ClassSegmentation
 _SETTINGS = "segment.json"
-_MOST_SETTINGS = 1 << 30  # bytes: an entry a picture
+_MOST_SETTINGS = 1 << 30  # bytes: an entry an image
 
 
 class _Settings(TypedDict, total=False):
@@ -100,7 +100,7 @@ def labels_of(result: Result) -> np.ndarray:
 
 
 def places_of(queries: Sequence[Path], outputs: Outputs) -> dict[Path, Outputs]:
-    """The files of each of many pictures, named like it and in its sub-folder."""
+    """The files of each of many images, named like it and in its sub-folder."""
     root = Path(os.path.commonpath([query.absolute().parent for query in queries]))
     return {query: outputs.within(query.absolute().relative_to(root).with_suffix(".png")) for query in queries}
 
@@ -114,7 +114,7 @@ def check_forms(outputs: Outputs, *, one: bool, video: bool) -> None:
         film = video and flag == "overlay" and suffix == ".mp4"
         if suffix != ".png" if one else (a_file and not film) or (video and flag == "probability"):
             raise LDISError(
-                f"--{flag}={path}: of one picture, end the name in .png; several pictures need a folder (a video's "
+                f"--{flag}={path}: of one image, end the name in .png; several images need a folder (a video's "
                 "overlay may be an .mp4, and it has no probability)"
             )
 
@@ -122,7 +122,7 @@ def check_forms(outputs: Outputs, *, one: bool, video: bool) -> None:
 def check_apart(
     inputs: Iterable[Path], flags: Mapping[str, Path], places: Mapping[Path, Outputs], names: Sequence[str]
 ) -> None:
-    """Raises :class:`LDISError` where an output of a flag, or of one of many pictures, would replace another file."""
+    """Raises :class:`LDISError` where an output of a flag, or of one of many images, would replace another file."""
     taken = {os.path.realpath(path): "read by this command" for path in inputs}
     uses = [(flag, f"--{flag}", path) for flag, path in flags.items()]
     for query, place in places.items():
@@ -139,7 +139,7 @@ class Folders:
     Attributes:
         outputs: the folders.
         made_by: what decides results, JSON-able.
-        queries: of many pictures, each with its mask.
+        queries: of many images, each with its mask.
     """
 
     outputs: Outputs

@@ -21,10 +21,10 @@ from ldis_jax.errors import LDISError
 from ldis_jax.media.masks import IGNORE_LABEL
 from ldis_jax.support.files import StrPath
 
-_SHARE = 5  # one picture of so many is held out
+_SHARE = 5  # one image of so many is held out
 _LEFT = 2  # and a class keeps so many for training: a query and a prompt
-SHOWN, _NAMES = 20, 8  # of a report: classes and files; names of held-out pictures
-_BAR = 500  # pictures from which on a progress bar is shown
+SHOWN, _NAMES = 20, 8  # of a report: classes and files; names of held-out images
+_BAR = 500  # images from which on a progress bar is shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,14 +74,14 @@ class CheckedFolder:
         """Why nothing can be trained; empty otherwise."""
         root, classes = self.layout.root, self.classes()
         if not classes:
-            return f"{root}: no picture with a mask that shows an object"
+            return f"{root}: no image with a mask that shows an object"
         most = max(classes, key=lambda name: classes[name]["pictures"])
         too_few = f"the most frequent ({most}) has {classes[most]['pictures']}; add some"
         if not any(c["pictures"] - c["held_out"] >= _LEFT for c in classes.values()):
-            return f"{root}: a class needs {_LEFT} pictures to train on, {too_few}"
+            return f"{root}: a class needs {_LEFT} images to train on, {too_few}"
         if not any(c["held_out"] and c["pictures"] > c["held_out"] for c in classes.values()):
             needs = f"a class needs {_LEFT} to train on and one more"
-            return f"{root}: no picture is left to measure with: {needs}, {too_few}"
+            return f"{root}: no image is left to measure with: {needs}, {too_few}"
         return ""
 
     @property
@@ -108,10 +108,10 @@ class CheckedFolder:
 
 
 def check_folder(root: StrPath) -> CheckedFolder:
-    """Opens every picture and mask of a folder, in threads; remembered for as long as its files stay as they are.
+    """Opens every image and mask of a folder, in threads; remembered for as long as its files stay as they are.
 
     How masks are read follows from all of them together: VOC's are label maps; others too, unless they have one value
-    beside 0, or 255 with few greys between it and 0. Then the object is a class of its own, or, where pictures lie in
+    beside 0, or 255 with few greys between it and 0. Then the object is a class of its own, or, where images lie in
     sub-folders, each of these is a class.
 
     Raises:
@@ -129,7 +129,7 @@ def _check(layout: FolderLayout, stamps: tuple[tuple[int, int], ...]) -> Checked
     with ThreadPoolExecutor() as pool:
         title, count = f"check {layout.root.name}", len(layout.pairs)
         look = functools.partial(look_at, by_index=layout.label_maps or (layout.root / "classes.json").exists())
-        looks = list(tqdm(pool.map(look, layout.pairs), title, count, unit=" pictures", disable=count < _BAR))
+        looks = list(tqdm(pool.map(look, layout.pairs), title, count, unit=" images", disable=count < _BAR))
     rule = "labels" if layout.label_maps else mask_rule(looks)
     problems, notes = list(layout.problems), list(layout.notes)
     names, object_labels = _class_labels(layout, rule)
@@ -143,7 +143,7 @@ def _check(layout: FolderLayout, stamps: tuple[tuple[int, int], ...]) -> Checked
         objects = sum(count for label, count in labels.items() if label not in (0, IGNORE_LABEL))
         if not objects:
             ignored = f": its values are 0 and {IGNORE_LABEL}, and {IGNORE_LABEL} is ignored" if len(labels) > 1 else ""
-            notes.append(Problem(pair.mask, f"no object{ignored}; the picture is passed over"))
+            notes.append(Problem(pair.mask, f"no object{ignored}; the image is passed over"))
         elif rule != "labels" and 0 not in labels:
             notes.append(Problem(pair.mask, "all of it is object; background has the value 0"))
         if rule != "labels" and look.said:
@@ -157,7 +157,7 @@ def _check(layout: FolderLayout, stamps: tuple[tuple[int, int], ...]) -> Checked
         held_out = np.isin(index.names, np.array([name.encode() for name in layout.val], np.bytes_))
     checked = CheckedFolder(layout, rule, names, pairs, object_labels, index, held_out, tuple(problems), tuple(notes))
     rare = [name for name, counts in checked.classes().items() if counts["pictures"] == 1]
-    notes += [Problem(f"class {name!r}", "in one picture only, which no other can prompt") for name in rare]
+    notes += [Problem(f"class {name!r}", "in one image only, which no other can prompt") for name in rare]
     return dataclasses.replace(checked, notes=tuple(notes))
 
 
@@ -237,17 +237,17 @@ def report_lines(checked: CheckedFolder, limit: int = SHOWN) -> list[str]:
     held_out, classes = facts["held_out"], facts["classes"]
     (low, _, wide), (short, _, high) = (facts[name] or (0, 0, 0) for name in ("widths", "heights"))
     shown = [
-        f"{facts['folder']}: {facts['layout']}, {facts['pictures']} pictures, "
+        f"{facts['folder']}: {facts['layout']}, {facts['pictures']} images, "
         f"{low} to {wide} wide, {short} to {high} high",
         f"masks: {RULES[checked.rule]}",
-        f"{'class':<24} {'pictures':>8} {'held out':>8}",
+        f"{'class':<24} {'images':>8} {'held out':>8}",
     ]
     most = sorted(classes.items(), key=lambda item: -item[1]["pictures"])
     shown += [f"{name:<24} {counts['pictures']:>8} {counts['held_out']:>8}" for name, counts in most[:SHOWN]]
     shown += _rest(len(classes), SHOWN, "classes")
     by = facts["held_out_by"]
     shown.append(f"held out to evaluate, by {by}: {len(held_out)}: {', '.join(held_out[:_NAMES])}")
-    shown += _rest(len(held_out), _NAMES, "pictures")
+    shown += _rest(len(held_out), _NAMES, "images")
     return [*shown, *_listed("problem", checked.problems, limit), *_listed("note", checked.notes, limit)]
 
 

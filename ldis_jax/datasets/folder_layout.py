@@ -31,7 +31,7 @@ class Problem(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A picture and its mask, by path; ``name`` is that of both below their folders, without the ending."""
+    """An image and its mask, by path; ``name`` is that of both below their folders, without the ending."""
 
     name: str
     image: str
@@ -110,7 +110,7 @@ def _pair_up(root: Path, label_maps: bool, images: Path, masks: Path) -> FolderL
         elif image:
             problems.append(Problem(image, f"no mask {masks.name}/{name}.*{_meant(name, alike[masks])}"))
         elif mask:
-            problems.append(Problem(mask, f"no picture {images.name}/{name}.*{_meant(name, alike[images])}"))
+            problems.append(Problem(mask, f"no image {images.name}/{name}.*{_meant(name, alike[images])}"))
         else:
             problems.append(Problem(name, f"in a list, but in neither {images.name}/ nor {masks.name}/"))
     return FolderLayout(root, label_maps, tuple(pairs), train, val, int(by_folder), tuple(problems), tuple(notes))
@@ -131,7 +131,7 @@ def _pictures(folder: Path, problems: list[Problem], notes: list[Problem]) -> di
         stem, ending = os.path.splitext(os.path.relpath(path, folder))
         name = Path(stem).as_posix()
         if ending.lower() not in endings:
-            notes.append(Problem(path, f"not read: {ending or 'no ending'} is no picture format that PIL opens"))
+            notes.append(Problem(path, f"not read: {ending or 'no ending'} is no image format that PIL opens"))
         elif name in found:
             problems.append(Problem(path, f"has the name of {os.path.basename(found[name])}; take one of them away"))
         else:

@@ -42,7 +42,7 @@ class Item:
         name: unique in the split, such as "2007_000032" or "blackswan/00000".
         image: path.
         mask: path, or what makes it.
-        video: its name; empty for pictures.
+        video: its name; empty for images.
         frame: number of the frame in its video.
         object_label: of object pixels, for the mask rules "nonzero" and "half".
     """

@@ -1,4 +1,4 @@
-r"""A web page that segments pictures and videos by prompts you upload or paint.
+r"""A web page that segments images and videos by prompts you upload or paint.
 
 Example:
     python -m ldis_jax.demo --model=runs/tiny/model
@@ -37,7 +37,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--max_upload_mb", type=_positive, default=50, help="of one file, 1 MB = 1024 * 1024 bytes (default 50)"
     )
-    parser.add_argument("--max_megapixels", type=_positive, default=25, help="of one picture or frame (default 25)")
+    parser.add_argument("--max_megapixels", type=_positive, default=25, help="of one image or frame (default 25)")
     parser.add_argument(
         "--max_session_mb", type=_positive, default=500, help="of one browser's uploads within an hour (default 500)"
     )

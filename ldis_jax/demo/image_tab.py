@@ -1,4 +1,4 @@
-"""The tab for pictures."""
+"""The tab for images."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def _prompt_editor(server: Server) -> tuple[list[Any], list[Any]]:
             )
 
     def on_label(painted: Any, mask: str, label: int | None) -> Any:
-        """The mask on its picture, or alone where the picture is still to come."""
+        """The mask on its image, or alone where the image is still to come."""
         with server.clear_errors():
             shown = read_mask_file(mask, server.limits, label, gr.Info)
             if not painted["background"]:

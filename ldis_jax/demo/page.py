@@ -30,7 +30,7 @@ _CSS = """
 _HEAD = """
 <script>
 (() => {
-  // An editor sends its picture as a PNG without a look at the limit, and waits for ever where the server refuses it.
+  // An editor sends its image as a PNG without a look at the limit, and waits for ever where the server refuses it.
   // An empty file in its place gets to our functions, which say what is wrong.
   const send = window.fetch;
   window.fetch = (address, options) => {
@@ -43,14 +43,14 @@ _HEAD = """
     }
     return send(address, options);
   };
-  // An editor stays empty, without a word, where the browser cannot read a picture.
+  // An editor stays empty, without a word, where the browser cannot read an image.
   const check = (event, files) => {
     const editor = event.target.closest?.("#prompt");
     if (!editor || !files?.length) return;
     const alert = document.querySelector("#prompt-alert");
     alert.textContent = "";
-    createImageBitmap(files[0]).then((picture) => picture.close(), () => {
-      alert.textContent = `${files[0].name}: not a picture that can be read; convert it to PNG or JPEG`;
+    createImageBitmap(files[0]).then((image) => image.close(), () => {
+      alert.textContent = `${files[0].name}: not an image that can be read; convert it to PNG or JPEG`;
     });
   };
   document.addEventListener("change", (event) => check(event, event.target.files), true);
@@ -100,7 +100,7 @@ class Access:
 
 def serve(server: Server, access: Access) -> None:
     """Serves the page until it is interrupted."""
-    Image.MAX_IMAGE_PIXELS = None  # our own limit is looked at before a picture is decoded
+    Image.MAX_IMAGE_PIXELS = None  # our own limit is looked at before an image is decoded
     http_server.run(guarded(server, access), access.host, access.port)
 
 

@@ -1,4 +1,4 @@
-"""From a query and a session's prompts to pictures for the page and a file to keep."""
+"""From a query and a session's prompts to images for the page and a file to keep."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PictureResult:
         mask: uint8 [H', W', 3], the objects in their colours on black (white where there is one class).
         probability: uint8 [H', W', 3], of the label that each pixel has been given or, of one class, of the object.
         pseudo_mask: uint8 [S', S', 3], None of several classes.
-        shares: class name -> share of the picture.
+        shares: class name -> share of the image.
         scores: class name -> expected IoU of its mask.
         file: the mask (0 and 255) or label map as a PNG; None of unfinished results.
     """
@@ -77,7 +77,7 @@ def label_choices(labels: np.ndarray, image: np.ndarray | None) -> tuple[dict[in
         image: of the mask, uint8 [H, W, 3]; where there is none, or of another size, labels are shown on black.
 
     Returns:
-        label -> share of the picture, and the labels in colours with a legend, uint8 [H', W', 3].
+        label -> share of the image, and the labels in colours with a legend, uint8 [H', W', 3].
     """
     values = labels_in(labels)[:_MAX_LABELS]
     places = np.minimum(np.searchsorted(values, labels), len(values) - 1)
@@ -125,7 +125,7 @@ def _shown(
     probability: np.ndarray,
     pseudo_mask: np.ndarray | None = None,
 ) -> PictureResult:
-    """Small pictures are magnified, so that a browser does not blur them."""
+    """Small images are magnified, so that a browser does not blur them."""
     names = tuple(scores)
     colours = PALETTE if len(names) > 1 else np.full((1, 3), 255, np.uint8)
     large = magnify(labels)

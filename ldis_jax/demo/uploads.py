@@ -1,4 +1,4 @@
-"""Uploads of a browser, read within limits: pictures, masks and strokes of the brush."""
+"""Uploads of a browser, read within limits: images, masks and strokes of the brush."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Limits:
 
     Attributes:
         upload_mb: of one file, in megabytes of 1024 * 1024 bytes.
-        megapixels: of one picture or frame.
+        megapixels: of one image or frame.
         session_mb: of all uploads of one browser within an hour.
         total_mb: of all uploads within an hour, and of the server's files.
         minutes: of one run of the model.
@@ -48,14 +48,14 @@ class Limits:
         return int(self.upload_mb * 1024 * 1024)
 
     def check_size(self, width: int, height: int, name: str) -> None:
-        """Raises :class:`LDISError` where a picture has too many pixels."""
+        """Raises :class:`LDISError` where an image has too many pixels."""
         if width * height > self.megapixels * 1e6:
             raise LDISError(
                 f"{name}: {width}x{height} is more than the {self.megapixels:g} megapixels allowed here; scale it down"
             )
 
     def read(self, path: str | None, name: str) -> bytes:
-        """The content of a picture file whose header says that it may be decoded.
+        """The content of an image file whose header says that it may be decoded.
 
         Args:
             path: None where nothing was uploaded. The page's script sends an empty file in place of one that is too
@@ -71,7 +71,7 @@ class Limits:
                 f"No {name}: drop a file of at most {self.upload_mb:g} MB (as a PNG, where you paint); it is kept for "
                 "an hour"
             )
-        size = 0, 0  # of what is no picture, which decoding says
+        size = 0, 0  # of what is no image, which decoding says
         with contextlib.suppress(Exception), open_image(file) as image:
             size = image.size
         self.check_size(*size, name)
@@ -94,10 +94,10 @@ class PaintedPrompt:
 
 
 def read_query(path: str | None, limits: Limits) -> np.ndarray:
-    """The picture to segment, uint8 [H, W, 3].
+    """The image to segment, uint8 [H, W, 3].
 
     Raises:
-        LDISError: none, or not a picture within the limits.
+        LDISError: none, or not an image within the limits.
     """
     return read_image(limits.read(path, "query"), "query")
 
@@ -105,17 +105,17 @@ def read_query(path: str | None, limits: Limits) -> np.ndarray:
 def read_prompt(
     editor: Mapping[str, Any], mask_file: str | None, class_name: str, limits: Limits, label: int | None = None
 ) -> PaintedPrompt:
-    """A prompt of a picture and its mask: the file where one is given, else what was painted.
+    """A prompt of an image and its mask: the file where one is given, else what was painted.
 
     Args:
-        editor: "background" and "layers", paths of the picture (or None) and of RGBA strokes on it.
+        editor: "background" and "layers", paths of the image (or None) and of RGBA strokes on it.
         mask_file: as of :func:`~ldis_jax.media.masks.read_mask`.
         class_name: "object" where empty.
         limits: of the server.
         label: of a mask file with several, the one that is the object.
 
     Raises:
-        LDISError: no picture, no mask, an empty one, one of another size, or of several labels with none chosen.
+        LDISError: no image, no mask, an empty one, one of another size, or of several labels with none chosen.
     """
     image = read_prompt_picture(editor, limits)
     if mask_file is None:
@@ -156,15 +156,15 @@ def read_labels(editor: Mapping[str, Any], limits: Limits) -> np.ndarray:
     """An editor's strokes as labels, uint8 [H, W]: 1, 2, ... for the palette's colours, 255 where colours mix.
 
     Raises:
-        LDISError: no picture, or nothing painted.
+        LDISError: no image, or nothing painted.
     """
     image = _editors_picture(editor, "first frame of a video", limits)
     return _painted(editor["layers"], image.shape[:2], limits)
 
 
 def read_prompt_picture(editor: Mapping[str, Any], limits: Limits) -> np.ndarray:
-    """The editor's picture, uint8 [H, W, 3]; raises :class:`LDISError` where there is none within the limits."""
-    return _editors_picture(editor, "prompt picture", limits)
+    """The editor's image, uint8 [H, W, 3]; raises :class:`LDISError` where there is none within the limits."""
+    return _editors_picture(editor, "prompt image", limits)
 
 
 def _editors_picture(editor: Mapping[str, Any], name: str, limits: Limits) -> np.ndarray:
@@ -180,7 +180,7 @@ def _painted(layers: Sequence[str], shape: tuple[int, ...], limits: Limits) -> n
         with decode_errors("stroke"), open_image(limits.read(layer, "stroke")) as image:
             pixels = np.asarray(image.convert("RGBA"))
         if pixels.shape[:2] != shape:
-            continue  # they were painted on the picture before
+            continue  # they were painted on the image before
         opaque = pixels[..., 3] > 127
         colours = pixels[opaque][:, :3]
         parts = np.array_split(colours, 1 + len(colours) // 2**20)  # few in memory at a time, in more than 8 bits

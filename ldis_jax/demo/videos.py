@@ -42,7 +42,7 @@ class VideoProgress:
 
 
 def first_frame(path: str, limits: Limits) -> np.ndarray | None:
-    """The picture to paint on, uint8 [H, W, 3]; None of a video without frames.
+    """The image to paint on, uint8 [H, W, 3]; None of a video without frames.
 
     Raises:
         LDISError: not a video within the limits.

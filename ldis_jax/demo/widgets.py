@@ -74,14 +74,14 @@ class Server:
 
 
 def picture_input(**keywords: Any) -> Any:
-    """A picture whose path our functions get; Gradio would open the file first, and fail in words of its own."""
+    """An image whose path our functions get; Gradio would open the file first, and fail in words of its own."""
     component: Any = gr.Image(type="filepath", format="png", sources=["upload", "clipboard"], **keywords)
     component.preprocess = lambda payload: payload and payload.path
     return component
 
 
 def editor(colours: list[str], **keywords: Any) -> Any:
-    """A picture to paint on; our functions get {"background": path, "layers": paths}, opened by nobody before."""
+    """An image to paint on; our functions get {"background": path, "layers": paths}, opened by nobody before."""
     component: Any = gr.ImageEditor(
         format="png",
         brush=gr.Brush(colors=[*colours], color_mode="fixed"),
@@ -120,7 +120,7 @@ def _component(option: Option, value: Any) -> Any:
 
 
 def legend(shares: Mapping[str, float], scores: Mapping[str, float]) -> str:
-    """HTML: every class with its colour, its share of the picture and the score of its mask."""
+    """HTML: every class with its colour, its share of the image and the score of its mask."""
     rows = zip(shares.items(), COLOURS, strict=False)
     return "".join(
         f'<span class="legend"><i style="background:{colour}"></i>{html.escape(name)} '

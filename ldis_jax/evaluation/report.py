@@ -1,4 +1,4 @@
-"""The report of an evaluation for people: Markdown, with pictures in a folder of the page's name beside it."""
+"""The report of an evaluation for people: Markdown, with images in a folder of the page's name beside it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def write_page(
     episodes: Sequence[Episode],
     subject: Subject,
 ) -> None:
-    """Writes the page and its pictures: bars by class, and the best, median and worst episodes, predicted again.
+    """Writes the page and its images: bars by class, and the best, median and worst episodes, predicted again.
 
     ``report`` and ``records`` are the whole evaluation's, and ``subject`` its own, so that nothing compiles again.
     """
@@ -166,7 +166,7 @@ def write_video_page(
 ) -> None:
     """Writes the page of a video benchmark: bars by class or video, and the best, median and worst videos.
 
-    Four frames of each of these are predicted again, and its picture has its number in the set; ``ranked_by`` is the
+    Four frames of each of these are predicted again, and its image has its number in the set; ``ranked_by`` is the
     figure of "per_video" that says which are best.
     """
     pictures, numbers = path.with_suffix(""), {video: i for i, video in enumerate(source.videos)}
@@ -199,7 +199,7 @@ def write_video_page(
 
 
 def strip(video: str, given: tuple[np.ndarray, np.ndarray], frames: Sequence[Frame]) -> np.ndarray:
-    """A picture of a video: the first frame with its labels, then frames with prediction and truth; uint8 [H, W, 3]."""
+    """An image of a video: the first frame with its labels, then frames with prediction and truth; uint8 [H, W, 3]."""
     first = overlay_labels(*given)
     predicted = [first, *(overlay_labels(frame.picture, frame.predicted) for frame in frames)]
     true = [first, *(overlay_labels(frame.picture, frame.truth) for frame in frames)]

@@ -64,7 +64,7 @@ def evaluate_images(protocol: Protocol, episodes: FrozenEpisodes, subject: Subje
         protocol: what is measured.
         episodes: of the protocol, on the data at hand.
         subject: the model.
-        out: JSON report; beside it come ``.records.jsonl``, ``.md`` and a folder of pictures.
+        out: JSON report; beside it come ``.records.jsonl``, ``.md`` and a folder of images.
 
     Returns:
         The content of ``out``.

@@ -57,7 +57,7 @@ def segment_frames(
     """Predicts the labels of frames, from the first of their video.
 
     Several labels are predicted one by one and joined by eq. 7. A label that the first frame does not show cannot be
-    predicted. No more pictures than three batches' are in memory.
+    predicted. No more images than three batches' are in memory.
 
     Args:
         predict: as evaluators take it.

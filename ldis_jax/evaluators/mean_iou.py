@@ -61,7 +61,7 @@ def episode_areas(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """
     if prediction.shape != truth.shape:
         raise LDISError(
-            f"prediction {prediction.shape} and truth {truth.shape} differ in size; restore the picture's size first"
+            f"prediction {prediction.shape} and truth {truth.shape} differ in size; restore the image's size first"
         )
     prediction, truth, valid = prediction.astype(bool), truth == 1, truth != 255
     areas = [

@@ -60,7 +60,7 @@ def render_canvases(
     def predict(batch: dict[str, np.ndarray]) -> jax.Array:
         return predictor.predict_classes(batch["query_image"], batch["class"], read, seed, options)
 
-    # On a CPU, what one picture needs fits its caches, and what several need does not.
+    # On a CPU, what one image needs fits its caches, and what several need does not.
     size = batch_size or predictor.devices * (1 if jax.default_backend() == "cpu" else _ROWS)
     for (canvas, tile, c), rendered in predict_batches(predict, queries, load, size):
         canvas.add(tile, c, rendered)

@@ -146,7 +146,7 @@ class Predictor:
         if self._mesh is not None:
             yield self._spread(inputs, options, batch, self._mesh)
         elif jax.default_backend() == "cpu" and batch > 1:
-            # What one picture needs fits a CPU's caches, what four need does not: one at a time is a tenth faster.
+            # What one image needs fits a CPU's caches, what four need does not: one at a time is a tenth faster.
             yield from ((_rows(inputs, [i]), _option_rows(options, [i])) for i in range(batch))
         else:
             yield inputs, options
@@ -175,7 +175,7 @@ class Predictor:
         return PromptInputs(images, masks, _as_array("num_prompts", num_prompts, images.shape[:1], jnp.int32))
 
     def _spread(self, inputs: Inputs, options: dict[str, Any], batch: int, mesh: Mesh) -> tuple[Inputs, dict[str, Any]]:
-        """Over all devices; a batch that they do not divide is filled up with its last picture."""
+        """Over all devices; a batch that they do not divide is filled up with its last image."""
         filled = np.minimum(np.arange(-(-batch // self.devices) * self.devices), batch - 1)
         inputs, options = _rows(inputs, filled), _option_rows(options, filled)
         inputs = jax.device_put(inputs, sharding.batch_sharding(mesh))

@@ -36,7 +36,7 @@ def read_prompts(
         class's own, int32 [C]).
 
     Raises:
-        LDISError: an unreadable picture, or a mask that does not fit its image or shows no object.
+        LDISError: an unreadable image, or a mask that does not fit its image or shows no object.
     """
     counts = np.array([len(prompts) for prompts in classes.values()], np.int32)
     most = max(counts, default=0)

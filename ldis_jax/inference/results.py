@@ -49,7 +49,7 @@ class Segmentation:
         """The query with the object tinted and outlined, uint8 [H, W, 3]."""
         image = read_image(query)
         if image.shape[:2] != self.mask.shape:
-            raise LDISError(f"overlay: picture is {image.shape[:2]}, mask is {self.mask.shape}; pass the same query")
+            raise LDISError(f"overlay: image is {image.shape[:2]}, mask is {self.mask.shape}; pass the same query")
         return overlay(image, self.mask)
 
     def save(self, path: StrPath) -> None:
@@ -133,7 +133,7 @@ def class_probabilities(logits: np.ndarray) -> np.ndarray:
     """Eq. 7 as a softmax over [0, R_1[1] - R_1[0], ...], which cannot overflow: [C, ...] -> float32 [C + 1, ...]."""
     probabilities = np.empty((len(logits) + 1, *logits.shape[1:]), np.float32)
     given, made = (array.reshape(len(array), -1) for array in (logits, probabilities))
-    for start in range(0, given.shape[1], _PART):  # large pictures make large arrays in between
+    for start in range(0, given.shape[1], _PART):  # large images make large arrays in between
         part = slice(start, start + _PART)
         padded = np.concatenate([np.zeros_like(given[:1, part]), given[:, part]])
         weights = np.exp(padded - padded.max(axis=0, keepdims=True))

@@ -26,7 +26,7 @@ PROGRAM = "program"
 
 
 class ExportedProgram(NamedTuple):
-    """A prediction with everything decided but weights and pictures.
+    """A prediction with everything decided but weights and images.
 
     Attributes:
         run: (weights, inputs by name) -> R float32 [B, S, S, 3].

@@ -1,4 +1,4 @@
-"""Query pictures of any size as the network's squares, and the network's output at the picture's own size again."""
+"""Query images of any size as the network's squares, and the network's output at the image's own size again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ldis_jax.tasks.pseudo_mask import to_logit
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """A rectangle of a picture, in pixels."""
+    """A rectangle of an image, in pixels."""
 
     top: int
     left: int
@@ -91,7 +91,7 @@ class Canvas:
     Of R itself only the rows that tiles to come still reach are held.
 
     Attributes:
-        picture: uint8 [H, W, 3].
+        image: uint8 [H, W, 3].
         tiles: in the order in which they are to be added.
         missing: how many renderings are to come; the following are whole once it is 0.
         logits: float32 [C, H, W], R[1] - R[0] of every class; where tiles overlap, the mean that trusts their middles
@@ -106,7 +106,7 @@ class Canvas:
         self.logits = np.zeros((num_classes, *picture.shape[:2]), np.float32)
         self.pseudo_mask = np.zeros_like(picture) if len(self.tiles) > 1 else np.zeros(0, np.uint8)
         self._task = task
-        # Sums of R and of weights, from a row of the picture on.
+        # Sums of R and of weights, from a row of the image on.
         strip = (self.tiles[0].height, picture.shape[1]) if len(self.tiles) > 1 else (0, 0)
         self._sum, self._weight = np.zeros((num_classes, *strip, 3), np.float32), np.zeros((*strip, 1), np.float32)
         self._first_row = 0

@@ -50,7 +50,7 @@ class Episode:
     prompt_masks: tuple[np.ndarray, ...]
     class_id: int
     class_name: str
-    name: str  # of the query, for logs and pictures
+    name: str  # of the query, for logs and images
     is_video: bool = False  # prompts are other frames of the query's video
     augment: bool = True  # whether training may change it: not where that could change its class
 
@@ -149,7 +149,7 @@ class TrainEpisodes:
         """The arrays of :func:`network_arrays`, and ``bad_files``, int32: how many bad files its draws met.
 
         Where a prompt shows no object, because the crop missed it, the episode is drawn again from the same generator;
-        so it is where a file is bad: a long run must not end for one picture. The first time, that is logged.
+        so it is where a file is bad: a long run must not end for one image. The first time, that is logged.
 
         Raises:
             LDISError: no usable episode in 100 draws.

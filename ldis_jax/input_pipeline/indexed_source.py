@@ -1,4 +1,4 @@
-"""Draws of episodes from an index, wherever the pictures come from."""
+"""Draws of episodes from an index, wherever the images come from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_IGNORED = 0.1  # of a query's pixels, where its mask is to tell what the i
 
 
 class IndexedSource(abc.ABC):
-    """An :class:`EpisodeSource` over an :class:`ImageIndex`; a subclass reads pictures.
+    """An :class:`EpisodeSource` over an :class:`ImageIndex`; a subclass reads images.
 
     Prompts are other images of the query's class; where the images are frames, of the query's video, too.
 
@@ -38,7 +38,7 @@ class IndexedSource(abc.ABC):
         prompts: np.ndarray | None = None,
         complete: ImageIndex | None = None,
     ):
-        """Prepares draws; no picture is read.
+        """Prepares draws; no image is read.
 
         Args:
             index: the images.
@@ -110,7 +110,7 @@ class IndexedSource(abc.ABC):
         return self._read(self._name(self._frames[video][number]))
 
     def draw_record(self, rng: np.random.Generator, num_shots: int, query: int | None = None) -> EpisodeRecord:
-        """Draws an episode without reading its pictures: a query evenly, then evenly one of its classes.
+        """Draws an episode without reading its images: a query evenly, then evenly one of its classes.
 
         Args:
             rng: the only source of randomness.
@@ -192,7 +192,7 @@ class IndexedSource(abc.ABC):
         return self.episode(self.draw_absent_record(rng, num_shots))
 
     def episode(self, record: EpisodeRecord) -> Episode:
-        """Reads the pictures of a frozen episode.
+        """Reads the images of a frozen episode.
 
         Raises:
             BadFileError: a missing or damaged file, a mask of another size than its image, a mask without the class, or

@@ -1,4 +1,4 @@
-"""Episodes from a user's own pictures, in either layout and as they are; see docs/finetune.md."""
+"""Episodes from a user's own images, in either layout and as they are; see docs/finetune.md."""
 
 from __future__ import annotations
 

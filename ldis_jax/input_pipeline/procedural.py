@@ -1,4 +1,4 @@
-"""Endless procedural episodes: cluttered pictures of coloured, patterned shapes, in which the prompt decides.
+"""Endless procedural episodes: cluttered images of coloured, patterned shapes, in which the prompt decides.
 
 A class is a combination of shape, colour and pattern. A fifth of the combinations never occurs in the ``train``
 split, neither as object nor as distractor; they are the ``unseen`` split. Every single shape, colour and pattern
@@ -91,12 +91,12 @@ def split_classes(split: str) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class ProceduralScenes:
-    """An :class:`EpisodeSource` that paints its pictures.
+    """An :class:`EpisodeSource` that paints its images.
 
     Attributes:
-        split: "train" or "unseen"; all objects of a picture come from it.
-        image_size: side of a picture in pixels.
-        num_objects: smallest and largest number of objects in a picture, of as many classes.
+        split: "train" or "unseen"; all objects of an image come from it.
+        image_size: side of an image in pixels.
+        num_objects: smallest and largest number of objects in an image, of as many classes.
     """
 
     split: str = "train"
@@ -115,7 +115,7 @@ class ProceduralScenes:
         return self._prompted(rng, query, class_id, num_shots)
 
     def draw_swap(self, rng: np.random.Generator, num_shots: int) -> tuple[Episode, Episode]:
-        """Two episodes on one query picture with exactly two objects: each is prompted once."""
+        """Two episodes on one query image with exactly two objects: each is prompted once."""
         first, second = self._classes(rng, 2)
         query = self.scene(rng, [first, second])
         return self._prompted(rng, query, first, num_shots), self._prompted(rng, query, second, num_shots)
@@ -158,7 +158,7 @@ class ProceduralScenes:
             areas: dict[int, int] = {}
             if all(_place_object(rng, image, labels, areas, class_id) for class_id in classes):
                 return image, labels
-        raise LDISError(f"{len(classes)} objects do not fit a picture of {self.image_size} pixels; lower num_objects")
+        raise LDISError(f"{len(classes)} objects do not fit an image of {self.image_size} pixels; lower num_objects")
 
     def _classes(self, rng: np.random.Generator, count: int) -> list[int]:
         return [int(i) for i in rng.choice(split_classes(self.split), count, replace=False)]

@@ -27,7 +27,7 @@ _OPENING = threading.Lock()
 
 
 class RecordSource(IndexedSource):
-    """A built split: draws come from its index, pictures from its records by random access.
+    """A built split: draws come from its index, images from its records by random access.
 
     Where the data set has videos, prompts are other frames of the query's video and ``is_video`` is set.
     """

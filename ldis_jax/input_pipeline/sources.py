@@ -20,7 +20,7 @@ def make_source(entries: Mapping[str, Any], image_size: int) -> EpisodeSource:
 
     Args:
         entries: by name, as :mod:`ldis_jax.recipes.data` makes them.
-        image_size: S; procedural pictures are painted at that size.
+        image_size: S; procedural images are painted at that size.
 
     Raises:
         LDISError: no entry, an unknown kind or split, or unusable data.

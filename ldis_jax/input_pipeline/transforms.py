@@ -12,7 +12,7 @@ import numpy as np
 
 from ldis_jax.media.masks import IGNORE_LABEL
 
-# Parallelism is over pictures (Grain's threads or processes); OpenCV's own threads would only fight with them and XLA.
+# Parallelism is over images (Grain's threads or processes); OpenCV's own threads would only fight with them and XLA.
 cv2.setNumThreads(0)
 
 # A function of single uint8 values is a table of 256: the same numbers as arithmetic in float32, without its arrays.
@@ -23,7 +23,7 @@ RESCALE = (0.9, 1.1)  # the paper's range of random scales
 
 
 def fitted_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """(h, w) of a picture scaled to long side ``size``: what is left of [S, S] once padding is cut off."""
+    """(h, w) of an image scaled to long side ``size``: what is left of [S, S] once padding is cut off."""
     return _scaled_size(height, width, size / max(height, width))
 
 
@@ -75,11 +75,11 @@ def crop_prompt(image: np.ndarray, mask: np.ndarray, tile: float) -> tuple[np.nd
 
 
 def restore_size(r: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The network's output at the picture's own size: padding cut off, then bilinear with half-pixel centres.
+    """The network's output at the image's own size: padding cut off, then bilinear with half-pixel centres.
 
     Args:
         r: float32 [S, S, C].
-        height: of the picture that :func:`eval_image` fitted to S.
+        height: of the image that :func:`eval_image` fitted to S.
         width: likewise.
 
     Returns:
@@ -216,7 +216,7 @@ def _affine(x: np.ndarray, alpha: float = 1.0, beta: float = 0.0) -> np.ndarray:
 
 
 def _scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """Rounds as mmcv does; the floor of 1 keeps very long pictures from vanishing."""
+    """Rounds as mmcv does; the floor of 1 keeps very long images from vanishing."""
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 

@@ -18,7 +18,7 @@ from ldis_jax.media.overlays import contact_sheet, heat_map, magnify, spotlight
 
 
 def tokens_sheet(prompts: TokenGrid) -> np.ndarray:
-    """A row a prompt: the picture, the tokens that post-masking keeps, their cosine to the object's mean, their PCA."""
+    """A row a prompt: the image, the tokens that post-masking keeps, their cosine to the object's mean, their PCA."""
     similarity, components = prompts.similarity(), prompts.principal_components()
     low, high = float(similarity.min()), float(similarity.max())
     rows, labels = [], []
@@ -102,12 +102,12 @@ def steps_sheet(query: ImageSource, steps: Sequence[Segmentation], most: int = 6
 
 
 def _heat(pictures: Sequence[np.ndarray], maps: np.ndarray) -> list[np.ndarray]:
-    """Each picture under its map, all on one scale from 0."""
+    """Each image under its map, all on one scale from 0."""
     return [heat_map(picture, values, 0, maps.max()) for picture, values in zip(pictures, maps, strict=True)]
 
 
 def _mark(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The picture, large, with all faded that is not meant; a single pixel is shown with what surrounds it."""
+    """The image, large, with all faded that is not meant; a single pixel is shown with what surrounds it."""
     large = magnify(picture)
     if mask.sum() == 1:
         mask = cv2.dilate(mask.astype(np.uint8), np.ones((2 * (len(mask) // 32) + 1,) * 2, np.uint8)) > 0

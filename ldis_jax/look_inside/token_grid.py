@@ -12,7 +12,7 @@ class TokenGrid:
     """The instruction tokens of K prompts, G x G each.
 
     Attributes:
-        pictures: uint8 [K, S, S, 3], the prompts as the network sees them: long side S, padded right and below.
+        images: uint8 [K, S, S, 3], the prompts as the network sees them: long side S, padded right and below.
         tokens: float32 [K, G, G, D], of the prompt encoder.
         on_object: bool [K, G, G], the tokens that post-masking leaves to be attended to.
     """

@@ -68,7 +68,7 @@ _TURNS = {
 
 
 def read_image(source: ImageSource, name: str = "") -> np.ndarray:
-    """An RGB picture, uint8 [H, W, 3].
+    """An RGB image, uint8 [H, W, 3].
 
     EXIF rotation is applied; grey, palette and CMYK become RGB; 16 bits are scaled to 8, fewer bits in 16 to their
     range, which is said; alpha is *dropped*, so that the colours under it show. An image of 500 million pixels is the
@@ -79,7 +79,7 @@ def read_image(source: ImageSource, name: str = "") -> np.ndarray:
         name: what error messages call bytes.
 
     Raises:
-        LDISError: missing, damaged or not a picture; an array of another shape or type.
+        LDISError: missing, damaged or not an image; an array of another shape or type.
     """
     if not is_file(source):
         array = check_array(source, "image", (np.uint8,))
@@ -102,7 +102,7 @@ def list_pictures(folder: StrPath, say: Callable[[str], object] = _LOGGER.warnin
 
 
 def checked_size(source: StrPath) -> tuple[int, int]:
-    """(H, W) of a picture that :func:`read_image` can read, upright; its pixels are decoded, but not kept.
+    """(H, W) of an image that :func:`read_image` can read, upright; its pixels are decoded, but not kept.
 
     JPEGs are decoded at an eighth of their size, which finds a file cut off in a fraction of the time.
 
@@ -230,7 +230,7 @@ def open_image(source: StrPath | bytes) -> Image.Image:
 
 
 def decode(source: StrPath | bytes | Image.Image, name: str, use: tuple[tuple[str, ...], str]) -> Image.Image:
-    """The picture, upright and in memory.
+    """The image, upright and in memory.
 
     Args:
         source: path, bytes of a file, or PIL image.
@@ -238,9 +238,9 @@ def decode(source: StrPath | bytes | Image.Image, name: str, use: tuple[tuple[st
         use: the modes that it may have, and what pixels of others are not.
 
     Raises:
-        LDISError: missing, damaged, not a picture, or of another mode.
+        LDISError: missing, damaged, not an image, or of another mode.
     """
-    where = name_of(source, "PIL image" if isinstance(source, Image.Image) else name or "picture")
+    where = name_of(source, "PIL image" if isinstance(source, Image.Image) else name or "image")
     with decode_errors(where), _opened(source) as image:
         if isinstance(source, (str, os.PathLike)) or (isinstance(source, bytes) and not name):
             _say_if_several(image, where)  # named bytes are of records and uploads, of which it is said before
@@ -286,11 +286,11 @@ def decode_errors(where: str) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, FileNotFoundError | IsADirectoryError):
-            why = f"{'no such file' if isinstance(error, FileNotFoundError) else 'is a folder'}; name a picture"
+            why = f"{'no such file' if isinstance(error, FileNotFoundError) else 'is a folder'}; name an image"
         elif isinstance(error, Image.DecompressionBombError):
             why = f"too large ({error}); scale it down first"
         elif isinstance(error, Image.UnidentifiedImageError):
-            why = "not a picture that is read here; convert it to PNG or JPEG"
+            why = "not an image that is read here; convert it to PNG or JPEG"
         else:
-            why = f"damaged picture ({error}); fetch or save it again"
+            why = f"damaged image ({error}); fetch or save it again"
         raise LDISError(f"{where}: {why}") from None

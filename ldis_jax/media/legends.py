@@ -1,4 +1,4 @@
-"""The names of a label map's classes beside their colours, in a corner of a picture."""
+"""The names of a label map's classes beside their colours, in a corner of an image."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ldis_jax.media.overlays import label_colour
 
-_LEAST_SIDE = 64  # pixels of a picture in which a name can be read and something else be seen
-_LEAST_SIZE, _LINES = 10, 36  # of letters: the fewest pixels, and how many would stand above each other in the picture
-_MOST_WIDTH, _MOST_HEIGHT = 0.9, 0.5  # of the picture's
-_GROUND, _SHARE = 20, 0.75  # a dark grey, and how much of it covers the picture
+_LEAST_SIDE = 64  # pixels of an image in which a name can be read and something else be seen
+_LEAST_SIZE, _LINES = 10, 36  # of letters: the fewest pixels, and how many would stand above each other in the image
+_MOST_WIDTH, _MOST_HEIGHT = 0.9, 0.5  # of the image's
+_GROUND, _SHARE = 20, 0.75  # a dark grey, and how much of it covers the image
 _LONGEST = 40  # characters of a name
 _Entry = tuple[tuple[int, ...] | None, str]  # a colour, if it has one, and a name
 
 
 class Legend:
-    """Names, laid out once and drawn at the same place on any number of pictures of one size."""
+    """Names, laid out once and drawn at the same place on any number of images of one size."""
 
     def __init__(self, names: Mapping[int, str], labels: np.ndarray):
         """In the corner where it hides the fewest labelled pixels.
 
         Args:
             names: by label.
-            labels: uint8 [H, W], of the picture or of the first of a video; 0 and 255 are nothing.
+            labels: uint8 [H, W], of the image or of the first of a video; 0 and 255 are nothing.
         """
         entries = [(label_colour(label), name) for label, name in names.items()]
         self._layout = _fitting(entries, *labels.shape)
@@ -36,7 +36,7 @@ class Legend:
             self._place = _quietest_corner(~np.isin(labels, (0, 255)), self._layout.height, self._layout.width)
 
     def draw(self, picture: np.ndarray) -> np.ndarray:
-        """The picture, uint8 [H, W, 3], with the names on it; as it is where there are none, or no room for any."""
+        """The image, uint8 [H, W, 3], with the names on it; as it is where there are none, or no room for any."""
         if self._layout is None:
             return picture
         drawn = picture.copy()
@@ -69,7 +69,7 @@ class _Layout(NamedTuple):
         return sum(self.widths) + self.gap
 
     def drawn_on(self, picture: np.ndarray) -> np.ndarray:
-        """The box over a part of a picture of its size, uint8 [h, w, 3], which shines through."""
+        """The box over a part of an image of its size, uint8 [h, w, 3], which shines through."""
         image = Image.fromarray(np.round((1 - _SHARE) * picture + _SHARE * _GROUND).astype(np.uint8))
         draw, font, left = ImageDraw.Draw(image), _font(self.size), self.gap
         for column, width in zip(self.columns, self.widths, strict=True):
@@ -107,7 +107,7 @@ def _cut(entries: Sequence[_Entry], shown: int, width: int) -> _Layout:
 
 
 def _laid_out(entries: Sequence[_Entry], columns: int, size: int, width: int) -> _Layout:
-    """Names too long for the picture are shortened."""
+    """Names too long for the image are shortened."""
     font, rows = _font(size), -(-len(entries) // columns)
     beside = size + 3 * max(2, size // 3)  # the colour, and gaps
     short = [(colour, _shortened(name, font, _MOST_WIDTH * width - 2 * beside)) for colour, name in entries]

@@ -25,7 +25,7 @@ _MASK = (
 )
 LABEL_MAP = (("1", "L", "P"), "label map, which has one 8-bit channel; save label values")
 
-_PICTURE_COLOURS = 16  # so many colours are a picture's, cut out by its alpha
+_PICTURE_COLOURS = 16  # so many colours are an image's, cut out by its alpha
 _VOID = (224, 224, 192)  # what VOC's palette shows 255, its ignored label, as
 _SOFTEST = 32  # a single grey between 0 and 255 is an edge's from here on; labels are below
 _MOST_LISTED = 10  # of the labels in a message
@@ -61,7 +61,7 @@ def read_mask(
 
     Of two values, 0 and any other, the other is the object. Soft edges, JPEG's noise and greys count from the half of
     their range on. 255 beside 0 and a label is ignored. Palettes and colours are read by what they show, on black;
-    VOC's palette is its labels. A picture that is cut out has its mask in its alpha channel.
+    VOC's palette is its labels. An image that is cut out has its mask in its alpha channel.
 
     With ``label`` it is read as a label map: the object is that value, or that index of a palette; 255 is ignored.
 

@@ -80,15 +80,15 @@ def probability_picture(values: np.ndarray) -> np.ndarray:
 
 
 def magnify(picture: np.ndarray) -> np.ndarray:
-    """Repeats the pixels of a small picture or mask [H, W, ...] until outlines drawn on it are fine beside them."""
+    """Repeats the pixels of a small image or mask [H, W, ...] until outlines drawn on it are fine beside them."""
     times = max(1, -(-_SIDE // max(picture.shape[:2])))
     return picture.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def heat_map(picture: np.ndarray, values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """A picture, uint8 [H, W, 3], in pale grey under values in viridis, which all eyes and grey print keep in order.
+    """An image, uint8 [H, W, 3], in pale grey under values in viridis, which all eyes and grey print keep in order.
 
-    ``values``, float [h, w], are spread over the picture, each in a block of its own; ``low`` is darkest, ``high``
+    ``values``, float [h, w], are spread over the image, each in a block of its own; ``low`` is darkest, ``high``
     brightest.
     """
     from matplotlib import colormaps
@@ -104,7 +104,7 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], l
     """Tiles of one height in rows, under column titles, each row under a line of text of its own.
 
     Args:
-        rows: uint8 [H, W, 3] pictures of any size.
+        rows: uint8 [H, W, 3] images of any size.
         titles: one a column.
         labels: one a row; an empty one takes no line.
 
@@ -133,6 +133,6 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], l
 def _tile(picture: np.ndarray) -> Image.Image:
     tile = Image.fromarray(picture)
     scale = _SIDE / max(tile.size)
-    # Small pictures are magnified without blur: their pixels are what there is to judge.
+    # Small images are magnified without blur: their pixels are what there is to judge.
     how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
     return tile.resize((max(1, round(tile.width * scale)), max(1, round(tile.height * scale))), how)

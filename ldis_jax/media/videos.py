@@ -129,7 +129,7 @@ def read_video(source: StrPath | Sequence[StrPath], say: Callable[[str], None] =
     path = given[0].parent if given else Path(source if isinstance(source, str | os.PathLike) else "frames")
     if given or Path(checked_file(path)).is_dir():
         if not (files := given or tuple(list_pictures(path, say))):
-            raise LDISError(f"{path}: no pictures in this folder; name a folder of frames")
+            raise LDISError(f"{path}: no images in this folder; name a folder of frames")
         return Video(path, _FOLDER_FPS, len(files), files, say)
     if animations.is_animation(path):
         count, fps = animations.length(path)

@@ -104,7 +104,7 @@ class AlphaCLIP(nnx.Module):
             alpha: [B, P, P], (mask - 0.5) / 0.26; ignored where ``config.alpha`` is false.
 
         Returns:
-            [B, L, width], L = (P / patch_size)^2, row-major over the picture.
+            [B, L, width], L = (P / patch_size)^2, row-major over the image.
         """
         x = self.conv1(image)
         if self.config.alpha:

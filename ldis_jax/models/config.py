@@ -241,7 +241,7 @@ class PromptEncoderConfig(_NetworkConfig):
 
     @property
     def grid(self) -> int:
-        """Patches along one side of the picture."""
+        """Patches along one side of the image."""
         return self.image_size // self.patch_size
 
     @property

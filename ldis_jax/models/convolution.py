@@ -1,4 +1,4 @@
-"""Convolutions of pictures [B, H, W, C], each computed in the way that costs least for the same result.
+"""Convolutions of images [B, H, W, C], each computed in the way that costs least for the same result.
 
 Attribute names are diffusers'.
 """
@@ -20,7 +20,7 @@ PAD_BOTH: Padding = ((1, 1), (1, 1))
 PAD_RIGHT_BELOW: Padding = ((0, 1), (0, 1))
 
 # Where a CPU has better ways than XLA's convolution, and from how many pixels of a batch on Winograd's is the best.
-# Fewer are multiplied as patches: there SD 1.5's kernels outweigh its pictures. Measured by benchmarks/convolution.py.
+# Fewer are multiplied as patches: there SD 1.5's kernels outweigh its images. Measured by benchmarks/convolution.py.
 _MANY_CHANNELS, _MANY_PIXELS = 256, 512
 
 

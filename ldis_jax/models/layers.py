@@ -1,6 +1,6 @@
 """Building blocks that more than one network uses. Attribute names are diffusers'.
 
-Shapes: B batch, H/W height and width, C channels, S sequence, N heads, D head dim. All pictures are NHWC.
+Shapes: B batch, H/W height and width, C channels, S sequence, N heads, D head dim. All images are NHWC.
 Convolutions and linear layers compute in ``dtype``; normalisation statistics and softmax are float32.
 """
 

@@ -99,7 +99,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Latent to picture."""
+    """Latent to image."""
 
     def __init__(self, config: AutoencoderConfig, **layer: Unpack[LayerOptions]):
         channels = config.block_out_channels[::-1]
@@ -144,7 +144,7 @@ class AutoencoderKL(nnx.Module):
 
     @jax.named_scope("vae_encoder")
     def encode(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Posterior of a picture.
+        """Posterior of an image.
 
         Args:
             image: [B, S, S, 3] in [-1, 1].
@@ -158,7 +158,7 @@ class AutoencoderKL(nnx.Module):
 
     @jax.named_scope("vae_decoder")
     def decode(self, latents: jax.Array, remat: str = "none") -> jax.Array:
-        """Unscaled latents [B, s, s, 4] -> float32 picture [B, S, S, 3], about [-1, 1], not clipped.
+        """Unscaled latents [B, s, s, 4] -> float32 image [B, S, S, 3], about [-1, 1], not clipped.
 
         ``remat`` is what a backward pass computes again, see :func:`ldis_jax.models.layers.rematerialised`.
         """

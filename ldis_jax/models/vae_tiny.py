@@ -77,7 +77,7 @@ class AutoencoderTiny(nnx.Module):
 
     @jax.named_scope("vae_encoder")
     def encode(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Latents of a picture.
+        """Latents of an image.
 
         Args:
             image: [B, S, S, 3] in [-1, 1].
@@ -92,7 +92,7 @@ class AutoencoderTiny(nnx.Module):
 
     @jax.named_scope("vae_decoder")
     def decode(self, latents: jax.Array, remat: str = "none") -> jax.Array:
-        """Unscaled latents [B, s, s, 4] -> float32 picture [B, S, S, 3], about [-1, 1], not clipped.
+        """Unscaled latents [B, s, s, 4] -> float32 image [B, S, S, 3], about [-1, 1], not clipped.
 
         ``remat`` is what a backward pass computes again, see :func:`ldis_jax.models.layers.rematerialised`.
         """

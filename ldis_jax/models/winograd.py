@@ -1,8 +1,8 @@
-"""3x3 convolutions of float32 pictures in fewer multiplications, exactly but for rounding, for CPUs.
+"""3x3 convolutions of float32 images in fewer multiplications, exactly but for rounding, for CPUs.
 
 Winograd's minimal filtering F(2x2, 3x3): a tile of 2x2 results takes 16 multiplications a channel, not 36 (Lavin and
 Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308). Its sums are short, so it rounds less than
-a sum of nine products does; larger tiles would round ten times worse. Of a picture upsampled by repetition a tile has
+a sum of nine products does; larger tiles would round ten times worse. Of an image upsampled by repetition a tile has
 nine distinct pixels, and takes nine.
 """
 

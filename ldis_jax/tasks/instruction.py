@@ -1,4 +1,4 @@
-"""Instruction extraction: prompt pictures and masks to instruction tokens, with two-stage masking (paper eq. 1)."""
+"""Instruction extraction: prompt images and masks to instruction tokens, with two-stage masking (paper eq. 1)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def instruction_tokens(
         prompt_images: [B, K, S, S, 3] in [-1, 1].
         prompt_masks: [B, K, S, S] in {0, 1, 255}; 255 counts as 0.
         masking: the stages that are at work, a key of :data:`MASKING`. Without pre-masking the encoder is told that all
-            of the picture is object; without post-masking every token is one of the object.
+            of the image is object; without post-masking every token is one of the object.
 
     Returns:
         (instruction_tokens [B, K*L, D], instruction_mask float32 [B, K*L] in {0, 1}).
@@ -60,7 +60,7 @@ def describe_query(
 
 
 def null_instruction_tokens(prompt_encoder: PromptEncoder, num_prompts: int) -> jax.Array:
-    """The unconditional instruction of LDIS-n: an all-zero picture under an all-ones mask, K times. [1, K*L, D]."""
+    """The unconditional instruction of LDIS-n: an all-zero image under an all-ones mask, K times. [1, K*L, D]."""
     size = prompt_encoder.config.image_size
     tokens = prompt_encoder(jnp.zeros((1, size, size, 3)), _to_alpha(jnp.ones((1, size, size))))
     return jnp.tile(tokens, (1, num_prompts, 1))

@@ -57,7 +57,7 @@ def write_model(
 
 
 def write_training_page(workdir: Path, report: Mapping[str, Any]) -> None:
-    """Writes ``report.md`` of a training run: figures, curves, and the pictures before and after.
+    """Writes ``report.md`` of a training run: figures, curves, and the images before and after.
 
     Args:
         workdir: has ``curves.png`` and ``pictures/``, one sheet an evaluation.

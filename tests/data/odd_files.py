@@ -1,4 +1,4 @@
-"""Bytes of picture files, usual and odd."""
+"""Bytes of image files, usual and odd."""
 
 import io
 import struct

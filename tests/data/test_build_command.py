@@ -86,7 +86,7 @@ def spoil(root):
     (root / "images/n1.jpg").unlink()
     (root / "masks/n2.png").unlink()
     (root / "images/n3.jpg").write_bytes((root / "images/n3.jpg").read_bytes()[:-200])
-    (root / "masks/n4.png").write_text("no picture")
+    (root / "masks/n4.png").write_text("no image")
     Image.new("L", (5, 7)).save(root / "masks/n5.png")
     Image.new("RGB", Image.open(root / "images/n6.jpg").size).save(root / "masks/n6.png")
     trees.lines(root / "train.txt", *names, "n0")
@@ -94,7 +94,7 @@ def spoil(root):
         "images/n1.jpg": "No such file",
         "masks/n2.png": "No such file",
         "images/n3.jpg": "damaged",
-        "masks/n4.png": "not a picture",
+        "masks/n4.png": "not an image",
         "masks/n5.png": "mask is 5x7",
         "masks/n6.png": "one 8-bit channel",
         "images/n0.jpg": "listed twice",

@@ -13,7 +13,7 @@ from tests.data.odd_files import ORIENTATION
 
 
 def picture_folder(root, masks, images="images", mask_folder="masks", ending="png"):
-    """A folder with a picture for each mask, name -> array."""
+    """A folder with an image for each mask, name -> array."""
     for i, (name, mask) in enumerate(masks.items()):
         image = np.random.default_rng(i).integers(0, 256, (*mask.shape[:2], 3), np.uint8)
         trees.save(root / images / f"{name}.{ending}", image)
@@ -64,7 +64,7 @@ def test_label_maps(tmp_path):
     checked = check_folder(picture_folder(tmp_path, dict.fromkeys("abcd", mask)))
     assert checked.rule == "labels"
     assert {name: c["label"] for name, c in checked.classes().items()} == {"class 1": 1, "class 9": 9}
-    low = box(255, (40, 40))  # much that is ignored, little that is labelled, as in pictures of the eye
+    low = box(255, (40, 40))  # much that is ignored, little that is labelled, as in images of the eye
     low[5, 6:9], low[6, 6:9] = 1, 2
     assert check_folder(picture_folder(tmp_path / "eyes", dict.fromkeys("abc", low))).rule == "labels"
 
@@ -105,7 +105,7 @@ def test_what_systems_leave_and_how_endings_are_written_does_not_matter(tmp_path
     assert len(checked.index) == 3 and checked.problems == checked.notes == ()
     (root / "Images" / "p9.HEIC").write_bytes(b"a telephone's")
     (note,) = check_folder(root).notes
-    assert str(note) == f"{root / 'Images' / 'p9.HEIC'}: not read: .HEIC is no picture format that PIL opens"
+    assert str(note) == f"{root / 'Images' / 'p9.HEIC'}: not read: .HEIC is no image format that PIL opens"
 
 
 def test_a_turned_picture_fits_its_upright_mask(tmp_path):
@@ -122,7 +122,7 @@ def _spoil(root, what):
     image, mask = root / "images/p0.png", root / "masks/p0.png"
     if what == "no mask":
         mask.unlink()
-    elif what == "no picture":
+    elif what == "no image":
         image.unlink()
     elif what == "case":
         mask.rename(root / "masks/P0.png")
@@ -135,7 +135,7 @@ def _spoil(root, what):
         image.unlink()
         data = (root / "images/p0.jpg").read_bytes()
         (root / "images/p0.jpg").write_bytes(data[: len(data) - 40])
-    elif what == "not a picture":
+    elif what == "not an image":
         image.write_text("hello")
     elif what == "colours":
         trees.save(mask, np.stack([box(255), box(0), np.rot90(box(255), 2)], -1))
@@ -157,7 +157,7 @@ def _spoil(root, what):
     ("what", "file", "text"),
     [
         ("no mask", "images/p0.png", "no mask masks/p0.*"),
-        ("no picture", "masks/p0.png", "no picture images/p0.*"),
+        ("no image", "masks/p0.png", "no image images/p0.*"),
         ("case", "masks/P0.png", "if ROOT/images/p0.png is meant, give both one name"),
         ("suffix", "images/p0.png", "if ROOT/masks/p0_mask.png is meant, give both one name"),
         (
@@ -165,8 +165,8 @@ def _spoil(root, what):
             "masks/p0.png",
             "mask is 31x24, its image ROOT/images/p0.png is 32x24 (EXIF rotation applied); make them agree",
         ),
-        ("cut off", "images/p0.jpg", "damaged picture"),
-        ("not a picture", "images/p0.png", "not a picture that is read here"),
+        ("cut off", "images/p0.jpg", "damaged image"),
+        ("not an image", "images/p0.png", "not an image that is read here"),
         ("colours", "masks/p0.png", "2 colours beside black; paint the object in one colour on black"),
         ("kind", "masks/p0.tif", "pixels of mode CMYK are no mask"),
         ("twice", "images/p0.png", "has the name of p0.bmp; take one of them away"),
@@ -229,8 +229,8 @@ def test_masks_without_object_and_classes_of_one_picture_are_noted(tmp_path):
     checked = check_folder(picture_folder(tmp_path, masks))
     notes = [str(note) for note in checked.notes]
     assert [note.partition(": ")[0][-5:] for note in notes] == ["d.png", "f.png", "ss 2'"]
-    assert "no object; the picture" in notes[0] and "255 is ignored; the picture" in notes[1]
-    assert "in one picture only" in notes[2] and checked.problems == ()
+    assert "no object; the image" in notes[0] and "255 is ignored; the image" in notes[1]
+    assert "in one image only" in notes[2] and checked.problems == ()
     full = check_folder(picture_folder(tmp_path / "full", {"a": np.full((9, 9), 255, np.uint8), "b": box(255)}))
     assert "all of it is object" in full.notes[0].text
 
@@ -238,9 +238,9 @@ def test_masks_without_object_and_classes_of_one_picture_are_noted(tmp_path):
 @pytest.mark.parametrize(
     ("masks", "match"),
     [
-        ({}, "no picture with a mask that shows an object"),
-        ({"a": box(0), "b": box(0)}, "no picture with a mask that shows an object"),
-        (boxes(1, 1), r"needs 2 pictures to train on, the most frequent \(object\) has 1"),
+        ({}, "no image with a mask that shows an object"),
+        ({"a": box(0), "b": box(0)}, "no image with a mask that shows an object"),
+        (boxes(1, 1), r"needs 2 images to train on, the most frequent \(object\) has 1"),
         (boxes(1, 2), r"needs 2 to train on and one more, the most frequent \(object\) has 2"),
     ],
 )
@@ -262,12 +262,12 @@ def test_a_share_is_held_out_by_name_and_every_class_keeps_two(tmp_path):
     (tmp_path / "images/n19.png").unlink()
     (tmp_path / "masks/n19.png").unlink()
     fewer = summary(check_folder(tmp_path))["held_out"]
-    assert len(set(held_out) - {"n19"} - set(fewer)) <= 1  # a picture more or less hardly moves the others
+    assert len(set(held_out) - {"n19"} - set(fewer)) <= 1  # an image more or less hardly moves the others
 
 
 def test_no_layout(tmp_path):
     (tmp_path / "pictures").mkdir()
-    with pytest.raises(LDISError, match=r"needs images/ and masks/, or VOC's .* it has pictures"):
+    with pytest.raises(LDISError, match=r"needs images/ and masks/, or VOC's .* it has images"):
         check_folder(tmp_path)
     with pytest.raises(LDISError, match="no such folder"):
         check_folder(tmp_path / "none")

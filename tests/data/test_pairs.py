@@ -31,7 +31,7 @@ def test_bytes_are_as_good_as_a_path(tmp_path):
 
 def test_bytes_are_called_by_their_name():
     for read in (read_image, read_label_map, read_mask):
-        with pytest.raises(LDISError, match=r"^shelf 3: not a picture"):
+        with pytest.raises(LDISError, match=r"^shelf 3: not an image"):
             read(b"nothing", name="shelf 3")
 
 

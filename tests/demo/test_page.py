@@ -61,7 +61,7 @@ def content(page, button):
 
 
 def stroke(page, editor):
-    """Paints a line through the middle of an editor's picture."""
+    """Paints a line through the middle of an editor's image."""
     box = page.locator(f"{editor} canvas").first.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x - 20, y)
@@ -78,7 +78,7 @@ def test_a_picture_is_segmented_and_its_mask_downloaded(page, pictures, micro_fo
     drop(page, "#mask-file", pictures["mask"])
     page.get_by_text("mask.png").first.wait_for()
     page.wait_for_selector("#query img")
-    page.wait_for_timeout(500)  # the editor says nowhere that its picture is there
+    page.wait_for_timeout(500)  # the editor says nowhere that its image is there
     page.click("#segment")
     name, mask = content(page, "#download")
     pipe = LDISPipeline.from_pretrained(micro_folder_ldisn)
@@ -111,16 +111,16 @@ def test_two_classes_give_a_label_map(page):
 def test_mistakes_are_clear_messages(page, pictures, tmp_path):
     page.click("#segment")
     wait_for_error(page, "No query: drop a file of at most 0.2 MB")
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     drop(page, "#query", tmp_path / "text.png")
     page.wait_for_selector("#query img", state="attached")
     page.click("#segment")
-    wait_for_error(page, "query: not a picture that is read here")
+    wait_for_error(page, "query: not an image that is read here")
     page.reload()
     drop(page, "#query", pictures["query"])
     page.wait_for_selector("#query img")
     page.click("#segment")
-    wait_for_error(page, "No prompt picture: drop a file")
+    wait_for_error(page, "No prompt image: drop a file")
     drop(page, "#prompt", pictures["prompt"])
     page.wait_for_timeout(500)
     page.click("#add")
@@ -141,16 +141,16 @@ def test_mistakes_are_clear_messages(page, pictures, tmp_path):
 def test_what_an_editor_cannot_take_is_said_and_nothing_waits(page, pictures, tmp_path):
     drop(page, "#query", pictures["query"])
     page.wait_for_selector("#query img")
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     drop(page, "#prompt", tmp_path / "text.png")
-    page.locator("#prompt-alert").get_by_text("text.png: not a picture that can be read").wait_for()
+    page.locator("#prompt-alert").get_by_text("text.png: not an image that can be read").wait_for()
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (260, 260, 3), np.uint8)).save(tmp_path / "photo.jpg", quality=90)
     drop(page, "#prompt", tmp_path / "photo.jpg")  # within the limit, but the editor sends a PNG that is not
     page.wait_for_timeout(500)
     assert not page.locator("#prompt-alert").is_visible()
     page.click("#segment")
-    wait_for_error(page, "No prompt picture: drop a file of at most 0.2 MB (as a PNG")
+    wait_for_error(page, "No prompt image: drop a file of at most 0.2 MB (as a PNG")
 
 
 @needs_chromium

@@ -134,20 +134,20 @@ def test_labels_of_many_colours_are_those_of_the_nearest(tmp_path):
     ("call", "message"),
     [
         (lambda p, e, t: read_query(None, LIMITS), "No query: drop a file of at most 50 MB"),
-        (lambda p, e, t: read_query(t / "text.png", LIMITS), r"^query: not a picture"),
+        (lambda p, e, t: read_query(t / "text.png", LIMITS), r"^query: not an image"),
         (lambda p, e, t: read_query(t / "cut.png", LIMITS), r"^query: damaged"),
         (lambda p, e, t: read_query(t / "gone.png", LIMITS), "No query: .* it is kept for an hour"),
         (lambda p, e, t: read_query(p["query"], Limits(upload_mb=0.001)), "at most 0.001 MB"),
         (lambda p, e, t: read_query(p["query"], Limits(megapixels=0.001)), "50x24 is more than the 0.001 megapixels"),
-        (lambda p, e, t: read_prompt(EMPTY, None, "", LIMITS), "No prompt picture: drop a file"),
+        (lambda p, e, t: read_prompt(EMPTY, None, "", LIMITS), "No prompt image: drop a file"),
         (lambda p, e, t: read_prompt({**e, "layers": []}, None, "", LIMITS), "Empty mask: paint over"),
         (lambda p, e, t: read_prompt(e, t / "black.png", "", LIMITS), "mask shows no object"),
         (lambda p, e, t: read_prompt(e, p["query"], "", LIMITS), "mask file: 1200 colours beside black"),
         (lambda p, e, t: read_prompt(e, t / "other.png", "", LIMITS), "is 3x2, its image is 30x40"),
-        (lambda p, e, t: read_prompt(e, t / "text.png", "", LIMITS), "mask file: not a picture"),
+        (lambda p, e, t: read_prompt(e, t / "text.png", "", LIMITS), "mask file: not an image"),
         (
             lambda p, e, t: read_prompt({**e, "background": t / "empty"}, None, "", LIMITS),
-            "No prompt picture: drop a file of at most 50 MB",
+            "No prompt image: drop a file of at most 50 MB",
         ),
         (
             lambda p, e, t: read_labels({**e, "background": t / "empty"}, LIMITS),
@@ -160,8 +160,8 @@ def test_labels_of_many_colours_are_those_of_the_nearest(tmp_path):
     ],
 )
 def test_mistakes_are_one_clear_line(pictures, painted, tmp_path, call, message):
-    (tmp_path / "text.png").write_text("not a picture")
-    (tmp_path / "empty").touch()  # what the page's script sends in place of too large a picture
+    (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "empty").touch()  # what the page's script sends in place of too large an image
     (tmp_path / "cut.png").write_bytes(pictures["query"].read_bytes()[:300])
     Image.new("L", (30, 40)).save(tmp_path / "black.png")
     Image.fromarray(np.array([[0, 255, 0], [0, 0, 0]], np.uint8)).save(tmp_path / "other.png")

@@ -83,7 +83,7 @@ def test_every_command(folder, made, monkeypatch, capsys):  # noqa: F811
         assert python == "python", line
         if words[0] == "-m" and words[1] in IN_PROCESS:
             arguments = [_fetched(word, made) for word in words[2:]]
-            if "--num_shots" in arguments:  # the stand-in has two pictures of a class
+            if "--num_shots" in arguments:  # the stand-in has two images of a class
                 first = arguments.index("--num_shots") + 1
                 assert arguments[first : first + 5] == ["1", "3", "5", "10", "20"]
                 arguments[first : first + 5] = ["1"]

@@ -7,7 +7,7 @@ from PIL import Image
 
 @pytest.fixture(scope="session")
 def voc(tmp_path_factory):
-    """Ten pictures of two classes in VOC layout, split "val"."""
+    """Ten images of two classes in VOC layout, split "val"."""
     root, rng = tmp_path_factory.mktemp("voc"), np.random.default_rng(0)
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Protocols, records, intervals and reports, and ``python -m ldis_jax.evaluate`` on a folder of ten pictures."""
+"""Protocols, records, intervals and reports, and ``python -m ldis_jax.evaluate`` on a folder of ten images."""
 
 from __future__ import annotations
 

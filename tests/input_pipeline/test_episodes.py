@@ -18,7 +18,7 @@ from ldis_jax.input_pipeline import (
 
 
 class Noise:
-    """Random pictures; a prompt's object is a single pixel with probability ``p_tiny``."""
+    """Random images; a prompt's object is a single pixel with probability ``p_tiny``."""
 
     num_images = 10
 

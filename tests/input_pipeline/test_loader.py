@@ -106,7 +106,7 @@ class Broken:
     num_images = 1
 
     def draw(self, rng, num_shots):
-        raise LDISError("a.png: damaged picture")
+        raise LDISError("a.png: damaged image")
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -116,7 +116,7 @@ def test_a_user_error_comes_through(num_workers):
         pytest.raises(LDISError) as info,
     ):
         next(loader)
-    assert str(info.value) == "a.png: damaged picture"
+    assert str(info.value) == "a.png: damaged image"
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -412,5 +412,5 @@ def test_a_file_cut_off_in_the_middle_of_training(tree, what, caplog):
     assert counts[0] == counts[1] > 5  # an image of four is in every second episode
     logged = [record.getMessage() for record in caplog.records]
     assert len(logged) == 2  # each data source says it once
-    assert "JPEGImages/c.jpg: damaged picture" in logged[0] and "skipped, and drawn again" in logged[1]
+    assert "JPEGImages/c.jpg: damaged image" in logged[0] and "skipped, and drawn again" in logged[1]
     assert_same(before[0], before[10])

@@ -1,7 +1,7 @@
 """The public recipe, written a second time from its description, against what the pipeline gives: whole outputs.
 
 All comparisons are exact. Both sides resize and convert colours with OpenCV, whose results are the same for the same
-picture, and (x - 127.5) / 127.5 of a byte has one nearest float32. Here pictures are BGR, as they are in mmcv.
+image, and (x - 127.5) / 127.5 of a byte has one nearest float32. Here images are BGR, as they are in mmcv.
 """
 
 import cv2
@@ -29,7 +29,7 @@ def picture(h, w, seed):
 
 
 class Recipe:
-    """Section 9 of the method, for one picture; ``wrong`` names a step to get wrong."""
+    """Section 9 of the method, for one image; ``wrong`` names a step to get wrong."""
 
     def __init__(self, size, flip=True, wrong=""):
         self.size, self.flip, self.wrong = size, flip, wrong
@@ -143,7 +143,7 @@ def test_training_transform(h, w, size, flip):
         np.testing.assert_array_equal(out[1], expected[1], err_msg=f"seed {seed}")
         assert same(out, expected)  # types, too
         assert same((image, mask), kept)  # the arrays of an episode stay as they are
-        assert rng.random() == copy.random()  # the next picture starts where it should
+        assert rng.random() == copy.random()  # the next image starts where it should
 
 
 @pytest.mark.parametrize("value", [0, 1, 255])
@@ -219,7 +219,7 @@ WRONG = [
 
 @pytest.mark.parametrize("wrong", [*WRONG, "videos flipped"])
 def test_these_pictures_tell_a_wrong_recipe(wrong):
-    """Each way to get a step wrong shows in one of the pictures of :func:`test_training_transform` at least."""
+    """Each way to get a step wrong shows in one of the images of :func:`test_training_transform` at least."""
     flip = wrong != "videos flipped"
 
     def differs(h, w, seed):

@@ -154,7 +154,7 @@ def test_a_bad_file_does_not_end_a_run(voc_root, caplog):
     with caplog.at_level(logging.WARNING):
         first = [episodes[i] for i in range(40)]
     met = {record.getMessage() for record in caplog.records}
-    assert len(caplog.records) == 1 and "JPEGImages/b.jpg: not a picture" in met.pop()
+    assert len(caplog.records) == 1 and "JPEGImages/b.jpg: not an image" in met.pop()
     assert sum(episodes.bad_files.values()) > 5 and len(episodes.bad_files) == 1
     assert sum(int(arrays["bad_files"]) for arrays in first) == sum(episodes.bad_files.values())
     again = TrainEpisodes(VOCFolder(voc_root, "train"), 1, 16, seed=3, length=40)

@@ -50,7 +50,7 @@ def test_episode_pictures(voc_root):
     labels[4:16], labels[16:28] = 1, 255
     np.testing.assert_array_equal(episode.query_mask[0], labels)
     labels = np.zeros(40, np.uint8)
-    labels[16:28] = 1  # class 1 of the same picture is background
+    labels[16:28] = 1  # class 1 of the same image is background
     np.testing.assert_array_equal(episode.prompt_masks[0][0], labels)
 
 

@@ -91,7 +91,7 @@ def test_missing_damaged_and_foreign_files(tmp_path):
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("hello")
     for name in ("empty.jpg", "text.jpg"):
-        raises(read_image, tmp_path / name, match=rf"{name}: not a picture")
+        raises(read_image, tmp_path / name, match=rf"{name}: not an image")
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     for suffix in ("jpg", "png", "bmp", "webp", "gif", "tif"):
         whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"

@@ -1,4 +1,4 @@
-"""Legends: names beside their colours, on pictures of any size."""
+"""Legends: names beside their colours, on images of any size."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def legend_of(names, labels, grey=100):
     """Where a legend lies (top, bottom, left, right), and its pixels."""
     picture = np.full((*labels.shape, 3), grey, np.uint8)
     drawn = Legend(names, labels).draw(picture)
-    assert drawn.shape == picture.shape and (picture == grey).all(), "the picture that is given stays as it is"
+    assert drawn.shape == picture.shape and (picture == grey).all(), "the image that is given stays as it is"
     rows, columns = np.nonzero((drawn != picture).any(-1))
     box = drawn[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     return (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1), box

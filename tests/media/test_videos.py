@@ -72,7 +72,7 @@ def spoil(path, spoiled, numbers):
 
 
 def close(a, b):
-    return a.shape == b.shape and np.abs(a.astype(int) - b).mean() < 4  # codecs lose detail, but not the picture
+    return a.shape == b.shape and np.abs(a.astype(int) - b).mean() < 4  # codecs lose detail, but not the image
 
 
 def test_what_is_written_is_read(video):
@@ -112,7 +112,7 @@ def test_odd_sides_and_folders_of_frames(tmp_path):
     assert [frame.shape for frame in read_video(tmp_path / "odd.mp4")] == [(32, 48, 3)] * 2, "the first one's size"
     for i, frame in enumerate(moving_square(3)):
         write_png(tmp_path / "frames" / f"{i:03}.png", frame)
-    (tmp_path / "frames" / "notes.txt").write_text("no picture")
+    (tmp_path / "frames" / "notes.txt").write_text("no image")
     read = read_video(tmp_path / "frames")
     assert read.num_frames == 3
     np.testing.assert_array_equal(np.stack(list(read)), moving_square(3))
@@ -236,7 +236,7 @@ def test_bad_videos(tmp_path, video):
     for path, message in [
         ("no.mp4", "No such file"),
         ("text.mp4", "not a video"),
-        ("empty", "no pictures"),
+        ("empty", "no images"),
         ("cut.mp4", "not a video"),
     ]:
         with pytest.raises(LDISError, match=message):

@@ -107,7 +107,7 @@ def test_any_batch(way):
 
 
 def test_multiplications():
-    """Nine a channel for one result become four; of an upsampled picture nine for four."""
+    """Nine a channel for one result become four; of an upsampled image nine for four."""
     x, kernel = jnp.zeros((1, 8, 8, 6)), jnp.zeros((3, 3, 6, 5))
     plainly = 2 * 9 * 8 * 8 * 6 * 5
     assert count_flops(jax.make_jaxpr(winograd.convolve)(x, kernel)) == plainly * 4 / 9

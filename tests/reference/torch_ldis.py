@@ -85,7 +85,7 @@ class TorchLDIS:
         return torch.cat(tokens, dim=1), torch.cat(token_masks, dim=1)
 
     def null_tokens(self, batch: int, num_prompts: int) -> torch.Tensor:
-        """[B, K*L, D]: the tower on an all-zero picture that is object everywhere."""
+        """[B, K*L, D]: the tower on an all-zero image that is object everywhere."""
         size = self.prompt_encoder.image_size
         alpha = torch.full((1, 1, size, size), (1 - 0.5) / 0.26)
         return self.prompt_encoder(torch.zeros(1, 3, size, size), alpha).repeat(batch, num_prompts, 1)

@@ -33,7 +33,7 @@ def test_tokens_and_mask_of_several_prompts():
     tokens, mask = instruction.instruction_tokens(TOWER, jnp.asarray(images), jnp.asarray(masks))
     assert tokens.shape == (2, 12, 2)
     assert mask.shape == (2, 12)
-    # Prompt by prompt, each row-major; 255 is no object. The picture is passed on as it is, in [-1, 1].
+    # Prompt by prompt, each row-major; 255 is no object. The image is passed on as it is, in [-1, 1].
     on_object = (masks == 1)[:, :, ::2, ::2].reshape(2, 12)
     np.testing.assert_array_equal(tokens[..., 0], images[:, :, ::2, ::2, 0].reshape(2, 12))
     np.testing.assert_allclose(tokens[..., 1], np.where(on_object, OBJECT, BACKGROUND), rtol=1e-6)

@@ -90,7 +90,7 @@ def test_pictures_of_any_size(tmp_path, pictures, tile):
     opened = {name: Image.open(path) for name, path in pictures.items()}
     found = theirs(opened["query"], [(opened["prompt"], opened["mask"])])
     assert found.mask.shape == out.mask.shape
-    assert np.abs(found.probability - out.probability).mean() < 0.01  # two libraries resize pictures
+    assert np.abs(found.probability - out.probability).mean() < 0.01  # two libraries resize images
     assert (found.mask == out.mask).mean() > 0.98
 
 

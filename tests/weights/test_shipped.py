@@ -1,4 +1,4 @@
-"""The model and the pictures that come along give a mask at once, and a good one."""
+"""The model and the images that come along give a mask at once, and a good one."""
 
 import json
 

@@ -57,7 +57,7 @@ class LDISPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def __call__(self, query, prompts, *, generator=None, **options):
-        """Segments the prompted object in one picture.
+        """Segments the prompted object in one image.
 
         Args:
             query: PIL image, or uint8 array [H, W, 3].
@@ -180,7 +180,7 @@ class LDISPipeline(DiffusionPipeline):
         return tokens, F.interpolate(read, encoder.grid, mode="nearest").reshape(batch, -1)
 
     def _null(self, batch, length):
-        """LDIS-n's null instruction: grey pictures that are object everywhere, as many as there are prompts."""
+        """LDIS-n's null instruction: grey images that are object everywhere, as many as there are prompts."""
         encoder = self.prompt_encoder
         picture = torch.zeros(
             1, 3, encoder.image_size, encoder.image_size, device=self._execution_device, dtype=encoder.dtype
@@ -230,7 +230,7 @@ def _crop(mask, tile):
 
 
 def _tiles(height, width, tile):
-    """Squares that overlap by a quarter or more, as slices; of tile 1 the whole picture."""
+    """Squares that overlap by a quarter or more, as slices; of tile 1 the whole image."""
     if tile == 1:
         return [np.s_[:, :]]
     side = _side(height, width, tile)
@@ -249,7 +249,7 @@ def _ramp(length):
 
 
 def _fitted(height, width, size):
-    """The size of a picture whose long side is ``size``."""
+    """The size of an image whose long side is ``size``."""
     scale = size / max(height, width)
     return max(round(height * scale), 1), max(round(width * scale), 1)
 
