@@ -241,7 +241,7 @@ def test_scores_are_printed_kept_and_read_again(run, work, model):
     )
     assert status == 0 and f"(score {result.score:.2f})" in out, err
     assert found["masks"][0]["scores"] == {"object": round(result.score, 4)} and not found["scores_are_calibrated"]
-    many = ("--query=photos", f"--prompt=cat={CAT}", f"--prompt=dog={DOG}", "--out=masks", "--json=found.json")
+    many = ("--query=photos/**/*.png", f"--prompt=cat={CAT}", f"--prompt=dog={DOG}", "--out=masks", "--json=found.json")
     scores = []
     for _ in range(2):  # the second time, all masks are there
         assert run(*many)[0] == 0

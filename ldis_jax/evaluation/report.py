@@ -182,7 +182,9 @@ def write_video_page(
     shown = dict.fromkeys(itertools.chain.from_iterable(sections.values()))  # of few videos, one in several sections
     times = {video: np.unique(np.linspace(1, lengths[video] - 1, _SHOWN, dtype=int)).tolist() for video in shown}
     frames = [(video, time) for video in shown for time in times[video]]
-    predicted = segment_frames(subject.predict, source, frames, *subject[2:6])
+    predicted = segment_frames(
+        subject.predict, source, frames, subject.image_size, subject.batch_size, subject.tile, subject.confidence
+    )
     for video, group in itertools.groupby(predicted, key=lambda frame: frame.video):
         write_png(pictures / f"{numbers[video]:04d}.png", strip(video, source.frame(video, 0), list(group)))
 

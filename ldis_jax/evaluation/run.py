@@ -177,7 +177,9 @@ def evaluate_videos(protocol: Protocol, source: IndexedSource, subject: Subject,
 
     def make(rest: Sequence[int]) -> Iterator[dict[str, Any]]:
         videos = [names[i] for i in rest]
-        found = segment_videos(subject.predict, source, videos, *subject[2:6])
+        found = segment_videos(
+            subject.predict, source, videos, subject.image_size, subject.batch_size, subject.tile, subject.confidence
+        )
         return map_ahead(record, tqdm(found, protocol.name, len(rest), unit="video", leave=False), 1, threads=1)
 
     records = _measure(protocol, {"videos_hash": digest}, subject, out, len(names), make, _MEET_VIDEOS, _VideoRecord)

@@ -67,8 +67,8 @@ def folder_data(config: ConfigDict, episodes: int) -> None:
     config.data.sources.images = folder_source(folder, "fit", **shared)
     config.eval.sets = {
         "held_out": eval_set(folder_source(folder, "val", **shared), episodes=episodes),
-        "choosing": eval_set(folder_source(folder, "choose", **shared), episodes=episodes // 6),
-        "trained_on": eval_set(folder_source(folder, "fit", **shared), episodes=episodes // 6),
+        "choosing": eval_set(folder_source(folder, "choose", **shared), episodes=8),
+        "trained_on": eval_set(folder_source(folder, "fit", **shared), episodes=8),
         "other_classes": eval_set(folder_source(folder, "val", others=True, **shared), episodes=episodes),
     }
     config.eval.choose_by = "choosing"

@@ -127,10 +127,9 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
             writer.close()
             report = evaluation.report(results, writer.at(0) if config.eval.before else {})
             report |= {**trainer.outcome(results), "seconds": round(time.time() - started, 1)}
-            trained = sharding.gather(trainer.state.best, run.mesh)
+            model = (graphdef, sharding.gather(trainer.state.best, run.mesh), frozen)
             if lead:
-                task = dataclasses.replace(run.task, confidence=trainer.confidence)
-                write_model(run, task, workdir, (graphdef, trained, frozen), frozen_files, report["steps"], results)
+                write_model(run, trainer.confidence, workdir, model, frozen_files, report["steps"], results)
                 writer.plot(workdir / "curves.png")
                 write_json(workdir / "report.json", report)
                 write_training_page(workdir, report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ldis_jax.config import init_folder
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.models.params import unflatten
 from ldis_jax.support import markdown
-from ldis_jax.tasks import Task
+from ldis_jax.tasks.confidence import Confidence
 from ldis_jax.training.run import Run
 from ldis_jax.weights import to_torch
 from ldis_jax.weights.card import model_card, read_provenance
@@ -23,7 +24,7 @@ from ldis_jax.weights.tensors import Weights
 
 def write_model(
     run: Run,
-    task: Task,
+    confidence: Confidence,
     workdir: Path,
     model: tuple[nnx.GraphDef[LDISModel], Mapping[str, Any], Mapping[str, Any]],
     frozen_files: dict[str, Weights],
@@ -34,14 +35,14 @@ def write_model(
 
     Args:
         run: that made it.
-        task: the run's, with the confidence of the network at the end.
+        confidence: of the network at the end.
         workdir: its folder.
         model: (structure, trained parameters, frozen ones).
         frozen_files: frozen networks as they came; on the device they may be bfloat16.
         steps: that were taken.
         results: of the evaluation at the end, for the model card.
     """
-    config = run.config
+    config, task = run.config, dataclasses.replace(run.task, confidence=confidence)
     facts = read_provenance(read_card(init_folder(config.init.folder))).trained(
         config.data.sources, steps, config.batch_size, results, new_unet=bool(config.init.unet)
     )

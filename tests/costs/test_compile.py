@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 
@@ -22,9 +23,12 @@ needs_libtpu = pytest.mark.skipif(
 PEAK = {"train": 66_200_000, "predict": 6_950_000}
 
 
+ENVIRONMENT = os.environ | {"XLA_FLAGS": ""}  # the TPU's compiler ends on flags that it does not know
+
+
 def run(*arguments, code="import ldis_jax.compile as c; from ldis_jax.support import cli; cli.run(c.main)"):
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
 @needs_libtpu
@@ -97,7 +101,7 @@ import ldis_jax.compile as c; from ldis_jax.support import cli; cli.run(c.main)"
     ],
 )
 def test_bad_command_lines(flags, message):
-    done = command("ldis_jax.compile", *flags)
+    done = command("ldis_jax.compile", *flags, env=ENVIRONMENT)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not done.stdout
 

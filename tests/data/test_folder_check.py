@@ -267,7 +267,7 @@ def test_a_share_is_held_out_by_name_and_every_class_keeps_two(tmp_path):
 
 def test_no_layout(tmp_path):
     (tmp_path / "pictures").mkdir()
-    with pytest.raises(LDISError, match=r"needs images/ and masks/, or VOC's .* it has images"):
+    with pytest.raises(LDISError, match=r"needs images/ and masks/, or VOC's .* it has pictures"):
         check_folder(tmp_path)
     with pytest.raises(LDISError, match="no such folder"):
         check_folder(tmp_path / "none")

@@ -115,7 +115,7 @@ def _break(voc_root, what):
     [
         ("no image", r"JPEGImages/a\.jpg: no such file, nor \.png"),
         ("no mask", r"SegmentationClass/a\.png: no such file"),
-        ("corrupt mask", r"SegmentationClass/a\.png: (damaged|not a) picture"),
+        ("corrupt mask", r"SegmentationClass/a\.png: (damaged|not an) image"),
         ("colour mask", r"SegmentationClass/a\.png: pixels of mode RGB are no label map"),
         ("no split", r"train\.txt: cannot be read"),
         ("empty split", r"train\.txt: none of its 0 masks"),
@@ -135,7 +135,7 @@ def test_broken_folders(voc_root, what, match):
         (EpisodeRecord(2, "dog", "a", ("b",)), r"train\.txt: mask a: no pixel of class 2"),
         (EpisodeRecord(1, "cat", "a", ("zz",)), r"JPEGImages/zz\.jpg: no such file"),
         (EpisodeRecord(1, "cat", "d", ("a",)), r"d\.png: mask is 40x27, its image .*d\.jpg is 40x20"),
-        (EpisodeRecord(1, "cat", "b", ("a",)), r"b\.jpg: (damaged|not a) picture"),
+        (EpisodeRecord(1, "cat", "b", ("a",)), r"b\.jpg: (damaged|not an) image"),
     ],
 )
 def test_broken_episodes(voc_root, record, match):

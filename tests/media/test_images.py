@@ -97,8 +97,8 @@ def test_missing_damaged_and_foreign_files(tmp_path):
         whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
         Image.fromarray(noise).save(whole)
         cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-        raises(read_image, cut, match=rf"cut\.{suffix}: (damaged|not a) picture")
-        raises(read_mask, cut, match=rf"cut\.{suffix}: (damaged|not a) picture")
+        raises(read_image, cut, match=rf"cut\.{suffix}: (damaged|not an) image")
+        raises(read_mask, cut, match=rf"cut\.{suffix}: (damaged|not an) image")
 
 
 def test_damaged_pil_image(tmp_path):
@@ -201,9 +201,9 @@ def test_broken_exif_is_no_damage(tmp_path):
 def test_formats_that_are_not_read(tmp_path, content, monkeypatch):
     monkeypatch.setattr("subprocess.Popen", lambda *a, **k: pytest.fail("started another program"))
     (tmp_path / "a.png").write_bytes(content)
-    raises(read_image, tmp_path / "a.png", match=r"a\.png: (damaged|not a) picture")
+    raises(read_image, tmp_path / "a.png", match=r"a\.png: (damaged|not an) image")
     with contextlib.suppress(Exception), Image.open(tmp_path / "a.png") as image:
-        raises(read_image, image, match="PIL image: (damaged|not a) picture")
+        raises(read_image, image, match="PIL image: (damaged|not an) image")
 
 
 def test_pictures_of_a_folder_that_are_not_read_are_said(tmp_path):
