@@ -163,10 +163,10 @@ def test_a_finished_run_runs_again_without_training(finished, micro_folder, monk
 def test_sigterm_in_an_evaluation_stops_and_the_next_run_evaluates(finished, micro_folder, tmp_path, monkeypatch):
     evaluate, handler = Evaluation.run, signal.getsignal(signal.SIGTERM)
 
-    def interrupted(self, predict, step):
+    def interrupted(self, predict, step, confidence):
         if step == 4:
             signal.raise_signal(signal.SIGTERM)
-        return evaluate(self, predict, step)
+        return evaluate(self, predict, step, confidence)
 
     with monkeypatch.context() as patch:
         patch.setattr(Evaluation, "run", interrupted)
