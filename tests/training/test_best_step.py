@@ -135,7 +135,7 @@ def test_a_run_that_was_cut_off_ends_the_same(stopped, micro_folder, tmp_path, m
 def test_sigterm_in_the_last_evaluation_saves_nothing_of_the_best_step_again(
     stopped, micro_folder, tmp_path, monkeypatch
 ):
-    def preempted(self, predict, step):
+    def preempted(self, predict, step, confidence):
         raise PreemptedError
 
     with monkeypatch.context() as patch:
