@@ -128,8 +128,9 @@ def test_a_run_that_was_cut_off_ends_the_same(stopped, micro_folder, tmp_path, m
     assert trainer.done == 8 and report["steps"] == 4 and report["miou"] == stopped[1]["miou"]
     again, _ = run(config_of(micro_folder), tmp_path, monkeypatch, FIGURES)  # of a run that is done
     assert again["miou"] == report["miou"] and again["steps"] == 4
-    for name, value in params_of(stopped[0] / "model").items():
-        np.testing.assert_array_equal(value, params_of(tmp_path / "model")[name], err_msg=name)
+    expected, found = params_of(stopped[0] / "model"), params_of(tmp_path / "model")
+    for name, value in expected.items():
+        np.testing.assert_array_equal(value, found[name], err_msg=name)
 
 
 def test_sigterm_in_the_last_evaluation_saves_nothing_of_the_best_step_again(
