@@ -60,7 +60,7 @@ SLOW_FILES: dict[str, tuple[str, ...]] = {
         *("test_best_step_is_the_first_of_the_greatest_and_ends_after_as_many_worse_ones",),
         "test_the_set_that_chooses_has_to_be_one",
     ),
-    "training/test_calibration.py": ("test_the_set_that_calibrates_has_to_be_one",),
+    "training/test_calibration.py": ("test_sets_that_do_not_fit_are_refused",),
     "training/test_compiled_step.py": (),
     "training/test_crash.py": (),
     "training/test_loop.py": (

@@ -14,7 +14,7 @@ from ldis_jax.inference.batches import Predict, predict_batches
 from ldis_jax.inference.tiles import Mosaic, Tile
 from ldis_jax.input_pipeline import Episode, eval_mask, prompt_arrays
 from ldis_jax.tasks import pseudo_mask
-from ldis_jax.tasks.confidence import NOT_CALIBRATED, Confidence, Measured, measure
+from ldis_jax.tasks.confidence import NOT_CALIBRATED, Confidence, Measured, iou_of, measure
 
 BASELINES = ("copy_prompt", "all_foreground")
 
@@ -71,12 +71,7 @@ class EpisodeEvaluator:
     """Yields "miou" and "fb_iou", in percent, of episodes that show what is prompted.
 
     Where others do not, it yields the figures of :func:`~ldis_jax.evaluators.absence.absence_figures`, too.
-
-    Attributes:
-        measured: of the last run, what a :class:`~ldis_jax.tasks.confidence.Confidence` is fitted to.
     """
-
-    measured: list[Measured]
 
     def __init__(
         self,
@@ -89,15 +84,21 @@ class EpisodeEvaluator:
         self.episodes, self.image_size, self.batch_size, self.tile = episodes, image_size, batch_size, tile
         self.protocol = MeanIoU(protocol).protocol  # which checks it, before the networks run
 
-    def run(self, predict: Predict, confidence: Confidence = NOT_CALIBRATED) -> Iterator[tuple[str, float]]:
-        """Evaluates a network; masks of objects that ``confidence`` calls absent are empty."""
-        metric, scored, self.measured = MeanIoU(self.protocol), [], []
+    def run(
+        self, predict: Predict, confidence: Confidence = NOT_CALIBRATED, measured: list[Measured] | None = None
+    ) -> Iterator[tuple[str, float]]:
+        """Evaluates a network; masks of objects that ``confidence`` calls absent are empty.
+
+        ``measured``, where it is given, gets what :meth:`Confidence.fit` takes.
+        """
+        metric, scored = MeanIoU(self.protocol), []
         for episode, r in predict_episodes(predict, self.episodes, self.image_size, self.batch_size, tile=self.tile):
             logits = pseudo_mask.to_logit(r)
             mask, score = confidence.decide(logits)
             absent = is_absent(episode)
-            self.measured.append(measure(logits, episode.query_mask))
-            scored.append(Scored(score, self.measured[-1].iou, float(mask.mean()), absent))
+            scored.append(Scored(score, iou_of(logits > 0, episode.query_mask), float(mask.mean()), absent))
+            if measured is not None:
+                measured.append(measure(logits, episode.query_mask))
             if not absent:
                 metric.update(mask, episode.query_mask, episode.class_id)
         if not all(episode.absent for episode in scored):

@@ -56,6 +56,11 @@ class Evaluation:
         self.calibrate_by = settings.calibrate_by
         if self.calibrate_by and self.calibrate_by not in self._sets:
             raise LDISError(f"config.eval.calibrate_by={self.calibrate_by!r}: must be one of {sorted(self._sets)}")
+        if self.main_set in self._unreported:
+            raise LDISError(
+                f"config.eval.main_set={self.main_set!r}: must not be the set of choose_by or calibrate_by, whose figures "
+                f"are not reported"
+            )
         self._writes_pictures = pictures
         self._pictures = self._sets[self.main_set].episodes[: settings.pictures]
         self._swap = None
@@ -67,9 +72,11 @@ class Evaluation:
 
     def choose(self, predict: Predict, step: int) -> dict[str, float]:
         """The figures, after a step, of the set that chooses one."""
-        evaluator = self._sets[self.choose_by]
-        results = {f"{self.choose_by}/{key}": value for key, value in evaluator.run(predict)}
-        self._measured[step] = evaluator.measured
+        measured: list[Measured] | None = [] if self.calibrate_by == self.choose_by else None
+        found = self._sets[self.choose_by].run(predict, measured=measured)
+        results = {f"{self.choose_by}/{key}": value for key, value in found}
+        if measured is not None:
+            self._measured[step] = measured
         return results
 
     def calibrate(self, predict: Predict, step: int) -> Confidence:
@@ -79,11 +86,10 @@ class Evaluation:
         """
         if not self.calibrate_by:
             return NOT_CALIBRATED
-        evaluator = self._sets[self.calibrate_by]
-        if self.calibrate_by != self.choose_by or step not in self._measured:
-            dict(evaluator.run(predict))
-            self._measured[step] = evaluator.measured
-        return Confidence.fit(self._measured[step])
+        measured = self._measured.get(step, [])
+        if not measured:
+            dict(self._sets[self.calibrate_by].run(predict, measured=measured))
+        return Confidence.fit(measured)
 
     def run(self, predict: Predict, step: int, confidence: Confidence) -> dict[str, float]:
         """{"<set>/miou": percent, "<set>/fb_iou": ..., "prompt_swap": ...}; writes ``pictures/<step>.png``.
@@ -136,7 +142,11 @@ class Evaluation:
 
     @property
     def _reported(self) -> list[str]:
-        return [name for name in self._sets if name not in (self.choose_by, self.calibrate_by)]
+        return [name for name in self._sets if name not in self._unreported]
+
+    @property
+    def _unreported(self) -> tuple[str, str]:
+        return self.choose_by, self.calibrate_by
 
 
 def frozen_episodes(entry: ConfigDict, image_size: int, where: str) -> FrozenEpisodes:
@@ -146,6 +156,8 @@ def frozen_episodes(entry: ConfigDict, image_size: int, where: str) -> FrozenEpi
         if entry.episodes < 1:
             raise LDISError(f"{where}: give a manifest or a number of episodes")
         seed, absent = entry.get("seed", 0), entry.get("absent", 0.0)
+        if not 0 <= absent <= 1:
+            raise LDISError(f"{where}: absent={absent}: must be from 0 to 1")
         return FrozenEpisodes.of_draws(source, entry.episodes, entry.num_shots, seed, absent)
     if not isinstance(source, IndexedSource):
         raise LDISError(f"{where}.manifest: names images of a folder; a {entry.source.kind!r} source has none")

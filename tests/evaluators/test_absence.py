@@ -62,9 +62,9 @@ def test_evaluator_tells_present_from_absent(episodes):
 
 
 def test_what_was_measured_fits_a_confidence(episodes):
-    evaluator = EpisodeEvaluator(episodes, SIZE, 8)
-    dict(evaluator.run(faint))
-    confidence = Confidence.fit(evaluator.measured)
+    evaluator, measured = EpisodeEvaluator(episodes, SIZE, 8), []
+    dict(evaluator.run(faint, measured=measured))
+    confidence = Confidence.fit(measured)
     assert dict(evaluator.run(faint, confidence)).items() >= {"miou": 100.0, "false_alarms": 0.0}.items()
 
 

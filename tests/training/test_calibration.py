@@ -53,8 +53,22 @@ def test_the_end_of_training_fits_a_confidence(micro_folder, tmp_path):
     assert run_task(again).confidence == NOT_CALIBRATED
 
 
-def test_the_set_that_calibrates_has_to_be_one(micro_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: setattr(c.eval, "calibrate_by", "other"), r"config\.eval\.calibrate_by='other': must be one of"),
+        (
+            lambda c: setattr(c.eval, "calibrate_by", "unseen"),
+            r"config\.eval\.main_set='unseen': must not be the set of",
+        ),
+        (
+            lambda c: setattr(c.eval.sets.absent, "absent", 1.5),
+            r"config\.eval\.sets\.absent: absent=1\.5: must be from 0",
+        ),
+    ],
+)
+def test_sets_that_do_not_fit_are_refused(micro_folder, tmp_path, change, message):
     config = config_of(micro_folder)
-    config.eval.calibrate_by = "other"
-    with pytest.raises(LDISError, match=r"config\.eval\.calibrate_by='other': must be one of"):
+    change(config)
+    with pytest.raises(LDISError, match=message):
         Evaluation(config, run_task(config), tmp_path)
