@@ -58,8 +58,8 @@ class Evaluation:
             raise LDISError(f"config.eval.calibrate_by={self.calibrate_by!r}: must be one of {sorted(self._sets)}")
         if self.main_set in self._unreported:
             raise LDISError(
-                f"config.eval.main_set={self.main_set!r}: must not be the set of choose_by or calibrate_by, whose figures "
-                f"are not reported"
+                f"config.eval.main_set={self.main_set!r}: must not be the set of choose_by or calibrate_by, whose "
+                f"figures are not reported"
             )
         self._writes_pictures = pictures
         self._pictures = self._sets[self.main_set].episodes[: settings.pictures]
