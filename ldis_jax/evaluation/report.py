@@ -109,7 +109,7 @@ def _score_section(report: Mapping[str, Any], subject: Subject, plot: str) -> st
             f"Calibrated on {confidence.episodes} held-out episodes; below {confidence.min_score:.2f} a mask is empty."
         )
     else:
-        text = "This model's score is not calibrated: it tells better masks from worse, and is no expected IoU."
+        text = "This model's score is not calibrated: take it as a rough guide, and not as an expected IoU."
     rows = [("figure", "value"), ("---", "---")]
     rows += [(title, markdown.with_interval(report, name)) for name, title in _SCORE_FIGURES.items() if name in report]
     return f"## Score\n\n{text}\n\n{markdown.table(rows)}\n\n![Score against true IoU]({plot})"

@@ -64,7 +64,7 @@ class PictureEvaluator:
                 ]
             )
             labels.append(f"{episode.class_name}: {found}, score {score:.2f}")
-        titles = ["prompt and its mask", "query", "prediction", "truth", "painted mask (R)"]
+        titles = ["prompt and its mask", "query", "prediction", "truth", "rendered mask (R)"]
         if self.path is not None:
             write_png(self.path, contact_sheet(rows, titles, labels))
         yield "pictures", float(len(rows))

@@ -31,7 +31,7 @@ class Segmentation:
         probability: float32 [H, W], sigmoid(R[1] - R[0]); kept where the mask is empty.
         pseudo_mask: uint8 [S, S, 3], what the decoder rendered.
         score: the expected IoU of ``probability > 0.5`` with the object, in [0, 1].
-        is_calibrated: whether held-out episodes say what a score is worth; else it only tells better from worse.
+        is_calibrated: whether the score was fitted to held-out episodes; else it is a rough guide.
     """
 
     mask: np.ndarray
