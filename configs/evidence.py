@@ -20,6 +20,10 @@ ldisn_alpha20    g = 0.2: what g of the augmented pseudo mask does (eq. 4).
 ldisn_alpha60    g = 0.6: the same.
 ldisn_perturbed  The target is M_v and noise of standard deviation 0.4: the ablation of the target.
 ldisn_epsilon    The UNet regresses the noise, the paper's own loss (eq. 9); the other LDIS-n variants here regress v.
+ldis1_scored     As ldis1, with scores and their threshold fitted at the end of training; the paper has no scores.
+ldis1_absent     The same, and one training episode in ten asks for a class that its query does not show.
+ldisn_scored     As ldis1_scored, of LDIS-n.
+ldisn_absent     As ldis1_absent, of LDIS-n.
 
 On mixtures with real images, LDIS-1:
 joint            Images and videos together, everything trained: the paper's mixture, its ablations of data and of LoRA.
@@ -38,6 +42,7 @@ from ldis_jax.input_pipeline import ProceduralScenes
 from ldis_jax.recipes.data import eval_set, procedural_source, record_source, voc_source
 from ldis_jax.recipes.small import scenes_config, small_config
 
+_SCORED = {"eval.calibrate_by": "calibration"}
 _SCENES = {
     "ldis1": {},
     "ldis1_pre_mask": {"task.masking": "pre"},
@@ -50,6 +55,10 @@ _SCENES = {
     "ldisn_alpha60": {"task.mask_alpha": 0.6},
     "ldisn_perturbed": {"task.target": "perturbed", "task.mask_alpha": 0.0, "task.mask_noise": 0.4},
     "ldisn_epsilon": {"init.prediction_type": "epsilon"},
+    "ldis1_scored": _SCORED,
+    "ldis1_absent": _SCORED | {"data.absent": 0.1},
+    "ldisn_scored": _SCORED,
+    "ldisn_absent": _SCORED | {"data.absent": 0.1},
 }
 _MIXTURES = {
     "joint": {},
@@ -73,18 +82,22 @@ _IMAGES = {"images": 193, "objects": 190, "semantic": 60}  # of benchmarks/evide
 def get_config(variant: str = "") -> ConfigDict:
     """A variant at the budget of the experiments."""
     check_variant("configs/evidence.py", variant, VARIANTS)
-    config = _scenes(variant.partition("_")[0]) if variant in _SCENES else _mixture(variant.removeprefix("only_"))
+    config = _scenes(variant) if variant in _SCENES else _mixture(variant.removeprefix("only_"))
     config.train_steps = config.eval_every = config.checkpoint_every = 500
     config.update_from_flattened_dict(VARIANTS[variant])
     return config
 
 
-def _scenes(task: str) -> ConfigDict:
+def _scenes(variant: str) -> ConfigDict:
     """Procedural scenes at 64 pixels, the bundled encoders, a UNet from scratch.
 
-    Judged on 256 episodes of unseen classes, 256 of seen ones, and 100 images with two objects.
+    Judged on 256 episodes of unseen classes, and on 256 of seen ones and 100 images with two objects. Where
+    scores are fitted, 256 other episodes of seen classes, half of them absent, take the place of the latter.
     """
-    config = scenes_config(task)
+    config = scenes_config(variant.partition("_")[0])
+    if "eval.calibrate_by" in VARIANTS[variant]:
+        config.eval.sets.calibration = eval_set(procedural_source("train"), episodes=256, seed=1000, absent=0.5)
+        return config
     config.eval.sets.seen = eval_set(procedural_source("train"), episodes=256)
     config.eval.prompt_swap = 100
     return config

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,24 @@ import numpy as np
 from benchmarks import fewer_steps
 from benchmarks.evidence import pictures
 from ldis_jax.evaluators import EpisodeEvaluator
-from ldis_jax.evaluators.episodes import predict_episodes
+from ldis_jax.evaluators.absence import auroc, calibration_error, reliability
+from ldis_jax.evaluators.episodes import is_absent, predict_episodes
+from ldis_jax.evaluators.mean_iou import MeanIoU
 from ldis_jax.inference.program import make_predict
 from ldis_jax.input_pipeline import Episode, FrozenEpisodes, ProceduralScenes, episode_rng
 from ldis_jax.media.overlays import to_picture
 from ldis_jax.models.params import flatten
 from ldis_jax.runtime import sharding
 from ldis_jax.tasks import LDISN, pseudo_mask
+from ldis_jax.tasks.confidence import iou_of
 from ldis_jax.weights import load_model
 
 SHOTS = (1, 3, 5, 10, 20)
 # A mask that covers less of the image counts as empty; the smallest of 600 objects covered 2.7 %.
 EMPTY = 0.005
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 _BATCH = 16
+_SCORED = 512  # episodes that scores are judged on
 
 
 class Probe:
@@ -57,6 +62,32 @@ class Probe:
         draws = {"present": self._scenes.draw, "absent": self._scenes.draw_absent}
         return {name: self._painted(draw) for name, draw in draws.items()}
 
+    def absence(self) -> dict[str, Any]:
+        """How good scores are, and what a threshold gains and costs, where half of the objects are absent.
+
+        Returns:
+            "auroc" and "ece", as of :func:`~ldis_jax.evaluators.absence.absence_figures`; "min_score", the model's own
+            threshold; "curve", by thresholds: "empty", the percentage of absent objects whose mask is empty, and
+            "miou" and "fb_iou" of present ones; "reliability"; "episodes_hash".
+        """
+        episodes = FrozenEpisodes.of_draws(self._scenes, _SCORED, 1, seed=1, absent=0.5)
+        found = []
+        for episode, r in predict_episodes(self._predict, episodes, self.task.image_size, _BATCH):
+            mask, score = self.task.confidence.decide(pseudo_mask.to_logit(r), min_score=0)
+            found.append((episode, mask, score))
+        score = np.array([item[2] for item in found])
+        absent = np.array([is_absent(episode) for episode, *_ in found])
+        iou = np.array([iou_of(mask, episode.query_mask) for episode, mask, _ in found])
+        least = self.task.confidence.min_score
+        return {
+            "auroc": auroc(score[~absent], score[absent]),
+            "ece": calibration_error(score, iou),
+            "min_score": least,
+            "curve": {str(t): _at_threshold(found, t) for t in (0.0, least, *THRESHOLDS)},
+            "reliability": reliability(score, iou),
+            "episodes_hash": episodes.hash,
+        }
+
     def _painted(self, draw: Callable[[np.random.Generator, int], Episode]) -> dict[str, float]:
         episodes = [draw(episode_rng(0, i), 1) for i in range(self._count)]
         outputs = predict_episodes(self._predict, episodes, self.task.image_size, _BATCH)
@@ -73,3 +104,17 @@ class Probe:
         assert isinstance(self.task, LDISN)
         episodes = FrozenEpisodes.of_draws(self._scenes, self._count, num_shots=1)
         return list(fewer_steps.rows(self.task, self.model, episodes, _BATCH))
+
+
+def _at_threshold(found: Sequence[tuple[Episode, np.ndarray, float]], least: float) -> dict[str, float]:
+    """Figures of (episode, mask, score) where a mask whose score is below ``least`` is empty."""
+    metric, areas = MeanIoU(), []
+    for episode, mask, score in found:
+        kept = mask & (score >= least)
+        if is_absent(episode):
+            areas.append(kept.mean())
+        else:
+            metric.update(kept, episode.query_mask, episode.class_id)
+    result = metric.result()
+    empty = 100 * float((np.array(areas) < EMPTY).mean())
+    return {"empty": empty, "miou": result["miou"], "fb_iou": result["fb_iou"]}

@@ -29,13 +29,17 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "evidence" / "results"
 RUNS = Path("runs/evidence")
 SEEDS = (1, 2, 3)
+# Those whose scores are fitted.
+SCORED = ("ldis1_scored", "ldis1_absent", "ldisn_scored", "ldisn_absent")
 # What is measured beside a run's own evaluation.
 PROBES = {"ldis1": ("shots", "wrong_prompts"), "ldisn": ("shots", "wrong_prompts", "sampling")}
+PROBES |= dict.fromkeys(SCORED, ("absence",))
 PROBE_EPISODES = 128
 # In this order: the next seed starts when all variants have one before it.
 VARIANTS = (
     *("ldis1", "ldis1_pre_mask", "ldis1_post_mask", "ldis1_no_mask", "ldis1_pixel"),
     *("ldisn", "ldisn_vanilla", "ldisn_alpha20", "ldisn_alpha60", "ldisn_perturbed", "ldisn_epsilon"),
+    *SCORED,
     *("joint", "only_images", "only_objects", "only_semantic", "joint_lora1", "joint_lora4", "joint_lora16"),
 )
 
@@ -68,7 +72,8 @@ def run(variant: str, seed: int) -> None:
     report: dict[str, Any] = json.loads((workdir / "report.json").read_text(encoding="utf-8"))
     probe = Probe(workdir / "model", PROBE_EPISODES)
     probed = {name: getattr(probe, name)() for name in PROBES.get(variant, ())}
-    if seed == SEEDS[0] and variant.startswith("ldis"):  # what is painted for photographs is not ours to publish
+    # What is rendered for photographs is not ours to publish.
+    if seed == SEEDS[0] and variant.startswith("ldis") and variant not in SCORED:
         pictures.store(probe.painted(), result_path(variant, seed).with_suffix(".png"))
     facts = {
         "variant": variant,
