@@ -4,7 +4,8 @@ r"""The bundled model `small` on unseen classes of photographs, beside methods t
 
 Episodes are those of docs/evidence/photos/episodes, names only: prompt and query of one folder, classes that training
 hides, at least 1 % of the pixels. Every method sees the same prompt and query at their own sizes. In percent, with
-95 % intervals of the mean over classes.
+95 % intervals of the mean over classes. Of a model also the quality of its scores, beside as many episodes whose query
+does not show what is prompted.
 
     copy       the prompt's mask, at the query's size
     all        everything is object
@@ -27,14 +28,16 @@ from tqdm import tqdm
 
 from ldis_jax import LDISPipeline
 from ldis_jax.datasets.pairs import read_pair
-from ldis_jax.evaluation.intervals import image_figures
+from ldis_jax.evaluation.intervals import image_figures, score_figures
+from ldis_jax.evaluators.absence import Scored
 from ldis_jax.evaluators.mean_iou import episode_areas
 from ldis_jax.input_pipeline import read_manifest
 from ldis_jax.media.overlays import overlay
 from ldis_jax.support import cli
 from ldis_jax.support.files import write_json
+from ldis_jax.tasks.confidence import iou_of
 
-EPISODES = Path(__file__).parents[1] / "docs" / "evidence" / "photos" / "episodes"
+PRESENT, ABSENT = (Path(__file__).parents[1] / "docs/evidence/photos" / kind for kind in ("episodes", "absent"))
 _BINS, _GRADIENT_BINS = 12, 4
 _SHOWN = 10  # best and worst episodes that --images writes
 
@@ -54,9 +57,9 @@ class Episode(NamedTuple):
 Method = Callable[[Episode], np.ndarray]
 
 
-def episodes(photos: Path) -> Iterator[Episode]:
-    """All frozen episodes, folder by folder."""
-    for manifest in sorted(EPISODES.glob("*.json")):
+def episodes(photos: Path, manifests: Path) -> Iterator[Episode]:
+    """All frozen episodes of a folder of manifests, :data:`PRESENT` or :data:`ABSENT`."""
+    for manifest in sorted(manifests.glob("*.json")):
         folder = photos / manifest.stem
 
         def read(name: str, class_id: int, folder: Path = folder) -> tuple[np.ndarray, np.ndarray]:
@@ -130,10 +133,25 @@ def grabcut(episode: Episode) -> np.ndarray:
 METHODS: dict[str, Method] = {"copy": copy, "all": everything, "histogram": histogram, "grabcut": grabcut}
 
 
-def model_of(name: str) -> Method:
-    """A model's masks, as a user gets them."""
-    pipe = LDISPipeline.from_pretrained(name)
-    return lambda e: pipe(e.query, prompts=[(e.prompt, (e.prompt_mask == 1).astype(np.uint8) * 255)]).mask
+class Model:
+    """A model's masks, as a user gets them, and what its scores are worth."""
+
+    def __init__(self, name: str):
+        """Loads a model folder or a named model."""
+        self.pipe = LDISPipeline.from_pretrained(name)
+        self.scored: list[Scored] = []
+
+    def __call__(self, episode: Episode) -> np.ndarray:
+        """The mask, bool [H, W]."""
+        prompt = (episode.prompt, (episode.prompt_mask == 1).astype(np.uint8) * 255)
+        found = self.pipe(episode.query, prompts=[prompt])
+        iou = iou_of(found.probability > 0.5, episode.truth)
+        self.scored.append(Scored(found.score, iou, float(found.mask.mean()), not (episode.truth == 1).any()))
+        return found.mask
+
+    def scores(self) -> dict[str, Any]:
+        """Figures of all episodes so far."""
+        return score_figures([scored._asdict() for scored in self.scored])
 
 
 def figures(records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -172,10 +190,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write")
     parser.add_argument("--images", type=Path, help="folder for the last model's best and worst episodes")
     args = parser.parse_args()
-    methods = METHODS | {name: model_of(name) for name in args.model}
+    models = {name: Model(name) for name in args.model}
+    methods: dict[str, Method] = METHODS | models
     records: dict[str, list[dict[str, Any]]] = {name: [] for name in methods}
     shown = []
-    for episode in tqdm(list(episodes(args.photos)), "episodes"):
+    for episode in tqdm(list(episodes(args.photos, PRESENT)), "episodes"):
         for name, method in methods.items():
             mask = method(episode)
             areas = episode_areas(mask, episode.truth).tolist()
@@ -189,8 +208,20 @@ def main() -> None:
     print(f"{'mean over classes':36}" + "".join(f"{of_method['miou']:14.1f}" for of_method in found.values()))
     ranges = ("{:.1f} to {:.1f}".format(*of_method["interval"]) for of_method in found.values())
     print(f"{'95 % interval':36}" + "".join(f"{text:>14}" for text in ranges))
+    for episode in tqdm(list(episodes(args.photos, ABSENT)) if models else [], "absent objects"):
+        for model in models.values():
+            model(episode)
+    scores = {name: model.scores() for name, model in models.items()}
+    for name, of_model in scores.items():
+        parts = (
+            f"{key} {of_model[key]:.3g} ({low:.3g} to {high:.3g})"
+            for key in of_model
+            if key != "reliability" and not key.endswith("_interval")
+            for low, high in [of_model[f"{key}_interval"]]
+        )
+        print(f"{name}, scores: {', '.join(parts)}")
     if args.json:
-        write_json(args.json, found)
+        write_json(args.json, {name: of_method | {"scores": scores.get(name)} for name, of_method in found.items()})
     if args.images:
         _write_images(args.images, shown)
 

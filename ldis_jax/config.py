@@ -139,8 +139,8 @@ def base_config(task: str) -> ConfigDict:
     # evaluates all on the way, and keeps the last step.
     config.eval.choose_by = ""
     config.eval.patience = 0  # evaluations without a better one after which training ends; 0 trains to the end
-    # A set, not reported itself, on which the score of a mask, and the threshold below which it is empty, are fitted at
-    # the end: of classes that were trained on, and images that were not. Empty leaves scores uncalibrated.
+    # Sets, with commas between and not reported themselves, on which the score of a mask, and the threshold below which
+    # it is empty, are fitted at the end: of classes that were trained on, and images that were not. Empty: none.
     config.eval.calibrate_by = ""
     config.eval.before = False  # also before the first step, for what training changes
 

@@ -22,12 +22,14 @@ from benchmarks.evidence.pictures import write_page_sheet
 from ldis_jax import LDISPipeline
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.input_pipeline import Episode, ProceduralScenes, episode_rng, eval_image
+from ldis_jax.input_pipeline.procedural import split_classes
 from ldis_jax.look_inside import LookInside, attended_sheet, steps_sheet, tokens_sheet
 from ldis_jax.media.overlays import contact_sheet, magnify, spotlight, to_picture
 from ldis_jax.support import cli
 from ldis_jax.tasks import pseudo_mask
 
 _EPISODE = (1, 47)  # seed and number, chosen for a scene that is easily read
+_LEAVING = (1, 0)
 _TIMESTEPS = (0, 100, 250, 500, 750, 999)
 
 
@@ -66,6 +68,43 @@ def pseudo_masks(pipe: LDISPipeline, episode: Episode, alpha: float = 0.4) -> np
     return contact_sheet(rows, ("",) * len(_TIMESTEPS), labels)
 
 
+def leaving(size: int, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
+    """A video in which an object leaves and comes back, before others that stay.
+
+    Returns:
+        (frames, each uint8 [size, size, 3]; the first frame's mask, uint8 [size, size] in {0, 255}).
+    """
+    scenes = ProceduralScenes("unseen", size)
+    moving, *others = rng.choice(split_classes("unseen"), 3, replace=False).tolist()
+    behind, _ = scenes.scene(rng, others)
+    stage, labels = scenes.scene(rng, [moving])
+    rows, columns = np.nonzero(labels == moving)
+    frames, masks = [], []
+    for share in (0.0, 0.4, 0.8, 1.2, 1.2, 0.8, 0.4, 0.0):
+        x = columns + round(share * (size - columns.min()))
+        seen = x < size
+        frame, mask = behind.copy(), np.zeros((size, size), np.uint8)
+        frame[rows[seen], x[seen]] = stage[rows[seen], columns[seen]]
+        mask[rows[seen], x[seen]] = 255
+        frames.append(frame)
+        masks.append(mask)
+    return frames, masks[0]
+
+
+def leaving_sheet(pipe: LDISPipeline) -> np.ndarray:
+    """The frames, what is found in them without a threshold, and what with the model's own."""
+    frames, mask = leaving(pipe.task.image_size, episode_rng(*_LEAVING))
+    every, kept = (list(pipe.segment_video(frames, mask, min_score=least)) for least in (0.0, None))
+    large = [magnify(frame) for frame in frames]
+    rows = [large] + [
+        [spotlight(frame, magnify(found > 0)) for frame, found in zip(large, masks, strict=True)]
+        for masks in (every, kept)
+    ]
+    labels = ["frames; the first one's mask is given", "every mask, min_score=0"]
+    labels.append(f"masks whose score is below the model's min_score, {pipe.task.confidence.min_score:.2f}, are empty")
+    return contact_sheet(rows, tuple(f"frame {i}" for i in range(len(frames))), labels)
+
+
 def main() -> None:
     """Writes the images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -87,6 +126,8 @@ def main() -> None:
             "tokens": tokens_sheet(look.tokens(prompts)),
             "attention": attended_sheet(found, {"object": found.mask, "all else": ~found.mask}),
         }
+        if pipe.task.confidence.min_score:
+            sheets["leaving"] = leaving_sheet(pipe)
     for name, sheet in sheets.items():
         write_page_sheet(args.out / f"{name}.png", sheet)
 

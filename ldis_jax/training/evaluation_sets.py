@@ -53,9 +53,10 @@ class Evaluation:
         self.choose_by = settings.choose_by
         if self.choose_by and self.choose_by not in self._sets:
             raise LDISError(f"config.eval.choose_by={self.choose_by!r}: must be one of {sorted(self._sets)}")
-        self.calibrate_by = settings.calibrate_by
-        if self.calibrate_by and self.calibrate_by not in self._sets:
-            raise LDISError(f"config.eval.calibrate_by={self.calibrate_by!r}: must be one of {sorted(self._sets)}")
+        self.calibrate_by = tuple(filter(None, map(str.strip, settings.calibrate_by.split(","))))
+        for name in self.calibrate_by:
+            if name not in self._sets:
+                raise LDISError(f"config.eval.calibrate_by: {name!r} must be one of {sorted(self._sets)}")
         if self.main_set in self._unreported:
             raise LDISError(
                 f"config.eval.main_set={self.main_set!r}: must not be the set of choose_by or calibrate_by, whose "
@@ -72,7 +73,7 @@ class Evaluation:
 
     def choose(self, predict: Predict, step: int) -> dict[str, float]:
         """The figures, after a step, of the set that chooses one."""
-        measured: list[Measured] | None = [] if self.calibrate_by == self.choose_by else None
+        measured: list[Measured] | None = [] if self.calibrate_by == (self.choose_by,) else None
         found = self._sets[self.choose_by].run(predict, measured=measured)
         results = {f"{self.choose_by}/{key}": value for key, value in found}
         if measured is not None:
@@ -80,15 +81,16 @@ class Evaluation:
         return results
 
     def calibrate(self, predict: Predict, step: int) -> Confidence:
-        """The confidence, after a step, that fits the set for it; the default where there is none.
+        """The confidence, after a step, that fits the sets for it; the default where there are none.
 
-        Where that set chose the step, it was predicted already.
+        Where one set is for that and chose the step, it was predicted already.
         """
         if not self.calibrate_by:
             return NOT_CALIBRATED
         measured = self._measured.get(step, [])
         if not measured:
-            dict(self._sets[self.calibrate_by].run(predict, measured=measured))
+            for name in self.calibrate_by:
+                dict(self._sets[name].run(predict, measured=measured))
         return Confidence.fit(measured)
 
     def run(self, predict: Predict, step: int, confidence: Confidence) -> dict[str, float]:
@@ -145,8 +147,8 @@ class Evaluation:
         return [name for name in self._sets if name not in self._unreported]
 
     @property
-    def _unreported(self) -> tuple[str, str]:
-        return self.choose_by, self.calibrate_by
+    def _unreported(self) -> tuple[str, ...]:
+        return self.choose_by, *self.calibrate_by
 
 
 def frozen_episodes(entry: ConfigDict, image_size: int, where: str) -> FrozenEpisodes:

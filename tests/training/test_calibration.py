@@ -56,7 +56,7 @@ def test_the_end_of_training_fits_a_confidence(micro_folder, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: setattr(c.eval, "calibrate_by", "other"), r"config\.eval\.calibrate_by='other': must be one of"),
+        (lambda c: setattr(c.eval, "calibrate_by", "other"), r"config\.eval\.calibrate_by: 'other' must be one of"),
         (
             lambda c: setattr(c.eval, "calibrate_by", "unseen"),
             r"config\.eval\.main_set='unseen': must not be the set of",
