@@ -321,6 +321,47 @@ def unseen(results: Results) -> Evidence:
     return Evidence("unseen", columns, rows, comparisons, plotted=tuple(columns[i] for i in (3, 5)))
 
 
+def _at(result: Mapping[str, Any], figure: str, threshold: float | None = None) -> float:
+    """A figure at a threshold, by default the model's own, of the curve of :meth:`Probe.absence`."""
+    found = result["absence"]
+    return float(found["curve"][str(found["min_score"] if threshold is None else threshold)][figure])
+
+
+def _of_scores(result: Mapping[str, Any], figure: str) -> float:
+    return 100 * float(result["absence"][figure])
+
+
+# How a row calls a variant.
+SCORED = {
+    "LDIS-1": "ldis1_scored",
+    "LDIS-1, a tenth absent": "ldis1_absent",
+    "LDIS-n": "ldisn_scored",
+    "LDIS-n, a tenth absent": "ldisn_absent",
+}
+
+
+def absent(results: Results) -> Evidence:
+    """Beyond the paper: episodes whose query does not show what is prompted, and scores."""
+    empty, own_empty = partial(_at, figure="empty", threshold=0.0), partial(_at, figure="empty")
+    all_masks, own = partial(_at, figure="miou", threshold=0.0), partial(_at, figure="miou")
+    figures = (all_masks, empty, own, own_empty, *(partial(_of_scores, figure=name) for name in ("auroc", "ece")))
+    columns = (
+        *("trained as", "mIoU, every mask", "absent, empty, %, every mask"),
+        *("mIoU, own threshold", "absent, empty, %, own threshold", "AUROC, %", "ECE, %"),
+    )
+    comparisons = []
+    for label in ("LDIS-1", "LDIS-n"):
+        without, trained = SCORED[label], SCORED[f"{label}, a tenth absent"]
+        if results.has(without, trained):
+            comparisons += [
+                Comparison(f"{label}: absent episodes empty more", results.gain(without, trained, own_empty)),
+                Comparison(f"{label}: and AUROC rises", results.gain(without, trained, figures[4])),
+                Comparison(f"{label}: and mIoU does not fall", results.gain(without, trained, all_masks)),
+            ]
+    rows = _of_variants(results, SCORED, figures)
+    return Evidence("absent", columns, rows, comparisons, plotted=tuple(columns[i] for i in (3, 4)))
+
+
 CLAIMS: Mapping[str, Callable[[Results], Evidence]] = {
     "1. Two-stage masking beats one stage, and one beats none": masking,
     "2. Augmented pseudo masks beat vanilla and perturbed ones for LDIS-n": targets,
@@ -330,6 +371,7 @@ CLAIMS: Mapping[str, Callable[[Results], Evidence]] = {
     "5. LDIS-n needs its guidance; steps and samplers": sampling,
     "6. Joint training on images and videos beats each alone": joint_training,
     "7. A wrong prompt paints nothing; unseen classes": unseen,
+    "8. Beyond the paper: absent objects in training, and scores": absent,
 }
 
 

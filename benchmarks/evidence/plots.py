@@ -8,8 +8,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.evidence.claims import Evidence
-from benchmarks.evidence.figures import Contrast, Count, Estimate
+from benchmarks.evidence.claims import SCORED, Evidence
+from benchmarks.evidence.figures import Contrast, Count, Estimate, Results
 from ldis_jax.support.files import atomic_write
 
 # Dark enough for white and light enough for black, and apart for colour-blind eyes.
@@ -45,6 +45,30 @@ def plot(found: Evidence, path: Path) -> None:
     for axes in figure.axes:
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, metadata={"Software": None})
+
+
+def plot_tradeoff(results: Results, path: Path) -> None:
+    """What a threshold empties of absent objects against the mIoU that is left of present ones.
+
+    A line a seed along thresholds; a dot is the model's own.
+    """
+    figure = Figure(figsize=(7.2, 3.6), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    for i, (label, variant) in enumerate(SCORED.items()):
+        style, colour = ("-", "--")[i // 2], _COLOURS[i % 2]
+        for seed, result in results.by_variant.get(variant, {}).items():
+            curve, own = result["absence"]["curve"], result["absence"]["curve"][str(result["absence"]["min_score"])]
+            points = [curve[threshold] for threshold in sorted(curve, key=float)]
+            empty, miou = ([point[name] for point in points] for name in ("empty", "miou"))
+            axes.plot(empty, miou, style, color=colour, linewidth=1, label=label if seed == 1 else None)
+            axes.plot(own["empty"], own["miou"], "o", color=colour)
+    axes.set(xlabel="empty masks of absent objects, %", ylabel="mIoU of present objects, %", ylim=(0, None))
+    axes.grid(color=_GREY, alpha=0.3)
+    axes.legend(frameon=False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, metadata={"Software": None})
 

@@ -28,7 +28,7 @@ from ldis_jax.weights import load_model
 SHOTS = (1, 3, 5, 10, 20)
 # A mask that covers less of the image counts as empty; the smallest of 600 objects covered 2.7 %.
 EMPTY = 0.005
-THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 _BATCH = 16
 _SCORED = 512  # episodes that scores are judged on
 
@@ -83,7 +83,7 @@ class Probe:
             "auroc": auroc(score[~absent], score[absent]),
             "ece": calibration_error(score, iou),
             "min_score": least,
-            "curve": {str(t): _at_threshold(found, t) for t in (0.0, least, *THRESHOLDS)},
+            "curve": {str(t): _at_threshold(found, t) for t in (0.0, least, *_THRESHOLDS)},
             "reliability": reliability(score, iou),
             "episodes_hash": episodes.hash,
         }

@@ -118,6 +118,7 @@ def main() -> None:
         }
         if stored:
             pictures.write_page_sheet(PAGE.parent / _sheet(found), pictures.sheet(stored))
+    plots.plot_tradeoff(results, PLOTS / "tradeoff.png")
     with atomic_write(PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

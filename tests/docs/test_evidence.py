@@ -125,6 +125,30 @@ def test_a_variant_is_run_once(monkeypatch, capsys):
     assert there == ["targets", "architectures", "prompts", "sampling", "unseen"]
 
 
+def test_what_scores_are_worth(micro_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(probes, "_SCORED", 12)
+    found = probes.Probe(micro_folder, 2).absence()
+    assert 0 <= found["auroc"] <= 1 and 0 <= found["ece"] <= 1
+    assert sum(count for *_, count in found["reliability"]) == 12
+    curve = [found["curve"][threshold] for threshold in sorted(found["curve"], key=float)]
+    assert [point["empty"] for point in curve] == sorted(point["empty"] for point in curve)
+    assert [point["miou"] for point in curve] == sorted((point["miou"] for point in curve), reverse=True)
+
+    for i, variant in enumerate(claims.SCORED.values()):
+        for seed in (1, 2):
+            ours = found | {"auroc": 0.5 + 0.1 * i + 0.01 * seed}
+            result = {"variant": variant, "seed": seed, "absence": ours}
+            (tmp_path / f"{variant}-{seed}.json").write_text(json.dumps(result))
+    results = Results(tmp_path)
+    shown = claims.absent(results)
+    gains = {comparison.says: comparison.gain.mean for comparison in shown.comparisons}
+    assert gains["LDIS-n: and AUROC rises"] == pytest.approx(10.0)
+    assert gains["LDIS-1: absent episodes empty more"] == 0
+    plots.plot_tradeoff(results, tmp_path / "tradeoff.png")
+    with Image.open(tmp_path / "tradeoff.png") as image:
+        assert image.size == (792, 396)
+
+
 def test_intervals_and_verdicts():
     # Of 1, 2, 3: mean 2, standard error 1 / sqrt(3), Student's quantile of two degrees of freedom 4.303.
     estimate = Estimate((1.0, 2.0, 3.0))
