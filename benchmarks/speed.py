@@ -145,7 +145,7 @@ def torch_run(folder: Path, part: str, args: argparse.Namespace) -> Run:
     compiled = torch.compile if device == "cuda" else lambda function, **_: function
     batch, num_prompts = (1, int(count)) if kind == "ldisn" else (int(count), 1)
     query, images, masks = inputs(batch, num_prompts)
-    pictures = nchw(query).to(device)
+    queries = nchw(query).to(device)
     prompts = nchw(images).to(device)
     masks_on_device = torch.from_numpy(masks).to(device)
     scale = model.scale
@@ -153,22 +153,22 @@ def torch_run(folder: Path, part: str, args: argparse.Namespace) -> Run:
     def tokens() -> tuple[Any, Any]:
         tower = model.prompt_encoder
         flat = masks_on_device.flatten(0, 1)[:, None].float()
-        picture = F.interpolate(prompts.flatten(0, 1), tower.image_size, mode="bilinear", align_corners=False)
+        resized = F.interpolate(prompts.flatten(0, 1), tower.image_size, mode="bilinear", align_corners=False)
         alpha = (F.interpolate(flat, tower.image_size, mode="nearest") - 0.5) / 0.26
-        found = tower(picture.to(dtype), alpha.to(dtype))
+        found = tower(resized.to(dtype), alpha.to(dtype))
         mask = F.interpolate(flat, tower.grid, mode="nearest").flatten(1)
         return found.reshape(batch, -1, found.shape[-1]), mask.reshape(batch, -1)
 
     def decode(latents: Any) -> Any:
-        return model.vae.decode((latents / scale).to(dtype)).sample - model.task["mask_alpha"] * pictures
+        return model.vae.decode((latents / scale).to(dtype)).sample - model.task["mask_alpha"] * queries
 
     def predict_ldis1() -> Any:
-        latents = model.vae.encode(pictures.to(dtype)).latent_dist.mode() * scale
+        latents = model.vae.encode(queries.to(dtype)).latent_dist.mode() * scale
         found, mask = tokens()
         return decode(model.unet(latents, 0, found, encoder_attention_mask=mask).sample)
 
     def predict_ldisn() -> Any:
-        latents = model.vae.encode(pictures.to(dtype)).latent_dist.mode()
+        latents = model.vae.encode(queries.to(dtype)).latent_dist.mode()
         found, mask = tokens()
         null = model.prompt_encoder(
             torch.zeros(1, 3, 224, 224, dtype=dtype, device=device),
@@ -195,8 +195,8 @@ def torch_run(folder: Path, part: str, args: argparse.Namespace) -> Run:
 
         def train() -> None:
             with torch.no_grad():
-                goal = encode_mask(goal_mask, pictures.cpu(), model.task).to(device, dtype)
-                posterior = model.vae.encode(torch.cat([pictures.to(dtype), goal])).latent_dist
+                goal = encode_mask(goal_mask, queries.cpu(), model.task).to(device, dtype)
+                posterior = model.vae.encode(torch.cat([queries.to(dtype), goal])).latent_dist
                 latents = posterior.mean[:batch] * scale
                 target = (posterior.mean + posterior.std * torch.randn_like(posterior.mean))[batch:] * scale
                 found, mask = tokens()

@@ -29,11 +29,11 @@ def networks() -> dict[str, tuple[Any, Any, tuple[tuple[int, ...], ...]]]:
     sizes = ModelConfig()
     unet = dataclasses.replace(sizes.unet, encoder_hid_dim=sizes.prompt_encoder.width)
     model = LDISModel.abstract(dataclasses.replace(sizes, unet=unet), dtype=jnp.bfloat16)
-    picture, latents = (BATCH, 256, 256, 3), (BATCH, 32, 32, 4)
+    image, latents = (BATCH, 256, 256, 3), (BATCH, 32, 32, 4)
     tokens, mask = (BATCH, 256, sizes.prompt_encoder.width), (BATCH, 256)
     return {
         "UNet": (model.unet, lambda unet, *a: unet(*a), (latents, (BATCH,), tokens, mask)),
-        "VAE encoder": (model.vae, lambda vae, x: vae.encode(x), (picture,)),
+        "VAE encoder": (model.vae, lambda vae, x: vae.encode(x), (image,)),
         "VAE decoder": (model.vae, lambda vae, z: vae.decode(z), (latents,)),
         "prompt encoder": (
             model.prompt_encoder,

@@ -100,14 +100,14 @@ def main() -> None:
 
     if args.only != "lora":
         vae, state = nnx.split(LDISModel.abstract(config, dtype=dtype).vae)
-        picture = jax.ShapeDtypeStruct((args.batch, size, size, 3), jnp.float32)
+        image = jax.ShapeDtypeStruct((args.batch, size, size, 3), jnp.float32)
         for remat in ("none", "blocks"):
 
             def pixel(z: jax.Array, state: Any, target: jax.Array, remat: str = remat) -> jax.Array:
                 painted = nnx.merge(vae, state).decode(z / 0.18215, remat)
                 return jnp.mean(jnp.square(painted - target))
 
-            report(f"the pixel-space loss, remat {remat!r}", jax.value_and_grad(pixel), latents, state, picture)
+            report(f"the pixel-space loss, remat {remat!r}", jax.value_and_grad(pixel), latents, state, image)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ Needs:     the twelve folders below, in PASCAL VOC's layout; runs/small/start, w
 Hardware:  2 CPU cores.
 Time:      about 110 minutes, beside other work on the same cores.
 Expected:  on 574 episodes of 19 unseen classes (benchmarks/photographs.py) the bundled model has mIoU 37.1, or 37.6
-           where every mask is kept; copying the prompt's mask 12.9, all foreground 11.1, a matcher of colours and texture
-           19.6, GrabCut 18.7. It was made in four runs, with balance 0, 0.5, 0.8 and 0.9; this file has them in one,
-           which has not been run as a whole. tools/calibrate.py fitted its scores.
+           where every mask is kept; copying the prompt's mask 12.9, all foreground 11.1, a matcher of colours and
+           texture 19.6, GrabCut 18.7. It was made in four runs, with balance 0, 0.5, 0.8 and 0.9; this file has them
+           in one, which has not been run as a whole. tools/calibrate.py fitted its scores.
 """
 
 import math

@@ -1,7 +1,7 @@
 r"""Says whether a folder of images and masks is fit to train on, and which files are not.
 
 Example:
-    python -m ldis_jax.check_data --data=my_pictures
+    python -m ldis_jax.check_data --data=my_images
 
 Opens every image and mask, and prints how masks are read, the classes with their images, how wide their objects are,
 and which images are held out for evaluation. Exit status 2 where a file cannot be used or there are too few. The

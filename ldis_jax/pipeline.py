@@ -370,7 +370,7 @@ class LDISPipeline:
         seed: int = 0,
         **options: Any,
     ) -> jax.Array:
-        """The network's own output R = decoded - task.picture_share * query, float32 [B, S, S, 3].
+        """The network's own output R = decoded - task.image_share * query, float32 [B, S, S, 3].
 
         Args:
             query: [B, S, S, 3] in [-1, 1], S = ``task.image_size``.

@@ -72,16 +72,14 @@ def _read_classes(values: list[str]) -> dict[str, list[_Prompt]]:
 def _arguments() -> argparse.Namespace:
     parser = cli.Parser("segment", __doc__)
     parser.add_model_flag(required=True)
-    parser.add_argument("--query", required=True, nargs="+", help="pictures, folders, patterns; a video, or its frames")
+    parser.add_argument("--query", required=True, nargs="+", help="images, folders, patterns; a video, or its frames")
     shown = parser.add_mutually_exclusive_group(required=True)
     shown.add_argument(
         "--prompt", action="append", metavar="[NAME=]IMAGE:MASK[@LABEL]", default=[], help="may be repeated"
     )
     shown.add_argument("--first_mask", type=Path, help="of a video: PNG of the first frame's labels, 0 is background")
     parser.add_argument("--out", required=True, type=Path, help="mask to write, a PNG; or a folder")
-    parser.add_argument(
-        "--overlay", type=Path, help="picture with the object tinted and outlined; folder; video (.mp4)"
-    )
+    parser.add_argument("--overlay", type=Path, help="image with the object tinted and outlined; folder; video (.mp4)")
     parser.add_argument("--probability", type=Path, help="grey image of the object's probability; or a folder")
     parser.add_argument("--tile_size", type=int, help="cut queries into squares of this many pixels")
     parser.add_argument("--batch_size", type=int, help="squares computed together (default: 8 a device, on CPU 1)")
@@ -128,15 +126,15 @@ def main() -> None:
     if args.min_score is not None:
         options["min_score"] = args.min_score
     places = {} if one or video else places_of(queries, outputs)
-    work: segment_files.PictureWork | segment_files.ClipWork
+    work: segment_files.ImageWork | segment_files.ClipWork
     if one:
-        work = segment_files.PictureWork({queries[0]: outputs}, classes, None)
+        work = segment_files.ImageWork({queries[0]: outputs}, classes, None)
     else:
         made_by = {"model": model_hash(resolve(args.model)), "dtype": args.dtype, **options}
         if video:
             work = segment_files.clip_work(queries, classes, args.first_mask, outputs, made_by)
         else:
-            work = segment_files.picture_work(places, classes, outputs, made_by)
+            work = segment_files.image_work(places, classes, outputs, made_by)
     given = [Path(path) for of_one in classes.values() for image, mask, _ in of_one for path in (image, mask)]
     check_apart([*queries, *given, *filter(None, [args.first_mask])], written, places, tuple(classes))
 
@@ -157,7 +155,7 @@ def main() -> None:
     if args.json is not None:
         if work.names:
             report["classes"] = {str(label): name for label, name in work.names.items()}
-        every = {"masks": work.all_masks(report)} if isinstance(work, segment_files.PictureWork) else {}
+        every = {"masks": work.all_masks(report)} if isinstance(work, segment_files.ImageWork) else {}
         said = {"knows": pipe.knows, "scores_are_calibrated": pipe.task.confidence.is_calibrated}
         write_json(args.json, {**said, **report, **every})
     if not args.quiet and (args.json is None or descriptor(args.json) != 1):

@@ -7,12 +7,12 @@ import pytest
 
 from ldis_jax import check_data
 from tests.data import trees
-from tests.data.test_folder_check import box, boxes, picture_folder
+from tests.data.test_folder_check import box, boxes, image_folder
 from tests.helpers import call_command
 
 
 def test_a_good_folder(tmp_path, monkeypatch, capsys):
-    root = picture_folder(tmp_path / "mine", boxes(255))
+    root = image_folder(tmp_path / "mine", boxes(255))
     file = tmp_path / "facts.json"
     status, out, err = call_command(check_data.main, monkeypatch, capsys, f"--data={root}", f"--json={file}")
     facts = json.loads(file.read_text())
@@ -22,11 +22,11 @@ def test_a_good_folder(tmp_path, monkeypatch, capsys):
     assert "masks: any value but 0 is the object\n" in out and "object                          5        1\n" in out
     assert f"held out to evaluate, by a hash of their names: 1: {held_out}\n" in out
     assert out.endswith("ready to train on\n")
-    assert (facts["pictures"], facts["widths"], facts["problems"], facts["fatal"]) == (5, [32, 32, 32], [], None)
+    assert (facts["images"], facts["widths"], facts["problems"], facts["fatal"]) == (5, [32, 32, 32], [], None)
 
 
 def test_every_bad_file_has_its_line(tmp_path, monkeypatch, capsys):
-    root = picture_folder(tmp_path / "mine", boxes(255, 30))
+    root = image_folder(tmp_path / "mine", boxes(255, 30))
     for i in range(25):
         trees.save(root / f"masks/p{i}.png", box(255, (9, 9)))
     status, out, err = call_command(check_data.main, monkeypatch, capsys, f"--data={root}", "--limit=3")
@@ -48,13 +48,13 @@ def test_bad_usage(tmp_path, monkeypatch, capsys):
 
 
 def test_the_facts_on_standard_output_are_alone_there(tmp_path, monkeypatch, capfd):
-    root = picture_folder(tmp_path / "mine", boxes(255))
+    root = image_folder(tmp_path / "mine", boxes(255))
     status, out, err = call_command(check_data.main, monkeypatch, capfd, f"--data={root}", "--json=/dev/stdout")
-    assert status == 0 and json.loads(out)["pictures"] == 5 and err.endswith("ready to train on\n")
+    assert status == 0 and json.loads(out)["images"] == 5 and err.endswith("ready to train on\n")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 def test_a_full_disk_is_worth_another_try(tmp_path, monkeypatch, capsys):
-    root = picture_folder(tmp_path / "mine", boxes(255))
+    root = image_folder(tmp_path / "mine", boxes(255))
     status, _, err = call_command(check_data.main, monkeypatch, capsys, f"--data={root}", "--json=/dev/full")
     assert status == 1 and err.startswith("error: /dev/full: cannot be written (No space") and err.count("\n") == 1

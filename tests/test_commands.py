@@ -14,7 +14,7 @@ from ldis_jax import segment
 from ldis_jax.media.images import read_image
 from ldis_jax.training.run import run_task
 from ldis_jax.weights import load_model
-from tests.data.test_folder_check import boxes, picture_folder
+from tests.data.test_folder_check import boxes, image_folder
 from tests.forked import command
 from tests.helpers import ROOT, call_command, free_port
 
@@ -199,7 +199,7 @@ def test_help_says_what_a_model_may_be(name):
 
 
 def test_bad_pictures_are_named_before_any_weight_is_read(tmp_path):
-    root = picture_folder(tmp_path / "mine", boxes(255))
+    root = image_folder(tmp_path / "mine", boxes(255))
     (root / "masks/p3.png").unlink()
     arguments = ["--config=configs/finetune.py", f"--config.data.folder={root}", "--config.init.folder=none"]
     result = command("ldis_jax.main", *arguments, f"--workdir={tmp_path / 'run'}")

@@ -45,7 +45,7 @@ def main() -> None:
     uncalibrated = dataclasses.replace(task, confidence=NOT_CALIBRATED)
     predict = functools.partial(make_predict(uncalibrated, graphdef, frozen, mesh), trained)
     with tempfile.TemporaryDirectory() as workdir:
-        confidence = Evaluation(config, uncalibrated, Path(workdir), pictures=False).calibrate(predict, 0)
+        confidence = Evaluation(config, uncalibrated, Path(workdir), sheets=False).calibrate(predict, 0)
     write_json(folder / TASK_FILE, dataclasses.replace(task, confidence=confidence).to_dict())
     print(f"{folder}: {confidence.episodes} episodes, masks below {confidence.min_score:.3f} are empty")
 

@@ -20,13 +20,13 @@ _SIDE, _SCENE = 128, (0, 0)  # pixels; (seed, index), chosen for being easily re
 def main() -> None:
     """Writes three images."""
     episode = ProceduralScenes("unseen", image_size=_SIDE).draw(episode_rng(*_SCENE), num_shots=1)
-    pictures = {
+    images = {
         "query": episode.query_image,
         "prompt": episode.prompt_images[0],
         "prompt_mask": episode.prompt_masks[0],
     }
-    for name, picture in pictures.items():
-        write_png(ROOT / "examples" / f"{name}.png", picture > 0 if name == "prompt_mask" else picture)
+    for name, image in images.items():
+        write_png(ROOT / "examples" / f"{name}.png", image > 0 if name == "prompt_mask" else image)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.input_pipeline import Episode, ProceduralScenes, episode_rng, eval_image
 from ldis_jax.input_pipeline.procedural import split_classes
 from ldis_jax.look_inside import LookInside, attended_sheet, steps_sheet, tokens_sheet
-from ldis_jax.media.overlays import contact_sheet, magnify, spotlight, to_picture
+from ldis_jax.media.overlays import contact_sheet, magnify, spotlight, to_image
 from ldis_jax.support import cli
 from ldis_jax.tasks import pseudo_mask
 
@@ -58,13 +58,13 @@ def pseudo_masks(pipe: LDISPipeline, episode: Episode, alpha: float = 0.4) -> np
     noise = jax.random.normal(jax.random.key(0), latents.shape)
     noisy = [NoiseSchedule().add_noise(latents, noise, jnp.array([t])) for t in _TIMESTEPS]
     decoded = vae.decode(jnp.concatenate(noisy) / vae.scaling_factor)
-    targets = [magnify(episode.query_image), to_picture(np.asarray(vanilla[0])), to_picture(np.asarray(augmented[0]))]
+    targets = [magnify(episode.query_image), to_image(np.asarray(vanilla[0])), to_image(np.asarray(augmented[0]))]
     blank = [np.full_like(targets[0], 255)] * (len(_TIMESTEPS) - len(targets))
     labels = [
         f"the query, its vanilla pseudo mask (eq. 2), its augmented one with g = {alpha} (eq. 4)",
         "what LDIS-n learns to denoise: its latent under the noise of timestep " + ", ".join(map(str, _TIMESTEPS)),
     ]
-    rows = [targets + blank, [to_picture(np.asarray(x)) for x in decoded]]
+    rows = [targets + blank, [to_image(np.asarray(x)) for x in decoded]]
     return contact_sheet(rows, ("",) * len(_TIMESTEPS), labels)
 
 

@@ -49,9 +49,9 @@ def pink_noise(rng: np.random.Generator) -> np.ndarray:
     spectrum = np.fft.fft2(rng.normal(size=(3, IMAGE_SIZE, IMAGE_SIZE))) / np.maximum(f, 1 / IMAGE_SIZE) ** rng.uniform(
         1, 1.6
     )
-    picture = np.fft.ifft2(spectrum).real.transpose(1, 2, 0)
-    picture = picture / picture.std() * rng.uniform(0.2, 0.7) + rng.uniform(-0.4, 0.4, 3)
-    return np.clip(picture, -1, 1).astype(np.float32)
+    image = np.fft.ifft2(spectrum).real.transpose(1, 2, 0)
+    image = image / image.std() * rng.uniform(0.2, 0.7) + rng.uniform(-0.4, 0.4, 3)
+    return np.clip(image, -1, 1).astype(np.float32)
 
 
 def autoencoder_batches(seed: int, size: int) -> Iterator[np.ndarray]:
@@ -62,14 +62,14 @@ def autoencoder_batches(seed: int, size: int) -> Iterator[np.ndarray]:
         batch = []
         for i in range(size):
             episode = scenes.draw(rng, 0)
-            picture = normalise(episode.query_image)
+            image = normalise(episode.query_image)
             kind = i % 8
             if kind in (4, 5, 6):
                 alpha = (0.0, 0.0, rng.uniform(0.1, 0.7))[kind - 4]
-                picture = np.asarray(pseudo_mask.encode(episode.query_mask[None], picture[None], alpha)[0])
+                image = np.asarray(pseudo_mask.encode(episode.query_mask[None], image[None], alpha)[0])
             elif kind == 7:
-                picture = pink_noise(rng)
-            batch.append(picture)
+                image = pink_noise(rng)
+            batch.append(image)
         yield np.stack(batch)
 
 
@@ -94,7 +94,7 @@ class Namer(nnx.Module):
 
 
 def namer_batches(seed: int, size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Pictures, masks and attributes of the masked objects."""
+    """Images, masks and attributes of the masked objects."""
     scenes = procedural.ProceduralScenes(image_size=IMAGE_SIZE)
     for step in range(1 << 30):
         rng = np.random.Generator(np.random.Philox(key=[seed, step]))

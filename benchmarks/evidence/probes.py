@@ -18,7 +18,7 @@ from ldis_jax.evaluators.episodes import is_absent, predict_episodes
 from ldis_jax.evaluators.mean_iou import MeanIoU
 from ldis_jax.inference.program import make_predict
 from ldis_jax.input_pipeline import Episode, FrozenEpisodes, ProceduralScenes, episode_rng
-from ldis_jax.media.overlays import to_picture
+from ldis_jax.media.overlays import to_image
 from ldis_jax.models.params import flatten
 from ldis_jax.runtime import sharding
 from ldis_jax.tasks import LDISN, pseudo_mask
@@ -97,7 +97,7 @@ class Probe:
     def painted(self) -> np.ndarray:
         """Pseudo masks for :func:`benchmarks.evidence.pictures.episodes`, uint8 [N, S, S, 3]."""
         outputs = predict_episodes(self._predict, pictures.episodes(), self.task.image_size, pictures.COUNT)
-        return np.stack([to_picture(r) for _, r in outputs])
+        return np.stack([to_image(r) for _, r in outputs])
 
     def sampling(self) -> list[dict[str, Any]]:
         """LDIS-n's steps, samplers and guidance, see benchmarks/fewer_steps.py."""

@@ -31,12 +31,12 @@ SEMANTIC = {"train": slice(0, 60), "val": slice(70, None)}
 
 def shrink(image: Path, mask: Path, image_out: Path, mask_out: Path) -> None:
     """Writes an image and its label map at :data:`LONG_SIDE`; the mask keeps its labels."""
-    with Image.open(image) as picture, Image.open(mask) as labels:
-        scale = min(1.0, LONG_SIDE / max(picture.size))
-        size = (round(picture.width * scale), round(picture.height * scale))
+    with Image.open(image) as opened, Image.open(mask) as labels:
+        scale = min(1.0, LONG_SIDE / max(opened.size))
+        size = (round(opened.width * scale), round(opened.height * scale))
         for path in (image_out, mask_out):
             path.parent.mkdir(parents=True, exist_ok=True)
-        picture.convert("RGB").resize(size, Image.Resampling.LANCZOS).save(image_out, quality=95)
+        opened.convert("RGB").resize(size, Image.Resampling.LANCZOS).save(image_out, quality=95)
         labels.resize(size, Image.Resampling.NEAREST).save(mask_out)
 
 

@@ -20,7 +20,7 @@ from ldis_jax.errors import LDISError
 from ldis_jax.inference.batches import map_ahead
 from ldis_jax.inference.read_prompts import find_label
 from ldis_jax.media.animations import is_animation
-from ldis_jax.media.images import PICTURE_SUFFIXES, list_pictures, read_image, write_png
+from ldis_jax.media.images import IMAGE_SUFFIXES, list_images, read_image, write_png
 from ldis_jax.media.legends import Legend
 from ldis_jax.media.masks import IGNORE_LABEL, read_first_labels
 from ldis_jax.media.overlays import LABEL_COLOURS, overlay, overlay_labels
@@ -39,11 +39,11 @@ def is_video(path: Path) -> bool:
 
 
 def find_queries(names: Sequence[str]) -> list[Path]:
-    """Pictures and videos of files, folders and patterns, in the order given; within each in that of their numbers."""
+    """Images and videos of files, folders and patterns, in the order given; within each in that of their numbers."""
     found: list[Path] = []
     for name in names:
         if os.path.isdir(name):
-            matches = list_pictures(name)
+            matches = list_images(name)
         elif os.path.exists(name):
             matches = [Path(name)]
         else:
@@ -55,8 +55,8 @@ def find_queries(names: Sequence[str]) -> list[Path]:
 
 
 @dataclasses.dataclass(frozen=True)
-class PictureWork:
-    """Pictures, each with files of its own.
+class ImageWork:
+    """Images, each with files of its own.
 
     Attributes:
         places: an image -> its files.
@@ -143,7 +143,7 @@ class ClipWork:
     many = True
 
     def run(self, pipe: LDISPipeline, prompts: Any, quiet: bool, **options: Any) -> dict[str, Any]:
-        """Does it as :class:`PictureWork` does, with few frames in memory."""
+        """Does it as :class:`ImageWork` does, with few frames in memory."""
         drawn, kept = itertools.tee(self.video.frames())
         images = (frame.image for frame in drawn)
         if self.labels is not None:
@@ -177,24 +177,24 @@ class ClipWork:
         return legend.draw(overlay_labels(image, labels))
 
 
-def picture_work(
+def image_work(
     places: Mapping[Path, Outputs], classes: Classes, outputs: Outputs, made_by: Mapping[str, Any]
-) -> PictureWork:
+) -> ImageWork:
     """The work of many images; ``made_by`` decides results besides the prompts, and is kept with them."""
     queries = {query: place.out for query, place in places.items()}
     folders = Folders(outputs, {**made_by, "prompts": _digests(classes)}, queries)
     written = [place.files(tuple(classes)) for place in places.values()]
     folders.check({kind: [path for files in written for path in files[kind]] for kind in outputs.given()})
-    return PictureWork(places, classes, folders)
+    return ImageWork(places, classes, folders)
 
 
 def clip_work(
     queries: Sequence[Path], classes: Classes, first_mask: Path | None, outputs: Outputs, made_by: Mapping[str, Any]
 ) -> ClipWork:
-    """The work of one video file, or of frames in the order given; ``made_by`` as in :func:`picture_work`."""
+    """The work of one video file, or of frames in the order given; ``made_by`` as in :func:`image_work`."""
     if len(queries) > 1 and any(map(is_video, queries)):
         raise LDISError("--query: a video is one file, or frames that are images; name that file, or those images")
-    one = len(queries) == 1 and (queries[0].suffix.lower() not in PICTURE_SUFFIXES or is_animation(queries[0]))
+    one = len(queries) == 1 and (queries[0].suffix.lower() not in IMAGE_SUFFIXES or is_animation(queries[0]))
     numbers = sorted(queries, key=natural_key)
     by_shell = [sorted(queries), sorted(queries, key=lambda path: "".join(filter(str.isalnum, str(path))).lower())]
     if queries != numbers and queries in by_shell:

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict  # pydantic's, before Python 3.12
 
 from ldis_jax.errors import LDISError, list_names
 from ldis_jax.inference.results import ClassSegmentation, Segmentation, read_scores
-from ldis_jax.media.images import PICTURE_SUFFIXES, write_png
+from ldis_jax.media.images import IMAGE_SUFFIXES, write_png
 from ldis_jax.media.masks import read_label_map
 from ldis_jax.media.videos import VIDEO_SUFFIXES
 from ldis_jax.support.files import write_json
@@ -110,7 +110,7 @@ def check_forms(outputs: Outputs, *, one: bool, video: bool) -> None:
     for flag, path in outputs.given().items():
         suffix = path.suffix.lower()
         there = os.path.exists(path) and not os.path.isdir(path)
-        a_file = suffix in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES) or there
+        a_file = suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) or there
         film = video and flag == "overlay" and suffix == ".mp4"
         if suffix != ".png" if one else (a_file and not film) or (video and flag == "probability"):
             raise LDISError(

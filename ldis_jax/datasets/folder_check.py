@@ -75,11 +75,11 @@ class CheckedFolder:
         root, classes = self.layout.root, self.classes()
         if not classes:
             return f"{root}: no image with a mask that shows an object"
-        most = max(classes, key=lambda name: classes[name]["pictures"])
-        too_few = f"the most frequent ({most}) has {classes[most]['pictures']}; add some"
-        if not any(c["pictures"] - c["held_out"] >= _LEFT for c in classes.values()):
+        most = max(classes, key=lambda name: classes[name]["images"])
+        too_few = f"the most frequent ({most}) has {classes[most]['images']}; add some"
+        if not any(c["images"] - c["held_out"] >= _LEFT for c in classes.values()):
             return f"{root}: a class needs {_LEFT} images to train on, {too_few}"
-        if not any(c["held_out"] and c["pictures"] > c["held_out"] for c in classes.values()):
+        if not any(c["held_out"] and c["images"] > c["held_out"] for c in classes.values()):
             needs = f"a class needs {_LEFT} to train on and one more"
             return f"{root}: no image is left to measure with: {needs}, {too_few}"
         return ""
@@ -97,13 +97,13 @@ class CheckedFolder:
         return self.class_names[label] if label < len(self.class_names) else f"class {label}"
 
     def classes(self) -> dict[str, dict[str, int]]:
-        """Name of each class -> its "label", how many "pictures" show it, and how many of them are "held_out"."""
+        """Name of each class -> its "label", how many "images" show it, and how many of them are "held_out"."""
         rows = self.index.rows()
         found = {}
         for label in _objects(self.index).tolist():
             shown = rows[self.index.labels == label]
             name = self.name_of(label)
-            found[name] = {"label": label, "pictures": len(shown), "held_out": int(self.held_out[shown].sum())}
+            found[name] = {"label": label, "images": len(shown), "held_out": int(self.held_out[shown].sum())}
         return found
 
 
@@ -156,7 +156,7 @@ def _check(layout: FolderLayout, stamps: tuple[tuple[int, int], ...]) -> Checked
     else:
         held_out = np.isin(index.names, np.array([name.encode() for name in layout.val], np.bytes_))
     checked = CheckedFolder(layout, rule, names, pairs, object_labels, index, held_out, tuple(problems), tuple(notes))
-    rare = [name for name, counts in checked.classes().items() if counts["pictures"] == 1]
+    rare = [name for name, counts in checked.classes().items() if counts["images"] == 1]
     notes += [Problem(f"class {name!r}", "in one image only, which no other can prompt") for name in rare]
     return dataclasses.replace(checked, notes=tuple(notes))
 
@@ -213,7 +213,7 @@ def summary(checked: CheckedFolder) -> dict[str, Any]:
     return {
         "folder": str(checked.layout.root),
         "layout": "voc" if checked.layout.label_maps else "images and masks",
-        "pictures": len(checked.index),
+        "images": len(checked.index),
         "widths": _range(sizes[:, 0]),
         "heights": _range(sizes[:, 1]),
         "masks": checked.rule,
@@ -237,13 +237,12 @@ def report_lines(checked: CheckedFolder, limit: int = SHOWN) -> list[str]:
     held_out, classes = facts["held_out"], facts["classes"]
     (low, _, wide), (short, _, high) = (facts[name] or (0, 0, 0) for name in ("widths", "heights"))
     shown = [
-        f"{facts['folder']}: {facts['layout']}, {facts['pictures']} images, "
-        f"{low} to {wide} wide, {short} to {high} high",
+        f"{facts['folder']}: {facts['layout']}, {facts['images']} images, {low} to {wide} wide, {short} to {high} high",
         f"masks: {RULES[checked.rule]}",
         f"{'class':<24} {'images':>8} {'held out':>8}",
     ]
-    most = sorted(classes.items(), key=lambda item: -item[1]["pictures"])
-    shown += [f"{name:<24} {counts['pictures']:>8} {counts['held_out']:>8}" for name, counts in most[:SHOWN]]
+    most = sorted(classes.items(), key=lambda item: -item[1]["images"])
+    shown += [f"{name:<24} {counts['images']:>8} {counts['held_out']:>8}" for name, counts in most[:SHOWN]]
     shown += _rest(len(classes), SHOWN, "classes")
     by = facts["held_out_by"]
     shown.append(f"held out to evaluate, by {by}: {len(held_out)}: {', '.join(held_out[:_NAMES])}")

@@ -1,4 +1,4 @@
-"""Pictures and masks of a user's folder, found by looking: what lies where, what belongs together, what is missing."""
+"""Images and masks of a user's folder, found by looking: what lies where, what belongs together, what is missing."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def find_layout(root: StrPath) -> FolderLayout:
 def _pair_up(root: Path, label_maps: bool, images: Path, masks: Path) -> FolderLayout:
     problems: list[Problem] = []
     notes: list[Problem] = []
-    found = {folder: _pictures(folder, problems, notes) for folder in (images, masks)}
+    found = {folder: _images(folder, problems, notes) for folder in (images, masks)}
     names = sorted(set(found[images]) | set(found[masks]))
     train, val = (_listed(root, split) for split in ("train", "val"))
     tops = {name.partition("/")[0] for name in names}
@@ -122,7 +122,7 @@ def _listed(root: Path, split: str) -> tuple[str, ...] | None:
     return None if path is None else tuple(dict.fromkeys(read_lines(path)))
 
 
-def _pictures(folder: Path, problems: list[Problem], notes: list[Problem]) -> dict[str, str]:
+def _images(folder: Path, problems: list[Problem], notes: list[Problem]) -> dict[str, str]:
     """Paths by name below ``folder``, without the ending."""
     Image.init()
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}

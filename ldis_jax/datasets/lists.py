@@ -10,13 +10,13 @@ from typing_extensions import TypedDict  # pydantic's, before Python 3.12
 
 from ldis_jax.datasets.meta_files import read_meta
 from ldis_jax.errors import LDISError
-from ldis_jax.media.images import PICTURE_SUFFIXES
+from ldis_jax.media.images import IMAGE_SUFFIXES
 from ldis_jax.support.files import StrPath, natural_key, reading
 from ldis_jax.support.json_files import read_json
 
 _MASK_FOLDERS = ("masks", "segmentationclass")
 _COMMON = (".jpg", ".png", ".jpeg", ".JPG", ".JPEG", ".PNG")  # looked for first
-IMAGE_SUFFIXES = tuple(dict.fromkeys((*_COMMON, *PICTURE_SUFFIXES, *map(str.upper, PICTURE_SUFFIXES))))
+_SUFFIXES = tuple(dict.fromkeys((*_COMMON, *IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))))
 
 
 class _Classes(TypedDict):
@@ -89,14 +89,14 @@ def find_class_names(mask: StrPath) -> Path:
 
 def find_image(folder: Path, stem: str) -> Path:
     """``folder/stem`` with the first suffix that exists; with .jpg if none does."""
-    paths = [folder / f"{stem}{suffix}" for suffix in IMAGE_SUFFIXES]
+    paths = [folder / f"{stem}{suffix}" for suffix in _SUFFIXES]
     return next((path for path in paths if path.is_file()), paths[0])
 
 
 def image_stems(folder: Path) -> list[str]:
     """Stems of the images of a folder, in the order of the numbers in them; hidden files are passed over."""
     inside = sorted(folder.iterdir(), key=natural_key)
-    shown = [path.stem for path in inside if path.suffix in IMAGE_SUFFIXES and not path.name.startswith(".")]
+    shown = [path.stem for path in inside if path.suffix in _SUFFIXES and not path.name.startswith(".")]
     return list(dict.fromkeys(shown))
 
 

@@ -29,7 +29,7 @@ class Example:
     query: np.ndarray
     prompts: tuple[PaintedPrompt, ...]
 
-    def picture(self) -> np.ndarray:
+    def image(self) -> np.ndarray:
         """The prompts and the query side by side, uint8 [S, S', 3] on white."""
         gap = np.full((_SIDE, _GAP, 3), 255, np.uint8)
         tiles = [self._tile(image) for image in (*overlaid(self.prompts), self.query)]

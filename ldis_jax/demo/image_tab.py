@@ -18,7 +18,7 @@ from ldis_jax.demo.uploads import (
     read_mask_file,
     read_mask_labels,
     read_prompt,
-    read_prompt_picture,
+    read_prompt_image,
     read_query,
 )
 from ldis_jax.demo.widgets import (
@@ -27,9 +27,9 @@ from ldis_jax.demo.widgets import (
     PRIVATE,
     Server,
     editor,
+    image_input,
     ldisn_options,
     legend,
-    picture_input,
 )
 from ldis_jax.media.animations import is_animation
 from ldis_jax.media.overlays import magnify
@@ -52,7 +52,7 @@ def build(server: Server) -> None:
             prompt, shown_prompts = _prompt_editor(server)
         with gr.Column(min_width=240):
             gr.Markdown("### 2. Query\nThe image to segment.")
-            query = picture_input(show_label=False, height=_HEIGHT, elem_id="query")
+            query = image_input(show_label=False, height=_HEIGHT, elem_id="query")
             run = gr.Button("Segment", variant="primary", size="lg", elem_id="segment")
             options = ldisn_options(server.pipe)
         with gr.Column(min_width=240):
@@ -130,7 +130,7 @@ def _examples(photographs: bool) -> tuple[list[Any], list[Example]]:
         for example in examples:
             with gr.Column(min_width=200):
                 gr.Image(
-                    example.picture(), format="png", show_label=False, interactive=False, height=120, buttons=[],
+                    example.image(), format="png", show_label=False, interactive=False, height=120, buttons=[],
                     container=False,
                 )  # fmt: skip
                 choosers.append(gr.Button(example.title, size="sm", elem_classes="example"))
@@ -174,8 +174,8 @@ def _prompt_editor(server: Server) -> tuple[list[Any], list[Any]]:
             labels = read_mask_labels(mask, server.limits)
             if labels is None:
                 return gr.Radio([], value=None, visible=False), on_label(painted, mask, None)
-            picture = read_prompt_picture(painted, server.limits) if painted["background"] else None
-            shares, shown = pictures.label_choices(labels, picture)
+            image = read_prompt_image(painted, server.limits) if painted["background"] else None
+            shares, shown = pictures.label_choices(labels, image)
             choices = [(f"{label} ({100 * share:.1f} %)", label) for label, share in shares.items()]
             return gr.Radio(choices, value=None, visible=True), gr.Image(
                 shown, visible=True, height=360, show_label=False
@@ -187,8 +187,8 @@ def _prompt_editor(server: Server) -> tuple[list[Any], list[Any]]:
             shown = read_mask_file(mask, server.limits, label, gr.Info)
             if not painted["background"]:
                 return gr.Image(255 * magnify((shown == 1).astype(np.uint8)), visible=True, height=180, show_label=True)
-            [picture] = pictures.overlaid([read_prompt(painted, mask, "", server.limits, label)])
-            return gr.Image(picture, visible=True, height=180, show_label=True)
+            [image] = pictures.overlaid([read_prompt(painted, mask, "", server.limits, label)])
+            return gr.Image(image, visible=True, height=180, show_label=True)
 
     def on_add(
         painted: Any, mask: str | None, label: int | None, name: str, before: list[PaintedPrompt]
@@ -214,7 +214,7 @@ def _nothing_yet() -> tuple[Any, ...]:
     return _NOTHING, None, None, None, None, _SCALE.format(""), gr.DownloadButton(visible=False)
 
 
-def _outputs(result: pictures.PictureResult, steps: str) -> tuple[Any, ...]:
+def _outputs(result: pictures.ImageResult, steps: str) -> tuple[Any, ...]:
     several = result.pseudo_mask is None
     what = "label map" if several else "mask"
     return (

@@ -13,7 +13,7 @@ from ldis_jax.demo.uploads import PaintedPrompt, reduced
 from ldis_jax.errors import LDISError
 from ldis_jax.media.legends import Legend
 from ldis_jax.media.masks import IGNORE_LABEL, labels_in
-from ldis_jax.media.overlays import PALETTE, magnify, overlay, overlay_labels, probability_picture
+from ldis_jax.media.overlays import PALETTE, magnify, overlay, overlay_labels, probability_image
 from ldis_jax.pipeline import LDISPipeline
 
 _MAX_PROMPTS, _MAX_LABELS = 16, 64
@@ -21,7 +21,7 @@ _LABEL_PIXELS = 200_000  # of a label map that is shown, about as large as the p
 
 
 @dataclasses.dataclass(frozen=True)
-class PictureResult:
+class ImageResult:
     """The images and figures that the page shows for one query.
 
     Attributes:
@@ -93,7 +93,7 @@ def label_choices(labels: np.ndarray, image: np.ndarray | None) -> tuple[dict[in
 
 def segment(
     pipe: LDISPipeline, query: np.ndarray, prompts: Sequence[PaintedPrompt], folder: Path, **options: Any
-) -> Iterator[PictureResult]:
+) -> Iterator[ImageResult]:
     """Segments a query, uint8 [H, W, 3]: of one class step by step, of several at once.
 
     The last result's file is ``mask.png`` or ``label_map.png`` in the folder.
@@ -124,15 +124,15 @@ def _shown(
     labels: np.ndarray,
     probability: np.ndarray,
     pseudo_mask: np.ndarray | None = None,
-) -> PictureResult:
+) -> ImageResult:
     """Small images are magnified, so that a browser does not blur them."""
     names = tuple(scores)
     colours = PALETTE if len(names) > 1 else np.full((1, 3), 255, np.uint8)
     large = magnify(labels)
-    return PictureResult(
+    return ImageResult(
         overlay=overlay_labels(magnify(query), large) if len(names) > 1 else overlay(magnify(query), large == 1),
         mask=np.concatenate([np.zeros((1, 3), np.uint8), colours])[large],
-        probability=probability_picture(magnify(probability)),
+        probability=probability_image(magnify(probability)),
         pseudo_mask=None if pseudo_mask is None else magnify(pseudo_mask),
         shares={name: float((labels == label).mean()) for label, name in enumerate(names, 1)},
         scores=scores,

@@ -117,7 +117,7 @@ def read_prompt(
     Raises:
         LDISError: no image, no mask, an empty one, one of another size, or of several labels with none chosen.
     """
-    image = read_prompt_picture(editor, limits)
+    image = read_prompt_image(editor, limits)
     if mask_file is None:
         mask = (_painted(editor["layers"], image.shape[:2], limits) > 0).astype(np.uint8)
     else:
@@ -158,16 +158,16 @@ def read_labels(editor: Mapping[str, Any], limits: Limits) -> np.ndarray:
     Raises:
         LDISError: no image, or nothing painted.
     """
-    image = _editors_picture(editor, "first frame of a video", limits)
+    image = _editors_image(editor, "first frame of a video", limits)
     return _painted(editor["layers"], image.shape[:2], limits)
 
 
-def read_prompt_picture(editor: Mapping[str, Any], limits: Limits) -> np.ndarray:
+def read_prompt_image(editor: Mapping[str, Any], limits: Limits) -> np.ndarray:
     """The editor's image, uint8 [H, W, 3]; raises :class:`LDISError` where there is none within the limits."""
-    return _editors_picture(editor, "prompt image", limits)
+    return _editors_image(editor, "prompt image", limits)
 
 
-def _editors_picture(editor: Mapping[str, Any], name: str, limits: Limits) -> np.ndarray:
+def _editors_image(editor: Mapping[str, Any], name: str, limits: Limits) -> np.ndarray:
     return read_image(limits.read(editor["background"], name), name)
 
 

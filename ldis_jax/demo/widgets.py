@@ -73,7 +73,7 @@ class Server:
             raise gr.Error(line, print_exception=False) from None
 
 
-def picture_input(**keywords: Any) -> Any:
+def image_input(**keywords: Any) -> Any:
     """An image whose path our functions get; Gradio would open the file first, and fail in words of its own."""
     component: Any = gr.Image(type="filepath", format="png", sources=["upload", "clipboard"], **keywords)
     component.preprocess = lambda payload: payload and payload.path

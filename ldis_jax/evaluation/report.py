@@ -12,7 +12,7 @@ import numpy as np
 
 from ldis_jax.errors import list_names
 from ldis_jax.evaluation.video_benchmark import Frame, segment_frames
-from ldis_jax.evaluators import PictureEvaluator
+from ldis_jax.evaluators import SheetEvaluator
 from ldis_jax.inference.batches import Predict
 from ldis_jax.input_pipeline import Episode, IndexedSource
 from ldis_jax.media.images import write_png
@@ -84,20 +84,20 @@ def write_page(
 
     ``report`` and ``records`` are the whole evaluation's, and ``subject`` its own, so that nothing compiles again.
     """
-    pictures, (_, predict, size, batch_size, tile, confidence, _) = path.with_suffix(""), subject
-    plot_bars(report["iou_per_class"], "IoU by class, percent", pictures / "classes.png")
-    plot_reliability(report["reliability"], report["ece"], pictures / "reliability.png")
+    folder, (_, predict, size, batch_size, tile, confidence, _) = path.with_suffix(""), subject
+    plot_bars(report["iou_per_class"], "IoU by class, percent", folder / "classes.png")
+    plot_reliability(report["reliability"], report["ece"], folder / "reliability.png")
     parts = [markdown.figures_table(report, {"miou": "mIoU", "fb_iou": "FB-IoU"}), _CAPTION, _facts(report)]
-    parts.append(_score_section(report, subject, f"{pictures.name}/reliability.png"))
-    parts.append(f"## Classes\n\n![IoU by class]({pictures.name}/classes.png)")
+    parts.append(_score_section(report, subject, f"{folder.name}/reliability.png"))
+    parts.append(f"## Classes\n\n![IoU by class]({folder.name}/classes.png)")
     if len(report["episodes_per_class"]) <= _MOST_ROWS:
         parts.append(_class_table(report))
     for name, indices in ranked(records).items():
         if indices:
-            sheet = PictureEvaluator(episodes, size, batch_size, pictures / f"{name}.png", indices, tile, confidence)
+            sheet = SheetEvaluator(episodes, size, batch_size, folder / f"{name}.png", indices, tile, confidence)
             for _ in sheet.run(predict):
                 pass
-            parts.append(f"## {name.capitalize()} episodes\n\n![{name} episodes]({pictures.name}/{name}.png)")
+            parts.append(f"## {name.capitalize()} episodes\n\n![{name} episodes]({folder.name}/{name}.png)")
     markdown.write_page(path, report["benchmark"], parts)
 
 
@@ -141,8 +141,8 @@ def write_curve_page(path: Path, report: Mapping[str, Any]) -> None:
         f"All rows are of the same {report['episodes']} queries of {classes} classes, those with more than {most} "
         f"images; fewer prompts are the first of the {most}. A difference's interval is of the same resamples of both."
     )
-    picture = f"![mIoU by number of prompts]({plot.parent.name}/{plot.name})"
-    parts = [markdown.table(rows), f"{_CAPTION} {queries}", picture, _facts(report)]
+    chart = f"![mIoU by number of prompts]({plot.parent.name}/{plot.name})"
+    parts = [markdown.table(rows), f"{_CAPTION} {queries}", chart, _facts(report)]
     markdown.write_page(path, f"{report['benchmark']}, by number of prompts", parts)
 
 
@@ -169,14 +169,14 @@ def write_video_page(
     Four frames of each of these are predicted again, and its image has its number in the set; ``ranked_by`` is the
     figure of "per_video" that says which are best.
     """
-    pictures, numbers = path.with_suffix(""), {video: i for i, video in enumerate(source.videos)}
+    folder, numbers = path.with_suffix(""), {video: i for i, video in enumerate(source.videos)}
     names = [name for name in report if f"{name}_interval" in report]
     names += [name for name in report if name.endswith("_vspw_code")]
     if "iou_per_class" in report:
         bars, title = report["iou_per_class"], "IoU by class"
     else:
         bars, title = {video: figures[ranked_by] for video, figures in report["per_video"].items()}, "J&F by video"
-    plot_bars(bars, f"{title}, percent", pictures / "bars.png")
+    plot_bars(bars, f"{title}, percent", folder / "bars.png")
 
     sections, lengths = ranked_videos(report["per_video"], ranked_by), source.videos
     shown = dict.fromkeys(itertools.chain.from_iterable(sections.values()))  # of few videos, one in several sections
@@ -186,25 +186,25 @@ def write_video_page(
         subject.predict, source, frames, subject.image_size, subject.batch_size, subject.tile, subject.confidence
     )
     for video, group in itertools.groupby(predicted, key=lambda frame: frame.video):
-        write_png(pictures / f"{numbers[video]:04d}.png", strip(video, source.frame(video, 0), list(group)))
+        write_png(folder / f"{numbers[video]:04d}.png", strip(video, source.frame(video, 0), list(group)))
 
     parts = [markdown.figures_table(report, dict(zip(names, names, strict=True))), _CAPTION, *report["notes"]]
     parts.append(_facts(report))
-    parts.append(f"## {title}\n\n![{title}]({pictures.name}/bars.png)")
+    parts.append(f"## {title}\n\n![{title}]({folder.name}/bars.png)")
     for name, videos in sections.items():
         if fresh := [video for video in videos if shown.pop(video, True) is None]:
             parts.append(f"## {name.capitalize()} videos by {ranked_by}")
         for video in fresh:
             value = report["per_video"][video][ranked_by]
-            parts.append(f"{video}: {value:.2f}\n\n![{video}]({pictures.name}/{numbers[video]:04d}.png)")
+            parts.append(f"{video}: {value:.2f}\n\n![{video}]({folder.name}/{numbers[video]:04d}.png)")
     markdown.write_page(path, report["benchmark"], parts)
 
 
 def strip(video: str, given: tuple[np.ndarray, np.ndarray], frames: Sequence[Frame]) -> np.ndarray:
     """An image of a video: the first frame with its labels, then frames with prediction and truth; uint8 [H, W, 3]."""
     first = overlay_labels(*given)
-    predicted = [first, *(overlay_labels(frame.picture, frame.predicted) for frame in frames)]
-    true = [first, *(overlay_labels(frame.picture, frame.truth) for frame in frames)]
+    predicted = [first, *(overlay_labels(frame.image, frame.predicted) for frame in frames)]
+    true = [first, *(overlay_labels(frame.image, frame.truth) for frame in frames)]
     titles = ["frame 0, given", *(f"frame {frame.time}" for frame in frames)]
     return contact_sheet([predicted, true], titles, [f"{video}: prediction", "truth"])
 

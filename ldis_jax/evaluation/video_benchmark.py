@@ -29,7 +29,7 @@ class Frame(NamedTuple):
 
     video: str
     time: int
-    picture: np.ndarray
+    image: np.ndarray
     truth: np.ndarray
     predicted: np.ndarray
 
@@ -85,12 +85,12 @@ def segment_frames(
         prompts, shape = prompt_of(video)
         if not prompts:
             return iter(())
-        picture, truth = source.frame(video, time)
+        image, truth = source.frame(video, time)
         if truth.shape != shape:
             raise LDISError(f"video {video!r}: frame {time} differs in size from the first {shape}")
-        frame = Frame(video, time, picture, truth, np.zeros_like(truth))
+        frame = Frame(video, time, image, truth, np.zeros_like(truth))
         first_index = (time - 1) * len(prompts)  # of a query in its video, wherever the evaluation began
-        mosaics = [(Mosaic(picture, image_size, tile), prompt) for prompt in prompts.values()]
+        mosaics = [(Mosaic(image, image_size, tile), prompt) for prompt in prompts.values()]
         return (
             (
                 (frame, list(prompts), mosaic, part),

@@ -1,1 +1,1 @@
-"""Pictures and prompts in, masks out: what lies under the pipeline."""
+"""Images and prompts in, masks out: what lies under the pipeline."""

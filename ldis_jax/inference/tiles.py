@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from ldis_jax.input_pipeline.transforms import eval_image, restore_size, tile_side
-from ldis_jax.media.overlays import to_picture
+from ldis_jax.media.overlays import to_image
 from ldis_jax.support.checks import check_integer
 from ldis_jax.tasks import Task
 from ldis_jax.tasks.pseudo_mask import to_logit
@@ -22,9 +22,9 @@ class Tile:
     height: int
     width: int
 
-    def cut(self, picture: np.ndarray) -> np.ndarray:
+    def cut(self, image: np.ndarray) -> np.ndarray:
         """The view of [..., H, W, C] under the tile."""
-        return picture[..., self.top : self.top + self.height, self.left : self.left + self.width, :]
+        return image[..., self.top : self.top + self.height, self.left : self.left + self.width, :]
 
 
 def make_tiles(height: int, width: int, tile_size: int | None, tile: float = 1.0) -> list[Tile]:
@@ -99,15 +99,15 @@ class Canvas:
         pseudo_mask: what the decoder rendered for the first class, uint8 [S, S, 3], of several tiles [H, W, 3].
     """
 
-    def __init__(self, picture: np.ndarray, num_classes: int, task: Task, tile_size: int | None = None):
-        """Empty; ``picture`` is uint8 [H, W, 3]."""
-        self.picture, self.tiles = picture, make_tiles(picture.shape[0], picture.shape[1], tile_size, task.tile)
+    def __init__(self, image: np.ndarray, num_classes: int, task: Task, tile_size: int | None = None):
+        """Empty; ``image`` is uint8 [H, W, 3]."""
+        self.image, self.tiles = image, make_tiles(image.shape[0], image.shape[1], tile_size, task.tile)
         self.missing = len(self.tiles) * num_classes
-        self.logits = np.zeros((num_classes, *picture.shape[:2]), np.float32)
-        self.pseudo_mask = np.zeros_like(picture) if len(self.tiles) > 1 else np.zeros(0, np.uint8)
+        self.logits = np.zeros((num_classes, *image.shape[:2]), np.float32)
+        self.pseudo_mask = np.zeros_like(image) if len(self.tiles) > 1 else np.zeros(0, np.uint8)
         self._task = task
         # Sums of R and of weights, from a row of the image on.
-        strip = (self.tiles[0].height, picture.shape[1]) if len(self.tiles) > 1 else (0, 0)
+        strip = (self.tiles[0].height, image.shape[1]) if len(self.tiles) > 1 else (0, 0)
         self._sum, self._weight = np.zeros((num_classes, *strip, 3), np.float32), np.zeros((*strip, 1), np.float32)
         self._first_row = 0
         self._squares: dict[Tile, np.ndarray] = {}  # fitted for the network, until R is made of what it renders
@@ -115,7 +115,7 @@ class Canvas:
     def square(self, tile: Tile) -> np.ndarray:
         """A tile as the network takes it, float32 [S, S, 3] in [-1, 1]."""
         if tile not in self._squares:
-            self._squares[tile] = eval_image(tile.cut(self.picture), self._task.image_size)
+            self._squares[tile] = eval_image(tile.cut(self.image), self._task.image_size)
         return self._squares[tile]
 
     def add(self, tile: Tile, class_index: int, rendered: np.ndarray) -> None:
@@ -125,7 +125,7 @@ class Canvas:
         if len(self.tiles) == 1:
             self.logits[class_index] = to_logit(restored)
             if class_index == 0:
-                self.pseudo_mask = to_picture(rendered)
+                self.pseudo_mask = to_image(rendered)
             return
         self._finish(tile.top)
         weight = _ramp(tile.height)[:, None, None] * _ramp(tile.width)[None, :, None]
@@ -136,7 +136,7 @@ class Canvas:
         if class_index == len(self._sum) - 1:
             del self._squares[tile]
         if not self.missing:
-            self._finish(len(self.picture))
+            self._finish(len(self.image))
 
     def _finish(self, row: int) -> None:
         """Makes the results of the rows before ``row``, which no tile to come reaches."""
@@ -145,7 +145,7 @@ class Canvas:
             return
         r = self._sum[:, :done] / self._weight[:done]
         self.logits[:, rows] = to_logit(r)
-        self.pseudo_mask[rows] = to_picture(self._task.rendered(r[0], self.picture[rows] / 127.5 - 1))
+        self.pseudo_mask[rows] = to_image(self._task.rendered(r[0], self.image[rows] / 127.5 - 1))
         for strip in (self._sum.swapaxes(0, 1), self._weight):
             strip[: len(strip) - done] = strip[done:]
             strip[len(strip) - done :] = 0

@@ -11,9 +11,9 @@ from ldis_jax.input_pipeline.episodes import (
     read_manifest,
 )
 from ldis_jax.input_pipeline.frozen import FrozenEpisodes
+from ldis_jax.input_pipeline.image_folder import ImageFolder
 from ldis_jax.input_pipeline.indexed_source import IndexedSource
 from ldis_jax.input_pipeline.loader import TrainLoader
-from ldis_jax.input_pipeline.picture_folder import PictureFolder
 from ldis_jax.input_pipeline.procedural import ProceduralScenes
 from ldis_jax.input_pipeline.record_source import RecordSource
 from ldis_jax.input_pipeline.sources import make_source
@@ -24,8 +24,8 @@ __all__ = [
     "Episode",
     "EpisodeRecord",
     "FrozenEpisodes",
+    "ImageFolder",
     "IndexedSource",
-    "PictureFolder",
     "ProceduralScenes",
     "RecordSource",
     "TrainEpisodes",

@@ -42,7 +42,7 @@ def episode_rng(seed: int, index: int) -> np.random.Generator:
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """Pictures at their own sizes: uint8 [H, W, 3] RGB, and uint8 [H, W] masks in {0, 1, 255}."""
+    """Images at their own sizes: uint8 [H, W, 3] RGB, and uint8 [H, W] masks in {0, 1, 255}."""
 
     query_image: np.ndarray
     query_mask: np.ndarray

@@ -9,7 +9,7 @@ import numpy as np
 
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline.episodes import Episode, EpisodeSource
-from ldis_jax.input_pipeline.picture_folder import SPLITS, PictureFolder
+from ldis_jax.input_pipeline.image_folder import SPLITS, ImageFolder
 from ldis_jax.input_pipeline.procedural import ProceduralScenes
 from ldis_jax.input_pipeline.record_source import RecordSource
 from ldis_jax.input_pipeline.voc_folder import VOCFolder
@@ -36,7 +36,7 @@ def _source(name: str, entry: Any, image_size: int) -> EpisodeSource:
         case "records", split:
             return RecordSource(entry.root, split, entry.classes or None)
         case "folder", split if split in SPLITS:
-            return PictureFolder(entry.root, split, entry.classes, entry.skip_bad, others=entry.others)
+            return ImageFolder(entry.root, split, entry.classes, entry.skip_bad, others=entry.others)
         case "procedural", ("train" | "unseen") as split:
             return ProceduralScenes(split, image_size)
     raise LDISError(

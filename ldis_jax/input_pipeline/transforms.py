@@ -1,4 +1,4 @@
-"""Picture transforms of LDIS, on numpy and OpenCV.
+"""Image transforms of LDIS, on numpy and OpenCV.
 
 Source: the public training configuration, whose steps are mmcv's and mmseg's; sizes are stated for S = 256 there and
 scale with S here. Masks are episode masks in {0, 1, 255}: the public code selects the class before it transforms.

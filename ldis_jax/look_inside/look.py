@@ -15,7 +15,7 @@ from ldis_jax.input_pipeline.transforms import eval_image
 from ldis_jax.look_inside.cross_attention import CrossAttention
 from ldis_jax.look_inside.token_grid import TokenGrid
 from ldis_jax.media.images import ImageSource, read_image
-from ldis_jax.media.overlays import to_picture
+from ldis_jax.media.overlays import to_image
 from ldis_jax.models.attention_maps import record_cross_attention
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.pipeline import LDISPipeline
@@ -64,7 +64,7 @@ class LookInside:
         for rendered, recorded in self._predictor.steps(inputs, options):
             weights = {name: _by_place(np.asarray(x[0]), grid) for name, x in recorded.items()}
             mask = pseudo_mask.to_mask(self.pipe.task.residual(np.asarray(rendered[0]), square))
-            yield CrossAttention(to_picture(square), mask, grid, weights)
+            yield CrossAttention(to_image(square), mask, grid, weights)
 
     def _token_grid(self, images: np.ndarray, masks: np.ndarray) -> TokenGrid:
         tokens, kept = self.pipe.instruction_tokens(images, masks)
@@ -72,7 +72,7 @@ class LookInside:
         side = math.isqrt(tokens.shape[1] // count)
         grid = (count, side, side)
         on_object = np.asarray(kept).reshape(grid) > 0
-        return TokenGrid(to_picture(images[0]), np.asarray(tokens, np.float32).reshape(*grid, -1), on_object)
+        return TokenGrid(to_image(images[0]), np.asarray(tokens, np.float32).reshape(*grid, -1), on_object)
 
 
 class _RecordingPredictor(Predictor):

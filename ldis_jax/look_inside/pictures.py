@@ -22,10 +22,10 @@ def tokens_sheet(prompts: TokenGrid) -> np.ndarray:
     similarity, components = prompts.similarity(), prompts.principal_components()
     low, high = float(similarity.min()), float(similarity.max())
     rows, labels = [], []
-    for k, picture in enumerate(prompts.pictures):
-        kept, large = prompts.on_object[k], magnify(picture)
+    for k, image in enumerate(prompts.images):
+        kept, large = prompts.on_object[k], magnify(image)
         cosine = heat_map(large, similarity[k], low, high)
-        rows.append([picture, _mark(picture, kept), cosine, (255 * components[k]).round().astype(np.uint8)])
+        rows.append([image, _mark(image, kept), cosine, (255 * components[k]).round().astype(np.uint8)])
         labels.append(f"prompt {k + 1}: {kept.sum()} of {kept.size} tokens are kept; cosine {low:.2f} to {high:.2f}")
     titles = ("prompt", "tokens on the object", "cosine to their mean", "first components")
     return contact_sheet(rows, titles, labels)
@@ -42,13 +42,13 @@ def attended_sheet(found: CrossAttention, places: Mapping[str, Place], layers: S
     Raises:
         LDISError: as :meth:`CrossAttention.prompt_map`.
     """
-    pictures = [magnify(picture) for picture in found.prompts.pictures]
+    images = [magnify(image) for image in found.prompts.images]
     rows, labels = [], []
     for label, place in places.items():
         maps = found.prompt_map(place, layers)
-        rows.append([_mark(found.query, found.pixels(place)), *_heat(pictures, maps)])
+        rows.append([_mark(found.query, found.pixels(place)), *_heat(images, maps)])
         labels.append(f"{label}: 0 to {maps.max():.2f}")
-    return contact_sheet(rows, ("from here", *(f"to prompt {k + 1}" for k in range(len(pictures)))), labels)
+    return contact_sheet(rows, ("from here", *(f"to prompt {k + 1}" for k in range(len(images)))), labels)
 
 
 def attending_sheet(
@@ -67,20 +67,20 @@ def attending_sheet(
         meant = np.zeros(found.prompts.on_object.shape[1:], bool)
         meant[row, column] = True
         heat = heat_map(query, values, values.min(), values.max())
-        rows.append([_mark(found.prompts.pictures[prompt], meant), heat])
+        rows.append([_mark(found.prompts.images[prompt], meant), heat])
         labels.append(f"{label}: {values.min():.2f} to {values.max():.2f}")
     return contact_sheet(rows, ("to this token", "from the query"), labels)
 
 
 def layers_sheet(found: CrossAttention, place: Place) -> np.ndarray:
     """A row a layer: how much the tokens of each prompt are attended to from a place; as :func:`attended_sheet`."""
-    pictures = [magnify(picture) for picture in found.prompts.pictures]
+    images = [magnify(image) for image in found.prompts.images]
     rows, labels = [], []
     for name, weights in found.weights.items():
         maps = found.prompt_map(place, [name])
-        rows.append(_heat(pictures, maps))
+        rows.append(_heat(images, maps))
         labels.append(f"{name} at {len(weights)} x {len(weights)}: 0 to {maps.max():.2f}")
-    return contact_sheet(rows, [f"to prompt {k + 1}" for k in range(len(pictures))], labels)
+    return contact_sheet(rows, [f"to prompt {k + 1}" for k in range(len(images))], labels)
 
 
 def steps_sheet(query: ImageSource, steps: Sequence[Segmentation], most: int = 6) -> np.ndarray:
@@ -101,14 +101,14 @@ def steps_sheet(query: ImageSource, steps: Sequence[Segmentation], most: int = 6
     return contact_sheet(rows, [f"step {i + 1}" for i in shown], labels)
 
 
-def _heat(pictures: Sequence[np.ndarray], maps: np.ndarray) -> list[np.ndarray]:
+def _heat(images: Sequence[np.ndarray], maps: np.ndarray) -> list[np.ndarray]:
     """Each image under its map, all on one scale from 0."""
-    return [heat_map(picture, values, 0, maps.max()) for picture, values in zip(pictures, maps, strict=True)]
+    return [heat_map(image, values, 0, maps.max()) for image, values in zip(images, maps, strict=True)]
 
 
-def _mark(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _mark(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The image, large, with all faded that is not meant; a single pixel is shown with what surrounds it."""
-    large = magnify(picture)
+    large = magnify(image)
     if mask.sum() == 1:
         mask = cv2.dilate(mask.astype(np.uint8), np.ones((2 * (len(mask) // 32) + 1,) * 2, np.uint8)) > 0
     blocks = cv2.resize(mask.astype(np.uint8), large.shape[1::-1], interpolation=cv2.INTER_NEAREST)

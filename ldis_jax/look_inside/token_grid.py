@@ -17,7 +17,7 @@ class TokenGrid:
         on_object: bool [K, G, G], the tokens that post-masking leaves to be attended to.
     """
 
-    pictures: np.ndarray
+    images: np.ndarray
     tokens: np.ndarray
     on_object: np.ndarray
 

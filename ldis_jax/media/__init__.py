@@ -1,1 +1,1 @@
-"""Pictures and videos on disk, and what is drawn for people."""
+"""Images and videos on disk, and what is drawn for people."""

@@ -35,7 +35,7 @@ _FORMATS = (
 )
 LOSSY = ("JPEG", "MPO")  # those that always invent values around objects
 # Of the images in a folder, lower case.
-PICTURE_SUFFIXES = (
+IMAGE_SUFFIXES = (
     *(".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".ico", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe"),
     *(".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".sgi", ".tga"),
     *(".tif", ".tiff", ".webp"),
@@ -94,11 +94,11 @@ def read_image(source: ImageSource, name: str = "") -> np.ndarray:
     return pixels
 
 
-def list_pictures(folder: StrPath, say: Callable[[str], object] = _LOGGER.warning) -> list[Path]:
+def list_images(folder: StrPath, say: Callable[[str], object] = _LOGGER.warning) -> list[Path]:
     """The images of a folder, in the order of the numbers in their names; ``say`` takes a line on those not read."""
     if foreign := list_files(folder, _FOREIGN_SUFFIXES):
         say(f"{folder}: files such as {foreign[0].name} ({len(foreign)}) are passed over; convert them to PNG or JPEG")
-    return list_files(folder, PICTURE_SUFFIXES)
+    return list_files(folder, IMAGE_SUFFIXES)
 
 
 def checked_size(source: StrPath) -> tuple[int, int]:

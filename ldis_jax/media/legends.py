@@ -35,11 +35,11 @@ class Legend:
         if self._layout is not None:
             self._place = _quietest_corner(~np.isin(labels, (0, 255)), self._layout.height, self._layout.width)
 
-    def draw(self, picture: np.ndarray) -> np.ndarray:
+    def draw(self, image: np.ndarray) -> np.ndarray:
         """The image, uint8 [H, W, 3], with the names on it; as it is where there are none, or no room for any."""
         if self._layout is None:
-            return picture
-        drawn = picture.copy()
+            return image
+        drawn = image.copy()
         under = drawn[self._place]
         under[:] = self._layout.drawn_on(under)
         return drawn
@@ -68,9 +68,9 @@ class _Layout(NamedTuple):
     def width(self) -> int:
         return sum(self.widths) + self.gap
 
-    def drawn_on(self, picture: np.ndarray) -> np.ndarray:
+    def drawn_on(self, part: np.ndarray) -> np.ndarray:
         """The box over a part of an image of its size, uint8 [h, w, 3], which shines through."""
-        image = Image.fromarray(np.round((1 - _SHARE) * picture + _SHARE * _GROUND).astype(np.uint8))
+        image = Image.fromarray(np.round((1 - _SHARE) * part + _SHARE * _GROUND).astype(np.uint8))
         draw, font, left = ImageDraw.Draw(image), _font(self.size), self.gap
         for column, width in zip(self.columns, self.widths, strict=True):
             for row, (colour, name) in enumerate(column):

@@ -1,4 +1,4 @@
-"""Pictures for people: overlays, maps and contact sheets."""
+"""Images for people: overlays, maps and contact sheets."""
 
 from __future__ import annotations
 
@@ -68,24 +68,24 @@ def label_colour(label: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def to_picture(x: np.ndarray) -> np.ndarray:
+def to_image(x: np.ndarray) -> np.ndarray:
     """[-1, 1] float -> uint8."""
     return np.clip(np.round((x + 1.0) * 127.5), 0, 255).astype(np.uint8)
 
 
-def probability_picture(values: np.ndarray) -> np.ndarray:
+def probability_image(values: np.ndarray) -> np.ndarray:
     """[H, W] in [0, 1] -> uint8 [H, W, 3] from dark blue to yellow (cividis), even steps to colour-blind eyes too."""
     grey = np.clip(np.round(255 * values), 0, 255).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_CIVIDIS), cv2.COLOR_BGR2RGB)
 
 
-def magnify(picture: np.ndarray) -> np.ndarray:
+def magnify(image: np.ndarray) -> np.ndarray:
     """Repeats the pixels of a small image or mask [H, W, ...] until outlines drawn on it are fine beside them."""
-    times = max(1, -(-_SIDE // max(picture.shape[:2])))
-    return picture.repeat(times, axis=0).repeat(times, axis=1)
+    times = max(1, -(-_SIDE // max(image.shape[:2])))
+    return image.repeat(times, axis=0).repeat(times, axis=1)
 
 
-def heat_map(picture: np.ndarray, values: np.ndarray, low: float, high: float) -> np.ndarray:
+def heat_map(image: np.ndarray, values: np.ndarray, low: float, high: float) -> np.ndarray:
     """An image, uint8 [H, W, 3], in pale grey under values in viridis, which all eyes and grey print keep in order.
 
     ``values``, float [h, w], are spread over the image, each in a block of its own; ``low`` is darkest, ``high``
@@ -94,9 +94,9 @@ def heat_map(picture: np.ndarray, values: np.ndarray, low: float, high: float) -
     from matplotlib import colormaps
 
     share = np.clip((values - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
-    blocks = cv2.resize(share, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    blocks = cv2.resize(share, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     colours = colormaps["viridis"](blocks)[..., :3] * 255
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None]
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
     return np.round(0.65 * colours + 0.35 * grey).astype(np.uint8)
 
 
@@ -112,7 +112,7 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], l
         uint8 [H', W', 3].
     """
     font = ImageFont.load_default(13)
-    tiles = [[_tile(picture) for picture in row] for row in rows]
+    tiles = [[_tile(image) for image in row] for row in rows]
     lines = [_LINE if label else 0 for label in labels]
     # Twice the margin above a label: it belongs to the tiles below it.
     heights = [line + max(tile.height for tile in row) + 2 * _MARGIN for line, row in zip(lines, tiles, strict=True)]
@@ -130,8 +130,8 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], l
     return np.asarray(sheet)
 
 
-def _tile(picture: np.ndarray) -> Image.Image:
-    tile = Image.fromarray(picture)
+def _tile(image: np.ndarray) -> Image.Image:
+    tile = Image.fromarray(image)
     scale = _SIDE / max(tile.size)
     # Small images are magnified without blur: their pixels are what there is to judge.
     how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS

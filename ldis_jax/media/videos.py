@@ -18,7 +18,7 @@ import numpy as np
 
 from ldis_jax.errors import LDISError
 from ldis_jax.media import animations
-from ldis_jax.media.images import list_pictures, read_image
+from ldis_jax.media.images import list_images, read_image
 from ldis_jax.support.files import StrPath, atomic_write, checked_file
 
 VIDEO_SUFFIXES = (
@@ -128,7 +128,7 @@ def read_video(source: StrPath | Sequence[StrPath], say: Callable[[str], None] =
     given = () if isinstance(source, str | os.PathLike) else tuple(map(Path, source))
     path = given[0].parent if given else Path(source if isinstance(source, str | os.PathLike) else "frames")
     if given or Path(checked_file(path)).is_dir():
-        if not (files := given or tuple(list_pictures(path, say))):
+        if not (files := given or tuple(list_images(path, say))):
             raise LDISError(f"{path}: no images in this folder; name a folder of frames")
         return Video(path, _FOLDER_FPS, len(files), files, say)
     if animations.is_animation(path):

@@ -77,7 +77,7 @@ class UpDecoderBlock2D(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Picture to moments of the posterior."""
+    """Image to moments of the posterior."""
 
     def __init__(self, config: AutoencoderConfig, **layer: Unpack[LayerOptions]):
         channels = config.block_out_channels
@@ -118,9 +118,9 @@ class Decoder(nnx.Module):
         x = run(self.mid_block, self.conv_in(z))
         for block in self.up_blocks:
             x = block(x, run)
-        return run(self._to_picture, x)
+        return run(self._to_image, x)
 
-    def _to_picture(self, x: jax.Array) -> jax.Array:
+    def _to_image(self, x: jax.Array) -> jax.Array:
         return self.conv_out(nnx.silu(self.conv_norm_out(x)))
 
 

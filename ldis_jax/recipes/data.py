@@ -23,7 +23,7 @@ def folder_source(
 ) -> ConfigDict:
     """Episodes from a folder of images and masks in either layout; see docs/finetune.md.
 
-    Arguments are those of :class:`~ldis_jax.input_pipeline.PictureFolder`: ``split`` is "train", or "val" for queries
+    Arguments are those of :class:`~ldis_jax.input_pipeline.ImageFolder`: ``split`` is "train", or "val" for queries
     among the held-out images; ``classes`` are names or labels with commas between, and ``others`` all but those.
     """
     entry = {"kind": "folder", "root": root, "split": split, "weight": weight, "skip_bad": skip_bad}

@@ -13,7 +13,7 @@ BACKGROUND = (1.0, -1.0, 0.0)
 TARGETS = ("augmented", "perturbed", "added")
 
 
-def picture_share(mask_alpha: float, target: str = "augmented") -> float:
+def image_share(mask_alpha: float, target: str = "augmented") -> float:
     """g, how much of the query I_q a target holds, and what R takes away: mask_alpha, 0, or 1 / mask_alpha."""
     return {"augmented": mask_alpha, "perturbed": 0.0, "added": 1.0 / (mask_alpha or 1.0)}[target]
 
@@ -41,7 +41,7 @@ def encode(
     vanilla = jnp.where((mask == 1)[..., None], jnp.array(FOREGROUND), jnp.array(BACKGROUND))
     if target == "perturbed":
         return vanilla + noise
-    share = picture_share(mask_alpha, target)
+    share = image_share(mask_alpha, target)
     return (1.0 - share if target == "augmented" else 1.0) * vanilla + share * query_image
 
 

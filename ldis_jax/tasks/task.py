@@ -149,15 +149,15 @@ class Task(abc.ABC):
     def residual(self, rendered: Any, query_image: Any) -> Any:
         """R = rendered - g I_q, what remains when the image is taken out, [..., 3], of NumPy or JAX.
 
-        g is :attr:`picture_share`. R is (1 - g) M_v where augmented, else M_v, whatever range ``rendered`` has; half of
+        g is :attr:`image_share`. R is (1 - g) M_v where augmented, else M_v, whatever range ``rendered`` has; half of
         :attr:`object_bias` is added to its green and taken from its red.
         """
-        r = rendered if self.picture_share == 0 else rendered - self.picture_share * query_image
+        r = rendered if self.image_share == 0 else rendered - self.image_share * query_image
         return r if self.object_bias == 0 else r + self._bias(r.ndim)
 
     def rendered(self, residual: Any, query_image: Any) -> Any:
         """The inverse of :meth:`residual`, as the decoder rendered it."""
-        return residual + self.picture_share * query_image - self._bias(residual.ndim)
+        return residual + self.image_share * query_image - self._bias(residual.ndim)
 
     def _bias(self, rank: int) -> np.ndarray:
         return (np.array([-0.5, 0.5, 0.0], np.float32) * np.float32(self.object_bias)).reshape((1,) * (rank - 1) + (3,))
@@ -179,9 +179,9 @@ class Task(abc.ABC):
         return True
 
     @property
-    def picture_share(self) -> float:
+    def image_share(self) -> float:
         """g, how much of the query the target holds: decoded = R + g I_q."""
-        return pseudo_mask.picture_share(self.mask_alpha, self.target)
+        return pseudo_mask.image_share(self.mask_alpha, self.target)
 
     def instruction_tokens(
         self, prompt_encoder: PromptEncoder, prompt_images: jax.Array, prompt_masks: jax.Array

@@ -8,7 +8,7 @@ import numpy as np
 
 from ldis_jax.datasets.folder_check import check_folder
 from ldis_jax.datasets.object_size import object_widths
-from ldis_jax.input_pipeline.picture_folder import chosen_labels
+from ldis_jax.input_pipeline.image_folder import chosen_labels
 from ldis_jax.training.run import Run
 
 _NARROW = 12  # pixels of the network's square below which objects are hard to make out

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ldis_jax.errors import LDISError
-from ldis_jax.evaluators import EpisodeEvaluator, PictureEvaluator, PromptSwapEvaluator
+from ldis_jax.evaluators import EpisodeEvaluator, PromptSwapEvaluator, SheetEvaluator
 from ldis_jax.evaluators.episodes import Predict
 from ldis_jax.input_pipeline import (
     FrozenEpisodes,
@@ -26,10 +26,10 @@ from ldis_jax.tasks.confidence import NOT_CALIBRATED, Confidence, Measured
 class Evaluation:
     """All evaluators of a run. ``config.eval.main_set`` is the one that is reported."""
 
-    def __init__(self, config: ConfigDict, task: Task, workdir: Path, pictures: bool = True):
+    def __init__(self, config: ConfigDict, task: Task, workdir: Path, sheets: bool = True):
         """Opens the data; raises :class:`LDISError` on bad data before any training.
 
-        ``pictures`` is whether this process, of those that evaluate together, writes them.
+        ``sheets`` is whether this process, of those that evaluate together, writes image sheets.
         """
         settings, size = config.eval, task.image_size
         self._workdir = workdir
@@ -62,8 +62,8 @@ class Evaluation:
                 f"config.eval.main_set={self.main_set!r}: must not be the set of choose_by or calibrate_by, whose "
                 f"figures are not reported"
             )
-        self._writes_pictures = pictures
-        self._pictures = self._sets[self.main_set].episodes[: settings.pictures]
+        self._writes_sheets = sheets
+        self._shown = self._sets[self.main_set].episodes[: settings.pictures]
         self._swap = None
         if settings.prompt_swap:
             scenes = ProceduralScenes("unseen", size)
@@ -104,12 +104,10 @@ class Evaluation:
         results = {f"{name}/{key}": value for name in names for key, value in self._sets[name].run(predict, confidence)}
         if self._swap is not None:
             results |= dict(self._swap.run(predict))
-        if self._pictures:
-            path = self._workdir / "pictures" / f"{step:06d}.png" if self._writes_pictures else None
-            batch_size = min(self._batch_size, len(self._pictures))
-            results |= dict(
-                PictureEvaluator(self._pictures, self._size, batch_size, path, tile=self._tile).run(predict)
-            )
+        if self._shown:
+            path = self._workdir / "pictures" / f"{step:06d}.png" if self._writes_sheets else None
+            batch_size = min(self._batch_size, len(self._shown))
+            results |= dict(SheetEvaluator(self._shown, self._size, batch_size, path, tile=self._tile).run(predict))
         return results
 
     def report(self, results: dict[str, float], before: dict[str, float]) -> dict[str, Any]:

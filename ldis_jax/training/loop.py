@@ -68,7 +68,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     # --- Data: whatever is wrong with them, or with the config, shows before any weight is read ---
     run = Run.from_config(config, sharding.make_mesh(**config.mesh), jax.default_backend())
     loader = make_loader(run)
-    evaluation = Evaluation(config, run.task, workdir, pictures=lead)
+    evaluation = Evaluation(config, run.task, workdir, sheets=lead)
     profiler = Profiler(config.profile, workdir / "profile")
     if (workdir / "model").exists() and not has_saved(workdir / "checkpoints"):
         raise LDISError(

@@ -19,7 +19,7 @@ from ldis_jax.datasets.folder_check import check_folder
 from ldis_jax.datasets.object_size import suggested_tile
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
-from ldis_jax.input_pipeline.picture_folder import chosen_labels
+from ldis_jax.input_pipeline.image_folder import chosen_labels
 from ldis_jax.input_pipeline.transforms import RESCALE
 from ldis_jax.models.config import UNetConfig
 from ldis_jax.models.ldis import LDISModel, ModelConfig

@@ -12,7 +12,7 @@ from tests.data import trees
 from tests.data.odd_files import ORIENTATION
 
 
-def picture_folder(root, masks, images="images", mask_folder="masks", ending="png"):
+def image_folder(root, masks, images="images", mask_folder="masks", ending="png"):
     """A folder with an image for each mask, name -> array."""
     for i, (name, mask) in enumerate(masks.items()):
         image = np.random.default_rng(i).integers(0, 256, (*mask.shape[:2], 3), np.uint8)
@@ -33,27 +33,27 @@ def boxes(value, count=5):
 
 @pytest.mark.parametrize("value", [1, 7, 255])
 def test_masks_of_one_value_are_one_class(tmp_path, value):
-    checked = check_folder(picture_folder(tmp_path, boxes(value)))
+    checked = check_folder(image_folder(tmp_path, boxes(value)))
     assert (checked.rule, checked.problems, checked.notes, checked.fatal) == ("nonzero", (), (), "")
-    assert checked.classes() == {"object": {"label": 1, "pictures": 5, "held_out": 1}}
+    assert checked.classes() == {"object": {"label": 1, "images": 5, "held_out": 1}}
 
 
 def test_masks_of_1_and_masks_of_255_are_the_same_class(tmp_path):
     masks = boxes(255) | {"q": box(1), "r": box(1)}
-    assert check_folder(picture_folder(tmp_path, masks)).classes()["object"]["pictures"] == 7
+    assert check_folder(image_folder(tmp_path, masks)).classes()["object"]["images"] == 7
 
 
 def test_colour_masks_of_one_colour(tmp_path):
     red, white = (np.stack([box(value), box(other), box(other)], -1) for value, other in ((255, 0), (255, 255)))
-    checked = check_folder(picture_folder(tmp_path, {"a": red, "b": white, "c": box(255)}))
-    assert checked.rule == "nonzero" and checked.classes()["object"]["pictures"] == 3
+    checked = check_folder(image_folder(tmp_path, {"a": red, "b": white, "c": box(255)}))
+    assert checked.rule == "nonzero" and checked.classes()["object"]["images"] == 3
     assert checked.index.pixels.tolist() == [24 * 32 - 8 * 14, 8 * 14] * 3
 
 
 def test_soft_edges_are_cut_in_the_middle(tmp_path):
     soft = box(255)
     soft[3, 6:20], soft[12, 6:20] = range(20, 188, 12), range(100, 240, 10)
-    checked = check_folder(picture_folder(tmp_path, dict.fromkeys("abc", soft)))
+    checked = check_folder(image_folder(tmp_path, dict.fromkeys("abc", soft)))
     assert checked.rule == "half" and checked.problems == ()
     assert checked.index.pixels[1] == np.count_nonzero(soft >= 128) > 8 * 14
 
@@ -61,32 +61,32 @@ def test_soft_edges_are_cut_in_the_middle(tmp_path):
 def test_label_maps(tmp_path):
     mask = box(1)
     mask[14:20, 2:9], mask[0] = 9, 255  # a border that is ignored, as VOC has it
-    checked = check_folder(picture_folder(tmp_path, dict.fromkeys("abcd", mask)))
+    checked = check_folder(image_folder(tmp_path, dict.fromkeys("abcd", mask)))
     assert checked.rule == "labels"
     assert {name: c["label"] for name, c in checked.classes().items()} == {"class 1": 1, "class 9": 9}
     low = box(255, (40, 40))  # much that is ignored, little that is labelled, as in images of the eye
     low[5, 6:9], low[6, 6:9] = 1, 2
-    assert check_folder(picture_folder(tmp_path / "eyes", dict.fromkeys("abc", low))).rule == "labels"
+    assert check_folder(image_folder(tmp_path / "eyes", dict.fromkeys("abc", low))).rule == "labels"
 
 
 def test_sub_folders_are_classes(tmp_path):
     masks = {f"{kind}/{i}": box(255) for kind in ("dog", "cat") for i in range(3)} | {"loose": box(255)}
-    checked = check_folder(picture_folder(tmp_path, masks))
-    pictures = {name: (c["label"], c["pictures"]) for name, c in checked.classes().items()}
+    checked = check_folder(image_folder(tmp_path, masks))
+    pictures = {name: (c["label"], c["images"]) for name, c in checked.classes().items()}
     assert pictures == {"object": (1, 1), "cat": (2, 3), "dog": (3, 3)}
     assert checked.object_labels["dog/0"] == 3
 
 
 def test_sub_folders_may_be_splits(tmp_path):
     masks = {f"{part}/{i}": box(255) for part in ("train", "valid", "test") for i in range(2)}
-    checked = check_folder(picture_folder(tmp_path, masks))
+    checked = check_folder(image_folder(tmp_path, masks))
     assert list(checked.pairs) == ["train/0", "train/1", "valid/0", "valid/1"]
     assert checked.held_out.tolist() == [False, False, True, True] and checked.layout.val
     assert list(checked.classes()) == ["object"]
 
 
 def test_voc_with_and_without_lists(tmp_path):
-    root = picture_folder(tmp_path, boxes(3, 6), "JPEGImages", "SegmentationClass")
+    root = image_folder(tmp_path, boxes(3, 6), "JPEGImages", "SegmentationClass")
     checked = check_folder(root)
     assert checked.rule == "labels" and len(checked.index) == 6 and checked.held_out.sum() == 1
     trees.lines(root / "ImageSets/Segmentation/train.txt", "p0", "p1")
@@ -97,7 +97,7 @@ def test_voc_with_and_without_lists(tmp_path):
 
 
 def test_what_systems_leave_and_how_endings_are_written_does_not_matter(tmp_path):
-    root = picture_folder(tmp_path, boxes(1, 3), "Images", "Masks", ending="JPG")
+    root = image_folder(tmp_path, boxes(1, 3), "Images", "Masks", ending="JPG")
     for junk in (".DS_Store", "Thumbs.db", "._p0.png", "desktop.ini", "__MACOSX/p0.png"):
         (root / "Images" / junk).parent.mkdir(exist_ok=True)
         (root / "Images" / junk).write_bytes(b"junk")
@@ -109,7 +109,7 @@ def test_what_systems_leave_and_how_endings_are_written_does_not_matter(tmp_path
 
 
 def test_a_turned_picture_fits_its_upright_mask(tmp_path):
-    root, exif = picture_folder(tmp_path, boxes(1, 3)), Image.Exif()
+    root, exif = image_folder(tmp_path, boxes(1, 3)), Image.Exif()
     exif[ORIENTATION] = 6
     for ending in ("jpg", "png"):
         (root / "images/p0.png").unlink(missing_ok=True)
@@ -176,7 +176,7 @@ def _spoil(root, what):
     ],
 )
 def test_a_bad_file_is_named_and_the_rest_is_usable(tmp_path, what, file, text):
-    root = picture_folder(tmp_path, boxes(255, 6))
+    root = image_folder(tmp_path, boxes(255, 6))
     _spoil(root, what)
     checked = check_folder(root)
     text = text.replace("ROOT", str(root))
@@ -191,7 +191,7 @@ def test_a_bad_file_is_named_and_the_rest_is_usable(tmp_path, what, file, text):
 
 @pytest.mark.parametrize("what", ["a JPEG", "a palette that begins with white", "a cut-out"])
 def test_masks_are_read_by_what_they_show(tmp_path, what):
-    root = picture_folder(tmp_path, boxes(255, 6))
+    root = image_folder(tmp_path, boxes(255, 6))
     path, shown = root / "masks/p0.png", Image.fromarray(box(255))
     if what == "a JPEG":
         path.unlink()
@@ -220,18 +220,18 @@ def test_colour_label_maps_are_refused(tmp_path):
     mask = box(1)
     mask[14:20, 2:9] = 2
     masks = dict.fromkeys("abc", mask) | {"d": np.stack([mask] * 3, -1)}
-    (problem,) = check_folder(picture_folder(tmp_path, masks)).problems
+    (problem,) = check_folder(image_folder(tmp_path, masks)).problems
     assert problem.file.endswith("d.png") and "pixels of mode RGB are no label map" in problem.text
 
 
 def test_masks_without_object_and_classes_of_one_picture_are_noted(tmp_path):
     masks = {"a": box(1), "b": box(1), "c": box(1), "d": box(0), "e": box(2), "f": box(255)}
-    checked = check_folder(picture_folder(tmp_path, masks))
+    checked = check_folder(image_folder(tmp_path, masks))
     notes = [str(note) for note in checked.notes]
     assert [note.partition(": ")[0][-5:] for note in notes] == ["d.png", "f.png", "ss 2'"]
     assert "no object; the image" in notes[0] and "255 is ignored; the image" in notes[1]
     assert "in one image only" in notes[2] and checked.problems == ()
-    full = check_folder(picture_folder(tmp_path / "full", {"a": np.full((9, 9), 255, np.uint8), "b": box(255)}))
+    full = check_folder(image_folder(tmp_path / "full", {"a": np.full((9, 9), 255, np.uint8), "b": box(255)}))
     assert "all of it is object" in full.notes[0].text
 
 
@@ -248,7 +248,7 @@ def test_too_few_pictures(tmp_path, masks, match):
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
     with pytest.raises(LDISError, match=match):
-        check_folder(picture_folder(tmp_path, masks)).require_usable(skip_bad=True)
+        check_folder(image_folder(tmp_path, masks)).require_usable(skip_bad=True)
 
 
 def test_a_share_is_held_out_by_name_and_every_class_keeps_two(tmp_path):
@@ -256,7 +256,7 @@ def test_a_share_is_held_out_by_name_and_every_class_keeps_two(tmp_path):
     both = mask.copy()
     both[14:20, 2:9] = 2
     masks = {f"n{i:02}": both if i < 2 else mask for i in range(20)}
-    checked = check_folder(picture_folder(tmp_path, masks))
+    checked = check_folder(image_folder(tmp_path, masks))
     held_out = summary(checked)["held_out"]
     assert len(held_out) == 4 and not {"n00", "n01"} & set(held_out)
     (tmp_path / "images/n19.png").unlink()

@@ -4,7 +4,7 @@ import pytest
 
 from ldis_jax.datasets.folder_check import check_folder
 from ldis_jax.datasets.object_size import object_widths, suggested_tile
-from tests.data.test_folder_check import picture_folder
+from tests.data.test_folder_check import image_folder
 
 
 def strip(width):
@@ -14,7 +14,7 @@ def strip(width):
 
 
 def folder(root, *masks):
-    return check_folder(picture_folder(root, {f"p{i}": mask for i, mask in enumerate(masks)}))
+    return check_folder(image_folder(root, {f"p{i}": mask for i, mask in enumerate(masks)}))
 
 
 def test_object_widths_of_strips_and_discs(tmp_path):
@@ -26,7 +26,7 @@ def test_object_widths_of_strips_and_discs(tmp_path):
 def test_object_widths_end_at_the_border_of_the_image_and_leave_out_what_is_ignored(tmp_path):
     mask = strip(20)
     mask[100:150] = 255
-    root = picture_folder(tmp_path, {f"p{i}": mask for i in range(3)})
+    root = image_folder(tmp_path, {f"p{i}": mask for i in range(3)})
     (root / "classes.json").write_text('{"names": ["background", "strip"]}')
     assert object_widths(check_folder(root)) == {1: pytest.approx(20 / 400, rel=0.1)}
     filled = folder(tmp_path / "filled", *[np.full((100, 400), 7, np.uint8)] * 3)

@@ -268,7 +268,7 @@ def test_examples_are_the_same_every_time(photographs):
     first, second = make_examples(photographs), make_examples(photographs)
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a.query, b.query)
-        assert a.picture().shape[0] == 256 and a.picture().shape[1] > 256 * (len(a.prompts) + 1)
+        assert a.image().shape[0] == 256 and a.image().shape[1] > 256 * (len(a.prompts) + 1)
         assert all(prompt.mask.any() and prompt.mask.shape == prompt.image.shape[:2] for prompt in a.prompts)
     assert [len(by_class(example.prompts)) for example in first] == ([1, 1] if photographs else [1, 1, 2])
 

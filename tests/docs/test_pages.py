@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from ldis_jax import check_data, convert, segment
 from tests.compile_flags import QUICK
 from tests.data import trees
-from tests.data.test_folder_check import boxes, picture_folder
+from tests.data.test_folder_check import boxes, image_folder
 from tests.helpers import ROOT, call_command
 
 UNET = "diffusion_pytorch_model.safetensors"
@@ -76,7 +76,7 @@ SHORT = ["--config.train_steps=2", "--config.batch_size=2", "--config.eval.batch
 def test_the_commands_of_the_fine_tuning_page(tmp_path, micro_folder, monkeypatch, capsys):
     """All of them, in order and as they stand, where a user would be; training is short, of the smallest network."""
     masks = {f"cat{i}": mask for i, mask in enumerate(boxes(255).values())}
-    picture_folder(tmp_path / "my_pictures", masks, ending="jpg")
+    image_folder(tmp_path / "my_images", masks, ending="jpg")
     trees.save(tmp_path / "new.jpg", np.zeros((20, 50, 3), np.uint8))
     (tmp_path / "pretrained").mkdir()
     (tmp_path / "pretrained/ldis1").symlink_to(micro_folder)

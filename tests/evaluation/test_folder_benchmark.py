@@ -16,7 +16,7 @@ from ldis_jax.evaluators.episodes import baseline_masks
 from ldis_jax.input_pipeline import episodes_hash, read_manifest
 from ldis_jax.input_pipeline.chosen_folders import Choice, ChosenFolders
 from tests.data import trees
-from tests.data.test_folder_check import box, picture_folder
+from tests.data.test_folder_check import box, image_folder
 from tests.helpers import call_command
 from tests.input_pipeline.test_chosen_folders import zoo
 
@@ -26,7 +26,7 @@ def command(micro_folder, tmp_path, monkeypatch, capsys):
     """Runs the command in a folder with zoo/ (images and masks) and farm/ (VOC's layout): (status, output, errors)."""
     zoo(tmp_path / "zoo")
     masks = {f"p{i}": box(1 + i % 2) for i in range(6)}
-    picture_folder(tmp_path / "farm", masks, "JPEGImages", "SegmentationClass")
+    image_folder(tmp_path / "farm", masks, "JPEGImages", "SegmentationClass")
     (tmp_path / "farm/classes.json").write_text(json.dumps({"names": ["background", "cow", "hen"], "mine": [1]}))
     trees.lines(tmp_path / "farm/ImageSets/Segmentation/train.txt", "p0", "p1", "p2", "p3")
     trees.lines(tmp_path / "farm/ImageSets/Segmentation/val.txt", "p4", "p5")

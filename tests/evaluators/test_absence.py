@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ldis_jax.evaluators import EpisodeEvaluator, PictureEvaluator
+from ldis_jax.evaluators import EpisodeEvaluator, SheetEvaluator
 from ldis_jax.evaluators.absence import absence_figures, auroc, calibration_error, reliability
 from ldis_jax.input_pipeline import FrozenEpisodes, ProceduralScenes
 from ldis_jax.tasks.confidence import Confidence
@@ -75,5 +75,5 @@ def test_baselines_are_of_present_objects(episodes):
 
 
 def test_sheet_shows_absent_objects(episodes, tmp_path):
-    sheet = PictureEvaluator(episodes, SIZE, 4, tmp_path / "sheet.png", [0, 1, 2, 3])
+    sheet = SheetEvaluator(episodes, SIZE, 4, tmp_path / "sheet.png", [0, 1, 2, 3])
     assert dict(sheet.run(faint)) == {"pictures": 4.0} and (tmp_path / "sheet.png").stat().st_size > 1000

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ldis_jax.evaluators import EpisodeEvaluator, PictureEvaluator, PromptSwapEvaluator
+from ldis_jax.evaluators import EpisodeEvaluator, PromptSwapEvaluator, SheetEvaluator
 from ldis_jax.input_pipeline import (
     FrozenEpisodes,
     ProceduralScenes,
@@ -86,7 +86,7 @@ def test_prompt_swap_counts_the_prompted_object():
 
 def test_pictures(episodes, tmp_path):
     path = tmp_path / "deep" / "sheet.png"
-    assert dict(PictureEvaluator(episodes[:3], SIZE, 2, path).run(oracle)) == {"pictures": 3.0}
+    assert dict(SheetEvaluator(episodes[:3], SIZE, 2, path).run(oracle)) == {"pictures": 3.0}
     assert read_image(path).shape[0] > 3 * 160
 
 

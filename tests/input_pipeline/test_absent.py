@@ -10,7 +10,7 @@ from PIL import Image
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline import (
     FrozenEpisodes,
-    PictureFolder,
+    ImageFolder,
     ProceduralScenes,
     TrainEpisodes,
     VOCFolder,
@@ -125,7 +125,7 @@ def test_folder_of_a_class_each_is_refused(tmp_path):
                 picture = array if kind == "masks" else np.full((8, 8, 3), 20 * i, np.uint8)
                 Image.fromarray(picture).save(tmp_path / kind / name / f"{i}.png")
     with pytest.raises(LDISError, match="lies in the folder of one class"):
-        PictureFolder(tmp_path, "train").check_absent(1)
+        ImageFolder(tmp_path, "train").check_absent(1)
 
 
 def test_mixture_draws_from_those_that_can(root):

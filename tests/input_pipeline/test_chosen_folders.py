@@ -10,7 +10,7 @@ from ldis_jax.datasets.folder_check import check_folder
 from ldis_jax.errors import LDISError
 from ldis_jax.input_pipeline.chosen_folders import HELD_OUT, Choice, ChosenFolders
 from tests.data import trees
-from tests.data.test_folder_check import box, boxes, picture_folder
+from tests.data.test_folder_check import box, boxes, image_folder
 
 NAMES = {"names": ["background", "cat", "dog", "owl"], "unseen_classes": [2, 3]}
 
@@ -20,7 +20,7 @@ def zoo(root, names=NAMES):
     masks = {f"cat{i}": box(1) for i in range(6)}
     for i in range(4):
         masks[f"cat{i}"][20:22, 2:10] = 2
-    picture_folder(root, masks | {"owl": box(3)})
+    image_folder(root, masks | {"owl": box(3)})
     (root / "classes.json").write_text(json.dumps(names))
     return root
 
@@ -141,7 +141,7 @@ def test_values_without_a_name_and_names_of_several(root):
 
 def test_masks_of_one_value_and_folders_of_classes(tmp_path):
     masks = {f"{kind}/{i}": box(255) for kind in ("ant", "bee") for i in range(2)}
-    source = ChosenFolders([picture_folder(tmp_path, masks)], Choice(classes=("bee",)))
+    source = ChosenFolders([image_folder(tmp_path, masks)], Choice(classes=("bee",)))
     records = source.draw_each(1)
     assert {(r.query, r.class_name, r.class_id) for r in records} == {("bee/0", "bee", 2), ("bee/1", "bee", 2)}
     np.testing.assert_array_equal(source.episode(records[0]).query_mask, box(1))
@@ -196,7 +196,7 @@ def test_folders_that_cannot_be_used(root, tmp_path):
     (tmp_path / "bare/images").mkdir(parents=True)
     with pytest.raises(LDISError, match=r"bare: needs images/ and masks/.*it has images"):
         ChosenFolders([tmp_path / "bare"], Choice())
-    picture_folder(tmp_path / "blank", {f"p{i}": box(0) for i in range(3)})
+    image_folder(tmp_path / "blank", {f"p{i}": box(0) for i in range(3)})
     with pytest.raises(LDISError, match="blank: no image with a mask that shows an object; check_data says"):
         ChosenFolders([tmp_path / "blank"], Choice())
     with pytest.raises(LDISError, match="--data: zoo: several folders of one name"):
@@ -206,7 +206,7 @@ def test_folders_that_cannot_be_used(root, tmp_path):
     with pytest.raises(
         LDISError, match="--data: farm: no mask there shows a class of --classes; leave that folder out"
     ):
-        ChosenFolders([root, picture_folder(tmp_path / "farm", boxes(1))], Choice(classes=("dog",)))
+        ChosenFolders([root, image_folder(tmp_path / "farm", boxes(1))], Choice(classes=("dog",)))
     (root / "images/cat0.png").write_bytes(b"broken")
     with pytest.raises(LDISError, match=r"zoo: 1 file cannot be used, such as .*cat0.png: .*evaluate take --skip_bad"):
         ChosenFolders([root], Choice())

@@ -230,7 +230,7 @@ def test_tokens_are_those_of_the_pipeline(pipes, looks):
     tokens, kept = pipes["ldis1"].instruction_tokens(image[None, None], mask[None, None])
     np.testing.assert_array_equal(shown.tokens.reshape(tokens.shape), tokens)
     np.testing.assert_array_equal(shown.on_object.reshape(kept.shape), np.asarray(kept) > 0)
-    np.testing.assert_allclose(shown.pictures[0] / 127.5 - 1, image, atol=0.01)
+    np.testing.assert_allclose(shown.images[0] / 127.5 - 1, image, atol=0.01)
 
 
 def test_sheets(pipes, found):

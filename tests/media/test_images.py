@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ldis_jax.errors import LDISError
-from ldis_jax.media.images import list_pictures, read_image, write_png
+from ldis_jax.media.images import list_images, read_image, write_png
 from ldis_jax.media.masks import read_label_map, read_mask
 from ldis_jax.support.files import atomic_write, write_json
 
@@ -210,7 +210,7 @@ def test_pictures_of_a_folder_that_are_not_read_are_said(tmp_path):
     for name in ("2.JPG", "10.png", "3.HEIC", "notes.txt", "._1.heic"):
         (tmp_path / name).touch()
     said = []
-    assert [path.name for path in list_pictures(tmp_path, said.append)] == ["2.JPG", "10.png"]
+    assert [path.name for path in list_images(tmp_path, said.append)] == ["2.JPG", "10.png"]
     assert said == [f"{tmp_path}: files such as 3.HEIC (1) are passed over; convert them to PNG or JPEG"]
 
 

@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from ldis_jax.training.advice import advice
-from tests.data.test_folder_check import picture_folder
+from tests.data.test_folder_check import image_folder
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def run(tmp_path):
     """Of a folder whose objects are strips of a tenth of the long side."""
     mask = np.zeros((100, 200), np.uint8)
     mask[40:60, 10:190] = 1
-    root = picture_folder(tmp_path, {f"p{i}": mask for i in range(4)})
+    root = image_folder(tmp_path, {f"p{i}": mask for i in range(4)})
     config = {"data": {"folder": str(root), "classes": ""}, "eval": {"main_set": "held_out"}, "train_steps": 100}
     return SimpleNamespace(config=ConfigDict(config), task=SimpleNamespace(image_size=160, tile=1.0))
 

@@ -8,7 +8,7 @@ import pytest
 from ldis_jax.config import check_config
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluators import EpisodeEvaluator
-from ldis_jax.input_pipeline import PictureFolder, ProceduralScenes, RecordSource
+from ldis_jax.input_pipeline import ImageFolder, ProceduralScenes, RecordSource
 from ldis_jax.recipes.data import eval_set, procedural_source
 from ldis_jax.recipes.small import scenes_config
 from ldis_jax.training.evaluation_sets import Evaluation
@@ -57,7 +57,7 @@ def test_late_words_of_python_calls():
     for call in (
         lambda: EpisodeEvaluator([], 16, 1, None),
         lambda: ProceduralScenes(1.5),
-        lambda: PictureFolder("nowhere", 1.5),
+        lambda: ImageFolder("nowhere", 1.5),
         lambda: RecordSource("nowhere", 1.5),
     ):
         with pytest.raises(LDISError, match=r"(protocol=None|split=1\.5): must be one of|nowhere/1\.5"):

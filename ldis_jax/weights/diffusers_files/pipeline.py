@@ -170,22 +170,22 @@ class LDISPipeline(DiffusionPipeline):
         """Two-stage masking (eq. 1): tokens [B, K*L, D], and 1 for those on the object, [B, K*L]."""
         encoder, masking = self.prompt_encoder, self.config.ldis.get("masking", "both")
         batch, count = masks.shape[:2]
-        pictures = F.interpolate(images.flatten(0, 1), encoder.image_size, mode="bilinear", align_corners=False)
+        resized = F.interpolate(images.flatten(0, 1), encoder.image_size, mode="bilinear", align_corners=False)
         objects = masks.flatten(0, 1)[:, None]
         everywhere = torch.ones_like(objects)
         shown = objects if masking in ("both", "pre") else everywhere
         alpha = (F.interpolate(shown, encoder.image_size, mode="nearest") - 0.5) / 0.26
-        tokens = encoder(pictures, alpha).unflatten(0, (batch, count)).flatten(1, 2)
+        tokens = encoder(resized, alpha).unflatten(0, (batch, count)).flatten(1, 2)
         read = objects if masking in ("both", "post") else everywhere
         return tokens, F.interpolate(read, encoder.grid, mode="nearest").reshape(batch, -1)
 
     def _null(self, batch, length):
         """LDIS-n's null instruction: grey images that are object everywhere, as many as there are prompts."""
         encoder = self.prompt_encoder
-        picture = torch.zeros(
+        blank = torch.zeros(
             1, 3, encoder.image_size, encoder.image_size, device=self._execution_device, dtype=encoder.dtype
         )
-        tokens = encoder(picture, torch.full_like(picture[:, :1], (1 - 0.5) / 0.26))
+        tokens = encoder(blank, torch.full_like(blank[:, :1], (1 - 0.5) / 0.26))
         return tokens.repeat(batch, length // tokens.shape[1], 1)
 
     @property

@@ -31,7 +31,7 @@ def chosen_labels(checked: CheckedFolder, classes: str) -> list[int]:
     return labels
 
 
-class PictureFolder(IndexedSource):
+class ImageFolder(IndexedSource):
     """``images`` with ``masks``, or VOC's layout, checked file by file before anything is drawn.
 
     "train" are the images that are not held out. Of "val" queries are those that are, and their prompts are training

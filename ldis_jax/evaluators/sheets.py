@@ -8,14 +8,14 @@ from pathlib import Path
 from ldis_jax.evaluators.episodes import Predict, predict_episodes
 from ldis_jax.input_pipeline import Episode
 from ldis_jax.media.images import write_png
-from ldis_jax.media.overlays import contact_sheet, magnify, overlay, to_picture
+from ldis_jax.media.overlays import contact_sheet, magnify, overlay, to_image
 from ldis_jax.tasks import pseudo_mask
 from ldis_jax.tasks.confidence import NOT_CALIBRATED, Confidence, iou_of
 
 _TRUTH_COLOUR = (0, 114, 178)
 
 
-class PictureEvaluator:
+class SheetEvaluator:
     """Writes one sheet: prompt, query, prediction, truth and R of each episode. Yields "pictures", their number."""
 
     def __init__(
@@ -60,7 +60,7 @@ class PictureEvaluator:
                     query,
                     overlay(query, magnify(mask)),
                     overlay(query, magnify(truth), _TRUTH_COLOUR),
-                    to_picture(r),
+                    to_image(r),
                 ]
             )
             labels.append(f"{episode.class_name}: {found}, score {score:.2f}")
