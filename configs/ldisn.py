@@ -15,8 +15,8 @@ from ldis_jax.config import base_config
 from ldis_jax.recipes.data import paper_data
 
 
-def get_config() -> ConfigDict:
-    """The paper's LDIS-n."""
+def get_config(records: str = "data/records") -> ConfigDict:
+    """The paper's LDIS-n, on the data sets below ``records``."""
     config = base_config("ldisn")
-    paper_data(config)
+    paper_data(config, records)
     return config
