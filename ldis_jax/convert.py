@@ -28,7 +28,7 @@ def _arguments() -> argparse.Namespace:
     origin = parser.add_argument_group("from (one of these)").add_mutually_exclusive_group(required=True)
     origin.add_argument("--sd15", help="Stable Diffusion 1.5: diffusers folder, hub id, or original single file")
     origin.add_argument("--checkpoint", type=Path, metavar="WORKDIR", help="work folder of ldis_jax.main")
-    origin.add_argument("--model", help="model folder, hub id, or a named model")
+    origin.add_argument("--model", help="small, tiny, ldis1, ldisn, a model folder, or a hub id")
     parser.add_argument("--out", type=Path, help="model folder to write; a file for another --to")
     parser.add_argument(
         "--push", metavar="OWNER/NAME", help="upload the written folder, or --model as it is, to the hub"

@@ -21,10 +21,15 @@ def _batch_size(text: str) -> int | None:
 def _arguments() -> argparse.Namespace:
     parser = cli.Parser("export", __doc__)
     parser.add_model_flag(required=True)
-    parser.add_argument("--out", required=True, type=Path, help="file to write, .safetensors")
+    parser.add_argument("--out", required=True, type=Path, help="file to write, a safetensors file whatever its name")
     parser.add_argument("--platforms", default="cpu,tpu,cuda", help="of cpu, tpu, cuda, rocm (default %(default)s)")
     parser.add_argument("--num_prompts", type=int, default=1, help="the most prompts that a query may have (default 1)")
-    parser.add_argument("--batch_size", type=_batch_size, metavar="N|any", help="of all calls (default any)")
+    parser.add_argument(
+        "--batch_size",
+        type=_batch_size,
+        metavar="N|any",
+        help="fixes the batch size; any (default): every size, compiled once for each",
+    )
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     prediction_options.add_flags(parser)
     return parser.parse_args()

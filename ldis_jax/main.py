@@ -1,8 +1,10 @@
 """Trains and evaluates.
 
-Example:
+Examples:
     python -m ldis_jax.main --config=configs/tiny.py --workdir=runs/tiny [--config.train_steps=100]
+    python -m ldis_jax.main --config=configs/finetune.py:small --config.data.folder=my_images --workdir=runs/mine
 
+docs/train.md lists the configs, ldis_jax/config.py their keys.
 Run the same command again to continue where it stopped; SIGTERM stops it after a checkpoint. Results lie in the work
 folder: report.md with all that people look at, report.json, metrics.jsonl, curves.png, pictures/, tensorboard/,
 checkpoints/ and model/, which ``python -m ldis_jax.segment`` takes.

@@ -1,8 +1,8 @@
 r"""Segments images and videos from the command line.
 
 Examples:
-    python -m ldis_jax.segment --model=runs/tiny/model --query=query.png \
-        --prompt=prompt.png:prompt_mask.png --out=mask.png --overlay=overlay.png
+    python -m ldis_jax.segment --model=small --query=photo.jpg \
+        --prompt=prompt.jpg:prompt_mask.png --out=mask.png --overlay=overlay.png
     python -m ldis_jax.segment --model=MODEL --query photos/*.jpg --out=masks \
         --prompt=cat=cat.jpg:cat_mask.png --prompt=dog=dog.jpg:dog_mask.png
     python -m ldis_jax.segment --model=MODEL --query=q.jpg --out=mask.png --prompt=images/p.jpg:masks/p.png@trunk
@@ -82,7 +82,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--overlay", type=Path, help="image with the object tinted and outlined; folder; video (.mp4)")
     parser.add_argument("--probability", type=Path, help="grey image of the object's probability; or a folder")
     parser.add_argument("--tile_size", type=int, help="cut queries into squares of this many pixels")
-    parser.add_argument("--batch_size", type=int, help="squares computed together (default: 8 a device, on CPU 1)")
+    parser.add_argument(
+        "--batch_size", type=int, help="images or tiles computed together (default: 8 a device, on CPU 1)"
+    )
     parser.add_argument("--devices", type=int, default=0, help="to share the work (default: all)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--seed", type=int, default=0, help="of LDIS-n's noise (default 0)")
@@ -90,10 +92,10 @@ def _arguments() -> argparse.Namespace:
         "--min_score",
         type=float,
         metavar="S",
-        help="below it, 0 to 1, a mask is empty (default: the model's)",
+        help="masks with a lower score, 0 to 1, are emptied (default: the model's own; 0 keeps all)",
     )
     parser.add_argument("--ignore_label", type=int, help="mask value that is neither object nor background")
-    parser.add_argument("--json", type=Path, help="also write what was found, with areas, to a file or /dev/stdout")
+    parser.add_argument("--json", type=Path, help="also write masks, areas and scores to a file or /dev/stdout")
     parser.add_argument("--quiet", action="store_true", help="print errors and warnings only")
     prediction_options.add_flags(parser)
     return parser.parse_args()

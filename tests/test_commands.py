@@ -195,7 +195,9 @@ def test_help_shows_an_example_and_does_not_wait_for_jax(name):
 @pytest.mark.parametrize("name", ["segment", "evaluate", "export", "convert", "demo"])
 def test_help_says_what_a_model_may_be(name):
     result = command(f"ldis_jax.{name}", "--help")
-    assert result.returncode == 0 and "model folder, hub id, or a named model" in " ".join(result.stdout.split())
+    assert result.returncode == 0 and "small, tiny, ldis1, ldisn, a model folder, or a hub id" in " ".join(
+        result.stdout.split()
+    )
 
 
 def test_bad_pictures_are_named_before_any_weight_is_read(tmp_path):

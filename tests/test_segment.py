@@ -363,7 +363,7 @@ def test_a_video_by_prompts(run, work, model):
         (["--query=nothing*.png", f"--prompt={CAT}", "--out=m"], "--query=nothing*.png: no image there"),
         (["--query=photos", f"--prompt={CAT}", "--out=m"], "--query=photos: no image there"),
         (["--query", "clip.mp4", "cat.png", f"--prompt={CAT}", "--out=m"], "a video is one file"),
-        (["--query=photos/0", f"--prompt={CAT}", "--out=m.png"], "need a folder"),
+        (["--query=photos/0", f"--prompt={CAT}", "--out=m.png"], "give a folder, such as --out=masks"),
         (["--query=photos/0", "--prompt=cat.png:first.png", "--out=m", "--quiet"], "labels 3, 9; choose"),
         (["--query=photos/0", f"--prompt={CAT}", "--out=photos/0"], "this command did not make it"),
         (["--query=cat.png", f"--prompt={DOG}", "--out=cat.png"], "--out=cat.png: is read by this command"),
@@ -373,7 +373,7 @@ def test_a_video_by_prompts(run, work, model):
         (["--query=cat.png", f"--prompt={DOG}", "--out=m.png", "--json=cat.png/j.json"], "no right to write in"),
         (["--query=cat.png", "--first_mask=first.png", "--out=m", "--quiet"], "must be of the first frame's size"),
         (["--query", "clip.mp4", "cat.png", "--first_mask=first.png", "--out=m"], "frames that are images"),
-        (["--query=clip.mp4", f"--prompt={CAT}", "--out=m", "--probability=p"], "--probability=p: of one image"),
+        (["--query=clip.mp4", f"--prompt={CAT}", "--out=m", "--probability=p"], "--probability: a video has none"),
         (["--query=cat.png", "--prompt=cat.png", "--out=m.png"], "--prompt=cat.png: write IMAGE:MASK"),
         (
             ["--query=cat.png", f"--prompt={CAT}", f"--prompt=dog={DOG}", "--out=m.png"],
@@ -381,7 +381,7 @@ def test_a_video_by_prompts(run, work, model):
         ),
         (["--query=cat.png", f"--prompt=a/b={CAT}", "--out=m.png"], "with a name of letters"),
         (["--query=clip.mp4", "--first_mask=cat.png", "--out=m"], "colours beside black; save label values"),
-        (["--query=clip.mp4", "--first_mask=first.png", "--out=m.png"], "need a folder"),
+        (["--query=clip.mp4", "--first_mask=first.png", "--out=m.png"], "give a folder, such as"),
         (["--query=clip.mp4", "--first_mask=first.png", "--out=m", "--overlay=o.gif"], "overlay may be an .mp4"),
         (
             ["--query=clip.mp4", "--first_mask=cat_mask.png", "--out=m", "--quiet"],

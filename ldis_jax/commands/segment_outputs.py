@@ -110,13 +110,14 @@ def check_forms(outputs: Outputs, *, one: bool, video: bool) -> None:
     for flag, path in outputs.given().items():
         suffix = path.suffix.lower()
         there = os.path.exists(path) and not os.path.isdir(path)
-        a_file = suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) or there
         film = video and flag == "overlay" and suffix == ".mp4"
-        if suffix != ".png" if one else (a_file and not film) or (video and flag == "probability"):
-            raise LDISError(
-                f"--{flag}={path}: of one image, end the name in .png; several images need a folder (a video's "
-                "overlay may be an .mp4, and it has no probability)"
-            )
+        if one and suffix != ".png":
+            raise LDISError(f"--{flag}={path}: of one image, end the name in .png")
+        if video and flag == "probability":
+            raise LDISError("--probability: a video has none; leave it out")
+        if not one and not film and (suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) or there):
+            several = "a video gives many files (its overlay may be an .mp4)" if video else "there are several images"
+            raise LDISError(f"--{flag}={path}: {several}; give a folder, such as --{flag}=masks")
 
 
 def check_apart(

@@ -57,7 +57,7 @@ def _arguments() -> argparse.Namespace:
 
 def _check_gradio() -> None:
     if importlib.util.find_spec("gradio") is None:
-        raise LDISError("the web page needs Gradio: pip install 'ldis_jax[demo]'")
+        raise LDISError("the web page needs Gradio: pip install -e '.[demo]'")
 
 
 def main() -> None:

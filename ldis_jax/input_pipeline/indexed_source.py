@@ -173,8 +173,8 @@ class IndexedSource(abc.ABC):
             usable = self._is_query_image & (shown < len(labels)) & (ignored <= _MOST_IGNORED * sizes)
             if not usable.any():
                 raise LDISError(
-                    f"{self._where}: every image shows all of the classes, so none can be asked for that is not there; "
-                    "add images without one of them"
+                    f"{self._where}: every image that may be a query shows all of the classes; add images without one "
+                    "of them (of folders with --queries=all: images without any object are never held out)"
                 )
             self._absent[num_shots] = np.flatnonzero(usable), groups
         return self._absent[num_shots]

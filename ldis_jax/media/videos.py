@@ -276,5 +276,5 @@ def _pyav() -> Any:
     try:
         import av
     except ImportError:
-        raise LDISError("video files need PyAV: pip install 'ldis_jax[video]', or use a folder of frames") from None
+        raise LDISError("video files need PyAV: pip install -e '.[video]', or use a folder of frames") from None
     return av

@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_model_flag(self, **options: Any) -> None:
         """``--model`` and ``--offline``."""
-        self.add_argument("--model", help="model folder, hub id, or a named model (ldis_jax.named_models)", **options)
+        self.add_argument("--model", help="small, tiny, ldis1, ldisn, a model folder, or a hub id", **options)
         self.add_argument("--offline", action="store_true", help="fetch nothing; take what is on this machine")
 
     def error(self, message: str) -> NoReturn:

@@ -20,8 +20,12 @@ class Option(NamedTuple):
 
 OPTIONS: dict[str, Option] = {
     "num_steps": Option(int, "network evaluations", static=True, label="Steps", range=(1, 100, 1)),
-    "prompt_guidance_scale": Option(float, "s_t of eq. 10", label="Guidance by the prompt", range=(0, 15, 0.1)),
-    "image_guidance_scale": Option(float, "s_q of eq. 10", label="Guidance by the query", range=(0, 15, 0.1)),
+    "prompt_guidance_scale": Option(
+        float, "guidance by the prompt, s_t of the paper's eq. 10", label="Guidance by the prompt", range=(0, 15, 0.1)
+    ),
+    "image_guidance_scale": Option(
+        float, "guidance by the query, s_q of the paper's eq. 10", label="Guidance by the query", range=(0, 15, 0.1)
+    ),
     "sampler": Option(
         str,
         "how a step follows from the one before",

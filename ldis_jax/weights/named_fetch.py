@@ -54,7 +54,7 @@ def _make(name: str, ldis: str | None) -> Path:
     if not has_home():
         raise LDISError(f"{name}: no home folder to keep it in; name a folder with LDIS_JAX_CACHE")
     if importlib.util.find_spec("torch") is None:
-        raise LDISError(f"{name}: its parts are torch's files; pip install 'ldis_jax[torch]' to convert them once")
+        raise LDISError(f"{name}: its parts are torch's files; pip install -e '.[torch]' to convert them once")
     with writing(models):
         models.mkdir(parents=True, exist_ok=True)
     with FileLock(models / f".{name}.lock"):

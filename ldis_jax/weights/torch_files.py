@@ -176,5 +176,5 @@ def _torch(path: Path) -> ModuleType:
     try:
         import torch
     except ImportError:
-        raise LDISError(f"{path}: torch's format; pip install 'ldis_jax[torch]' to read or write it") from None
+        raise LDISError(f"{path}: torch's format; pip install -e '.[torch]' to read or write it") from None
     return torch

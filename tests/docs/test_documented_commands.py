@@ -34,6 +34,9 @@ RUN_BY = {
     "ldis_jax.main --config": _TRAINS,
     "ldis_jax.main --config --config.init.folder": _TRAINS,
     "ldis_jax.main --config --config.init.folder --workdir": _TRAINS,
+    "ldis_jax.main --config --config.init.folder --config.mesh.fsdp --multihost --workdir": (
+        "tests/training/test_crash.py::test_one_process_then_two_then_one"
+    ),
     "ldis_jax.main --config --config.executable --config.init.folder --config.mesh.fsdp": (
         "tests/training/test_compiled_step.py::test_a_second_run_loads_it_and_ends_the_same"
     ),
@@ -46,6 +49,7 @@ RUN_BY = {
     "ldis_jax.segment --model --out --prompt --query": "tests/test_segment_labels.py::test_a_label_of_a_label_map",
     "ldis_jax.demo --model": "tests/demo/test_page.py::test_examples_work_at_once",
     "ldis_jax.convert --alpha_clip --out --sd15 --task": _CONVERTS,
+    "ldis_jax.named_models": "tests/weights/test_named_models.py::test_the_command_lists_verifies_and_removes",
     "ldis_jax.named_models --ldis": "tests/weights/test_named_models.py::test_two_candidates",
     "ldis_jax.convert --lora --model --out": _FINETUNES,
     "ldis_jax.export --model --num_prompts --out": (
@@ -56,7 +60,7 @@ RUN_BY = {
         "tests/evaluation/test_folder_benchmark.py::test_another_model_on_the_same_episodes"
     ),
     "ldis_jax.compile --config --config.mesh.fsdp --topology": _COMPILES,
-    "ldis_jax.compile --config --config.mesh.fsdp --config.step.grad_dtype --program --topology": _COMPILES,
+    "ldis_jax.compile --config --config.mesh.fsdp --program --topology": _COMPILES,
     "ldis_jax.evaluate --benchmark --data --model --num_shots --out": _REPRODUCES,
     "ldis_jax.compile --config --config.executable --config.mesh.fsdp --program --topology": _COMPILES,
     "data/build.py --num_workers --out --source --split": _BUILDS,
@@ -64,6 +68,7 @@ RUN_BY = {
     "data/build.py --out --source --split": _BUILDS,
     "data/freeze_episodes.py --episodes --num_shots --out --root --seed --split": _FREEZES,
     "tools/mesh_test.py": "tests/training/test_crash.py::test_two_processes_that_share_parameters_and_one_that_goes_on",
+    "tools/calibrate.py": "tests/training/test_calibration.py::test_the_tool_fits_a_folder_in_place",
     "tools/tpu_table.py --minutes": "tests/docs/test_scripts.py::test_the_table_of_slices_keeps_what_is_compiled",
     "tools/speed_tables.py": "tests/docs/test_pages.py::test_tables_of_the_speed_page_are_those_of_the_figures",
     "tools/error_messages.py": (
@@ -72,6 +77,7 @@ RUN_BY = {
     "tools/explain_pictures.py --model --out": "tests/docs/test_scripts.py::test_pictures_that_explain",
     "tools/paper_table.py --reports": _REPRODUCES,
     "benchmarks/evidence/small_data.py --source": "tests/docs/test_evidence.py::test_small_data",
+    "benchmarks/evidence/sweep.py --only": "tests/docs/test_evidence.py::test_a_variant_is_run_once",
     "benchmarks/evidence/sweep.py --minutes": "tests/docs/test_evidence.py::test_a_variant_is_run_once",
     "benchmarks/evidence/report.py": "tests/docs/test_evidence.py::test_the_page_is_that_of_the_results",
     "benchmarks/variants.py": "tests/docs/test_scripts.py::test_costs_of_the_variants",

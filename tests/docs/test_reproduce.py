@@ -104,7 +104,7 @@ def test_every_command(folder, made, monkeypatch, capsys):  # noqa: F811
     # The table has a row for every report, with its figure and the paper's.
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in printed.splitlines()[2:]]
     reports = sorted(Path("reports").glob("*/*.json"))
-    assert len(rows) == len(reports) == 16
+    assert len(rows) == len(reports) == 17
     for row, path in zip(rows, reports, strict=True):
         report = json.loads(path.read_text())
         values = report.get("k_shot_curve", [report])[0]

@@ -1,6 +1,11 @@
 """Training with objects that are not there, and the confidence that its end fits."""
 
+import dataclasses
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -12,8 +17,9 @@ from ldis_jax.tasks.confidence import NOT_CALIBRATED
 from ldis_jax.training.evaluation_sets import Evaluation
 from ldis_jax.training.loop import train
 from ldis_jax.training.run import run_task
-from ldis_jax.weights.model_folder import read_task
-from tests.helpers import micro_config, run_of
+from ldis_jax.weights.model_folder import TASK_FILE, read_task
+from tests.compile_flags import QUICK
+from tests.helpers import ROOT, micro_config, run_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,6 +57,32 @@ def test_the_end_of_training_fits_a_confidence(micro_folder, tmp_path):
     assert run_of(again).fingerprint({})["absent"] == 0.5
     again.task = {}
     assert run_task(again).confidence == NOT_CALIBRATED
+
+
+def test_the_tool_fits_a_folder_in_place(micro_folder, tmp_path):
+    folder, script = shutil.copytree(micro_folder, tmp_path / "model"), tmp_path / "config.py"
+    make = "from tests.training.test_calibration import config_of\n\n\ndef get_config():\n    return config_of"
+    script.write_text(f"{make}({str(folder)!r})\n")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICK}
+
+    def calibrate(*flags):
+        command = [sys.executable, str(ROOT / "tools" / "calibrate.py"), f"--config={script}", *flags]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    done = calibrate(
+        "--config.eval.calibrate_by=calibrating,unseen", "--config.eval.main_set=absent", f"--model={folder}"
+    )
+    assert done.returncode == 0 and "18 episodes" in done.stdout, done.stderr
+    task, before = read_task(folder), read_task(micro_folder)
+    assert task.confidence.episodes == 18 and dataclasses.replace(task, confidence=before.confidence) == before
+    for path in micro_folder.rglob("*.*"):
+        if path.is_file() and path.name != TASK_FILE:
+            assert (folder / path.relative_to(micro_folder)).read_bytes() == path.read_bytes()
+    refused = calibrate()
+    assert (
+        refused.returncode == 2
+        and refused.stderr == "error: give --model and a config whose eval.calibrate_by names sets\n"
+    )
 
 
 @pytest.mark.parametrize(
