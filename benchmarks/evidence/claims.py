@@ -310,8 +310,8 @@ def unseen(results: Results) -> Evidence:
         *(partial(_painted, where=where, figure=f) for where in ("present", "absent") for f in ("area", "empty")),
     )
     columns = (
-        *("model", "mIoU, unseen classes", "mIoU, seen classes", "painted, %, right prompt", "empty, %, right prompt"),
-        *("painted, %, wrong prompt", "empty, %, wrong prompt"),
+        *("model", "mIoU, unseen classes", "mIoU, seen classes", "covered, %, right prompt", "empty, %, right prompt"),
+        *("covered, %, wrong prompt", "empty, %, wrong prompt"),
     )
     rows = _of_variants(results, names, figures)
     comparisons = []
@@ -370,7 +370,7 @@ CLAIMS: Mapping[str, Callable[[Results], Evidence]] = {
     "4. More prompts help a model trained with one": prompts,
     "5. LDIS-n needs its guidance; steps and samplers": sampling,
     "6. Joint training on images and videos beats each alone": joint_training,
-    "7. A wrong prompt paints nothing; unseen classes": unseen,
+    "7. A wrong prompt gives an empty mask; unseen classes": unseen,
     "8. Beyond the paper: absent objects in training, and scores": absent,
 }
 

@@ -48,8 +48,8 @@ def block(found: Evidence) -> str:
     ]
     if found.painted:
         parts.append(
-            "Painted for the first episodes of unseen classes by seed 1, whose mIoU stands in brackets: R as decoded,\n"
-            f"object where its green exceeds its red.\n\n![What variants paint]({_sheet(found)})"
+            "Rendered for the first episodes of unseen classes by seed 1, whose mIoU is in brackets: R as decoded,\n"
+            f"object where its green exceeds its red.\n\n![What variants render]({_sheet(found)})"
         )
     return "\n\n".join(parts) + "\n"
 

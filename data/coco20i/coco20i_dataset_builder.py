@@ -47,7 +47,7 @@ class _Instances(TypedDict):
 
 
 class Builder(RecordBuilder):
-    """``train2014``, ``val2014``, and ``annotations/instances_{train,val}2014.json``, of which label maps are painted.
+    """``train2014``, ``val2014``, and ``annotations/instances_{train,val}2014.json``, of which label maps are drawn.
 
     A label is the position, from 1 to 80, of the category in the order of COCO's ids. Images without any annotation are
     left out.
@@ -76,7 +76,7 @@ class Builder(RecordBuilder):
     def _coco(self) -> tuple[list[tuple[int, str]], list[Item]]:
         """(id, name) of the categories in the order of their ids, and the annotated images."""
         if importlib.util.find_spec("pycocotools") is None:
-            raise LDISError('coco20i paints masks with pycocotools; install it: pip install -e ".[data]"')
+            raise LDISError('coco20i draws masks with pycocotools; install it: pip install -e ".[data]"')
         path = _annotations(self.source, self.split)
         with reading(f"{path}, COCO's instances (see data/coco20i/README.md for the layout)"):
             coco = read_json(path, _Instances, most=_MOST_BYTES)

@@ -15,7 +15,7 @@ from ldis_jax.media.masks import IGNORE_LABEL
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Instances:
-    """The instances of an image, as a mask that is yet to be painted.
+    """The instances of an image, as a mask that is yet to be drawn.
 
     Attributes:
         name: for error messages.

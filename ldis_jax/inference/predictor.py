@@ -229,8 +229,8 @@ class Predictor:
             state,
             row,
         )
-        painted = jnp.where(last, state.z, state.x_0)
-        return state, decode(model.vae, painted)
+        latents = jnp.where(last, state.z, state.x_0)
+        return state, decode(model.vae, latents)
 
     def _check_prompts(self, images: ArrayLike, masks: ArrayLike) -> tuple[jax.Array, jax.Array]:
         size = self.task.image_size

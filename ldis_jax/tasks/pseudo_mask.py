@@ -25,7 +25,7 @@ def encode(
     target: str = "augmented",
     noise: jax.Array | float = 0.0,
 ) -> jax.Array:
-    """The pseudo mask that a network learns to paint, made of the vanilla M_v (eq. 2).
+    """The pseudo mask that a network learns to render, made of the vanilla M_v (eq. 2).
 
     Args:
         mask: [B, S, S] in {0, 1, 255}. Only 1 is foreground: 255 (ignored) is background here.

@@ -63,7 +63,7 @@ class Task(abc.ABC):
 
     Attributes:
         image_size: S, the side of the network's square input in pixels.
-        target: what the network learns to paint: "augmented" (eq. 4), "perturbed" (the vanilla pseudo mask and noise)
+        target: what the network learns to render: "augmented" (eq. 4), "perturbed" (the vanilla pseudo mask and noise)
             or "added" (the paper's first version); see :func:`ldis_jax.tasks.pseudo_mask.encode`.
         mask_alpha: g of eq. 4, 0 for the vanilla pseudo mask; of "added" the divisor alpha, at least 1.
         mask_noise: standard deviation of the noise of "perturbed", 0 for the others.
@@ -197,7 +197,7 @@ class Task(abc.ABC):
         return PromptTokens(tokens, mask, prompts.num_prompts)
 
     def target_image(self, query_mask: jax.Array, query_image: jax.Array, key: jax.Array) -> jax.Array:
-        """The pseudo mask to be painted, [B, S, S, 3], of masks [B, S, S]; ``key`` draws the noise of "perturbed"."""
+        """The pseudo mask to be rendered, [B, S, S, 3], of masks [B, S, S]; ``key`` draws the noise of "perturbed"."""
         noise: jax.Array | float = 0.0
         if self.target == "perturbed":
             noise = self.mask_noise * jax.random.normal(key, query_image.shape)

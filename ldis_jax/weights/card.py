@@ -139,7 +139,7 @@ def model_card(task: Task, config: ModelConfig, provenance: Provenance | None = 
     sections = [
         f"---\n{data.to_yaml()}\n---",
         f"# {_TASK_NAMES[task.name]}, in-context segmentation",
-        "Given a query image and prompt images with masks of one class, it paints the query's mask of that class. "
+        "Given a query image and prompt images with masks of one class, it predicts the query's mask of that class. "
         'Method: "Explore In-Context Segmentation via Latent Diffusion Models" (arXiv 2403.09616). Software: ldis_jax.',
         "## Model\n\n" + _table({**fields, "score": _score(task), "vae": vae, "prompt encoder": described}),
         "## Training\n\n" + _training(facts),
