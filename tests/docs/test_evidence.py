@@ -142,8 +142,8 @@ def test_what_scores_are_worth(micro_folder, tmp_path, monkeypatch):
     results = Results(tmp_path)
     shown = claims.absent(results)
     gains = {comparison.says: comparison.gain.mean for comparison in shown.comparisons}
-    assert gains["LDIS-n: and AUROC rises"] == pytest.approx(10.0)
-    assert gains["LDIS-1: absent episodes empty more"] == 0
+    assert gains["LDIS-n: a tenth absent raises the AUROC"] == pytest.approx(10.0)
+    assert gains["LDIS-1: a tenth absent empties more of their masks"] == 0
     plots.plot_tradeoff(results, tmp_path / "tradeoff.png")
     with Image.open(tmp_path / "tradeoff.png") as image:
         assert image.size == (792, 396)
