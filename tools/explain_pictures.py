@@ -4,12 +4,14 @@ python -m ldis_jax.main --config=configs/tiny.py
 python -m ldis_jax.main --config=configs/tiny_ldisn.py
 python tools/explain_pictures.py --model=runs/tiny/model --out=docs/pictures
 python tools/explain_pictures.py --model=runs/tiny_ldisn/model --out=docs/pictures
+python tools/explain_pictures.py --model=runs/evidence/ldis1_absent-1/model --out=docs/pictures --only=leaving
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -29,7 +31,7 @@ from ldis_jax.support import cli
 from ldis_jax.tasks import pseudo_mask
 
 _EPISODE = (1, 47)  # seed and number, chosen for a scene that is easily read
-_LEAVING = (1, 0)
+_LEAVING = (1, 3)
 _TIMESTEPS = (0, 100, 250, 500, 750, 999)
 
 
@@ -66,6 +68,12 @@ def pseudo_masks(pipe: LDISPipeline, episode: Episode, alpha: float = 0.4) -> np
     ]
     rows = [targets + blank, [to_image(np.asarray(x)) for x in decoded]]
     return contact_sheet(rows, ("",) * len(_TIMESTEPS), labels)
+
+
+def attention(look: LookInside, query: np.ndarray, prompts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """What the object and all else attend to."""
+    *_, found = look.cross_attention(query, prompts)
+    return attended_sheet(found, {"object": found.mask, "all else": ~found.mask})
 
 
 def leaving(size: int, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
@@ -110,26 +118,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of a model trained on painted scenes")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--only", help="write this image alone")
     args = parser.parse_args()
     pipe = LDISPipeline.from_pretrained(args.model)
     episode = ProceduralScenes("unseen", pipe.task.image_size).draw(episode_rng(*_EPISODE), num_shots=2)
     prompts = list(zip(episode.prompt_images, episode.prompt_masks, strict=True))
+    sheets: dict[str, Callable[[], np.ndarray]]
     if pipe.task.name == "ldisn":
-        found_by_step = list(pipe.segment_steps(episode.query_image, prompts))
-        sheets = {"steps": steps_sheet(episode.query_image, found_by_step)}
+        sheets = {
+            "steps": lambda: steps_sheet(episode.query_image, list(pipe.segment_steps(episode.query_image, prompts)))
+        }
     else:
         look = LookInside(pipe)
-        *_, found = look.cross_attention(episode.query_image, prompts)
         sheets = {
-            "prediction": prediction(pipe, episode),
-            "pseudo_masks": pseudo_masks(pipe, episode),
-            "tokens": tokens_sheet(look.tokens(prompts)),
-            "attention": attended_sheet(found, {"object": found.mask, "all else": ~found.mask}),
+            "prediction": lambda: prediction(pipe, episode),
+            "pseudo_masks": lambda: pseudo_masks(pipe, episode),
+            "tokens": lambda: tokens_sheet(look.tokens(prompts)),
+            "attention": lambda: attention(look, episode.query_image, prompts),
         }
         if pipe.task.confidence.min_score:
-            sheets["leaving"] = leaving_sheet(pipe)
-    for name, sheet in sheets.items():
-        write_page_sheet(args.out / f"{name}.png", sheet)
+            sheets["leaving"] = lambda: leaving_sheet(pipe)
+    for name in [args.only] if args.only else sheets:
+        write_page_sheet(args.out / f"{name}.png", sheets[name]())
 
 
 if __name__ == "__main__":

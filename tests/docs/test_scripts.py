@@ -1,7 +1,9 @@
 """Scripts that documents name and that take networks of full size, on the smallest ones."""
 
+import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -9,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from ldis_jax.weights.model_folder import read_vae_config
+from ldis_jax.tasks.confidence import Confidence
+from ldis_jax.weights.model_folder import TASK_FILE, read_task, read_vae_config
 from tests.compile_flags import QUICK
 from tests.costs.test_compile import needs_libtpu
 from tests.helpers import ROOT, load_script, paint_pair
@@ -56,6 +59,15 @@ def test_pictures_that_explain(micro_folder, micro_folder_ldisn, tmp_path, monke
     sheets = {path.stem: Image.open(path).size for path in tmp_path.iterdir()}
     assert sheets.keys() == {"prediction", "pseudo_masks", "tokens", "attention", "steps"}
     assert all(min(size) > 100 for size in sheets.values())
+
+    calibrated, out = shutil.copytree(micro_folder, tmp_path / "calibrated"), tmp_path / "one"
+    task = read_task(calibrated)
+    task = dataclasses.replace(task, confidence=Confidence(3.0, (0.0, 1.0), (0.0, 1.0), min_score=0.3, episodes=8))
+    (calibrated / TASK_FILE).write_text(json.dumps(task.to_dict()))
+    out.mkdir()
+    monkeypatch.setattr(sys, "argv", ["x", f"--model={calibrated}", f"--out={out}", "--only=leaving"])
+    script.main()
+    assert [path.name for path in out.iterdir()] == ["leaving.png"]
 
 
 def test_what_fewer_steps_cost(micro_folder_ldisn, tmp_path, monkeypatch, capsys):
