@@ -9,7 +9,7 @@ Needs:     as configs/ldis1.py and configs/ldisn.py; ldis1_plain_clip a prompt e
            made of --clip alone (docs/weights.md).
 Hardware:  not run at full size by this project.
 Time:      not measured.
-Expected:  not measured by this project. Below, what the paper reports is mIoU on COCO; where nothing stands, no figure
+Expected:  not measured by this project. Below, what the paper reports is mIoU on COCO; where there is none, no figure
            of the paper's is known to us.
 
 ldis1_pixel       The pixel-space loss: the decoder is part of what is trained through.

@@ -4,7 +4,7 @@ Example:
     python data/build.py pascal --source=/data/VOCdevkit/VOC2012 --out=/data/records --num_workers=8
 
 writes /data/records/pascal/train/1.0.0 and .../val/1.0.0, for record_source("/data/records/pascal", "train"). The
-layout that each data set needs, and where to get it, stands in data/NAME/README.md.
+layout that each data set needs, and where to get it, is in data/NAME/README.md.
 """
 
 from __future__ import annotations

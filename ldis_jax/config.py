@@ -148,7 +148,7 @@ def base_config(task: str) -> ConfigDict:
     config.eval_every = 10_000
     config.checkpoint_every = 5_000
     config.keep_checkpoints = 3
-    config.watchdog_minutes = 10.0  # without a step, after which every process says where it stands; 0: never
+    config.watchdog_minutes = 10.0  # without a step, after which every process prints where it is; 0: never
     # A file: the training step that ``python -m ldis_jax.compile``, or a run before, compiled; written if not there.
     config.executable = ""
     config.profile = ""  # a step, or "first:last" of a few, to trace into <workdir>/profile
@@ -200,7 +200,7 @@ def check_config(config: ConfigDict) -> None:
 
 
 def check_variant(file: str, variant: str, variants: Collection[str]) -> None:
-    """Raises :class:`LDISError` where what stands behind the colon of ``--config=FILE:VARIANT`` is no variant."""
+    """Raises :class:`LDISError` where what follows the colon of ``--config=FILE:VARIANT`` is no variant."""
     if variant not in variants:
         raise LDISError(f"{file}:{variant or 'VARIANT'}: must be one of {', '.join(variants)}")
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ldis_jax.evaluation.protocols import Protocol
     from ldis_jax.evaluation.report import Subject
 
-# Flags of the benchmark "folder" for which a manifest stands; they are fields of Choice.
+# Flags of the benchmark "folder" which a manifest replaces; they are fields of Choice.
 _CHOICE = ("queries", "prompts", "classes", "min_object_percent")
 
 

@@ -29,7 +29,7 @@ _Prompt = tuple[str, str, str | None]  # image, mask, label
 
 
 def _split_class(value: str) -> tuple[str, _Prompt]:
-    """``[NAME=]IMAGE:MASK[@LABEL]`` as (name or "", prompt); what exists as it stands has no name."""
+    """``[NAME=]IMAGE:MASK[@LABEL]`` as (name or "", prompt); a value that is itself a file has no name."""
     prompt = _split_prompt(value)
     name, equals, rest = value.partition("=")
     if equals and not os.path.exists(prompt[0]):
@@ -48,7 +48,7 @@ def _split_prompt(value: str) -> _Prompt:
 
 
 def _split_label(value: str) -> tuple[str, str | None]:
-    """Splits MASK@LABEL at the last @ that leaves an existing file; what exists as it stands has no label."""
+    """Splits MASK@LABEL at the last @ that leaves an existing file; a value that is itself a file has no label."""
     for cut in reversed([i for i, char in enumerate(value) if char == "@"]):
         if os.path.exists(value[:cut]) and not os.path.exists(value):
             return value[:cut], value[cut + 1 :]

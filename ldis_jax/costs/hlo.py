@@ -83,7 +83,7 @@ def _part(line: str) -> str:
 
 
 def unmodelled_custom_calls(text: str) -> int:
-    """Opaque kernels that the compiler gives no estimate for, as they stand in the text."""
+    """Opaque kernels that the compiler gives no estimate for, as the text has them."""
     calls = (line for line in text.splitlines() if " custom-call(" in line and not _CYCLES.search(line))
     return sum(not any(f'custom_call_target="{name}"' in line for name in _FREE) for line in calls)
 
@@ -91,7 +91,7 @@ def unmodelled_custom_calls(text: str) -> int:
 def collectives(text: str) -> list[Collective]:
     """The exchanges between chips in one execution, largest first."""
     found: dict[tuple[str, int, bool], list[int]] = collections.defaultdict(lambda: [0, 0])
-    # An exchange that is spread over several fusions stands in each of them, with one channel. Of the TPU compiler's
+    # An exchange that is spread over several fusions is in each of them, with one channel. Of the TPU compiler's
     # reduce-scatters, those that it has combined share a channel, and are exchanges of their own.
     seen = set()
     for name, line, times in _executed(text, fusions=True):

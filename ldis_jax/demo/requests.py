@@ -114,7 +114,7 @@ def _line(name: str, error: ValidationError) -> str:
 
 
 def _paths(value: Any) -> Iterator[Any]:
-    """Whatever stands under "path", however deep."""
+    """Whatever is under "path", however deep."""
     if isinstance(value, dict):
         if "path" in value:
             yield value["path"]

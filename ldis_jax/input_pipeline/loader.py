@@ -45,7 +45,7 @@ class TrainLoader(Iterator[dict[str, np.ndarray]]):
         self._iterator: grain.DatasetIterator | None = None
 
     def __len__(self) -> int:
-        """Steps from the first to the last, wherever the iterator stands."""
+        """Steps from the first to the last, wherever the iterator is."""
         return len(self._batches)
 
     def __next__(self) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ class CrossAttention:
         mask: bool [S, S], the object as this evaluation has it.
         prompts: the tokens that are attended to.
         weights: layer -> float32 [s, s, K, G, G], from the query's places, at the layer's resolution, to the tokens;
-            over all tokens they sum to 1. Layers have diffusers' names and stand in the order of evaluation.
+            over all tokens they sum to 1. Layers have diffusers' names and are in the order of evaluation.
     """
 
     query: np.ndarray

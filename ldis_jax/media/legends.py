@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ldis_jax.media.overlays import label_colour
 
 _LEAST_SIDE = 64  # pixels of an image in which a name can be read and something else be seen
-_LEAST_SIZE, _LINES = 10, 36  # of letters: the fewest pixels, and how many would stand above each other in the image
+_LEAST_SIZE, _LINES = 10, 36  # of letters: the fewest pixels, and how many would fit above each other in the image
 _MOST_WIDTH, _MOST_HEIGHT = 0.9, 0.5  # of the image's
 _GROUND, _SHARE = 20, 0.75  # a dark grey, and how much of it covers the image
 _LONGEST = 40  # characters of a name

@@ -112,7 +112,7 @@ def list_labels(labels: Sequence[int], names: Sequence[str]) -> str:
 
 
 def read_label_map(source: StrPath | bytes | Image.Image, name: str = "") -> np.ndarray:
-    """The labels of a grey or palette PNG, uint8 [H, W], values as they stand in the file.
+    """The labels of a grey or palette PNG, uint8 [H, W], values as the file has them.
 
     Grey of 2 or 4 bits is the exception: PIL spreads it over 0 to 255. Palettes may have any number of bits.
 

@@ -1,4 +1,4 @@
-"""Network sizes, read from the ``config.json`` that stands beside every weight file.
+"""Network sizes, read from the ``config.json`` beside every weight file.
 
 A key that diffusers knows and we do not implement is accepted only at the one value that leaves the network
 unchanged; any other key is an error, because ignoring it could silently change the result.

@@ -1,8 +1,8 @@
 """AutoencoderTiny (TAESD): a distilled autoencoder for Stable Diffusion's latents. Names and numerics are diffusers'.
 
 Source: github.com/madebyollin/taesd. Its own latents are *scaled* ones (``scaling_factor`` 1.0 in its file): what
-AutoencoderKL's latents are after multiplication by 0.18215. Here it speaks AutoencoderKL's language, unscaled latents
-and a factor, so that either can stand in for the other under the same UNet.
+AutoencoderKL's latents are after multiplication by 0.18215. Here it takes and gives AutoencoderKL's unscaled latents
+and a factor, so that either can replace the other under the same UNet.
 """
 
 from __future__ import annotations

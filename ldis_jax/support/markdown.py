@@ -36,7 +36,7 @@ def bullet_list(facts: Mapping[str, str]) -> str:
 
 
 def write_page(path: Path, title: str, parts: Sequence[str]) -> None:
-    """Writes a page whose parts stand under ``title`` one after the other."""
+    """Writes a page whose parts follow ``title`` one after the other."""
     text = "\n\n".join([f"# {title}", *parts]) + "\n"
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names that are no UTF-8

@@ -1,4 +1,4 @@
-"""Where a run stands, where its wall time went, and a watchdog that speaks up when nothing moves."""
+"""Where a run is, where its wall time went, and a watchdog that prints stacks when nothing moves."""
 
 from __future__ import annotations
 

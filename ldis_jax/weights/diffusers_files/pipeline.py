@@ -41,7 +41,7 @@ class LDISPipeline(DiffusionPipeline):
     Args:
         unet: of 4 (LDIS-1) or 8 (LDIS-n) input channels, and those of the prompt encoder, if it describes the query.
         vae: the autoencoder.
-        prompt_encoder: Alpha-CLIP's image encoder, or what stands in its place.
+        prompt_encoder: Alpha-CLIP's image encoder, or what takes its place.
         scheduler: the noise schedule.
         ldis: the method's hyper-parameters, as in ``ldis_config.json``.
     """
