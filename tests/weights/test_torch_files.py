@@ -219,5 +219,5 @@ def test_a_huge_tensor_of_few_bytes_is_not_made(tmp_path):
 def test_without_torch(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     (tmp_path / "x.bin").write_bytes(b"1")
-    with pytest.raises(LDISError, match=r"x.bin: torch's format; pip install 'ldis_jax\[torch\]'"):
+    with pytest.raises(LDISError, match=r"x.bin: torch's format; pip install -e '\.\[torch\]'"):
         open_file(tmp_path / "x.bin")
