@@ -118,7 +118,7 @@ def test_the_commands_of_the_fine_tuning_page(tmp_path, micro_folder, monkeypatc
     assert links == ["curves.png", "pictures/000002.png", "pictures/000000.png"]
     assert all(Path("runs/mine", link).is_file() for link in links)
 
-    assert json.loads(Path("runs/small/report.json").read_text())["episodes"] == 1
-    merged, exported = (load_file(f"{folder}/unet/{UNET}") for folder in ("merged", "runs/mine/model"))
+    assert json.loads(Path("runs/lora/report.json").read_text())["episodes"] == 1
+    merged, exported = (load_file(f"{folder}/unet/{UNET}") for folder in ("merged", "runs/lora/model"))
     assert merged.keys() == exported.keys()
     assert all(np.array_equal(merged[name], exported[name]) for name in merged)
