@@ -87,16 +87,14 @@ def leaving(size: int, rng: np.random.Generator) -> tuple[list[np.ndarray], np.n
     behind, _ = scenes.scene(rng, others)
     stage, labels = scenes.scene(rng, [moving])
     rows, columns = np.nonzero(labels == moving)
-    frames, masks = [], []
-    for share in (0.0, 0.4, 0.8, 1.2, 1.2, 0.8, 0.4, 0.0):
+    frames = []
+    for share in (0.0, 0.4, 0.8, 1.2, 1.2, 0.8, 0.4, 0.0):  # of the way out
         x = columns + round(share * (size - columns.min()))
         seen = x < size
-        frame, mask = behind.copy(), np.zeros((size, size), np.uint8)
+        frame = behind.copy()
         frame[rows[seen], x[seen]] = stage[rows[seen], columns[seen]]
-        mask[rows[seen], x[seen]] = 255
         frames.append(frame)
-        masks.append(mask)
-    return frames, masks[0]
+    return frames, np.where(labels == moving, 255, 0).astype(np.uint8)
 
 
 def leaving_sheet(pipe: LDISPipeline) -> np.ndarray:
