@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ldis_jax.models.convolution import LayerOptions, conv
+from ldis_jax.models.winograd import known_size
 
 
 class _KeyStream:
@@ -81,21 +82,27 @@ def group_norm(channels: int, groups: int, eps: float, **layer: Unpack[LayerOpti
 
 
 def layer_norm(channels: int, **layer: Unpack[LayerOptions]) -> nnx.LayerNorm:
-    """LayerNorm with torch's epsilon (1e-5) and the two-pass variance."""
-    return nnx.LayerNorm(channels, epsilon=1e-5, use_fast_variance=False, **layer)
+    """LayerNorm with torch's epsilon (1e-5).
+
+    The variance takes two passes, but of 16-bit values one, as in :class:`GroupNorm` and for the same reasons.
+    """
+    one_pass = jnp.dtype(layer["dtype"]).itemsize <= 2
+    return nnx.LayerNorm(channels, epsilon=1e-5, use_fast_variance=one_pass, **layer)
 
 
-# Logits of all heads together stay near the compute units up to this many a head and sample; above, they do not.
-_MANY_LOGITS = 512 * 1024
+# Logits of all heads together stay near the compute units up to this many a head and sample; above, they do not. Those
+# of one head stay there up to so many of all samples: eight of SD 1.5's first level.
+_MANY_LOGITS, _MOST_LOGITS = 512 * 1024, 8 * 1024 * 1024
 
 
 @jax.named_scope("attention")
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, num_heads: int, bias: jax.Array | None = None) -> jax.Array:
     """Multi-head attention; logits and softmax in float32.
 
-    Where queries times keys are many, the heads follow one another, and the backward pass computes their logits again:
-    logits never travel to main memory and are never stored. By the TPU compiler's estimate that takes two thirds of the
-    time of attention at SD 1.5's first level away; on a CPU it was half.
+    Where queries times keys are many, the heads follow one another, and parts of a large batch, too; the backward pass
+    computes their logits again. So logits never travel to main memory and are never stored. By the TPU compiler's
+    estimate heads in turn take two thirds of the time of attention at SD 1.5's first level away (on a CPU it was half),
+    and of 32 samples on v5e eight at a time half of the rest.
 
     Args:
         q: [B, S, C] queries, heads packed in C.
@@ -107,13 +114,26 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, num_heads: int, bias: jax.A
     Returns:
         [B, S, C].
     """
+    if num_heads > 1 and (size := q.shape[1] * k.shape[1]) >= _MANY_LOGITS:
+        batch = known_size(q.shape[0])
+        parts = next(
+            n for n in range(1, batch + 1) if batch % n == 0 and (batch // n * size <= _MOST_LOGITS or n == batch)
+        )
+        if parts == 1:
+            return _attend_by_heads(q, k, v, bias, num_heads)
+        arrays = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), (q, k, v, bias))
+        return jax.lax.map(lambda part: _attend_by_heads(*part, num_heads), arrays).reshape(q.shape)
+    bias = None if bias is None else bias[:, None, None, :]
+    q_heads, k_heads, v_heads = (_split(x, num_heads) for x in (q, k, v))
+    return jax.nn.dot_product_attention(q_heads, k_heads, v_heads, bias=bias).reshape(q.shape)
 
-    def split(x: jax.Array) -> jax.Array:
-        return x.reshape(*x.shape[:2], num_heads, -1)
 
-    if num_heads == 1 or q.shape[1] * k.shape[1] < _MANY_LOGITS:
-        bias = None if bias is None else bias[:, None, None, :]
-        return jax.nn.dot_product_attention(split(q), split(k), split(v), bias=bias).reshape(q.shape)
+def _split(x: jax.Array, num_heads: int) -> jax.Array:
+    return x.reshape(*x.shape[:2], num_heads, -1)
+
+
+def _attend_by_heads(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, num_heads: int) -> jax.Array:
+    """:func:`attend`, the heads one after the other."""
 
     @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
     def attend_head(head: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
@@ -122,7 +142,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, num_heads: int, bias: jax.A
         weights = jax.nn.softmax(logits if bias is None else logits + bias[:, None], axis=-1).astype(v.dtype)
         return jnp.einsum("bst,btd->bsd", weights, v)
 
-    heads = jax.lax.map(attend_head, tuple(jnp.moveaxis(split(x), 2, 0) for x in (q, k, v)))
+    heads = jax.lax.map(attend_head, tuple(jnp.moveaxis(_split(x, num_heads), 2, 0) for x in (q, k, v)))
     return jnp.moveaxis(heads, 0, 2).reshape(q.shape)
 
 

@@ -22,9 +22,12 @@ def attention(q, k, v, heads, bias):
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("limit", [1, 10**9], ids=["head by head", "all heads"])
-def test_attention(monkeypatch, limit, with_bias):
-    monkeypatch.setattr(layers, "_MANY_LOGITS", limit)
+@pytest.mark.parametrize(
+    "limits", [(1, 10**9), (1, 30), (10**9, 30)], ids=["head by head", "sample by sample", "all heads"]
+)
+def test_attention(monkeypatch, limits, with_bias):
+    for name, limit in zip(("_MANY_LOGITS", "_MOST_LOGITS"), limits, strict=True):
+        monkeypatch.setattr(layers, name, limit)
     q, k, v = (3 * cases.normal(name, 2, length, 24) for name, length in (("q", 6), ("k", 5), ("v", 5)))
     bias = np.where(cases.normal("bias", 2, 5) > 0, 0, [[-np.inf], [-1e4]]).astype(np.float32) if with_bias else None
     np.testing.assert_allclose(layers.attend(q, k, v, 3, bias), attention(q, k, v, 3, bias), atol=2e-5)
