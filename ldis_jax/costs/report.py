@@ -12,7 +12,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ldis_jax.costs.hlo import collectives, estimated_cycles, unmodelled_custom_calls
+from ldis_jax.costs.exchanges import collectives
+from ldis_jax.costs.hlo import estimated_cycles, unmodelled_custom_calls
 from ldis_jax.runtime import sharding
 from ldis_jax.runtime.chips import Chip, get_chip
 from ldis_jax.runtime.memory import memory_options, out_of_memory
@@ -25,7 +26,8 @@ _NEEDED = re.compile(r"(?:required.*?\(|Used )([\d.]+)([KMGT])")  # as the compi
 # What is only known of a program that the compiler made.
 _OF_THE_PROGRAM = (
     *("argument_bytes", "temp_bytes", "bytes_accessed", "predicted_ms", "predicted_compute_ms"),
-    *("predicted_compute_ms_by_part", "predicted_exchange_ms", "predicted_mfu", "unmodelled_custom_calls"),
+    *("predicted_compute_ms_by_part", "predicted_exchange_ms", "predicted_unhidden_ms"),
+    *("predicted_mfu", "unmodelled_custom_calls"),
 )
 
 
@@ -43,9 +45,10 @@ def compile_program(
     Returns:
         The program, and its costs, JSON-able, per chip: memory ("argument_bytes", "temp_bytes", "peak_bytes" against
         "chip_bytes", "fits"), "flops" of the mathematics, "bytes_accessed", "collectives", "predicted_ms" and its two
-        parts (compute also by part of the program), "predicted_mfu", "unmodelled_custom_calls", which no prediction
-        knows; and what was compiled. Where the compiler refuses a program for want of memory there is none: its
-        "peak_bytes" are what the compiler says it needs, its times and all else that only the program tells are None.
+        parts, compute (also by part of the program) and the exchange that is not hidden behind it, all of the exchange,
+        "predicted_mfu", "unmodelled_custom_calls", which no prediction knows; and what was compiled. Where the compiler
+        refuses a program for want of memory there is none: its "peak_bytes" are what the compiler says it needs, its
+        times and all else that only the program tells are None.
     """
     chip, mesh = get_chip(topology), run.mesh
     lowered = PROGRAMS[program](run, batch_size).trace().lower()
@@ -80,8 +83,9 @@ def _figures(compiled: jax.stages.Compiled, text: str, chip: Chip, flops: float)
     peak = arguments + temp + results + memory.generated_code_size_in_bytes
     parts = {part: cycles / chip.clock for part, cycles in estimated_cycles(text).items()}
     compute = sum(parts.values())
-    found = collectives(text)
+    found = collectives(text, chip.link / chip.clock)
     exchange = sum(collective.bytes / (chip.network if collective.network else chip.link) for collective in found)
+    unhidden = exchange - sum(collective.hidden_bytes for collective in found) / chip.link
     return {
         "argument_bytes": arguments,
         "temp_bytes": temp,
@@ -89,11 +93,12 @@ def _figures(compiled: jax.stages.Compiled, text: str, chip: Chip, flops: float)
         "fits": peak <= (1 - _RESERVED) * chip.memory,
         "bytes_accessed": accessed["bytes accessed"],
         "collectives": [dataclasses.asdict(collective) for collective in found],
-        "predicted_ms": 1e3 * (compute + exchange),
+        "predicted_ms": 1e3 * (compute + unhidden),
         "predicted_compute_ms": 1e3 * compute,
         "predicted_compute_ms_by_part": {part: round(1e3 * seconds, 3) for part, seconds in parts.items()},
         "predicted_exchange_ms": 1e3 * exchange,
-        "predicted_mfu": flops / chip.flops / (compute + exchange),
+        "predicted_unhidden_ms": 1e3 * unhidden,
+        "predicted_mfu": flops / chip.flops / (compute + unhidden),
         "unmodelled_custom_calls": unmodelled_custom_calls(text),
     }
 
@@ -141,11 +146,13 @@ def lines(cost: dict[str, Any]) -> list[str]:
         needed = f"{gb('peak')} {of_chip}" if cost["peak_bytes"] else f"more than the {cost['chip_bytes'] / 1e9:.0f} GB"
         return [*report, f"  does not fit: {needed}; the compiler refuses it, so there is no program to predict from"]
     compute, exchange = cost["predicted_compute_ms"], cost["predicted_exchange_ms"]
+    unhidden = cost["predicted_unhidden_ms"]
     report += [
         f"  {'fits' if cost['fits'] else 'does not fit'}: {gb('peak')} {of_chip} "
         f"(arguments {gb('argument')}, temporaries {gb('temp')})",
         f"  {cost['flops'] / 1e12:.2f} TFLOP, {cost['bytes_accessed'] / 1e9:.1f} GB accessed; predicted {compute:.1f} "
-        f"ms of compute + {exchange:.1f} ms of exchange if none is hidden, MFU {cost['predicted_mfu']:.2f}",
+        f"ms of compute + {unhidden:.1f} ms of exchange ({exchange - unhidden:.1f} ms more are hidden), "
+        f"MFU {cost['predicted_mfu']:.2f}",
     ]
     largest = list(cost["predicted_compute_ms_by_part"].items())[:_PARTS_SHOWN]
     report.append("  most of it: " + ", ".join(f"{part} {ms:.1f}" for part, ms in largest))
@@ -153,7 +160,7 @@ def lines(cost: dict[str, Any]) -> list[str]:
         report.append(f"  {cost['unmodelled_custom_calls']} custom calls have no estimate and are left out")
     report += [
         f"  {c['count']} {c['kind']} among {c['group']} {'slices' if c['network'] else 'chips'}: "
-        f"{c['bytes'] / 1e6:.1f} MB received"
+        f"{c['bytes'] / 1e6:.1f} MB received, {c['hidden_bytes'] / 1e6:.1f} of them beside compute"
         for c in cost["collectives"]
     ]
     if cost["replicated"]:

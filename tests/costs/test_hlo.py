@@ -1,6 +1,6 @@
 """The reader of compiled programs, on text with known sums."""
 
-from ldis_jax.costs.hlo import collectives, estimated_cycles, unmodelled_custom_calls
+from ldis_jax.costs.hlo import estimated_cycles, unmodelled_custom_calls
 
 PROGRAM = """
 %fused (p: f32[8]) -> f32[8] {
@@ -58,15 +58,3 @@ def test_kernels_without_an_estimate():
     order = '  %t = token[] custom-call(%x), custom_call_target="NopReturnToken", custom_call_has_side_effect=true'
     estimated = kernel + ', backend_config={"estimated_cycles":"3"}'
     assert unmodelled_custom_calls("\n".join((PROGRAM, kernel, view, order, estimated))) == 1
-
-
-def test_collectives():
-    found = {(c.kind, c.group, c.network): (c.count, c.bytes) for c in collectives(PROGRAM)}
-    assert found == {
-        ("all-gather", 4, False): (20, 20 * 128 * 3 // 4),
-        ("all-reduce", 2, False): (1, 32),  # there and back, of 32 bytes the half each
-        # Two that were combined on one channel, and one whose result is a quarter.
-        ("reduce-scatter", 4, False): (3, (128 + 64 + 4 * 40) * 3 // 4),
-        ("collective-permute", 2, False): (1, 12),
-        ("all-reduce", 4, True): (1, 192 * 2 * 3 // 4),  # of four slices
-    }
