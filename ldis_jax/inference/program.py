@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.models.params import Params, unflatten
@@ -34,16 +35,19 @@ def compiled_predict(
     task: Task, graphdef: nnx.GraphDef[LDISModel], mesh: jax.sharding.Mesh
 ) -> Callable[[Params, Params, Mapping[str, jax.Array]], jax.Array]:
     """The program behind :func:`make_predict`: (trained, frozen, batch with "index") -> R float32 [B, S, S, 3]."""
-    program = prediction(task, graphdef)
+    program, rows = prediction(task, graphdef), PartitionSpec(sharding.BATCH)
 
-    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
-    def run(params: Params, frozen: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
-        # Once, before any loop over steps; left where they lie, the partitioner would cut activations by channels.
-        params = jax.lax.with_sharding_constraint(params, sharding.replicated(mesh))
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(PartitionSpec(), rows), out_specs=rows, check_vma=False)
+    def predict_rows(params: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
         keys = jax.vmap(lambda index: jax.random.fold_in(jax.random.key(0), index))(batch["index"])
         prompts = PromptInputs(batch["prompt_images"], batch["prompt_masks"])
         queries = batch["query_image"]
-        return task.residual(program(params | frozen, queries, prompts, keys), queries)
+        return task.residual(program(params, queries, prompts, keys), queries)
+
+    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+    def run(params: Params, frozen: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
+        # Each device predicts its own queries with parameters that are gathered once, before any loop over steps.
+        return predict_rows(params | frozen, batch)
 
     return run
 

@@ -29,7 +29,8 @@ def count_flops(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:
                 branches = [branches[platforms.index(None)]]
             total += max(map(count_flops, branches))
         else:
-            times = eqn.params["length"] if name == "scan" else 1
+            # A shard_map's inside is what one device does.
+            times = eqn.params["length"] if name == "scan" else eqn.params["mesh"].size if name == "shard_map" else 1
             inner = [value for value in eqn.params.values() if isinstance(value, core.Jaxpr | core.ClosedJaxpr)]
             total += times * sum(map(count_flops, inner))
     return total

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import bisect
-import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from ldis_jax.errors import LDISError
 
 SLICE, DATA, FSDP = "slice", "data", "fsdp"
+BATCH = (SLICE, DATA, FSDP)  # the axes that share a batch: all of them
 
 # First match wins: (pattern of the parameter's path, array axes that may be sharded over ``fsdp``, from the end, best
 # first). Kernels are sharded over their output features; what stays replicated is small.
@@ -59,7 +59,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, slices: int = 1, devices: Sequence[
 
 def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """One axis, the leading one unless told otherwise, over every device."""
-    return NamedSharding(mesh, PartitionSpec(*[None] * axis, (SLICE, DATA, FSDP)))
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, BATCH))
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
@@ -80,27 +80,37 @@ def param_sharding(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedShardi
     return replicated(mesh)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def gathered(x: jax.Array, placed: NamedSharding) -> jax.Array:
-    """A parameter that lies ``placed``, whole on every device for its use; its gradient goes back to where it lies.
+def gather(x: jax.Array, spec: PartitionSpec, dtype: str) -> jax.Array:
+    """A parameter that is sharded by ``spec``, whole on this device and of ``dtype``, inside a ``shard_map``.
 
-    Left to itself the partitioner leaves parameters where they are and cuts activations by channels, with an exchange
-    in every norm and product. The exchange is of the type of ``x``.
+    Its gradient goes back the same way, as a reduce-scatter over ``fsdp``. What is not sharded stays as it is.
     """
-    return jax.lax.with_sharding_constraint(x, replicated(placed.mesh))
+    if FSDP not in spec:
+        return x
+    return jax.lax.all_gather(x.astype(dtype), FSDP, axis=tuple(spec).index(FSDP), tiled=True)
 
 
-def _gathered_fwd(x: jax.Array, placed: NamedSharding) -> tuple[jax.Array, None]:
-    return gathered(x, placed), None
+def mean_gradient(x: jax.Array, spec: PartitionSpec, mesh: Mesh) -> jax.Array:
+    """A gradient of this device's samples -> of all devices', inside a ``shard_map``.
+
+    Of a gathered parameter it is this device's part, summed over ``fsdp`` already: only that part travels between the
+    replicas of a slice, and only its sum between slices.
+    """
+    for axis in (DATA, SLICE) if FSDP in spec else (FSDP, DATA, SLICE):
+        x = jax.lax.psum(x, axis) if mesh.shape[axis] > 1 else x
+    return x / mesh.size
 
 
-def _gathered_bwd(placed: NamedSharding, _: None, gradient: jax.Array) -> tuple[jax.Array]:
-    # Summed whole, then cut: a reduce-scatter. Asked for the part alone, the partitioner gathers activations instead.
-    gradient = jax.lax.with_sharding_constraint(gradient, replicated(placed.mesh))
-    return (jax.lax.with_sharding_constraint(gradient, placed),)
+def draw_batch(draw: Callable[..., jax.Array], key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """``draw(key, shape)``; inside a ``shard_map`` this device's samples of what the whole batch draws.
 
-
-gathered.defvjp(_gathered_fwd, _gathered_bwd)
+    So a random number depends on the key and the sample, not on how many devices share the batch.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.manual_axes:
+        return draw(key, shape)
+    whole = draw(key, (shape[0] * mesh.size, *shape[1:]))
+    return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(BATCH) * shape[0], shape[0])
 
 
 def large_replicated(params: Mapping[str, jax.Array | jax.ShapeDtypeStruct], mesh: Mesh) -> list[str]:
@@ -164,7 +174,7 @@ def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]
     return {name: one(array) for name, array in batch.items()}
 
 
-def gather(params: dict[str, jax.Array], mesh: Mesh) -> dict[str, np.ndarray]:
+def to_host(params: dict[str, jax.Array], mesh: Mesh) -> dict[str, np.ndarray]:
     """Parameters in host memory, whole, on every process; one at a time, so that no device holds them all."""
     whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))
     return {name: np.asarray(whole(value)) for name, value in params.items()}

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ldis_jax.models.efficientnet import EfficientNetLite0
 from ldis_jax.models.ldis import LDISModel
+from ldis_jax.runtime.sharding import draw_batch
 from ldis_jax.tasks import instruction
 from ldis_jax.tasks.resize import resize_bilinear
 from ldis_jax.tasks.task import PromptInputs, Prompts, Task, decode, draw_noise, encode_query_and_target
@@ -68,8 +69,8 @@ class LDIS1(Task):
         else:
             (mean, std), target_latents = encode_query_and_target(model.vae, batch["query_image"], target, target_key)
         if self.query_latents == "sample":
-            mean += std * jax.random.normal(query_key, mean.shape)
-        latents = self._noised(mean * scale, lambda: jax.random.normal(noise_key, mean.shape))
+            mean += std * draw_batch(jax.random.normal, query_key, mean.shape)
+        latents = self._noised(mean * scale, lambda: draw_batch(jax.random.normal, noise_key, mean.shape))
         prompts = PromptInputs(batch["prompt_images"], batch["prompt_masks"])
         prediction = self._target_latents(model, latents, batch["query_image"], prompts)
         if self.loss_space == "pixel":

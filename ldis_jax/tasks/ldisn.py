@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from ldis_jax.diffusion import SAMPLERS, Denoise, NoiseSchedule, sample, two_scale_guidance
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.models.unet import Instruction
+from ldis_jax.runtime.sharding import draw_batch
 from ldis_jax.support.prediction_options import OPTIONS
 from ldis_jax.tasks import instruction
 from ldis_jax.tasks.task import Prompts, Task, decode, draw_noise, encode_query_and_target, interleave, separate
@@ -84,15 +86,16 @@ class LDISN(Task):
         )
         target_latents *= model.vae.scaling_factor
         size = query_latents.shape[0]
-        timesteps = jax.random.randint(time_key, (size,), 0, self.schedule.num_train_timesteps)
-        noise = jax.random.normal(noise_key, target_latents.shape)
+        draw_times = functools.partial(jax.random.randint, minval=0, maxval=self.schedule.num_train_timesteps)
+        timesteps = draw_batch(draw_times, time_key, (size,))
+        noise = draw_batch(jax.random.normal, noise_key, target_latents.shape)
         noisy_latents = self.schedule.add_noise(target_latents, noise, timesteps)
 
         num_prompts = batch["prompt_images"].shape[1]
         tokens, mask = self.instruction_tokens(model.prompt_encoder, batch["prompt_images"], batch["prompt_masks"])
         null_tokens = instruction.null_instruction_tokens(model.prompt_encoder, num_prompts)
         # InstructPix2Pix's rule, one draw a sample: [0, p) tokens, [p, 2p) both, [2p, 3p) query latents.
-        u, p = jax.random.uniform(dropout_key, (size,)), self.conditioning_dropout
+        u, p = draw_batch(jax.random.uniform, dropout_key, (size,)), self.conditioning_dropout
         tokens = jnp.where((u < 2 * p)[:, None, None], null_tokens, tokens)
         query_latents = jnp.where(((u >= p) & (u < 3 * p))[:, None, None, None], 0.0, query_latents)
 

@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from ldis_jax.diffusion import NoiseSchedule
 from ldis_jax.errors import LDISError
 from ldis_jax.models.ldis import VAE, LDISModel, PromptEncoder
+from ldis_jax.runtime.sharding import draw_batch
 from ldis_jax.support.checks import check_fields
 from ldis_jax.tasks import instruction, pseudo_mask
 from ldis_jax.tasks.confidence import NOT_CALIBRATED, Confidence
@@ -200,7 +201,7 @@ class Task(abc.ABC):
         """The pseudo mask to be rendered, [B, S, S, 3], of masks [B, S, S]; ``key`` draws the noise of "perturbed"."""
         noise: jax.Array | float = 0.0
         if self.target == "perturbed":
-            noise = self.mask_noise * jax.random.normal(key, query_image.shape)
+            noise = self.mask_noise * draw_batch(jax.random.normal, key, query_image.shape)
         return pseudo_mask.encode(query_mask, query_image, self.mask_alpha, self.target, noise)
 
     def to_dict(self) -> dict[str, Any]:
@@ -258,7 +259,7 @@ def encode_query_and_target(
     """
     mean, std = vae.encode(interleave(query_image, target))
     (query_mean, target_mean), (query_std, target_std) = separate(mean, 2), separate(std, 2)
-    target_latents = target_mean + target_std * jax.random.normal(key, target_std.shape)
+    target_latents = target_mean + target_std * draw_batch(jax.random.normal, key, target_std.shape)
     return (query_mean, query_std), target_latents
 
 

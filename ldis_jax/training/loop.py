@@ -127,7 +127,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
             writer.close()
             report = evaluation.report(results, writer.at(0) if config.eval.before else {})
             report |= {**trainer.outcome(results), "seconds": round(time.time() - started, 1)}
-            model = (graphdef, sharding.gather(trainer.state.best, run.mesh), frozen)
+            model = (graphdef, sharding.to_host(trainer.state.best, run.mesh), frozen)
             if lead:
                 write_model(run, trainer.confidence, workdir, model, frozen_files, report["steps"], results)
                 writer.plot(workdir / "curves.png")

@@ -38,7 +38,7 @@ def train_program(run: Run, batch_size: int) -> Program:
     batch, state = _episodes(run, batch_size, run.options.accumulate), run.state_shapes()
     placed = jax.tree.map(lambda x: x.sharding, state)
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
-    step = make_train_step(run.task, graphdef, run.optimizer, run.config.seed, run.mesh, placed, run.options)
+    step = make_train_step(run.task, graphdef, run.optimizer, run.config.seed, run.mesh, placed, run.options, run.dtype)
     return Program(step, (state, jax.eval_shape(StepMetrics.empty), frozen, batch))
 
 

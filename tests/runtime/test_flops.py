@@ -65,3 +65,12 @@ def test_of_two_ways_to_one_result_the_one_for_any_platform_counts(products):
 
     assert flops(either, (4, 4)) == 4 * 64
     assert flops(jax.grad(lambda x: jnp.sum(either(x))), (4, 4)) > 4 * 64
+
+
+def test_what_devices_do_side_by_side_is_counted_on_each():
+    mesh = jax.make_mesh((4,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.PartitionSpec("rows")
+    product = jax.shard_map(
+        lambda a, b: a @ b, mesh=mesh, in_specs=(rows, jax.sharding.PartitionSpec()), out_specs=rows
+    )
+    assert flops(product, (8, 3), (3, 5)) == 2 * 8 * 3 * 5
