@@ -21,6 +21,7 @@ from typing_extensions import TypedDict  # pydantic's, before Python 3.12
 
 from ldis_jax.config import to_json
 from ldis_jax.errors import LDISError, list_names
+from ldis_jax.runtime.chips import compiler_options
 from ldis_jax.runtime.compilation_cache import no_compilation_cache, processor
 from ldis_jax.support.files import atomic_write, check_writable
 from ldis_jax.support.json_files import parse_json
@@ -54,6 +55,7 @@ def program_facts(run: Run) -> dict[str, str]:
         "devices": f"{device.device_kind}: {[(d.id, d.process_index) for d in mesh.devices.flat]}",
         "mesh": str(dict(mesh.shape)),
         "compiler's flags": " ".join(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")),
+        "compiler's options": json.dumps(compiler_options(device.device_kind)),
         "source code": _source_hash(),
     }
     packages = (*_PACKAGES, *_COMPILERS.get(device.platform, ()))

@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec
 from ldis_jax.models.ldis import LDISModel
 from ldis_jax.models.params import Params, unflatten
 from ldis_jax.runtime import sharding
+from ldis_jax.runtime.chips import compiler_options
 from ldis_jax.tasks import Task
 
 NEVER = np.iinfo(np.int32).max
@@ -184,6 +185,7 @@ def make_train_step(
         donate_argnums=0,
         in_shardings=(placed, everywhere, everywhere, sharding.batch_sharding(mesh)),
         out_shardings=(placed, everywhere),
+        compiler_options=compiler_options(mesh.devices.flat[0].device_kind),
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from ldis_jax import LDISError
 from ldis_jax.config import base_config
 from ldis_jax.costs.report import advice
-from ldis_jax.runtime.chips import get_chip, peak_flops, slice_devices
+from ldis_jax.runtime.chips import compiler_options, get_chip, peak_flops, slice_devices
 from tests.forked import command
 from tests.helpers import ROOT, micro_config, run_of
 
@@ -148,6 +148,11 @@ def test_shapes_without_an_init_folder_are_sd_15s():
 )
 def test_peaks_of_devices_that_run(kind, tflops):
     assert peak_flops(kind) == (tflops and tflops * 1e12)
+
+
+def test_options_are_those_of_the_chip():
+    assert compiler_options("TPU v5 lite") == compiler_options("TPU v5e") != {}
+    assert compiler_options("TPU v5") == compiler_options("TPU v6 lite") == compiler_options("cpu") == {}
 
 
 @needs_libtpu
