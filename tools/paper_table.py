@@ -97,7 +97,9 @@ def hours_table() -> str:
 def main() -> None:
     """Prints or writes a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reports", type=Path, help="folder of folders of reports")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--reports", type=Path, help="folder of folders of reports")
+    which.add_argument("--write_hours", action="store_true", help="write the predicted hours into docs/reproduce.md")
     args = parser.parse_args()
     if args.reports:
         print(markdown(["run", "benchmark", "figure", "reached", "paper"], rows(args.reports)))

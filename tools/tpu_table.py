@@ -181,7 +181,10 @@ def _times(cost: dict[str, Any]) -> tuple[str, str]:
     """Predicted milliseconds and MB exchanged; unknown of a program that the compiler refused."""
     if cost["predicted_ms"] is None:
         return "?", "?"
-    milliseconds = f"{cost['predicted_compute_ms']:.0f} + {cost['predicted_exchange_ms']:.0f}"
+    # Cells of before the schedule was read know only all of the exchange.
+    unhidden = cost.get("predicted_unhidden_ms", cost["predicted_exchange_ms"])
+    most = "" if "predicted_unhidden_ms" in cost or unhidden < 0.5 else "≤ "
+    milliseconds = f"{cost['predicted_compute_ms']:.0f} + {most}{unhidden:.0f}"
     return milliseconds, f"{sum(c['bytes'] for c in cost['collectives']) / 1e6:.0f}"
 
 

@@ -74,7 +74,7 @@ _COMPILER_OPTIONS = {
 
 
 def compiler_options(device_kind: str) -> dict[str, str]:
-    """What the training step is compiled with for devices of a kind, real ones or a topology's."""
+    """Options for compiling the training step, by ``jax.Device.device_kind`` of real devices or of a topology's."""
     return next((options for kinds, options in _COMPILER_OPTIONS.items() if device_kind.startswith(kinds)), {})
 
 
