@@ -2,11 +2,11 @@
 
     python benchmarks/speed.py --parts ldis1/1 ldis1/4 ldisn/1 ldisn/5 train/1 --json=speed.json
 
-"ldis1/B" is a prediction of B queries, "ldisn/K" of one query with K prompts, ``--num_steps`` steps and guidance,
-"train/B" a training step of LDIS-1 with AdamW. Ours is what a user calls: ``LDISPipeline.predict``, the step of
-``ldis_jax.main``. The peer is the same algorithm in PyTorch over diffusers' networks, channels_last: eager on a CPU,
-on a GPU compiled. Every measurement is a process of its own, the two sides in turn: one warm-up, then the median of
-``--repeats``. Memory is the process's largest while it is at work, weights included, or the GPU's.
+"ldis1/B" is a prediction of B queries, "ldisn/K" of one query with K prompts and "ldisn/K/B" of B, with ``--num_steps``
+steps and guidance, "train/B" a training step of LDIS-1 with AdamW. Ours is what a user calls: ``LDISPipeline.predict``,
+the step of ``ldis_jax.main``. The peer is the same algorithm in PyTorch over diffusers' networks, channels_last: eager
+on a CPU, on a GPU compiled. Every measurement is a process of its own, the two sides in turn: one warm-up, then the
+median of ``--repeats``. Memory is the process's largest while it is at work, weights included, or the GPU's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-SIZE = 256
 SIDES = ("jax", "torch")
 Run = Callable[[], Any]
 
@@ -37,31 +36,41 @@ def task_name(part: str) -> str:
     return "ldisn" if part.startswith("ldisn") else "ldis1"
 
 
-def make_folder(folder: Path, name: str) -> None:
+def rows_of(part: str) -> tuple[int, int]:
+    """(queries, prompts of each)."""
+    kind, count, *more = part.split("/")
+    return (int(more[0]) if more else 1, int(count)) if kind == "ldisn" else (int(count), 1)
+
+
+def make_folder(folder: Path, name: str, micro: bool = False) -> None:
     """A model folder of random weights; made once."""
     from ldis_jax.models import UNetConfig
     from ldis_jax.models.ldis import ModelConfig
     from ldis_jax.tasks import LDIS1, LDISN
     from ldis_jax.weights import save_model
+    from tests.helpers import MICRO, SIZE
     from tests.reference.weights import random_model
 
-    task = {"ldis1": LDIS1(mask_alpha=0.2), "ldisn": LDISN()}[name]
-    save_model(folder, task, random_model(ModelConfig(unet=UNetConfig(in_channels=task.unet_in_channels))))
+    side = {"image_size": SIZE} if micro else {}
+    task = {"ldis1": LDIS1(mask_alpha=0.2, **side), "ldisn": LDISN(**side)}[name]
+    networks = MICRO[name] if micro else ModelConfig(unet=UNetConfig(in_channels=task.unet_in_channels))
+    save_model(folder, task, random_model(networks))
 
 
-def inputs(batch: int, num_prompts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(queries, prompt images, prompt masks); a fifth of each mask is object."""
+def inputs(folder: Path, batch: int, num_prompts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(queries, prompt images, prompt masks) of a folder's size; a fifth of each mask is object."""
+    size = json.loads((folder / "ldis_config.json").read_text())["image_size"]
     rng = np.random.default_rng(0)
-    query = rng.uniform(-1, 1, (batch, SIZE, SIZE, 3)).astype(np.float32)
-    images = rng.uniform(-1, 1, (batch, num_prompts, SIZE, SIZE, 3)).astype(np.float32)
-    masks = np.zeros((batch, num_prompts, SIZE, SIZE), np.uint8)
-    masks[:, :, 60:180, 70:180] = 1
+    query = rng.uniform(-1, 1, (batch, size, size, 3)).astype(np.float32)
+    images = rng.uniform(-1, 1, (batch, num_prompts, size, size, 3)).astype(np.float32)
+    masks = np.zeros((batch, num_prompts, size, size), np.uint8)
+    masks[:, :, size // 4 : size * 7 // 10, size // 4 : size * 7 // 10] = 1
     return query, images, masks
 
 
-def episodes(batch: int) -> dict[str, np.ndarray]:
+def episodes(folder: Path, batch: int) -> dict[str, np.ndarray]:
     """A training batch."""
-    query, images, masks = inputs(batch, 1)
+    query, images, masks = inputs(folder, batch, 1)
     return {"query_image": query, "query_mask": masks[:, 0], "prompt_images": images, "prompt_masks": masks}
 
 
@@ -70,15 +79,15 @@ def episodes(batch: int) -> dict[str, np.ndarray]:
 
 def jax_run(folder: Path, part: str, args: argparse.Namespace) -> Run:
     """The measured function; its result is on the host, or the device has finished."""
-    kind, count = part.split("/")
+    kind, *_ = part.split("/")
     if kind == "train":
-        return _jax_train(folder, int(count), args)
+        return _jax_train(folder, rows_of(part)[0], args)
     from ldis_jax import LDISPipeline
 
     pipe = LDISPipeline.from_pretrained(folder, dtype=args.dtype)
-    batch, num_prompts = (int(count), 1) if kind == "ldis1" else (1, int(count))
+    batch, num_prompts = rows_of(part)
     options = {} if kind == "ldis1" else {"num_steps": args.num_steps}
-    arrays = inputs(batch, num_prompts)
+    arrays = inputs(folder, batch, num_prompts)
     return lambda: np.asarray(pipe.predict(*arrays, **options))
 
 
@@ -94,6 +103,7 @@ def _jax_train(folder: Path, batch: int, args: argparse.Namespace) -> Run:
 
     config = base_config("ldis1")
     config.init.folder, config.batch_size, config.dtype = str(folder), batch, args.dtype
+    config.task = {}  # the folder's
     mesh = sharding.make_mesh(**config.mesh)
     training = TrainingRun.from_config(config, mesh, jax.default_backend())
     _, params, frozen, _ = training.start()
@@ -103,7 +113,7 @@ def _jax_train(folder: Path, batch: int, args: argparse.Namespace) -> Run:
     frozen = jax.device_put(frozen, sharding.replicated(mesh))
     step = ready_step(training).run
     release_free_memory()
-    arrays = episodes(batch)
+    arrays = episodes(folder, batch)
     holder = [state]
     del state
 
@@ -132,7 +142,7 @@ def torch_run(folder: Path, part: str, args: argparse.Namespace) -> Run:
 
     from tests.reference.torch_ldis import TorchLDIS, encode_mask, nchw
 
-    kind, count = part.split("/")
+    kind, *_ = part.split("/")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = TorchLDIS(folder)
     dtype = getattr(torch, args.dtype)
@@ -143,8 +153,8 @@ def torch_run(folder: Path, part: str, args: argparse.Namespace) -> Run:
             network.to(device, dtype)
         network.to(device, memory_format=torch.channels_last)
     compiled = torch.compile if device == "cuda" else lambda function, **_: function
-    batch, num_prompts = (1, int(count)) if kind == "ldisn" else (int(count), 1)
-    query, images, masks = inputs(batch, num_prompts)
+    batch, num_prompts = rows_of(part)
+    query, images, masks = inputs(folder, batch, num_prompts)
     queries = nchw(query).to(device)
     prompts = nchw(images).to(device)
     masks_on_device = torch.from_numpy(masks).to(device)
@@ -170,9 +180,10 @@ def torch_run(folder: Path, part: str, args: argparse.Namespace) -> Run:
     def predict_ldisn() -> Any:
         latents = model.vae.encode(queries.to(dtype)).latent_dist.mode()
         found, mask = tokens()
+        square = (model.prompt_encoder.image_size,) * 2
         null = model.prompt_encoder(
-            torch.zeros(1, 3, 224, 224, dtype=dtype, device=device),
-            torch.full((1, 1, 224, 224), 0.5 / 0.26, dtype=dtype, device=device),
+            torch.zeros(1, 3, *square, dtype=dtype, device=device),
+            torch.full((1, 1, *square), 0.5 / 0.26, dtype=dtype, device=device),
         ).repeat(batch, num_prompts, 1)
         scheduler = model.schedulers["ddpm"]
         scheduler.set_timesteps(args.num_steps)
@@ -235,6 +246,9 @@ def worker(side: str, folder: Path, part: str, args: argparse.Namespace) -> dict
     start = time.perf_counter()
     run()
     first = time.perf_counter() - start
+    if args.wait:  # until whoever started both sides lets this one run alone
+        print("ready", flush=True)
+        input()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     seconds = []
     for _ in range(args.repeats):
@@ -282,6 +296,7 @@ def main() -> None:
     parser.add_argument("--json", help="write the figures to this file")
     parser.add_argument("--work", help="keep the 5 GB of weights of an architecture here")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--wait", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         side, folder, part = args.worker

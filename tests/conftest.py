@@ -5,7 +5,7 @@ import os
 
 from tests.compile_flags import QUICK
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_PLATFORMS"] = os.environ.get("LDIS_JAX_TEST_PLATFORM", "cpu")  # "cuda": benchmarks/gpu.sh
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 # Fake devices share one pool of threads, as many as devices by default. A program with two independent exchanges can
 # then fill it with waiting threads and stop for ever.

@@ -51,6 +51,23 @@ def test_what_a_save_costs(tmp_path):
     assert load_script(ROOT / "tools" / "speed_tables.py").TABLES["checkpoint"](figures).count("\n") == 2
 
 
+@pytest.mark.timeout(900)
+def test_what_a_gpu_will_be_asked(tmp_path):
+    pytest.importorskip("diffusers")
+    env = os.environ | {"PYTHON": sys.executable, "OUT": str(tmp_path), "XLA_FLAGS": QUICK, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        ["benchmarks/gpu.sh", "--micro"], cwd=ROOT, env=env, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    beside_torch = [found.pop(part) for part in ("ldis1/2", "ldisn/1/2", "train/2")]
+    assert all(part["time_ratio"] > 0 and part["memory_ratio"] > 0 and part["tflop"] > 0 for part in beside_torch)
+    assert found.keys() == {"matmul", "parity", "tiny training", "export"} and found["matmul"]["tflops"] > 0
+    assert " passed" in found["parity"]["pytest"] and "failed" not in found["parity"]["pytest"]
+    assert found["tiny training"]["steps"] == 8 and found["tiny training"]["steps_per_second"] > 0
+    assert found["export"]["largest_difference"] < 1e-5
+
+
 def test_pictures_that_explain(micro_folder, micro_folder_ldisn, tmp_path, monkeypatch):
     script = load_script(ROOT / "tools" / "explain_pictures.py")
     for folder in (micro_folder, micro_folder_ldisn):
