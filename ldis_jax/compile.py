@@ -7,16 +7,20 @@ Prints memory against the chip's, FLOPs, bytes, what travels between chips, and 
 for a training step and a prediction; config.mesh says how they use the chips. Needs no TPU, no weights and no data, but
 libtpu (pip install -c constraints.txt -e '.[compile]') and, at full size, 6 to 53 minutes a training step on two CPU
 cores. Exit status 1 where a program does not fit. With --config.executable=FILE the compiled training step is written
-there, and a run with the same key need not compile it.
+there, and a run with the same key need not compile it. --search tries that slice and smaller ones, with more and fewer
+chips that share a copy of the parameters, and prints the fastest training step that fits and the cheapest.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 
 from absl import flags
+from ml_collections import ConfigDict
 
+from ldis_jax.errors import LDISError
 from ldis_jax.runtime.chips import prepare_compile_only
 from ldis_jax.support import cli
 from ldis_jax.support.checks import MOST_ROWS
@@ -28,11 +32,13 @@ _PROGRAM = flags.DEFINE_enum("program", "both", ("train", "predict", "both"), "w
 _ROWS_HELP = "over all chips; 0 is the config's, of training or evaluation"
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, _ROWS_HELP, lower_bound=0, upper_bound=MOST_ROWS)
 _JSON = flags.DEFINE_string("json", "", "also write the figures to this JSON file")
+_SEARCH = flags.DEFINE_bool("search", False, "try this slice and smaller ones, and options, for a training step")
+_MINUTES = flags.DEFINE_float("search_minutes", 8, "of --search: begin no compilation later", lower_bound=0)
 
 
 def main() -> None:
     """Entry point."""
-    config = read_config(__doc__, (_TOPOLOGY, _PROGRAM, _BATCH_SIZE, _JSON))
+    config = read_config(__doc__, (_TOPOLOGY, _PROGRAM, _BATCH_SIZE, _JSON, _SEARCH, _MINUTES))
     prepare_compile_only()
 
     from ldis_jax.costs.report import advice, compile_program, lines
@@ -42,6 +48,9 @@ def main() -> None:
     from ldis_jax.training.compiled_step import ReadyStep, program_facts, write_executable
     from ldis_jax.training.run import Run
 
+    if _SEARCH.value:
+        _search(config)
+        return
     for path in filter(None, (_JSON.value, config.executable)):
         check_writable(path)
         cli.keep_stdout_for(path)
@@ -64,6 +73,22 @@ def main() -> None:
         if _JSON.value and (program == programs[-1] or not is_stream(_JSON.value)):
             write_json(_JSON.value, costs)
     if not all(cost["fits"] for cost in costs.values()):
+        sys.exit(1)
+
+
+def _search(config: ConfigDict) -> None:
+    import jax
+
+    from ldis_jax.costs.search import search
+    from ldis_jax.runtime import sharding
+    from ldis_jax.training.run import Run
+
+    if _PROGRAM.value == "predict" or _JSON.value or config.executable:
+        raise LDISError("--search: does not go with --json, --program=predict or config.executable; leave them out")
+    run = Run.from_config(config, sharding.make_mesh(devices=jax.devices()[:1]), "tpu")
+    batch_size = _BATCH_SIZE.value or config.batch_size
+    say = functools.partial(print, flush=True)
+    if not search(run, sys.argv[1:], _TOPOLOGY.value, batch_size, _MINUTES.value, say):
         sys.exit(1)
 
 

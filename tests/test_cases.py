@@ -72,14 +72,14 @@ def film(run, name, *arguments):
     return [read_label_map(mask["mask"]) for mask in masks], said
 
 
-def test_every_file_has_a_test():
+def test_cases_all_have_a_test():
     text = (ROOT / "tests" / "test_cases.py").read_text()
     for path in CASES.iterdir():
         assert path.name == "README.md" or re.search(f"[\"']{path.name}", text), path.name
 
 
 @pytest.mark.parametrize("folder", ["frames", "framesmac"])
-def test_frames_in_the_order_of_their_numbers(run, folder):
+def test_segment_takes_frames_in_the_order_of_their_numbers(run, folder):
     labels, said = film(run, folder)
     assert sorted(path.name for path in (run.made / "out").glob("*.png")) == sorted(
         path.name for path in (CASES / folder).glob("*.png") if not path.name.startswith("._")
@@ -89,7 +89,7 @@ def test_frames_in_the_order_of_their_numbers(run, folder):
     assert bars == sorted(bars)
 
 
-def test_endings(run):
+def test_segment_reads_images_of_every_ending(run):
     _, masks, said = run(f"--query={CASES / 'endings'}", f"--prompt={PROMPT}:{GOOD}")
     assert [mask["query"].rsplit("/", 1)[1] for mask in masks] == [
         *("a.jpg", "b.jfif", "c.avif", "d.ppm", "e.gif", "f.jp2")
@@ -109,7 +109,7 @@ def test_endings(run):
         ("lossy.jp2", "soft"),
     ],
 )
-def test_masks_are_read_as_meant(run, model, name, words):
+def test_segment_reads_masks_as_meant(run, model, name, words):
     status, (mask,), said = run(f"--query={QUERY}", f"--prompt={PROMPT}:{CASES / name}", out="mask.png")
     assert status == 0 and (words in said[0] if words else not said)
     meant = model(QUERY, [(PROMPT, GOOD)])
@@ -120,12 +120,12 @@ def test_masks_are_read_as_meant(run, model, name, words):
     np.testing.assert_allclose(found.probability, meant.probability, atol=0.02)
 
 
-def test_a_mask_in_false_colours_is_refused(run):
+def test_segment_refuses_a_mask_in_false_colours(run):
     status, _, (line,) = run(f"--query={QUERY}", f"--prompt={PROMPT}:{CASES / 'viridis.png'}", out="mask.png")
     assert status == 2 and "colours beside black" in line
 
 
-def test_blurred_labels_of_a_first_frame_are_one_object(run, tmp_path):
+def test_segment_takes_blurred_labels_of_a_first_frame_as_one_object(run, tmp_path):
     sharp = Image.open(CASES / "first.png")
     sharp.convert("L").point(lambda value: 255 * (value > 0)).filter(ImageFilter.GaussianBlur(2)).save(
         tmp_path / "first.png"
@@ -135,12 +135,12 @@ def test_blurred_labels_of_a_first_frame_are_one_object(run, tmp_path):
     assert {value for mask in masks for value in np.unique(read_label_map(mask["mask"]))} <= {0, 1}
 
 
-def test_broken_exif_of_a_whole_picture(run):
+def test_read_image_ignores_broken_exif_of_a_whole_image(run):
     np.testing.assert_array_equal(read_image(CASES / "exif_bad.webp"), read_image(QUERY))
     assert run(f"--query={CASES / 'exif_bad.webp'}", f"--prompt={PROMPT}:{GOOD}", out="mask.png")[0] == 0
 
 
-def test_twelve_bits_in_sixteen(run):
+def test_segment_reads_twelve_bits_in_sixteen_and_says_so(run):
     status, _, said = run(f"--query={CASES / 'grey12.png'}", f"--prompt={PROMPT}:{GOOD}", out="mask.png")
     assert status == 0 and said and all("12 bits in 16" in line for line in said)
     grey = cv2.cvtColor(read_image(QUERY), cv2.COLOR_RGB2GRAY)
@@ -158,18 +158,18 @@ def test_twelve_bits_in_sixteen(run):
         ("clip.gif", 8, ""),
     ],
 )
-def test_videos_go_on_and_say_so(run, name, frames, words):
+def test_segment_goes_on_with_a_faulty_video_and_says_so(run, name, frames, words):
     labels, said = film(run, name)
     assert len(labels) == frames and {map_.shape for map_ in labels} == {(64, 96)}
     assert len(said) == bool(words) and all(words in line for line in said)
 
 
-def test_a_video_without_a_frame(run):
+def test_segment_refuses_a_video_without_a_frame(run):
     status, _, (line,) = run(f"--query={CASES / 'none.avi'}", f"--first_mask={CASES / 'frames_first.png'}")
     assert status == 2 and "no frame of it can be decoded" in line
 
 
-def test_a_video_that_its_matrix_mirrors():
+def test_read_video_mirrors_a_video_as_its_matrix_says():
     av = pytest.importorskip("av")
     with av.open(str(CASES / "hflip.mp4")) as container:
         stored = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -177,7 +177,7 @@ def test_a_video_that_its_matrix_mirrors():
         np.testing.assert_array_equal(shown, frame[:, ::-1])
 
 
-def test_the_overlay_keeps_the_times_of_frames(run):
+def test_segment_keeps_the_times_of_frames_in_the_overlay(run):
     av = pytest.importorskip("av")
     film(run, "vfr.mp4")
     times = []
@@ -187,7 +187,7 @@ def test_the_overlay_keeps_the_times_of_frames(run):
     np.testing.assert_allclose(times[0], times[1], atol=1e-3)
 
 
-def test_a_lora_of_diffusers_is_scaled_by_its_metadata():
+def test_open_model_scales_a_lora_of_diffusers_by_its_metadata():
     path = CASES / "lora_meta.safetensors"
     base, merged = (open_model(resolve("tiny"), lora=lora)[2]["unet"].tensors for lora in (None, str(path)))
     pairs = load_file(path)
@@ -199,7 +199,7 @@ def test_a_lora_of_diffusers_is_scaled_by_its_metadata():
 
 
 @pytest.mark.parametrize("name", ["eps.png", "avif.bin", "blp.bin"])
-def test_hostile_files_are_one_line_at_every_door(run, monkeypatch, name):
+def test_segment_refuses_hostile_files_in_one_line_at_every_door(run, monkeypatch, name):
     def started(*arguments, **options):
         raise AssertionError(f"started {arguments}")
 

@@ -11,7 +11,7 @@ from tests.data.test_folder_check import box, boxes, image_folder
 from tests.helpers import call_command
 
 
-def test_a_good_folder(tmp_path, monkeypatch, capsys):
+def test_check_data_describes_a_good_folder(tmp_path, monkeypatch, capsys):
     root = image_folder(tmp_path / "mine", boxes(255))
     file = tmp_path / "facts.json"
     status, out, err = call_command(check_data.main, monkeypatch, capsys, f"--data={root}", f"--json={file}")
@@ -25,7 +25,7 @@ def test_a_good_folder(tmp_path, monkeypatch, capsys):
     assert (facts["images"], facts["widths"], facts["problems"], facts["fatal"]) == (5, [32, 32, 32], [], None)
 
 
-def test_every_bad_file_has_its_line(tmp_path, monkeypatch, capsys):
+def test_check_data_gives_every_bad_file_its_line(tmp_path, monkeypatch, capsys):
     root = image_folder(tmp_path / "mine", boxes(255, 30))
     for i in range(25):
         trees.save(root / f"masks/p{i}.png", box(255, (9, 9)))
@@ -38,7 +38,7 @@ def test_every_bad_file_has_its_line(tmp_path, monkeypatch, capsys):
     assert status == 0 and "5 images" in out
 
 
-def test_bad_usage(tmp_path, monkeypatch, capsys):
+def test_check_data_rejects_bad_usage_in_one_line(tmp_path, monkeypatch, capsys):
     for arguments, message in (
         ([f"--data={tmp_path / 'none'}"], "none: needs images/ and masks/"),
         (["--data=--"], "--data: expected one"),
@@ -47,14 +47,14 @@ def test_bad_usage(tmp_path, monkeypatch, capsys):
         assert status == 2 and message in err and err.count("\n") == 1
 
 
-def test_the_facts_on_standard_output_are_alone_there(tmp_path, monkeypatch, capfd):
+def test_check_data_writes_the_facts_alone_to_standard_output(tmp_path, monkeypatch, capfd):
     root = image_folder(tmp_path / "mine", boxes(255))
     status, out, err = call_command(check_data.main, monkeypatch, capfd, f"--data={root}", "--json=/dev/stdout")
     assert status == 0 and json.loads(out)["images"] == 5 and err.endswith("ready to train on\n")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-def test_a_full_disk_is_worth_another_try(tmp_path, monkeypatch, capsys):
+def test_check_data_on_a_full_disk_is_worth_another_try(tmp_path, monkeypatch, capsys):
     root = image_folder(tmp_path / "mine", boxes(255))
     status, _, err = call_command(check_data.main, monkeypatch, capsys, f"--data={root}", "--json=/dev/full")
     assert status == 1 and err.startswith("error: /dev/full: cannot be written (No space") and err.count("\n") == 1

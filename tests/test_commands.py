@@ -50,7 +50,7 @@ def test_segment_writes_mask_and_overlay(micro_folder, pictures, tmp_path, monke
         ({"num_steps": "4"}, "unknown option num_steps of ldis1"),
     ],
 )
-def test_segments_bad_input_exits_with_2_and_one_line(
+def test_segment_exits_with_2_and_one_line_after_bad_input(
     micro_folder, pictures, tmp_path, monkeypatch, capsys, change, message
 ):
     monkeypatch.chdir(tmp_path)
@@ -76,7 +76,7 @@ def test_segments_bad_input_exits_with_2_and_one_line(
         ("raise LDISError('no such key')", 2, "error: no such key\n"),
     ],
 )
-def test_how_training_ends(tmp_path, body, status, error):
+def test_main_exits_as_training_ended(tmp_path, body, status, error):
     """SIGTERM before the first step: at once, with the status that was asked for."""
     code = (
         "import os, signal, time, ldis_jax.training.loop, ldis_jax.main as m\n"
@@ -106,7 +106,7 @@ def test_how_training_ends(tmp_path, body, status, error):
     ids=["they are silent", "SIGTERM meanwhile"],
 )
 @pytest.mark.parametrize("index", [0, 1])
-def test_waiting_for_other_hosts_ends(tmp_path, index, stop, status, error):
+def test_main_stops_waiting_for_other_hosts(tmp_path, index, stop, status, error):
     code = (
         "import os, signal, threading, ldis_jax.main as m\n"
         "from ldis_jax.runtime import multihost\nfrom ldis_jax.support import cli\n"
@@ -136,14 +136,14 @@ def test_waiting_for_other_hosts_ends(tmp_path, index, stop, status, error):
         ("1 / 0\n", "ZeroDivisionError: division by zero"),
     ],
 )
-def test_a_config_file_that_raises_is_one_line(tmp_path, code, message):
+def test_main_reports_a_config_file_that_raises_in_one_line(tmp_path, code, message):
     (tmp_path / "bad.py").write_text(code)
     result = command("ldis_jax.main", f"--config={tmp_path / 'bad.py'}", f"--workdir={tmp_path / 'run'}")
     assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
     assert message in result.stderr and len(result.stderr) < 400
 
 
-def test_an_unknown_key_in_a_config_file_is_one_short_line(tmp_path):
+def test_main_reports_an_unknown_key_in_a_config_file_in_one_short_line(tmp_path):
     file = tmp_path / "typo.py"
     file.write_text(
         "from ldis_jax.recipes.small import small_config\n\n\ndef get_config():\n    config = small_config('ldis1')\n"
@@ -171,7 +171,7 @@ def test_an_unknown_key_in_a_config_file_is_one_short_line(tmp_path):
         (["--config=configs/finetune.py", "--config.data.folder=tests"], "needs images/ and masks/"),
     ],
 )
-def test_mains_bad_usage_exits_with_2_and_one_line(tmp_path, arguments, message):
+def test_main_exits_with_2_and_one_line_after_bad_usage(tmp_path, arguments, message):
     result = command("ldis_jax.main", *arguments, f"--workdir={tmp_path / 'run'}")
     assert result.returncode == 2, result.stderr
     assert message in result.stderr and "Traceback" not in result.stderr
@@ -180,7 +180,7 @@ def test_mains_bad_usage_exits_with_2_and_one_line(tmp_path, arguments, message)
 
 
 @pytest.mark.parametrize("name", ["main", "segment", "export", "check_data"])
-def test_help_shows_an_example_and_does_not_wait_for_jax(name):
+def test_commands_help_shows_an_example_and_does_not_wait_for_jax(name):
     code = (
         f"import sys; sys.argv = ['{name}', '--help']\n"
         f"import runpy\ntry: runpy.run_module('ldis_jax.{name}', run_name='__main__')\n"
@@ -193,14 +193,14 @@ def test_help_shows_an_example_and_does_not_wait_for_jax(name):
 
 
 @pytest.mark.parametrize("name", ["segment", "evaluate", "export", "convert", "demo"])
-def test_help_says_what_a_model_may_be(name):
+def test_commands_help_says_what_a_model_may_be(name):
     result = command(f"ldis_jax.{name}", "--help")
     assert result.returncode == 0 and "small, tiny, ldis1, ldisn, a model folder, or a hub id" in " ".join(
         result.stdout.split()
     )
 
 
-def test_bad_pictures_are_named_before_any_weight_is_read(tmp_path):
+def test_main_names_bad_images_before_it_reads_any_weight(tmp_path):
     root = image_folder(tmp_path / "mine", boxes(255))
     (root / "masks/p3.png").unlink()
     arguments = ["--config=configs/finetune.py", f"--config.data.folder={root}", "--config.init.folder=none"]
@@ -213,7 +213,7 @@ def test_bad_pictures_are_named_before_any_weight_is_read(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_fine_tuning_takes_its_task_from_the_model_folder(micro_folder, micro_folder_ldisn):
+def test_finetune_takes_its_task_from_the_model_folder(micro_folder, micro_folder_ldisn):
     spec = importlib.util.spec_from_file_location("finetune", ROOT / "configs" / "finetune.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -229,7 +229,7 @@ def test_fine_tuning_takes_its_task_from_the_model_folder(micro_folder, micro_fo
         assert all((e.root, e.skip_bad) == ("mine", True) for e in entries)
 
 
-def test_every_config_loads():
+def test_configs_all_load():
     for path in sorted((ROOT / "configs").glob("*.py")):
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)

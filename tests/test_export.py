@@ -80,7 +80,7 @@ def make_inputs(batch, **more):
 
 
 @pytest.mark.parametrize(("task", "batches"), [("ldis1", (1, 3)), ("ldisn", (3,))])  # the page below is LDIS-n's 1
-def test_one_file_serves_every_batch(task, batches, request):
+def test_export_serves_every_batch_from_one_file(task, batches, request):
     pipe, path, options = request.getfixturevalue(f"exported_{task}")
     call, program = load(path)
     assert program.platforms == ("cpu", "tpu", "cuda")
@@ -92,7 +92,7 @@ def test_one_file_serves_every_batch(task, batches, request):
         np.testing.assert_allclose(call(inputs), expected, rtol=0, atol=0 if batch == 1 else 2e-5)
 
 
-def test_the_documented_program_runs_without_this_package(exported_ldisn, pictures):
+def test_export_runs_as_documented_without_this_package(exported_ldisn, pictures):
     pipe, path, options = exported_ldisn
     query = read_image(pictures["query"])
     images = np.stack([eval_image(read_image(pictures["prompt"]), SIZE)] * K)[None]
@@ -117,7 +117,7 @@ def test_the_documented_program_runs_without_this_package(exported_ldisn, pictur
     np.testing.assert_allclose(np.load(folder / "probability.npy"), 1 / (1 + np.exp(-logit)), atol=1e-6)
 
 
-def test_each_platform_keeps_its_own_convolution(exported_ldis1, tmp_path):
+def test_export_keeps_each_platforms_own_convolution(exported_ldis1, tmp_path):
     counts = []
     for platform in ("cpu", "tpu"):
         exported_ldis1[0].export(tmp_path / f"{platform}.safetensors", num_prompts=K, platforms=[platform])
@@ -128,7 +128,7 @@ def test_each_platform_keeps_its_own_convolution(exported_ldis1, tmp_path):
         call(make_inputs(1))
 
 
-def test_bfloat16_and_a_batch_of_its_own(micro_folder, tmp_path):
+def test_export_takes_bfloat16_and_a_batch_of_its_own(micro_folder, tmp_path):
     path = tmp_path / "half.safetensors"
     with jax.numpy_dtype_promotion("standard"):  # Flax's norms mix their float32 statistics with bfloat16
         LDISPipeline.from_pretrained(micro_folder, dtype="bfloat16").export(path, num_prompts=K, batch_size=2)
@@ -160,7 +160,7 @@ def export_command(monkeypatch, capsys, **arguments):
         ({"num_steps": 4}, "unknown option num_steps of ldis1"),
     ],
 )
-def test_bad_input_exits_with_2_and_one_line(micro_folder, tmp_path, monkeypatch, capsys, change, message):
+def test_export_exits_with_2_and_one_line_after_bad_input(micro_folder, tmp_path, monkeypatch, capsys, change, message):
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("in the way")
     arguments = {"model": micro_folder, "out": "ldis.safetensors"} | change
@@ -170,7 +170,7 @@ def test_bad_input_exits_with_2_and_one_line(micro_folder, tmp_path, monkeypatch
     assert os.listdir() == ["file"]
 
 
-def test_a_missing_package_is_named(exported_ldis1, tmp_path, monkeypatch):
+def test_export_names_a_missing_package(exported_ldis1, tmp_path, monkeypatch):
     monkeypatch.setattr(stablehlo.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(LDISError, match="flatbuffers"):
         exported_ldis1[0].export(tmp_path / "ldis.safetensors")

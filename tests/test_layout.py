@@ -58,23 +58,23 @@ def room_of(module):
     return parts[1] if len(parts) > 1 and parts[1] in FLOOR else "__init__"
 
 
-def test_every_room_has_a_floor():
+def test_layout_gives_every_room_a_floor():
     rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}
     assert rooms == set(FLOOR)
 
 
-def test_the_tree_in_contributing_names_every_folder():
+def test_layout_in_contributing_names_every_folder():
     tree = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```")[1]
     named = {folder for line in re.findall(r"^  (\w+/(?: \w+/)*) ", tree, re.M) for folder in re.findall(r"\w+", line)}
     assert named == {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 
 
-def test_the_root_stays_small():
+def test_layout_keeps_the_root_small():
     assert len(list(PACKAGE.glob("*.py"))) <= MOST_ROOT_MODULES
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_run_downward(path):
+def test_layout_lets_imports_run_downward_only(path):
     room, names = path.relative_to(PACKAGE).parts[0].removesuffix(".py"), imported(path)
     rooms = {room_of(name) for name in names if name.startswith("ldis_jax.")} - {room}
     assert not {other for other in rooms if FLOOR[other] <= FLOOR[room]}
@@ -87,5 +87,5 @@ def test_imports_run_downward(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_files_stay_readable(path):
+def test_layout_keeps_files_readable(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400

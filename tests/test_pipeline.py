@@ -19,7 +19,7 @@ def arrays(count, batch=1):
     return query, images, masks
 
 
-def test_result_has_the_query_size_and_agrees_with_itself(pipe, pictures):
+def test_pipeline_result_has_the_query_size_and_agrees_with_itself(pipe, pictures):
     out = pipe(pictures["query"], [(pictures["prompt"], pictures["mask"])])
     assert out.mask.shape == out.probability.shape == (24, 50)
     assert (out.mask.dtype, out.probability.dtype, out.pseudo_mask.dtype) == (np.bool_, np.float32, np.uint8)
@@ -30,7 +30,7 @@ def test_result_has_the_query_size_and_agrees_with_itself(pipe, pictures):
     np.testing.assert_array_equal(clone.mask, out.mask)
 
 
-def test_paths_pil_images_and_arrays_are_the_same_input(pipe, pictures):
+def test_pipeline_takes_paths_pil_images_and_arrays_as_the_same_input(pipe, pictures):
     def pil(name):
         return Image.open(pictures[name])
 
@@ -42,14 +42,14 @@ def test_paths_pil_images_and_arrays_are_the_same_input(pipe, pictures):
     np.testing.assert_array_equal(results[0], results[2])
 
 
-def test_the_prompt_matters(pipe, pictures):
+def test_pipeline_result_depends_on_the_prompt(pipe, pictures):
     image, mask = np.asarray(Image.open(pictures["prompt"])), np.asarray(Image.open(pictures["mask"]))
     one = pipe(pictures["query"], [(image, mask)]).probability
     other = pipe(pictures["query"], [(image, 255 - mask)]).probability
     assert np.abs(one - other).max() > 1e-4
 
 
-def test_second_call_does_not_compile(pipe_n, pictures):
+def test_pipeline_does_not_compile_for_a_second_call(pipe_n, pictures):
     prompts = [(pictures["prompt"], pictures["mask"])]
     pipe_n(pictures["query"], prompts * 5)
     before = pipe_n._predictor._predict._cache_size()
@@ -60,7 +60,7 @@ def test_second_call_does_not_compile(pipe_n, pictures):
 
 
 @pytest.mark.parametrize("empty", [False, True])
-def test_padding_prompts_changes_nothing(pipe, empty):
+def test_pipeline_predict_is_unchanged_by_padding_prompts(pipe, empty):
     query, images, masks = arrays(5)
     if empty:
         masks[:] = 0
@@ -78,14 +78,14 @@ def _inputs(images, masks):
     return PromptInputs(jnp.asarray(images), jnp.asarray(masks))
 
 
-def test_seed_decides_ldisn_and_neighbours_do_not(pipe_n):
+def test_pipeline_predict_depends_on_the_seed_and_not_on_neighbours(pipe_n):
     query, images, masks = arrays(1, batch=2)
     both = np.asarray(pipe_n.predict(query, images, masks, seed=1))
     np.testing.assert_allclose(pipe_n.predict(query[:1], images[:1], masks[:1], seed=1)[0], both[0], atol=1e-4)
     assert np.abs(np.asarray(pipe_n.predict(query, images, masks, seed=2)) - both).max() > 1e-3
 
 
-def test_given_noise_replaces_the_draws(pipe_n):
+def test_pipeline_predict_takes_given_noise_in_place_of_the_draws(pipe_n):
     query, images, masks = arrays(1)
     rng = np.random.default_rng(0)
     side = SIZE // 4
@@ -101,7 +101,7 @@ def test_given_noise_replaces_the_draws(pipe_n):
     assert np.abs(np.asarray(pipe_n.predict(query, images, masks, noise=noise, step_noise=last)) - first).max() > 1e-3
 
 
-def test_classes_sum_to_one_and_one_class_is_the_sigmoid(pipe, pictures):
+def test_pipeline_segment_classes_sum_to_one_and_one_class_is_the_sigmoid(pipe, pictures):
     prompt = (pictures["prompt"], pictures["mask"])
     single = pipe(pictures["query"], [prompt])
     one = pipe.segment_classes(pictures["query"], {"thing": [prompt]})
@@ -113,7 +113,7 @@ def test_classes_sum_to_one_and_one_class_is_the_sigmoid(pipe, pictures):
     assert two.class_names == ("thing", "rest") and two.label_map.max() <= 2
 
 
-def test_label_maps_are_prompts(pipe, pictures, tmp_path):
+def test_pipeline_takes_label_maps_as_prompts(pipe, pictures, tmp_path):
     query, image, mask = (np.asarray(Image.open(pictures[name])) for name in ("query", "prompt", "mask"))
     labels = np.where(mask > 0, 2, 0).astype(np.uint8)
     labels[32:38, 20:28] = 1
@@ -138,7 +138,7 @@ def test_label_maps_are_prompts(pipe, pictures, tmp_path):
         pipe.segment_classes(query, {"cat": own[:1], "ear": [(image, labels, 3)]})
 
 
-def test_video_keeps_label_values_and_the_first_frame(pipe):
+def test_pipeline_segment_video_keeps_label_values_and_the_first_frame(pipe):
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 256, (20, 24, 3), np.uint8) for _ in range(3)]
     labels = np.zeros((20, 24), np.uint8)
@@ -159,7 +159,7 @@ def test_instruction_tokens(pipe):
     assert set(np.unique(mask)) == {0.0, 1.0}
 
 
-def test_bfloat16_halves_the_parameters_and_stays_close(pipe, micro_folder):
+def test_pipeline_in_bfloat16_halves_the_parameters_and_stays_close(pipe, micro_folder):
     half = LDISPipeline.from_pretrained(micro_folder, dtype="bfloat16")
     sizes = [sum(x.nbytes for x in jax.tree.leaves(p._predictor.params)) for p in (pipe, half)]
     assert sizes[1] * 2 == sizes[0]
@@ -201,14 +201,14 @@ def test_save_pretrained_round_trip(pipe, tmp_path):
         ),
     ],
 )
-def test_bad_input_is_one_clear_line(pipe, pictures, change, message):
+def test_pipeline_rejects_bad_input_in_one_clear_line(pipe, pictures, change, message):
     arguments = {"query": pictures["query"], "prompts": [(pictures["prompt"], pictures["mask"])]} | change(pictures)
     with pytest.raises(LDISError, match=message) as caught:
         pipe(**arguments)
     assert "\n" not in str(caught.value)
 
 
-def test_bad_options_of_ldisn(pipe_n, pictures):
+def test_pipeline_rejects_bad_options_of_ldisn(pipe_n, pictures):
     prompts = [(pictures["prompt"], pictures["mask"])]
     for options, message in (
         ({"sampler": "euler"}, "sampler"),
@@ -229,7 +229,7 @@ def test_bad_options_of_ldisn(pipe_n, pictures):
         pipe_n.predict(query, images, masks[:, :, :8])
 
 
-def test_what_is_no_array_of_numbers_is_named(pipe, pictures):
+def test_pipeline_names_what_is_no_array_of_numbers(pipe, pictures):
     query, images, masks = arrays(1)
     size = pipe.task.image_size
     for name, shape, call in (
@@ -247,18 +247,18 @@ def test_what_is_no_array_of_numbers_is_named(pipe, pictures):
     [(0, 0), (-1, -1), ([1, 0], 0), ("a", "a"), (["a"], "a"), (1.5, 1.5), (None, None)],
     ids=repr,
 )
-def test_what_compile_takes_for_no_number(pipe, count, named):
+def test_pipeline_compile_rejects_what_is_no_number(pipe, count, named):
     for name in ("num_prompts", "num_classes"):
         with pytest.raises(LDISError, match=re.escape(f"{name}={named!r}: must be an integer of at least 1")):
             pipe.compile(**{name: count})
 
 
-def test_a_video_without_frames(pipe):
+def test_pipeline_segment_video_rejects_a_video_without_frames(pipe):
     with pytest.raises(LDISError, match="frames: there are none"):
         next(pipe.segment_video([], np.ones((4, 4), np.uint8)))
 
 
-def test_results_compare_and_pickle_as_objects_do(pipe, pictures, tmp_path):
+def test_pipeline_results_compare_as_objects_do_and_save_as_png_only(pipe, pictures, tmp_path):
     out, again = (pipe(pictures["query"], [(pictures["prompt"], pictures["mask"])]) for _ in range(2))
     assert out != again and len({out, again}) == 2
     for name in ("found.jpg", "found"):
@@ -267,7 +267,7 @@ def test_results_compare_and_pickle_as_objects_do(pipe, pictures, tmp_path):
     assert not list(tmp_path.glob("found*"))
 
 
-def test_labels_of_a_first_frame_from_anywhere(pipe, tmp_path):
+def test_pipeline_segment_video_takes_first_frame_labels_from_anywhere(pipe, tmp_path):
     frames = [np.full((20, 30, 3), 40 * i, np.uint8) for i in range(2)]
     mask = np.zeros((20, 30), np.uint8)
     mask[4:16, 4:20] = 255
@@ -280,7 +280,7 @@ def test_labels_of_a_first_frame_from_anywhere(pipe, tmp_path):
             next(pipe.segment_video(frames, labels))
 
 
-def test_unknown_model(tmp_path):
+def test_pipeline_from_pretrained_rejects_an_unknown_model(tmp_path):
     with pytest.raises(LDISError, match="no such folder"):
         LDISPipeline.from_pretrained(tmp_path / "nothing" / "here")
     with pytest.raises(LDISError, match=r"ldis_config\.json"):

@@ -27,7 +27,7 @@ QUERIES = [scene(i, 20 + 3 * i, 40 - 2 * i) for i in range(5)]
 
 
 @pytest.mark.parametrize("batch_size", [None, 2, 7])
-def test_many_pictures_are_so_many_calls(pipe_n, batch_size):
+def test_pipeline_segment_images_gives_what_single_calls_give(pipe_n, batch_size):
     prompts = [prompt(1), prompt(2), prompt(3)]
     many = list(pipe_n.segment_images(iter(QUERIES), prompts, seed=3, batch_size=batch_size))
     for query, found in zip(QUERIES, many, strict=True):
@@ -36,7 +36,7 @@ def test_many_pictures_are_so_many_calls(pipe_n, batch_size):
         assert found.pseudo_mask.shape == alone.pseudo_mask.shape == (SIZE, SIZE, 3)
 
 
-def test_many_pictures_of_several_classes(pipe):
+def test_pipeline_segment_images_takes_several_classes(pipe):
     classes = {"a": [prompt(1)], "b": [prompt(2), prompt(3)]}
     many = list(pipe.segment_images(QUERIES, classes, batch_size=3))
     for query, found in zip(QUERIES, many, strict=True):
@@ -45,7 +45,7 @@ def test_many_pictures_of_several_classes(pipe):
         np.testing.assert_allclose(found.probabilities, alone.probabilities, atol=1e-5)
 
 
-def test_few_pictures_are_held(pipe):
+def test_pipeline_segment_images_holds_few_images(pipe):
     given = []
 
     def queries():
@@ -59,7 +59,7 @@ def test_few_pictures_are_held(pipe):
     assert len(list(results)) == 5
 
 
-def test_a_call_is_predict_between_fitting_and_restoring(pipe):
+def test_pipeline_call_is_predict_between_fitting_and_restoring(pipe):
     from ldis_jax.input_pipeline.transforms import eval_image, eval_mask, restore_size
 
     image, mask = prompt(1)
@@ -70,7 +70,7 @@ def test_a_call_is_predict_between_fitting_and_restoring(pipe):
     np.testing.assert_allclose(found.probability, 1 / (1 + np.exp(-logits)), atol=1e-5)
 
 
-def test_the_last_step_is_the_call(pipe, pipe_n):
+def test_pipeline_segment_steps_ends_in_what_a_call_gives(pipe, pipe_n):
     for p in (pipe, pipe_n):
         steps = list(p.segment_steps(QUERIES[0], [prompt(1)], seed=4))
         assert len(steps) == (1 if p is pipe else 3)
@@ -82,7 +82,7 @@ def test_the_last_step_is_the_call(pipe, pipe_n):
 
 
 @pytest.mark.parametrize("options", [{}, {"noise": True}])
-def test_devices_share_a_batch(pipe_n, options):
+def test_pipeline_on_several_devices_shares_a_batch(pipe_n, options):
     spread = pipe_n.to(devices=4)
     assert "4 devices" in repr(spread)
     rng = np.random.default_rng(0)
@@ -99,7 +99,7 @@ def test_devices_share_a_batch(pipe_n, options):
     np.testing.assert_allclose(many[4].probability, pipe_n(QUERIES[4], [prompt(1)]).probability, atol=1e-5)
 
 
-def test_another_type(pipe):
+def test_pipeline_to_another_type_stays_close(pipe):
     half = pipe.to("bfloat16")
     assert "bfloat16" in repr(half) and "float32" in repr(pipe)
     with jax.numpy_dtype_promotion("standard"):  # Flax's norms mix their float32 statistics with bfloat16
@@ -112,7 +112,7 @@ _COUNTS = {"num_prompts": (1, 5), "num_classes": np.int64(1)}
 
 @pytest.mark.parametrize("how", ["later", "while reading", "of bfloat16", "for two devices"])
 @jax.numpy_dtype_promotion("standard")  # Flax's norms mix their float32 statistics with bfloat16
-def test_what_is_compiled_in_advance_is_not_compiled_again(micro_folder, caplog, how):
+def test_pipeline_does_not_compile_again_what_was_compiled_in_advance(micro_folder, caplog, how):
     if how in ("later", "for two devices"):
         pipe = LDISPipeline.from_pretrained(micro_folder).to(devices=1 + (how == "for two devices"))
         pipe.compile(**_COUNTS)
@@ -129,7 +129,7 @@ def test_what_is_compiled_in_advance_is_not_compiled_again(micro_folder, caplog,
     assert [compiled(1), compiled(6), compiled(7)] == [set(), set(), {"_read_fn", "_predict_fn"}]
 
 
-def test_what_is_compiled_while_reading_is_checked_first(micro_folder):
+def test_pipeline_from_pretrained_checks_compile_for_first(micro_folder):
     with pytest.raises(LDISError, match="num_prompts=0"):
         LDISPipeline.from_pretrained(micro_folder, compile_for={"num_prompts": 0})
     with pytest.raises(LDISError, match="unknown option num_steps"):
@@ -137,7 +137,7 @@ def test_what_is_compiled_while_reading_is_checked_first(micro_folder):
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(100, 260, 64), (64, 64, 64), (30, 200, 64), (65, 64, 64)])
-def test_tiles_cover_a_picture_and_overlap(height, width, size):
+def test_make_tiles_covers_an_image_with_overlap(height, width, size):
     tiles = make_tiles(height, width, size)
     seen = np.zeros((height, width, 1), int)
     for tile in tiles:
@@ -149,7 +149,7 @@ def test_tiles_cover_a_picture_and_overlap(height, width, size):
     assert len(tiles) == 1 or seen.max() > 1
 
 
-def test_tiles_are_put_together_at_their_places(pipe):
+def test_canvas_puts_tiles_together_at_their_places(pipe):
     """Where every tile says the truth about its place, so does the whole."""
     truth = np.random.default_rng(0).normal(size=(90, 150, 3)).astype(np.float32)
     canvas = Canvas(np.zeros((90, 150, 3), np.uint8), 2, pipe.task, 40)
@@ -161,7 +161,7 @@ def test_tiles_are_put_together_at_their_places(pipe):
     np.testing.assert_allclose(canvas.logits, [logit, -logit], atol=1e-5)
 
 
-def test_tiled_call(pipe):
+def test_pipeline_call_with_tile_size_segments_in_tiles(pipe):
     query = scene(9, 40, 70)
     found = pipe(query, [prompt(1)], tile_size=32)
     assert found.probability.shape == (40, 70) and found.pseudo_mask.shape == (40, 70, 3)
@@ -170,7 +170,7 @@ def test_tiled_call(pipe):
     assert pipe.segment_classes(query, {"a": [prompt(1)], "b": [prompt(2)]}, tile_size=32).label_map.shape == (40, 70)
 
 
-def test_a_task_of_tiles_cuts_queries_and_crops_prompts(pipe):
+def test_pipeline_with_a_task_of_tiles_cuts_queries_and_crops_prompts(pipe):
     tiled = LDISPipeline(dataclasses.replace(pipe.task, tile=0.5), pipe.model)
     query = scene(9, 40, 70)
     found = tiled(query, [prompt(1)])
@@ -184,7 +184,7 @@ def test_a_task_of_tiles_cuts_queries_and_crops_prompts(pipe):
     np.testing.assert_allclose(last.probability, pipe(query, [prompt(1)]).probability, atol=1e-5)
 
 
-def test_bad_arguments(pipe):
+def test_pipeline_rejects_bad_arguments(pipe):
     for arguments, message in [
         ({"tile_size": 4}, "tile_size=4: must be an integer of at least 16 pixels of the query"),
         ({"tile_size": "a"}, "tile_size='a': must be an integer"),

@@ -59,7 +59,7 @@ def run(work, monkeypatch, capsys, micro_folder):
 CAT, DOG = "cat.png:cat_mask.png", "dog.png:dog_mask.png"
 
 
-def test_what_is_compiled_while_weights_are_read(run, model, monkeypatch):
+def test_segment_compiles_for_one_image_while_weights_are_read(run, model, monkeypatch):
     asked = []
     read = classmethod(lambda cls, folder, dtype, compile_for: asked.append(compile_for) or model)
     monkeypatch.setattr(LDISPipeline, "from_pretrained", read)
@@ -69,7 +69,7 @@ def test_what_is_compiled_while_weights_are_read(run, model, monkeypatch):
     assert asked == [{"num_prompts": 2, "num_classes": 2}, None, None]
 
 
-def test_many_pictures_and_going_on(run, work, model):
+def test_segment_takes_many_images_and_goes_on(run, work, model):
     status, out, err = run("--query", "photos/**/*.png", f"--prompt={CAT}", "--out=masks", "--overlay=over", "--quiet")
     assert (status, out, err) == (0, "", "")
     for i in range(5):
@@ -86,7 +86,7 @@ def test_many_pictures_and_going_on(run, work, model):
     assert status == 2 and "masks: is there, and this command did not make it with these prompts" in err
 
 
-def test_what_is_missing_is_made_and_the_report_is_whole(run, work):
+def test_segment_makes_what_is_missing_and_reports_the_whole(run, work):
     flags = ["--query=photos/0", f"--prompt=cat={CAT}", f"--prompt=dog={DOG}", "--out=masks", "--quiet"]
     assert run(*flags, "--json=first.json")[0] == 0
     (work / "masks/q2.png").unlink()
@@ -110,7 +110,7 @@ def test_what_is_missing_is_made_and_the_report_is_whole(run, work):
     assert status == 2 and "masks: is there, and this command did not make it with these " in err
 
 
-def test_an_interruption_says_how_to_go_on(run, work, model, monkeypatch):
+def test_segment_says_how_to_go_on_after_an_interruption(run, work, model, monkeypatch):
     segment_images = model.segment_images
 
     def interrupted(*arguments, **options):
@@ -125,7 +125,7 @@ def test_an_interruption_says_how_to_go_on(run, work, model, monkeypatch):
     assert len(list((work / "masks").glob("*.png"))) == 3
 
 
-def test_a_folder_of_another_video_is_left_alone(run, work):
+def test_segment_leaves_a_folder_of_another_video_alone(run, work):
     flags = ["--first_mask=first.png", "--out=masks", "--quiet"]
     assert run("--query=frames", *flags)[0] == 0
     assert run("--query=frames", *flags)[0] == 0
@@ -136,7 +136,7 @@ def test_a_folder_of_another_video_is_left_alone(run, work):
     assert status == 2 and "this command did not make it" in err
 
 
-def test_what_may_not_be_read(run, work, monkeypatch):
+def test_segment_rejects_what_may_not_be_read(run, work, monkeypatch):
     def forbidden(path):
         raise PermissionError(13, "Permission denied")
 
@@ -146,7 +146,7 @@ def test_what_may_not_be_read(run, work, monkeypatch):
     assert status == 2 and "--query=photos/0: no image there that may be read" in err
 
 
-def test_the_report_of_a_pipe(run, work):
+def test_segment_writes_its_report_to_a_pipe(run, work):
     """What was found goes to /dev/stdout whole, and nothing else with it; no file takes its place."""
     os.mkfifo("pipe")
     with open(os.open("pipe", os.O_RDWR | os.O_NONBLOCK), encoding="utf-8") as pipe:
@@ -156,14 +156,14 @@ def test_the_report_of_a_pipe(run, work):
     assert stat.S_ISFIFO(os.stat("pipe").st_mode)
 
 
-def test_the_report_may_be_printed(work, monkeypatch, capfd, micro_folder):
+def test_segment_can_print_its_report(work, monkeypatch, capfd, micro_folder):
     flags = ["--query=photos/0/q0.png", f"--prompt={CAT}", "--out=mask.png", "--json=/dev/stdout"]
     status, out, err = call_command(segment.main, monkeypatch, capfd, f"--model={micro_folder}", *flags)
     assert (status, err) == (0, "") and json.loads(out)["masks"][0]["mask"] == "mask.png"
 
 
 @pytest.mark.parametrize("quiet", [(), ("--quiet",)])
-def test_outputs_that_are_links_stay_links(run, work, quiet):
+def test_segment_keeps_outputs_that_are_links(run, work, quiet):
     for name in ("mask.png", "overlay.png", "found.json"):
         (work / name).symlink_to(f"real_{name}")
     outputs = ["--out=mask.png", "--overlay=overlay.png", "--json=found.json"]
@@ -175,7 +175,7 @@ def test_outputs_that_are_links_stay_links(run, work, quiet):
 @pytest.mark.parametrize(
     "flag", ["--query=pipe", "--query=pipe.mp4", "--prompt=pipe:cat_mask.png", "--first_mask=pipe"]
 )
-def test_a_pipe_as_an_input_is_not_waited_for(run, work, flag):
+def test_segment_does_not_wait_for_a_pipe_as_an_input(run, work, flag):
     for name in ("pipe", "pipe.mp4"):
         os.mkfifo(name)
     given = ["--query=clip.mp4" if flag.startswith("--first") else "--query=cat.png", f"--prompt={CAT}", "--out=masks"]
@@ -190,7 +190,7 @@ def test_a_pipe_as_an_input_is_not_waited_for(run, work, flag):
 @pytest.mark.parametrize(
     "changed", ["--out=loop.png", f"--out={300 * 'x'}.png", f"--query={300 * 'x'}.png", "--json=loop.png", "--json=/"]
 )
-def test_names_that_no_file_can_have(run, work, changed):
+def test_segment_rejects_names_that_no_file_can_have(run, work, changed):
     (work / "loop.png").symlink_to("loop.png")
     before = sorted(work.rglob("*"))
     status, out, err = run("--query=photos/0/q0.png", f"--prompt={CAT}", "--out=mask.png", changed)
@@ -198,7 +198,7 @@ def test_names_that_no_file_can_have(run, work, changed):
     assert sorted(work.rglob("*")) == before
 
 
-def test_other_weights_in_the_same_folder_do_not_go_on(run, work, micro_folder):
+def test_segment_does_not_go_on_with_other_weights_in_the_same_folder(run, work, micro_folder):
     shutil.copytree(micro_folder, work / "model")
     flags = ["--model=model", "--query=photos/0", f"--prompt={CAT}", "--out=masks"]
     assert run(*flags)[0] == 0
@@ -209,7 +209,7 @@ def test_other_weights_in_the_same_folder_do_not_go_on(run, work, micro_folder):
     assert status == 2 and "masks: is there, and this command did not make it with these model" in err
 
 
-def test_a_damaged_picture_does_not_stop_the_others(run, work):
+def test_segment_is_not_stopped_by_a_damaged_image_among_others(run, work):
     (work / "photos/0/broken.png").write_bytes((work / "photos/0/q0.png").read_bytes()[:99])
     status, _, err = run("--query=photos/0", f"--prompt={CAT}", "--out=masks", "--quiet", "--json=found.json")
     assert status == 2 and "1 of 4 images failed: photos/0/broken.png: damaged" in err
@@ -218,7 +218,7 @@ def test_a_damaged_picture_does_not_stop_the_others(run, work):
     assert len(found["failed"]) == 1
 
 
-def test_several_classes(run, work, model):
+def test_segment_takes_several_classes(run, work, model):
     flags = [f"--prompt=cat={CAT}", f"--prompt=dog={DOG}", f"--prompt=cat={DOG}", "--probability=p.png"]
     status, out, err = run("--query=photos/0/q0.png", *flags, "--out=labels.png", "--json=found.json")
     assert status == 0, err
@@ -233,7 +233,7 @@ def test_several_classes(run, work, model):
     assert "cat covers" in out and "dog covers" in out
 
 
-def test_scores_are_printed_kept_and_read_again(run, work, model):
+def test_segment_prints_scores_keeps_them_and_reads_them_again(run, work, model):
     status, out, err = run("--query=photos/0/q0.png", f"--prompt={CAT}", "--out=mask.png", "--json=found.json")
     result, found = (
         model("photos/0/q0.png", [("cat.png", "cat_mask.png")]),
@@ -249,7 +249,7 @@ def test_scores_are_printed_kept_and_read_again(run, work, model):
     assert scores[0] == scores[1] and set(scores[0][0]) == {"cat", "dog"} and len(scores[0]) == 5
 
 
-def test_a_mask_below_min_score_is_empty_and_that_is_said(run, work, model):
+def test_segment_empties_a_mask_below_min_score_and_says_so(run, work, model):
     one = ("--query=photos/0/q0.png", f"--prompt=cat={CAT}", "--out=mask.png")
     status, out, err = run(*one, "--min_score=1")
     assert status == 0 and out.startswith("mask.png: cat is not there (score 0."), err
@@ -264,7 +264,7 @@ def test_a_mask_below_min_score_is_empty_and_that_is_said(run, work, model):
     assert not labels.any()
 
 
-def test_a_video_from_its_first_mask(run, work, model):
+def test_segment_takes_a_video_with_its_first_mask(run, work, model):
     status, out, err = run("--query=clip.mp4", "--first_mask=first.png", "--out=masks", "--overlay=over.mp4")
     assert status == 0 and "4 masks" in out, err
     expected = list(model.segment_video("clip.mp4", work / "first.png"))
@@ -274,7 +274,7 @@ def test_a_video_from_its_first_mask(run, work, model):
     assert (over.num_frames, over.fps) == (4, 10.0) and next(iter(over)).shape == (32, 48, 3)
 
 
-def test_frames_of_a_folder(run, work, model):
+def test_segment_takes_frames_of_a_folder(run, work, model):
     status, _, err = run("--query=frames", "--first_mask=first.png", "--out=masks", "--overlay=over", "--quiet")
     assert status == 0, err
     expected = list(model.segment_video(read_video("frames"), read_label_map("first.png")))
@@ -285,7 +285,7 @@ def test_frames_of_a_folder(run, work, model):
     assert status == 0 and set(np.unique(read_label_map("masks1/0.png"))) == {0, 1}, err
 
 
-def test_frames_one_by_one(run, work, model):
+def test_segment_takes_frames_one_by_one(run, work, model):
     flags = ["--first_mask=first.png", "--out=masks", "--overlay=over.mp4", "--quiet", "--json=found.json"]
     status, _, err = run("--query", "frames/2.png", "frames/0.png", "frames/3.png", *flags)
     assert (status, err) == (0, "")
@@ -299,7 +299,7 @@ def test_frames_one_by_one(run, work, model):
     assert status == 0 and len(list((work / "twice").glob("*.png"))) == 2
 
 
-def test_the_order_of_a_shell_is_said(run, work, caplog):
+def test_segment_warns_of_the_order_of_a_shell(run, work, caplog):
     (work / "frames/3.png").rename("frames/10.png")
     flags = ["--first_mask=first.png", "--quiet"]
     assert run("--query", *sorted(map(str, work.glob("frames/*"))), *flags, "--out=a")[0] == 0
@@ -311,7 +311,7 @@ def test_the_order_of_a_shell_is_said(run, work, caplog):
     assert not caplog.records
 
 
-def test_an_animation_from_its_first_mask(run, work, model, caplog):
+def test_segment_takes_an_animation_with_its_first_mask(run, work, model, caplog):
     first, *others = [Image.open(f"frames/{i}.png") for i in range(4)]
     first.save("clip.webp", save_all=True, append_images=others, duration=[100, 900, 100, 200], lossless=True)
     flags = ["--out=masks", "--overlay=over.mp4", "--quiet"]
@@ -325,7 +325,7 @@ def test_an_animation_from_its_first_mask(run, work, model, caplog):
     np.testing.assert_array_equal(read_label_map("mask.png") > 0, model("frames/0.png", [tuple(CAT.split(":"))]).mask)
 
 
-def test_a_picture_that_is_replaced_gets_another_mask(run, work, model, caplog):
+def test_segment_makes_another_mask_of_an_image_that_is_replaced(run, work, model, caplog):
     flags = ["--query=photos/0", f"--prompt={CAT}", "--out=masks", "--overlay=over", "--quiet"]
     assert run(*flags)[0] == 0
     kept = (work / "masks/q0.png").stat().st_mtime_ns
@@ -340,7 +340,7 @@ def test_a_picture_that_is_replaced_gets_another_mask(run, work, model, caplog):
     assert (work / "masks/q0.png").stat().st_mtime_ns == kept
 
 
-def test_folders_and_patterns_are_read_by_their_numbers(tmp_path):
+def test_find_queries_orders_folders_and_patterns_by_their_numbers(tmp_path):
     for i in (10, 9, 1):
         write_png(tmp_path / f"{i}.png", np.zeros((4, 4), np.uint8))
         Image.new("L", (4, 4)).save(tmp_path / f"b{i}.ppm")
@@ -350,7 +350,7 @@ def test_folders_and_patterns_are_read_by_their_numbers(tmp_path):
     assert [path.name for path in find_queries([f"{tmp_path}/*.png"])] == names
 
 
-def test_a_video_by_prompts(run, work, model):
+def test_segment_takes_a_video_with_prompts(run, work, model):
     status, _, err = run("--query=clip.mp4", f"--prompt={CAT}", "--out=masks", "--quiet")
     assert status == 0, err
     (*_, last) = read_video("clip.mp4")
@@ -390,7 +390,7 @@ def test_a_video_by_prompts(run, work, model):
         (["--query", "cat.png", "photos/../cat.jpg", f"--prompt={CAT}", "--out=m"], "no image there"),
     ],
 )
-def test_bad_input_leaves_nothing(run, work, flags, message):
+def test_segment_leaves_nothing_after_bad_input(run, work, flags, message):
     before = {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()}
     status, _, err = run(*flags)
     assert status == 2 and message in err and err.count("\n") == 1
@@ -405,19 +405,19 @@ def test_bad_input_leaves_nothing(run, work, flags, message):
         (["--query=clip.mp4", "--first_mask=first.png", f"--prompt={CAT}"], "not allowed with argument"),
     ],
 )
-def test_an_example_is_either_prompts_or_a_first_mask(run, flags, message):
+def test_segment_takes_either_prompts_or_a_first_mask(run, flags, message):
     status, _, err = run(*flags, "--out=m")
     assert status == 2 and message in err
 
 
 @pytest.mark.parametrize("prompt", ["cat.png:none.png", "clip.mp4:cat_mask.png", "cat.png:first.png"])
-def test_prompts_are_looked_at_before_a_model_is_read(run, monkeypatch, prompt):
+def test_segment_checks_prompts_before_it_reads_a_model(run, monkeypatch, prompt):
     monkeypatch.setattr(LDISPipeline, "from_pretrained", lambda *_, **__: pytest.fail("read"))
     status, _, err = run("--query=cat.png", f"--prompt={prompt}", "--out=m.png")
     assert status == 2 and err.count("\n") == 1
 
 
-def test_two_queries_of_one_name(run, work):
+def test_segment_rejects_two_queries_of_one_name(run, work):
     (work / "photos/0/q0.jpg").write_bytes((work / "photos/0/q0.png").read_bytes())
     status, _, err = run("--query=photos/0", f"--prompt={CAT}", "--out=m")
     assert status == 2 and "m/q0.png: is --out of photos/0/q0." in err and "too; write the result elsewhere" in err

@@ -25,7 +25,7 @@ def label_map(work):
 
 
 @pytest.mark.parametrize("label", ["2", "tree trunk"])
-def test_a_label_of_a_label_map(run, work, model, label_map, label):
+def test_segment_takes_a_label_of_a_label_map(run, work, model, label_map, label):
     status, _, err = run("--query=photos/0/q0.png", f"--prompt={label_map}@{label}", "--out=mask.png")
     assert status == 0, err
     for of_label in ({"label": label}, {"label": 2}):
@@ -35,7 +35,7 @@ def test_a_label_of_a_label_map(run, work, model, label_map, label):
     np.testing.assert_array_equal(own.probability, expected.probability)
 
 
-def test_classes_of_one_label_map(run, work, model, label_map):
+def test_segment_takes_the_classes_of_one_label_map(run, work, model, label_map):
     flags = [f"--prompt=limb={label_map}@limb", f"--prompt=trunk={label_map}@2", "--overlay=over.png"]
     status, _, err = run("--query=photos/0/q0.png", *flags, "--out=labels.png", "--json=found.json", "--quiet")
     assert status == 0, err
@@ -46,7 +46,7 @@ def test_classes_of_one_label_map(run, work, model, label_map):
     assert found["classes"] == {"1": "limb", "2": "trunk"} and list(found["masks"][0]["covers"]) == ["limb", "trunk"]
 
 
-def test_another_label_does_not_go_on(run, work, label_map):
+def test_segment_does_not_go_on_with_another_label(run, work, label_map):
     flags = ["--query=photos/0", "--out=masks", "--quiet"]
     assert run(*flags, f"--prompt={label_map}@2")[0] == 0
     assert run(*flags, f"--prompt={label_map}@tree trunk")[0] == 0
@@ -55,7 +55,7 @@ def test_another_label_does_not_go_on(run, work, label_map):
 
 
 @pytest.mark.parametrize("name", ["a@2.png", "a.png@2", "@", "a:b@c=d.png"])
-def test_names_with_an_at_sign(run, work, model, name):
+def test_segment_takes_names_with_an_at_sign(run, work, model, name):
     (work / "x@y").mkdir()
     write_png("mask.png", (LABELLED == 2))
     (work / "mask.png").rename(work / f"x@y/{name}")
@@ -79,7 +79,7 @@ def test_names_with_an_at_sign(run, work, model, name):
         ("cat_mask.png@1", "no label 1 in it; it holds no labels: leave the label out"),
     ],
 )
-def test_labels_that_cannot_be_chosen(run, work, label_map, mask, message):
+def test_segment_rejects_labels_that_cannot_be_chosen(run, work, label_map, mask, message):
     before = sorted(work.rglob("*"))
     status, _, err = run("--query=photos/0/q0.png", f"--prompt=cat.png:{mask}", "--out=m.png", "--quiet")
     assert status == 2 and message in err and err.count("\n") == 1
@@ -87,7 +87,7 @@ def test_labels_that_cannot_be_chosen(run, work, label_map, mask, message):
 
 
 @pytest.mark.parametrize("how", ["prompts", "first mask"])
-def test_classes_of_a_video_have_names(run, work, label_map, how):
+def test_segment_names_the_classes_of_a_video(run, work, label_map, how):
     with video_writer("large.mp4", 10) as write:
         for _ in range(2):
             write(np.zeros((80, 96, 3), np.uint8))
@@ -106,7 +106,7 @@ def test_classes_of_a_video_have_names(run, work, label_map, how):
         assert (shown.min(-1) > 200).sum() > 50, "white letters of a legend on black frames"
 
 
-def test_a_clip_of_one_object_or_without_names_has_no_legend(run, work):
+def test_segment_draws_no_legend_for_one_object_or_without_names(run, work):
     with video_writer("large.mp4", 10) as write:
         write(np.zeros((80, 96, 3), np.uint8))
     write_png("first.png", np.kron(LABELLED, np.ones((4, 4), np.uint8))[:80])

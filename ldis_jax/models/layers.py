@@ -121,8 +121,13 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, num_heads: int, bias: jax.A
         )
         if parts == 1:
             return _attend_by_heads(q, k, v, bias, num_heads)
+
+        def attend_part(part: tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]) -> jax.Array:
+            q, k, v, bias = part
+            return _attend_by_heads(q, k, v, bias, num_heads)
+
         arrays = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), (q, k, v, bias))
-        return jax.lax.map(lambda part: _attend_by_heads(*part, num_heads), arrays).reshape(q.shape)
+        return jax.lax.map(attend_part, arrays).reshape(q.shape)
     bias = None if bias is None else bias[:, None, None, :]
     q_heads, k_heads, v_heads = (_split(x, num_heads) for x in (q, k, v))
     return jax.nn.dot_product_attention(q_heads, k_heads, v_heads, bias=bias).reshape(q.shape)

@@ -56,13 +56,17 @@ def program_facts(run: Run) -> dict[str, str]:
         "mesh": str(dict(mesh.shape)),
         "compiler's flags": " ".join(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")),
         "compiler's options": json.dumps(compiler_options(device.device_kind)),
-        "source code": _source_hash(),
     }
-    packages = (*_PACKAGES, *_COMPILERS.get(device.platform, ()))
-    facts |= {package: _version(package) for package in packages}
+    facts |= source_facts(device.platform)
     if device.platform == "cpu":
         facts["processor"] = processor()
     return facts
+
+
+def source_facts(platform: str) -> dict[str, str]:
+    """Of them those that are the same for every config: this package's source, and the versions that compile it."""
+    packages = (*_PACKAGES, *_COMPILERS.get(platform, ()))
+    return {"source code": _source_hash()} | {package: _version(package) for package in packages}
 
 
 class _Header(TypedDict):

@@ -77,7 +77,7 @@ def parameters(folder):
 
 
 @pytest.mark.parametrize("task", ["ldis1", "ldisn"])
-def test_stable_diffusion_becomes_a_model_folder(convert_to, made, task):
+def test_convert_makes_a_model_folder_of_stable_diffusion(convert_to, made, task):
     status, out, err = convert_to("--sd15=sd15", *CLIP, f"--task={task}", "--out=model")
     assert status == 0, err
     assert f"--config=configs/{task}.py --config.init.folder=model" in out
@@ -100,7 +100,7 @@ def test_stable_diffusion_becomes_a_model_folder(convert_to, made, task):
 
 @pytest.mark.parametrize("source", ["sd15", "v1-5.safetensors"])
 @pytest.mark.parametrize("task", ["ldis1", "ldisn"])
-def test_the_papers_weights(convert_to, source, task):
+def test_convert_takes_the_papers_weights_there_and_back(convert_to, source, task):
     extra = [] if source == "sd15" else ["--sd15_config=sd15"]
     status, out, err = convert_to(f"--sd15={source}", *extra, *CLIP, f"--ldis={task}.pt", "--out=model")
     assert status == 0, err
@@ -120,7 +120,7 @@ def test_the_papers_weights(convert_to, source, task):
     assert all(torch.equal(back[name], tensor) for name, tensor in first.items())
 
 
-def test_a_converted_model_segments(convert_to, pictures):
+def test_convert_makes_a_model_that_segments(convert_to, pictures):
     assert convert_to("--sd15=sd15", *CLIP, "--ldis=ldis1.pt", "--out=model")[0] == 0
     path = Path("model/ldis_config.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"image_size": 16}))
@@ -128,7 +128,7 @@ def test_a_converted_model_segments(convert_to, pictures):
     assert result.mask.shape == (24, 50)
 
 
-def test_folder_to_folder_is_exact(convert_to):
+def test_convert_is_exact_from_folder_to_folder(convert_to):
     assert convert_to("--sd15=sd15", *CLIP, "--ldis=ldisn.pt", "--out=a")[0] == 0
     assert convert_to("--model=a", "--out=b")[0] == 0
     files = sorted(path.relative_to("a") for path in Path("a").rglob("*") if path.is_file())
@@ -137,7 +137,7 @@ def test_folder_to_folder_is_exact(convert_to):
         assert (Path("a") / file).read_bytes() == (Path("b") / file).read_bytes(), file
 
 
-def test_bfloat16_halves_the_files(convert_to):
+def test_convert_to_bfloat16_halves_the_files(convert_to):
     assert convert_to("--sd15=sd15", *CLIP, "--ldis=ldis1.pt", "--out=a")[0] == 0
     assert convert_to("--model=a", "--dtype=bfloat16", "--out=b")[0] == 0
     a, b = (sum(path.stat().st_size for path in Path(x).rglob("*.safetensors")) for x in "ab")
@@ -148,7 +148,7 @@ def test_bfloat16_halves_the_files(convert_to):
         np.testing.assert_array_equal(found[name], truth)
 
 
-def test_clip_without_alpha(convert_to):
+def test_convert_takes_clip_without_alpha(convert_to):
     assert convert_to("--sd15=sd15", "--clip=ViT.pt", "--task=ldis1", "--out=plain")[0] == 0
     assert not load_model("plain").model.config.prompt_encoder.alpha
     assert load_model("plain").task.masking == "post"  # all that it can do
@@ -158,7 +158,7 @@ def test_clip_without_alpha(convert_to):
 
 
 @pytest.mark.parametrize("origins", [[], ["--sd15=sd15", "--model=sd15"]])
-def test_one_origin(convert_to, tmp_path, origins):
+def test_convert_requires_exactly_one_origin(convert_to, tmp_path, origins):
     before = sorted(tmp_path.rglob("*"))
     status, _, err = convert_to(*origins, "--out=x")
     assert status == 2 and "--sd15" in err.splitlines()[-1] and "--model" in err.splitlines()[-1], err
@@ -198,7 +198,7 @@ def test_one_origin(convert_to, tmp_path, origins):
         (["--sd15=sd15", "--revision=main", *CLIP, "--task=ldis1", "--out=x"], "a local path has no revision"),
     ],
 )
-def test_refusals_are_one_line_and_leave_nothing(convert_to, tmp_path, arguments, message):
+def test_convert_refuses_in_one_line_and_leaves_nothing(convert_to, tmp_path, arguments, message):
     (tmp_path / "busy").mkdir()
     (tmp_path / "busy" / "photo.jpg").write_bytes(b"1")
     before = sorted(tmp_path.rglob("*"))
@@ -208,7 +208,7 @@ def test_refusals_are_one_line_and_leave_nothing(convert_to, tmp_path, arguments
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_only_a_model_folder_with_nothing_else_is_replaced(convert_to, tmp_path):
+def test_convert_replaces_only_a_model_folder_with_nothing_else(convert_to, tmp_path):
     assert convert_to("--sd15=sd15", *CLIP, "--ldis=ldis1.pt", "--out=model")[0] == 0
     (tmp_path / "model" / "notes.txt").write_text("mine")
     status, _, err = convert_to("--model=model", "--out=model")
@@ -216,7 +216,7 @@ def test_only_a_model_folder_with_nothing_else_is_replaced(convert_to, tmp_path)
     assert (tmp_path / "model" / "notes.txt").read_text() == "mine"
 
 
-def test_in_place_from_inside_the_folder(convert_to, tmp_path, monkeypatch):
+def test_convert_works_in_place_from_inside_the_folder(convert_to, tmp_path, monkeypatch):
     assert convert_to("--sd15=sd15", *CLIP, "--ldis=ldis1.pt", "--out=model")[0] == 0
     names = sorted(path.name for path in tmp_path.iterdir())
     monkeypatch.chdir(tmp_path / "model")
@@ -227,7 +227,7 @@ def test_in_place_from_inside_the_folder(convert_to, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("failing", [1, 2])
-def test_a_failed_move_brings_the_old_model_back(convert_to, tmp_path, monkeypatch, failing):
+def test_convert_brings_the_old_model_back_after_a_failed_move(convert_to, tmp_path, monkeypatch, failing):
     assert convert_to("--sd15=sd15", *CLIP, "--ldis=ldis1.pt", "--out=model")[0] == 0
     before, calls, rename = sorted(tmp_path.rglob("*")), [], Path.rename
 
@@ -243,7 +243,7 @@ def test_a_failed_move_brings_the_old_model_back(convert_to, tmp_path, monkeypat
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_promised_adapter_is_not_drawn_again(convert_to, tmp_path):
+def test_convert_does_not_draw_a_promised_adapter_again(convert_to, tmp_path):
     shutil.copytree(tmp_path / "sd15", tmp_path / "bad", symlinks=False)
     path = tmp_path / "bad" / "unet" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"encoder_hid_dim": 64}))
@@ -251,7 +251,7 @@ def test_a_promised_adapter_is_not_drawn_again(convert_to, tmp_path):
     assert status == 2 and "missing tensor encoder_hid_proj.bias [8], encoder_hid_proj.weight [8, 64]" in err
 
 
-def test_five_channels_are_not_widened(convert_to, tmp_path):
+def test_convert_does_not_widen_five_channels(convert_to, tmp_path):
     shutil.copytree(tmp_path / "sd15", tmp_path / "bad", symlinks=False)
     unet = arrays(random_model(CONFIGS["ldis1"]).unet)
     unet["conv_in.weight"] = np.ones((8, 5, 3, 3), np.float32)
@@ -261,7 +261,7 @@ def test_five_channels_are_not_widened(convert_to, tmp_path):
     assert status == 2 and "wrong tensor conv_in.weight [8, 5, 3, 3] (expected [8, 8, 3, 3])" in err
 
 
-def test_a_single_files_schedule(convert_to, tmp_path):
+def test_convert_reads_the_schedule_of_a_single_file_from_sd15_config(convert_to, tmp_path):
     shutil.copytree(tmp_path / "sd15", tmp_path / "configs", symlinks=False)
     path = tmp_path / "configs" / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "v_prediction"}))
@@ -270,7 +270,7 @@ def test_a_single_files_schedule(convert_to, tmp_path):
     assert load_model("m").task.schedule.prediction_type == "v_prediction"
 
 
-def test_what_nobody_trained_stays_so_with_another_autoencoder(convert_to, tmp_path):
+def test_convert_keeps_a_model_untrained_with_another_autoencoder(convert_to, tmp_path):
     vae = diffusers.AutoencoderTiny(
         encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8), num_encoder_blocks=(1, 1, 1),
         num_decoder_blocks=(1, 1, 1),
@@ -322,7 +322,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("how", HOSTILE)
-def test_hostile_files_are_one_line_and_leave_nothing(convert_to, tmp_path, how):
+def test_convert_refuses_hostile_files_in_one_line_and_leaves_nothing(convert_to, tmp_path, how):
     shutil.copytree(tmp_path / "sd15", tmp_path / "bad", symlinks=False)
     spoil(tmp_path / "bad", how)
     before = sorted(tmp_path.rglob("*"))
@@ -332,7 +332,7 @@ def test_hostile_files_are_one_line_and_leave_nothing(convert_to, tmp_path, how)
     assert sorted(tmp_path.rglob("*")) == before  # nothing ran, nothing is left
 
 
-def test_a_fault_in_the_middle_leaves_nothing(convert_to, tmp_path):
+def test_convert_leaves_nothing_after_a_fault_in_the_middle(convert_to, tmp_path):
     shutil.copytree(tmp_path / "sd15", tmp_path / "bad", symlinks=False)
     vae = arrays(random_model(CONFIGS["ldis1"]).vae)
     vae["decoder.conv_out.bias"] = np.full(3, np.nan, np.float32)
@@ -344,7 +344,7 @@ def test_a_fault_in_the_middle_leaves_nothing(convert_to, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_help_does_not_wait_for_jax():
+def test_convert_help_does_not_wait_for_jax():
     code = (
         "import sys, runpy; sys.argv = ['convert', '--help']\n"
         "try: runpy.run_module('ldis_jax.convert', run_name='__main__')\n"
@@ -357,7 +357,7 @@ def test_help_does_not_wait_for_jax():
     assert "python -m ldis_jax.convert --task=ldisn" in result.stdout
 
 
-def test_tiny_autoencoder_in_place_of_kl(convert_to, tmp_path):
+def test_convert_puts_a_tiny_autoencoder_in_place_of_kl(convert_to, tmp_path):
     vae = diffusers.AutoencoderTiny(
         encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8), num_encoder_blocks=(1, 1, 1),
         num_decoder_blocks=(1, 1, 1),

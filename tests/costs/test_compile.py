@@ -26,14 +26,16 @@ PEAK = {"train": 66_200_000, "predict": 6_950_000}
 ENVIRONMENT = os.environ | {"XLA_FLAGS": ""}  # the TPU's compiler ends on flags that it does not know
 
 
-def run(*arguments, code="import ldis_jax.compile as c; from ldis_jax.support import cli; cli.run(c.main)"):
+def run(
+    *arguments, code="import ldis_jax.compile as c; from ldis_jax.support import cli; cli.run(c.main)", **variables
+):
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT | variables, capture_output=True, text=True, check=False)
 
 
 @needs_libtpu
 @pytest.mark.timeout(900)
-def test_both_programs_on_a_slice(micro_folder, tmp_path):
+def test_compile_reports_both_programs_on_a_slice(micro_folder, tmp_path):
     out = tmp_path / "costs.json"
     flags = ["--config=tests/costs/micro.py", f"--config.init.folder={micro_folder}", "--topology=v5e:2x2"]
     done = run(*flags, "--config.mesh.fsdp=4", f"--json={out}", f"--config.executable={tmp_path / 'step'}")
@@ -73,7 +75,7 @@ def test_both_programs_on_a_slice(micro_folder, tmp_path):
     assert whole["all-gather"] > size / 2  # of what is sharded
 
 
-def test_what_does_not_fit_is_status_1_with_what_to_change(tmp_path):
+def test_compile_of_what_does_not_fit_is_status_1_with_what_to_change(tmp_path):
     code = """
 import ldis_jax.runtime.chips as chips, ldis_jax.costs.report as report, ldis_jax.runtime.sharding as sharding, jax
 real = sharding.make_mesh
@@ -101,14 +103,14 @@ import ldis_jax.compile as c; from ldis_jax.support import cli; cli.run(c.main)"
         (("--config=configs/tiny.py", "--program=eval"), "program"),
     ],
 )
-def test_bad_command_lines(flags, message):
+def test_compile_rejects_bad_command_lines(flags, message):
     done = command("ldis_jax.compile", *flags, env=ENVIRONMENT)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not done.stdout
 
 
 @needs_libtpu
-def test_what_the_compiler_refuses_is_status_1_with_what_it_needs(micro_folder, tmp_path):
+def test_compile_of_what_the_compiler_refuses_is_status_1_with_what_it_needs(micro_folder, tmp_path):
     out, step = tmp_path / "costs.json", tmp_path / "step"
     flags = ["--config=tests/costs/micro.py", f"--config.init.folder={micro_folder}", "--topology=v5e:1x1"]
     flags += ["--config.task.image_size=64", f"--batch_size={2**16}", f"--config.executable={step}"]
@@ -127,7 +129,7 @@ def test_advice_is_about_the_program():
     assert advice(config, cost | {"program": "predict"}) == "lower --batch_size"
 
 
-def test_shapes_without_an_init_folder_are_sd_15s():
+def test_run_shapes_without_an_init_folder_are_sd_15s():
     config = base_config("ldis1")
     config.init.folder = "not/there"
     sizes = [value.size for value in run_of(config).shapes[1].values()]
@@ -146,17 +148,17 @@ def test_shapes_without_an_init_folder_are_sd_15s():
         *(("TPU v6 lite", 918), ("TPU v6e", 918), ("NVIDIA H100 80GB HBM3", 989), ("cpu", None)),
     ],
 )
-def test_peaks_of_devices_that_run(kind, tflops):
+def test_peak_flops_knows_devices_that_run(kind, tflops):
     assert peak_flops(kind) == (tflops and tflops * 1e12)
 
 
-def test_options_are_those_of_the_chip():
+def test_compiler_options_are_those_of_the_chip():
     assert compiler_options("TPU v5 lite") == compiler_options("TPU v5e") != {}
     assert compiler_options("TPU v5") == compiler_options("TPU v6 lite") == compiler_options("cpu") == {}
 
 
 @needs_libtpu
-def test_text_of_a_program_that_xla_cannot_read_back():
+def test_compile_with_text_reads_a_program_that_xla_cannot_read_back():
     code = """
 from ldis_jax.runtime.chips import prepare_compile_only, slice_devices
 prepare_compile_only()
@@ -179,7 +181,7 @@ assert read == estimated_cycles(text) and sum(read.values()) > 1000 and compiled
 
 
 @needs_libtpu
-def test_meshes_of_real_slices():
+def test_process_rows_on_real_slices_are_the_batch_once():
     """An axis may be part of one of the grid's; the samples of all hosts together are the batch, each once."""
     code = """
 from ldis_jax.runtime.chips import prepare_compile_only, slice_devices
@@ -202,7 +204,7 @@ assert ordered == {True, False}, "hosts follow one another in some meshes, not i
 
 @needs_libtpu
 @pytest.mark.parametrize("slices", [2, 4])
-def test_exchange_between_slices(slices):
+def test_collectives_finds_the_exchange_between_slices(slices):
     code = """
 import sys
 from ldis_jax.runtime.chips import prepare_compile_only, slice_devices
@@ -210,7 +212,7 @@ prepare_compile_only()
 import jax
 from jax.sharding import PartitionSpec as P
 from ldis_jax.runtime import sharding
-from ldis_jax.costs.hlo import Collective, collectives
+from ldis_jax.costs.exchanges import Collective, collectives
 from ldis_jax.costs.report import compile_with_text
 n = int(sys.argv[1])
 mesh = sharding.make_mesh(fsdp=4, slices=n, devices=slice_devices("v5e:2x2", n))
@@ -222,12 +224,12 @@ def exchange(x):
 f = jax.shard_map(exchange, mesh=mesh, in_specs=P(both), out_specs=(P(both),) * 4, check_vma=False)
 where = jax.sharding.NamedSharding(mesh, P(both))
 x = jax.ShapeDtypeStruct((n * 4 * 2048, 4096), "bfloat16", sharding=where)
-found = [c for c in collectives(compile_with_text(jax.jit(f).lower(x))[1]) if c.network]
+found = [c for c in collectives(compile_with_text(jax.jit(f).lower(x))[1], 1.0) if c.network]
 size = 2048 * 4096 * 2  # of a chip's part; the last sum goes between slices as each chip's quarter of it
 assert sorted(found, key=lambda c: c.kind) == [
-    Collective("all-gather", n, True, 1, size * (n - 1)),
-    Collective("all-reduce", n, True, 2, 2 * (size + size // 4) * (n - 1) // n),
-    Collective("reduce-scatter", n, True, 1, size * (n - 1) // n),
+    Collective("all-gather", n, True, 1, size * (n - 1), 0),
+    Collective("all-reduce", n, True, 2, 2 * (size + size // 4) * (n - 1) // n, 0),
+    Collective("reduce-scatter", n, True, 1, size * (n - 1) // n, 0),
 ], found
 """
     done = run(slices, code=code)

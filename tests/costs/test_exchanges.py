@@ -45,7 +45,7 @@ def test_collectives():
     }
 
 
-def test_what_travels_beside_compute():
+def test_collectives_counts_what_travels_beside_compute():
     found = {c.kind: (c.count, c.bytes, c.hidden_bytes) for c in collectives(HIDDEN, rate=3.0)}
     assert found == {
         "all-gather": (1, 600, 120),  # while the one fusion that carries it runs, 40 cycles of 3 bytes

@@ -45,13 +45,13 @@ ENTRY %main.4 (x: f32[8]) -> f32[8] {
 """.replace("MEGASCALE", '_xla_megascale_target="{1,2,3,4}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"')
 
 
-def test_cycles_by_part_count_loops_as_often_as_they_run_and_fusions_once():
+def test_estimated_cycles_count_loops_as_often_as_they_run_and_fusions_once():
     names = {"OP_A": "jit(f)/transpose(jvp(unet))/resnet/attention/mul", "OP_B": "jit(f)/jvp(vae_encoder)/conv"}
     text = PROGRAM.replace("OP_A", names["OP_A"]).replace("OP_B", names["OP_B"])
     assert estimated_cycles(text) == {"unet backward/attention": 20 * 10, "vae_encoder": 7, "other": 1}
 
 
-def test_kernels_without_an_estimate():
+def test_unmodelled_custom_calls_counts_kernels_without_an_estimate():
     assert unmodelled_custom_calls(PROGRAM) == 0
     kernel = '  %k = f32[8]{0} custom-call(%x), custom_call_target="tpu_custom_call"'
     view = '  %v = f32[8]{0} custom-call(%x), custom_call_target="ConcatBitcast"'

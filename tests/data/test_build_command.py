@@ -51,7 +51,7 @@ def test_build_and_build_again(tree, tmp_path):
     )
 
 
-def test_help():
+def test_build_shows_help():
     result = command("--help")
     assert result.returncode == 0 and "--skip_bad" in result.stdout and "python data/build.py pascal" in result.stdout
 
@@ -67,11 +67,11 @@ def test_help():
         (("--out=/proc/nowhere",), "/proc/nowhere"),
     ],
 )
-def test_refusals(tree, tmp_path, flags, match):
+def test_build_refuses_bad_flags_in_one_line(tree, tmp_path, flags, match):
     assert match in refused(command("pascal", f"--source={tree('pascal')}", f"--out={tmp_path / 'out'}", *flags))
 
 
-def test_a_source_of_another_kind(tree, tmp_path):
+def test_build_refuses_a_source_of_another_kind(tree, tmp_path):
     error = refused(command("fss1000", f"--source={tree('coco20i')}", f"--out={tmp_path / 'out'}"))
     assert "no list of split 'train'; expected train.txt, see data/README.md" in error
 
@@ -101,7 +101,7 @@ def spoil(root):
     }
 
 
-def test_bad_files_stop_the_build_with_all_reasons(tmp_path):
+def test_build_stops_at_bad_files_with_all_reasons(tmp_path):
     reasons = spoil(root := tmp_path / "source")
     error = refused(command("folder", f"--source={root}", f"--out={tmp_path / 'out'}", "--num_workers=1"))
     assert "7 of 9 images of folder/train are bad" in error and "--skip_bad" in error
@@ -111,7 +111,7 @@ def test_bad_files_stop_the_build_with_all_reasons(tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_skip_bad(tmp_path, build, num_workers):
+def test_build_with_skip_bad_leaves_bad_files_out(tmp_path, build, num_workers):
     reasons = spoil(root := tmp_path / "source")
     folder, summary, builder = build("folder", root, "train", skip_bad=True, num_workers=num_workers)
     assert ImageIndex.load(folder / "index.npz").names.tolist() == [b"n0", b"n7"]
@@ -124,7 +124,7 @@ def test_skip_bad(tmp_path, build, num_workers):
         build("folder", root, "train")
 
 
-def test_only_ten_reasons_are_shown(tmp_path, build):
+def test_build_shows_only_ten_reasons(tmp_path, build):
     root = tmp_path / "source"
     (root / "images").mkdir(parents=True)
     trees.lines(root / "train.txt", *(f"n{i}" for i in range(25)))
@@ -148,7 +148,7 @@ def alive(pid):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
-def test_a_killed_build_leaves_nothing_that_counts(tree, tmp_path, build):
+def test_build_that_is_killed_leaves_nothing_that_counts(tree, tmp_path, build):
     root, out = tree("fss1000"), tmp_path / "out"
     script = tmp_path / "slow.py"
     script.write_text(
@@ -212,7 +212,7 @@ SPOILED_SUMMARIES = {
 @pytest.mark.parametrize(
     "damage", ["no index", "no summary", "truncated index", "records gone", *SPOILED_INDEXES, *SPOILED_SUMMARIES]
 )
-def test_damaged_records_are_one_line(tree, build, damage):
+def test_record_source_refuses_damaged_records_in_one_line(tree, build, damage):
     folder, _, _ = build("folder", tree("folder"), "full")
     index = folder / "index.npz"
     if damage == "no index":
@@ -234,7 +234,7 @@ def test_damaged_records_are_one_line(tree, build, damage):
     assert "\n" not in str(info.value)
 
 
-def test_other_tools_can_move_a_finished_set(tree, build, tmp_path):
+def test_record_source_reads_a_finished_set_that_was_moved(tree, build, tmp_path):
     folder, _, _ = build("vspw", tree("vspw"), "train")
     shutil.move(folder.parents[1], tmp_path / "moved")
     shutil.rmtree(tmp_path / "source")

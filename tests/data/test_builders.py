@@ -184,7 +184,7 @@ def test_coco20i(tree, build):
 
 
 @pytest.mark.parametrize("change", ["segmentation", "no area", "categories", "not JSON"])
-def test_broken_coco_annotations(tree, build, change):
+def test_coco20i_refuses_broken_annotations(tree, build, change):
     root = tree("coco20i")
     path = root / "annotations/instances_val2014.json"
     text = path.read_text()
@@ -202,7 +202,7 @@ def test_broken_coco_annotations(tree, build, change):
 
 
 @pytest.mark.parametrize("name", [*trees.ALL])
-def test_workers_change_nothing(tree, build, name):
+def test_builder_workers_change_nothing(tree, build, name):
     split = {"folder": "full", "coco20i": "train", "pascal": "train_aug"}.get(name, "train")
     root, results = tree(name), []
     for num_workers in (0, 1, 3):
@@ -211,7 +211,7 @@ def test_workers_change_nothing(tree, build, name):
     assert results[0] == results[1] == results[2]
 
 
-def test_bytes_are_kept_to_the_last_zero(tree, build):
+def test_builder_keeps_bytes_to_the_last_zero(tree, build):
     root = tree("folder")
     path = root / "images/e.jpg"
     path.write_bytes(path.read_bytes() + b"\0\0\0")
@@ -219,7 +219,7 @@ def test_bytes_are_kept_to_the_last_zero(tree, build):
 
 
 @pytest.mark.parametrize("name", ["list.txt", "list.npy"])
-def test_metas_of_the_public_code_are_lists_too(tree, build, name):
+def test_pascal_takes_metas_of_the_public_code_as_lists(tree, build, name):
     root = tree("pascal")
     (root / "ImageSets/Segmentation/train_aug.txt").unlink()
     names = ["2007_000001", "2007_000003"]
@@ -232,7 +232,7 @@ def test_metas_of_the_public_code_are_lists_too(tree, build, name):
     assert [r["name"].decode() for r in read(build("pascal", root, "train_aug")[0], "train_aug")] == names
 
 
-def test_tensorflow_is_never_imported_even_where_it_is_installed(tree, tmp_path):
+def test_builder_and_record_source_never_import_an_installed_tensorflow(tree, tmp_path):
     root = tree("folder")
     (tmp_path / "site/tensorflow").mkdir(parents=True)
     (tmp_path / "site/tensorflow/__init__.py").write_text("raise RuntimeError('TensorFlow was imported')")

@@ -32,25 +32,25 @@ def boxes(value, count=5):
 
 
 @pytest.mark.parametrize("value", [1, 7, 255])
-def test_masks_of_one_value_are_one_class(tmp_path, value):
+def test_check_folder_takes_masks_of_one_value_as_one_class(tmp_path, value):
     checked = check_folder(image_folder(tmp_path, boxes(value)))
     assert (checked.rule, checked.problems, checked.notes, checked.fatal) == ("nonzero", (), (), "")
     assert checked.classes() == {"object": {"label": 1, "images": 5, "held_out": 1}}
 
 
-def test_masks_of_1_and_masks_of_255_are_the_same_class(tmp_path):
+def test_check_folder_takes_masks_of_1_and_of_255_as_the_same_class(tmp_path):
     masks = boxes(255) | {"q": box(1), "r": box(1)}
     assert check_folder(image_folder(tmp_path, masks)).classes()["object"]["images"] == 7
 
 
-def test_colour_masks_of_one_colour(tmp_path):
+def test_check_folder_takes_colour_masks_of_one_colour_as_one_class(tmp_path):
     red, white = (np.stack([box(value), box(other), box(other)], -1) for value, other in ((255, 0), (255, 255)))
     checked = check_folder(image_folder(tmp_path, {"a": red, "b": white, "c": box(255)}))
     assert checked.rule == "nonzero" and checked.classes()["object"]["images"] == 3
     assert checked.index.pixels.tolist() == [24 * 32 - 8 * 14, 8 * 14] * 3
 
 
-def test_soft_edges_are_cut_in_the_middle(tmp_path):
+def test_check_folder_cuts_soft_edges_in_the_middle(tmp_path):
     soft = box(255)
     soft[3, 6:20], soft[12, 6:20] = range(20, 188, 12), range(100, 240, 10)
     checked = check_folder(image_folder(tmp_path, dict.fromkeys("abc", soft)))
@@ -58,7 +58,7 @@ def test_soft_edges_are_cut_in_the_middle(tmp_path):
     assert checked.index.pixels[1] == np.count_nonzero(soft >= 128) > 8 * 14
 
 
-def test_label_maps(tmp_path):
+def test_check_folder_recognises_label_maps(tmp_path):
     mask = box(1)
     mask[14:20, 2:9], mask[0] = 9, 255  # a border that is ignored, as VOC has it
     checked = check_folder(image_folder(tmp_path, dict.fromkeys("abcd", mask)))
@@ -69,7 +69,7 @@ def test_label_maps(tmp_path):
     assert check_folder(image_folder(tmp_path / "eyes", dict.fromkeys("abc", low))).rule == "labels"
 
 
-def test_sub_folders_are_classes(tmp_path):
+def test_check_folder_takes_sub_folders_as_classes(tmp_path):
     masks = {f"{kind}/{i}": box(255) for kind in ("dog", "cat") for i in range(3)} | {"loose": box(255)}
     checked = check_folder(image_folder(tmp_path, masks))
     pictures = {name: (c["label"], c["images"]) for name, c in checked.classes().items()}
@@ -77,7 +77,7 @@ def test_sub_folders_are_classes(tmp_path):
     assert checked.object_labels["dog/0"] == 3
 
 
-def test_sub_folders_may_be_splits(tmp_path):
+def test_check_folder_takes_train_valid_and_test_sub_folders_as_splits(tmp_path):
     masks = {f"{part}/{i}": box(255) for part in ("train", "valid", "test") for i in range(2)}
     checked = check_folder(image_folder(tmp_path, masks))
     assert list(checked.pairs) == ["train/0", "train/1", "valid/0", "valid/1"]
@@ -85,7 +85,7 @@ def test_sub_folders_may_be_splits(tmp_path):
     assert list(checked.classes()) == ["object"]
 
 
-def test_voc_with_and_without_lists(tmp_path):
+def test_check_folder_reads_voc_with_and_without_lists(tmp_path):
     root = image_folder(tmp_path, boxes(3, 6), "JPEGImages", "SegmentationClass")
     checked = check_folder(root)
     assert checked.rule == "labels" and len(checked.index) == 6 and checked.held_out.sum() == 1
@@ -96,7 +96,7 @@ def test_voc_with_and_without_lists(tmp_path):
     assert list(checked.pairs) == ["p0", "p1", "p5"] and checked.held_out.tolist() == [False, False, True]
 
 
-def test_what_systems_leave_and_how_endings_are_written_does_not_matter(tmp_path):
+def test_check_folder_ignores_what_systems_leave_and_the_case_of_endings(tmp_path):
     root = image_folder(tmp_path, boxes(1, 3), "Images", "Masks", ending="JPG")
     for junk in (".DS_Store", "Thumbs.db", "._p0.png", "desktop.ini", "__MACOSX/p0.png"):
         (root / "Images" / junk).parent.mkdir(exist_ok=True)
@@ -108,7 +108,7 @@ def test_what_systems_leave_and_how_endings_are_written_does_not_matter(tmp_path
     assert str(note) == f"{root / 'Images' / 'p9.HEIC'}: not read: .HEIC is no image format that PIL opens"
 
 
-def test_a_turned_picture_fits_its_upright_mask(tmp_path):
+def test_check_folder_fits_a_turned_image_to_its_upright_mask(tmp_path):
     root, exif = image_folder(tmp_path, boxes(1, 3)), Image.Exif()
     exif[ORIENTATION] = 6
     for ending in ("jpg", "png"):
@@ -175,7 +175,7 @@ def _spoil(root, what):
         ("val alone", ".", "has a val.txt but no train.txt"),
     ],
 )
-def test_a_bad_file_is_named_and_the_rest_is_usable(tmp_path, what, file, text):
+def test_check_folder_names_a_bad_file_and_the_rest_is_usable(tmp_path, what, file, text):
     root = image_folder(tmp_path, boxes(255, 6))
     _spoil(root, what)
     checked = check_folder(root)
@@ -190,7 +190,7 @@ def test_a_bad_file_is_named_and_the_rest_is_usable(tmp_path, what, file, text):
 
 
 @pytest.mark.parametrize("what", ["a JPEG", "a palette that begins with white", "a cut-out"])
-def test_masks_are_read_by_what_they_show(tmp_path, what):
+def test_check_folder_reads_masks_by_what_they_show(tmp_path, what):
     root = image_folder(tmp_path, boxes(255, 6))
     path, shown = root / "masks/p0.png", Image.fromarray(box(255))
     if what == "a JPEG":
@@ -216,7 +216,7 @@ def test_masks_are_read_by_what_they_show(tmp_path, what):
     )
 
 
-def test_colour_label_maps_are_refused(tmp_path):
+def test_check_folder_refuses_colour_label_maps(tmp_path):
     mask = box(1)
     mask[14:20, 2:9] = 2
     masks = dict.fromkeys("abc", mask) | {"d": np.stack([mask] * 3, -1)}
@@ -224,7 +224,7 @@ def test_colour_label_maps_are_refused(tmp_path):
     assert problem.file.endswith("d.png") and "pixels of mode RGB are no label map" in problem.text
 
 
-def test_masks_without_object_and_classes_of_one_picture_are_noted(tmp_path):
+def test_check_folder_notes_masks_without_object_and_classes_of_one_image(tmp_path):
     masks = {"a": box(1), "b": box(1), "c": box(1), "d": box(0), "e": box(2), "f": box(255)}
     checked = check_folder(image_folder(tmp_path, masks))
     notes = [str(note) for note in checked.notes]
@@ -244,14 +244,14 @@ def test_masks_without_object_and_classes_of_one_picture_are_noted(tmp_path):
         (boxes(1, 2), r"needs 2 to train on and one more, the most frequent \(object\) has 2"),
     ],
 )
-def test_too_few_pictures(tmp_path, masks, match):
+def test_check_folder_require_usable_refuses_too_few_images(tmp_path, masks, match):
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
     with pytest.raises(LDISError, match=match):
         check_folder(image_folder(tmp_path, masks)).require_usable(skip_bad=True)
 
 
-def test_a_share_is_held_out_by_name_and_every_class_keeps_two(tmp_path):
+def test_check_folder_holds_out_a_share_by_name_and_every_class_keeps_two(tmp_path):
     mask = box(1)
     both = mask.copy()
     both[14:20, 2:9] = 2
@@ -265,7 +265,7 @@ def test_a_share_is_held_out_by_name_and_every_class_keeps_two(tmp_path):
     assert len(set(held_out) - {"n19"} - set(fewer)) <= 1  # an image more or less hardly moves the others
 
 
-def test_no_layout(tmp_path):
+def test_check_folder_refuses_a_folder_without_a_layout(tmp_path):
     (tmp_path / "pictures").mkdir()
     with pytest.raises(LDISError, match=r"needs images/ and masks/, or VOC's .* it has pictures"):
         check_folder(tmp_path)

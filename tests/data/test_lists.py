@@ -5,7 +5,7 @@ import pytest
 from ldis_jax.datasets.lists import find_class_names, find_image, image_stems
 
 
-def test_stems_come_by_their_numbers_without_hidden_files(tmp_path):
+def test_image_stems_come_by_their_numbers_without_hidden_files(tmp_path):
     for name in (
         "frame10.png",
         "frame2.JPG",
@@ -36,12 +36,12 @@ def test_stems_come_by_their_numbers_without_hidden_files(tmp_path):
         ("labels/a.png", "classes.json"),
     ],
 )
-def test_names_stand_beside_a_label_map_or_its_folder(tmp_path, mask, names):
+def test_find_class_names_looks_beside_a_label_map_or_its_folder(tmp_path, mask, names):
     (tmp_path / mask).parent.mkdir(parents=True)
     (tmp_path / names).touch()
     assert find_class_names(tmp_path / mask) == find_class_names(str(tmp_path / mask)) == tmp_path / names
 
 
-def test_names_of_what_lies_higher_are_others(tmp_path):
+def test_find_class_names_does_not_look_higher(tmp_path):
     (tmp_path / "classes.json").touch()
     assert not find_class_names(tmp_path / "set" / "labels" / "a.png").exists()

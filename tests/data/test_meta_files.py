@@ -38,18 +38,18 @@ def scalar(value):
         scalar(([], CLASSES)),
     ],
 )
-def test_what_numpy_saves(tmp_path, value):
+def test_read_meta_reads_what_numpy_saves(tmp_path, value):
     np.save(tmp_path / "m.npy", value, allow_pickle=True)
     assert read_meta(tmp_path / "m.npy") == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("protocol", range(2, 6))
-def test_plain_pickles_of_any_age(tmp_path, protocol):
+def test_read_meta_reads_plain_pickles_of_any_age(tmp_path, protocol):
     (tmp_path / "m.npy").write_bytes(pickle.dumps(([], CLASSES), protocol))
     assert read_meta(tmp_path / "m.npy") == ["a", "b", "c"]
 
 
-def test_numpy_1_wrote_other_module_names(tmp_path):
+def test_read_meta_knows_the_module_names_of_numpy_1(tmp_path):
     # Protocol 2 spells bytes as a call of _codecs.encode, which is refused; 3 is what numpy writes.
     data = pickle.dumps(([], {1: np.array(["a", "b"]), 2: [np.str_("c")]}), 3)
     assert b"numpy._core.multiarray" in data
@@ -80,7 +80,7 @@ class Run:
     ],
 )
 @pytest.mark.parametrize("npy", [False, True])
-def test_malicious_pickles_run_nothing(tmp_path, function, name, npy):
+def test_read_meta_runs_nothing_of_malicious_pickles(tmp_path, function, name, npy):
     touched = tmp_path / "touched"
     value = ([Run(function, f"touch {touched}")], CLASSES)
     path = tmp_path / "m.npy"
@@ -107,14 +107,14 @@ def test_malicious_pickles_run_nothing(tmp_path, function, name, npy):
         pickle.dumps(([], {1: np.array([object()], object)}))[:-1],
     ],
 )
-def test_garbage_is_one_line(tmp_path, data):
+def test_read_meta_reports_garbage_in_one_line(tmp_path, data):
     (tmp_path / "m.npy").write_bytes(data)
     with pytest.raises(LDISError, match=r"m\.npy, a pair .*: cannot be read") as info:
         read_meta(tmp_path / "m.npy")
     assert "\n" not in str(info.value)
 
 
-def test_plain_arrays_are_not_pairs(tmp_path):
+def test_read_meta_refuses_plain_arrays(tmp_path):
     np.save(tmp_path / "m.npy", np.arange(3))
     with pytest.raises(LDISError, match=r"a pair .* cannot be read"):
         read_meta(tmp_path / "m.npy")
@@ -122,7 +122,7 @@ def test_plain_arrays_are_not_pairs(tmp_path):
 
 @pytest.mark.parametrize("value", [pickles.MEMO, pickles.HASHES, pickles.LONG_BYTES], ids=["memo", "hashes", "bytes"])
 @pytest.mark.parametrize("npy", [False, True])
-def test_a_few_bytes_take_no_gigabytes_and_end(tmp_path, value, npy):
+def test_read_meta_takes_no_gigabytes_for_a_few_bytes_and_ends(tmp_path, value, npy):
     path = tmp_path / "meta_train.npy"
     header = b""
     if npy:
@@ -135,7 +135,7 @@ def test_a_few_bytes_take_no_gigabytes_and_end(tmp_path, value, npy):
 
 
 @pytest.mark.parametrize("name", [["a"], ("a",), None, 1.5, b"a", [["a"] * 3] * 3])
-def test_names_are_text_or_whole_numbers(tmp_path, name):
+def test_read_meta_names_are_text_or_whole_numbers(tmp_path, name):
     (tmp_path / "m.npy").write_bytes(pickle.dumps((None, {1: ["a", 7]})))
     assert read_meta(tmp_path / "m.npy") == ["7", "a"]
     (tmp_path / "m.npy").write_bytes(pickle.dumps((None, {1: [name]})))

@@ -10,7 +10,7 @@ from ldis_jax.media.images import read_image
 from ldis_jax.media.masks import read_label_map, read_mask
 
 
-def test_bytes_are_as_good_as_a_path(tmp_path):
+def test_read_image_read_label_map_and_read_mask_take_bytes_as_a_path(tmp_path):
     rng = np.random.default_rng(0)
     rgb = Image.fromarray(rng.integers(0, 256, (6, 9, 3), np.uint8))
     exif = Image.Exif()
@@ -29,13 +29,13 @@ def test_bytes_are_as_good_as_a_path(tmp_path):
     np.testing.assert_array_equal(read_mask(grey), read_mask(tmp_path / "grey.png"))
 
 
-def test_bytes_are_called_by_their_name():
+def test_read_image_read_label_map_and_read_mask_call_bytes_by_their_name():
     for read in (read_image, read_label_map, read_mask):
         with pytest.raises(LDISError, match=r"^shelf 3: not an image"):
             read(b"nothing", name="shelf 3")
 
 
-def test_rules(tmp_path):
+def test_read_pair_reads_masks_by_each_rule(tmp_path):
     Image.new("RGB", (4, 1)).save(tmp_path / "i.png")
     Image.fromarray(np.array([[0, 1, 127, 128]], np.uint8)).save(tmp_path / "m.png")
     labels = {r: read_pair(tmp_path / "i.png", tmp_path / "m.png", r, 700)[1] for r in ("labels", "nonzero", "half")}

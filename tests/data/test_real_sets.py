@@ -13,7 +13,7 @@ from tests.helpers import images_of
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_coco_mini(shared, build, split):
+def test_record_source_draws_coco_mini_as_voc_folder_does(shared, build, split):
     root = shared("coco_mini")
     folder, summary, _ = build("folder", root, split)
     records, plain = RecordSource(folder.parents[1], split), VOCFolder(root, split)
@@ -27,14 +27,14 @@ def test_coco_mini(shared, build, split):
     assert summary["images"] == {"train": 195, "val": 134}[split] and summary["class_names"] == plain.class_names
 
 
-def test_coco_mini_as_a_folder_of_ones_own(shared):
+def test_check_folder_holds_out_the_val_list_of_coco_mini(shared):
     checked, plain = check_folder(shared("coco_mini")), VOCFolder(shared("coco_mini"), "val")
     assert len(checked.index) == 329 and checked.held_out.sum() == 134 and checked.problems == ()
     held_out = {name: counts["held_out"] for name, counts in checked.classes().items() if counts["held_out"]}
     assert held_out == {plain.class_names[label]: len(names) for label, names in images_of(plain).items()}
 
 
-def test_davis(shared, build):
+def test_davis16_agrees_with_the_facts_of_the_real_set(shared, build):
     root = shared("davis")
     folder, summary, _ = build("davis16", root, "val", num_workers=2)
     index = ImageIndex.load(folder / "index.npz")
@@ -53,7 +53,7 @@ def test_davis(shared, build):
     assert TrainEpisodes(source, 1, 64, 0, 3)[2]["prompt_masks"].shape == (1, 64, 64)
 
 
-def test_camvid(shared, build):
+def test_vspw_indexes_the_labels_of_camvid(shared, build):
     root = shared("camvid_vspw")
     folder, summary, _ = build("vspw", root, "val")
     assert (summary["images"], summary["videos"]) == (101, 1)
@@ -67,7 +67,7 @@ def test_camvid(shared, build):
     assert index.frames[1] == 960 and len(index) == len(found)
 
 
-def test_coco_masks_against_coco_minis(shared, tmp_path):
+def test_instances_render_the_masks_of_coco_mini(shared, tmp_path):
     """coco_mini's masks were painted at the original size and scaled down by nearest: ours agree in every pixel."""
     pytest.importorskip("pycocotools")
     from coco20i.render import Instances

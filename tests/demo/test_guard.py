@@ -95,13 +95,13 @@ def file(path):
 
 
 @pytest.mark.parametrize(("label", "good"), [(None, True), (7, True), (0, False), (1 << 16, False), ("7", False)])
-def test_a_label_of_a_mask_is_a_number_whose_choices_are_not_known_yet(label, good):
+def test_requests_take_a_label_as_a_number_whose_choices_are_not_known_yet(label, good):
     requests = Requests({3: [component("radio", elem_id="label", choices=[])]})
     error = requests.error(json.dumps({"data": [label], "fn_index": 3, "session_hash": "abc"}).encode(), lambda _: True)
     assert good == (error == "") and (good or error.startswith("Label: Input should be"))
 
 
-def test_own_requests_come_in_with_a_session(page):
+def test_guard_lets_own_requests_in_with_a_session(page):
     status, headers, text = page("GET", "/")
     assert (status, text) == (200, "ok") and headers["x-content-type-options"] == "nosniff"
     assert "HttpOnly" in headers["set-cookie"] and "SameSite=Lax" in headers["set-cookie"]
@@ -128,20 +128,20 @@ def test_own_requests_come_in_with_a_session(page):
         ({"origin": "http://["}, 403),
     ],
 )
-def test_host_and_origin_are_those_served(page, headers, status):
+def test_guard_serves_only_its_own_hosts_and_origins(page, headers, status):
     found, answered, text = page.join(GOOD, **headers)
     assert found == status and answered["x-content-type-options"] == "nosniff"
     assert len(page.seen) == (status == 200) and text.count("\n") == 0
     assert "access-control-allow-origin" not in answered
 
 
-def test_to_a_network_numbers_and_given_names_are_served(tmp_path):
+def test_guard_serves_numbers_and_given_names_to_a_network(tmp_path):
     page = Page(tmp_path, Names("0.0.0.0", is_local=False, more=["Demo.example.org"]))
     hosts = ("192.168.1.5:7860", "[fe80::1]", "demo.example.org", "evil.example", "demo.example.org.evil.example")
     assert [page("GET", "/", host=host)[0] for host in hosts] == [200, 200, 200, 421, 421]
 
 
-def test_a_login_is_asked_for_everywhere(tmp_path, monkeypatch):
+def test_guard_asks_for_a_login_everywhere(tmp_path, monkeypatch):
     page, waited = Page(tmp_path, login="me:pässword"), []
 
     async def sleep(seconds):
@@ -155,7 +155,7 @@ def test_a_login_is_asked_for_everywhere(tmp_path, monkeypatch):
     assert page("GET", "/", authorization=f"Basic {right}")[0] == 200
 
 
-def test_bodies_are_bounded_before_they_are_parsed(page):
+def test_guard_bounds_bodies_before_they_are_parsed(page):
     most = guard_module.BODY_BYTES
     for more in ({"body": b"x" * (most + 1)}, {"pieces": [b"x" * 40_000] * 2}, {"content_length": "9" * 19}):
         status, _, text = page("POST", JOIN, **more)
@@ -166,7 +166,7 @@ def test_bodies_are_bounded_before_they_are_parsed(page):
     assert not page.seen
 
 
-def test_a_body_must_arrive_in_time(page, monkeypatch):
+def test_guard_rejects_a_body_that_does_not_arrive_in_time(page, monkeypatch):
     monkeypatch.setattr(guard_module, "BODY_SECONDS", 0.05)
     monkeypatch.setattr(guard_module, "_DRAIN_SECONDS", 0.05)
     status, _, text = page("POST", JOIN, pieces=[b"slow"])
@@ -174,12 +174,12 @@ def test_a_body_must_arrive_in_time(page, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["/gradio_api/component_server", "/gradio_api/run/predict", "/login", "/nothing"])
-def test_what_the_page_does_not_send_is_refused(page, path):
+def test_guard_rejects_what_the_page_does_not_send(page, path):
     assert page("POST", path, b"{}")[0] == 404
     assert page("PUT", UPLOAD, b"{}")[0] == page("GET", "/gradio_api/deep_link?session_hash=a")[0] == 404
 
 
-def test_only_files_of_this_browser_are_read(page):
+def test_guard_lets_only_files_of_this_browser_be_read(page):
     mine, theirs = page.folder / "a" / "mine.png", page.folder / "b" / "theirs.png"
     assert page("POST", UPLOAD, json.dumps([str(mine)]).encode())[0] == 200
     me, page.cookie = page.cookie, ""
@@ -204,7 +204,7 @@ def test_only_files_of_this_browser_are_read(page):
     assert page("GET", f"/gradio_api/file={mine}", cookie="")[0] == 403
 
 
-def test_files_that_the_server_tells_of_may_be_given_back(page):
+def test_sessions_tell_lets_files_be_given_back(page):
     assert page("GET", "/")[0] == 200
     path = page.folder / "c" / "frame.png"
     event = {"msg": "process_generating", "output": {"data": [[["replace", ["background", "path"], str(path)]]]}}
@@ -212,7 +212,7 @@ def test_files_that_the_server_tells_of_may_be_given_back(page):
     assert page.join([None, {"background": file(path)}, *GOOD[2:]])[0] == 200
 
 
-def test_a_pages_name_is_its_browsers(page):
+def test_guard_keeps_the_name_of_a_page_to_its_browser(page):
     assert page.join(GOOD)[0] == 200
     me, page.cookie = page.cookie, ""
     for path in ("/gradio_api/queue/data?session_hash=abc", "/gradio_api/heartbeat/abc"):
@@ -244,25 +244,25 @@ def test_a_pages_name_is_its_browsers(page):
         (None, "Request (data): Input should be a valid list"),
     ],
 )
-def test_fields_are_what_the_page_sends(page, data, line):
+def test_requests_have_only_fields_that_the_page_sends(page, data, line):
     status, _, text = page.join(data)
     assert status == 400 and json.loads(text)["detail"].startswith(line) and not page.seen
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[" * 60_000, b"[]", b"1" * 5000, b'{"session_hash": null}'])
-def test_what_is_no_request_is_one_line(page, body):
+def test_guard_rejects_what_is_no_request_in_one_line(page, body):
     status, _, text = page("POST", JOIN, body)
     assert status == 403 and json.loads(text)["detail"].count("\n") == 0 and not page.seen
 
 
-def test_many_files_are_refused(page):
+def test_requests_reject_many_files(page):
     page.cookie = ""
     body = {"data": GOOD, "fn_index": 3, "session_hash": "a", "event_data": [file(page.folder / "example.png")] * 17}
     status, _, text = page("POST", JOIN, json.dumps(body).encode())
     assert status == 400 and "17 files; 16 are the most" in text
 
 
-def test_uploads_are_bounded_in_sum_and_forgotten_after_their_time(tmp_path):
+def test_sessions_bound_uploads_in_sum_and_forget_them_after_their_time(tmp_path):
     page = Page(tmp_path, limits=Limits(session_mb=0.2, total_mb=0.4))  # each counts for at least 64 KiB
     assert [page("POST", UPLOAD, b"[]")[0] for _ in range(4)] == [200, 200, 200, 429]
     page.cookie = ""
@@ -274,7 +274,7 @@ def test_uploads_are_bounded_in_sum_and_forgotten_after_their_time(tmp_path):
     assert page("POST", UPLOAD, b"[]")[0] == 200
 
 
-def test_the_same_upload_counts_once(tmp_path):
+def test_sessions_count_the_same_upload_once(tmp_path):
     page = Page(tmp_path, limits=Limits(session_mb=0.1))
     body = json.dumps([str(tmp_path / "a.png")]).encode()
     assert [page("POST", UPLOAD, body)[0] for _ in range(5)] == [200] + [429] * 4
@@ -282,7 +282,7 @@ def test_the_same_upload_counts_once(tmp_path):
     assert [page("POST", UPLOAD, body)[0] for _ in range(5)] == [200] * 5
 
 
-def test_uploads_that_do_not_come_do_not_count(tmp_path, monkeypatch):
+def test_sessions_do_not_count_uploads_that_do_not_come(tmp_path, monkeypatch):
     page = Page(tmp_path, limits=Limits(session_mb=0.1))
     monkeypatch.setattr(guard_module, "UPLOAD_SECONDS", 0.02)
     monkeypatch.setattr(guard_module, "_DRAIN_SECONDS", 0.02)
@@ -291,7 +291,7 @@ def test_uploads_that_do_not_come_do_not_count(tmp_path, monkeypatch):
     assert page("POST", UPLOAD, b"[]")[0] == 200
 
 
-def test_old_files_are_removed(page, monkeypatch):
+def test_sessions_sweep_removes_old_files(page, monkeypatch):
     (page.folder / "tmp1").mkdir()
     (page.folder / "tmp1" / "mask.png").touch()
     page.sessions.sweep()

@@ -71,7 +71,7 @@ def stroke(page, editor):
 
 
 @needs_chromium
-def test_a_picture_is_segmented_and_its_mask_downloaded(page, pictures, micro_folder_ldisn):
+def test_page_segments_an_image_and_gives_its_mask_to_download(page, pictures, micro_folder_ldisn):
     page.get_by_label("Steps").first.fill("2")
     drop(page, "#query", pictures["query"])
     drop(page, "#prompt", pictures["prompt"])
@@ -89,7 +89,7 @@ def test_a_picture_is_segmented_and_its_mask_downloaded(page, pictures, micro_fo
 
 
 @needs_chromium
-def test_examples_work_at_once(page):
+def test_page_examples_work_at_once(page):
     page.get_by_label("Steps").first.fill("2")
     page.get_by_role("button", name="One prompt").click()
     name, mask = content(page, "#download")
@@ -98,7 +98,7 @@ def test_examples_work_at_once(page):
 
 
 @needs_chromium
-def test_two_classes_give_a_label_map(page):
+def test_page_gives_a_label_map_of_two_classes(page):
     page.get_by_label("Steps").first.fill("2")
     page.get_by_role("button", name="Two classes").click()
     name, labels = content(page, "#download")
@@ -108,7 +108,7 @@ def test_two_classes_give_a_label_map(page):
 
 
 @needs_chromium
-def test_mistakes_are_clear_messages(page, pictures, tmp_path):
+def test_page_shows_mistakes_as_clear_messages(page, pictures, tmp_path):
     page.click("#segment")
     wait_for_error(page, "No query: drop a file of at most 0.2 MB")
     (tmp_path / "text.png").write_text("not an image")
@@ -138,7 +138,7 @@ def test_mistakes_are_clear_messages(page, pictures, tmp_path):
 
 
 @needs_chromium
-def test_what_an_editor_cannot_take_is_said_and_nothing_waits(page, pictures, tmp_path):
+def test_page_says_what_an_editor_cannot_take_and_does_not_wait(page, pictures, tmp_path):
     drop(page, "#query", pictures["query"])
     page.wait_for_selector("#query img")
     (tmp_path / "text.png").write_text("not an image")
@@ -154,7 +154,7 @@ def test_what_an_editor_cannot_take_is_said_and_nothing_waits(page, pictures, tm
 
 
 @needs_chromium
-def test_a_mask_file_is_shown_as_it_was_read(page, pictures):
+def test_page_shows_a_mask_file_as_it_was_read(page, pictures):
     drop(page, "#mask-file", pictures["mask"])
     page.wait_for_selector("#mask-read img")
     shown = page.request.get(page.locator("#mask-read img").get_attribute("src")).body()
@@ -165,7 +165,7 @@ def test_a_mask_file_is_shown_as_it_was_read(page, pictures):
 
 
 @needs_chromium
-def test_of_a_label_map_one_label_is_chosen(page, pictures, tmp_path, micro_folder_ldisn):
+def test_page_lets_one_label_of_a_label_map_be_chosen(page, pictures, tmp_path, micro_folder_ldisn):
     labels = np.zeros((40, 30), np.uint8)
     labels[10:30, 5:20], labels[30:, 15:] = 3, 9
     Image.fromarray(labels).save(tmp_path / "labels.png")
@@ -189,7 +189,7 @@ def test_of_a_label_map_one_label_is_chosen(page, pictures, tmp_path, micro_fold
 
 
 @needs_chromium
-def test_a_video_is_segmented_by_a_stroke_on_its_first_frame(page, clip):
+def test_page_segments_a_video_by_a_stroke_on_its_first_frame(page, clip):
     page.get_by_role("tab", name="Video").click()
     drop(page, "#video", clip)
     page.wait_for_selector("#video video")
@@ -206,7 +206,7 @@ def test_a_video_is_segmented_by_a_stroke_on_its_first_frame(page, clip):
 
 
 @pytest.mark.parametrize("knows", ["painted scenes only; photographs need another model", ""])
-def test_the_page_says_what_the_model_knows(monkeypatch, micro_folder, knows):
+def test_page_says_what_the_model_knows(monkeypatch, micro_folder, knows):
     from ldis_jax.demo import __main__ as command
     from ldis_jax.demo import page as page_module
 
@@ -221,7 +221,7 @@ def test_the_page_says_what_the_model_knows(monkeypatch, micro_folder, knows):
     assert sum(f"The model knows {knows}." in text for text in texts) == bool(knows)
 
 
-def test_options_of_ldisn_do_not_show_for_ldis1(micro_folder, tmp_path):
+def test_page_hides_options_of_ldisn_for_ldis1(micro_folder, tmp_path):
     from ldis_jax.demo.page import build
     from ldis_jax.demo.widgets import Server
 
@@ -230,7 +230,7 @@ def test_options_of_ldisn_do_not_show_for_ldis1(micro_folder, tmp_path):
     assert "ImageEditor" in kinds and not {"Slider", "Radio", "Number"} & kinds
 
 
-def test_errors_name_an_upload_without_its_folder(tmp_path):
+def test_server_clear_errors_names_an_upload_without_its_folder(tmp_path):
     from ldis_jax.demo import videos
     from ldis_jax.demo.widgets import Server
 

@@ -47,11 +47,11 @@ def array(path):
     return np.asarray(Image.open(path))
 
 
-def test_a_megabyte_is_what_gradio_takes_it_to_be():
+def test_limits_take_a_megabyte_for_what_gradio_does():
     assert Limits(upload_mb=1).upload_bytes == 1024 * 1024
 
 
-def test_a_prompt_is_what_was_painted_or_the_mask_file(pictures, painted):
+def test_read_prompt_takes_the_strokes_or_the_mask_file(pictures, painted):
     prompt = read_prompt(painted, None, "  ", LIMITS)
     np.testing.assert_array_equal(prompt.image, array(pictures["prompt"]))
     expected = np.zeros((40, 30), np.uint8)
@@ -72,7 +72,7 @@ def label_map(tmp_path):
     return str(tmp_path / "labels.png")
 
 
-def test_a_label_map_asks_for_a_choice(pictures, painted, label_map):
+def test_read_prompt_asks_for_a_choice_of_label_in_a_label_map(pictures, painted, label_map):
     labels = read_mask_labels(label_map, LIMITS)
     np.testing.assert_array_equal(labels, array(label_map))
     assert read_mask_labels(str(pictures["mask"]), LIMITS) is None
@@ -85,7 +85,7 @@ def test_a_label_map_asks_for_a_choice(pictures, painted, label_map):
 
 
 @pytest.mark.parametrize("size", [None, (40, 30), (3, 5), (1600, 1200)])
-def test_labels_to_choose_from_are_shown_with_their_shares(label_map, size):
+def test_label_choices_shows_labels_with_their_shares(label_map, size):
     labels = array(label_map) if size != (1600, 1200) else np.kron(array(label_map), np.ones((40, 40), np.uint8))
     shares, shown = label_choices(labels, None if size is None else np.full((*size, 3), 200, np.uint8))
     assert shares == {3: 300 / 1200, 9: 150 / 1200}
@@ -94,12 +94,12 @@ def test_labels_to_choose_from_are_shown_with_their_shares(label_map, size):
     assert tuple(background) == ((200,) * 3 if size in ((40, 30), (1600, 1200)) else (0,) * 3)
 
 
-def test_of_very_many_labels_the_first_are_offered():
+def test_label_choices_offers_the_first_of_very_many_labels():
     shares, _ = label_choices(np.arange(1, 3001, dtype=np.int32).reshape(50, 60), None)
     assert list(shares) == list(range(1, 65))
 
 
-def test_large_prompts_are_kept_small_in_shape(tmp_path):
+def test_read_prompt_keeps_large_prompts_small_in_shape(tmp_path):
     Image.new("RGB", (2000, 1000), "red").save(tmp_path / "large.png")
     mask = np.zeros((1000, 2000), np.uint8)
     mask[:, 1000:] = 255
@@ -110,7 +110,7 @@ def test_large_prompts_are_kept_small_in_shape(tmp_path):
     assert prompt.mask[:, 707:].all() and not prompt.mask[:, :707].any()
 
 
-def test_labels_are_the_colours_of_the_strokes(painted):
+def test_read_labels_follows_the_colours_of_the_strokes(painted):
     labels = read_labels(painted, LIMITS)
     assert (labels[10:30, 5:20] == 1).all() and (labels[32:38, 22:28] == 2).all() and labels[0, 0] == 0
     strokes = array(painted["layers"][0]).copy()
@@ -119,7 +119,7 @@ def test_labels_are_the_colours_of_the_strokes(painted):
     assert read_labels(painted, LIMITS)[20, 6] == 255
 
 
-def test_labels_of_many_colours_are_those_of_the_nearest(tmp_path):
+def test_read_labels_takes_the_nearest_of_many_colours(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (60, 70, 4), np.uint8)
     pixels[..., 3] = 255
     Image.fromarray(pixels).save(tmp_path / "layer.png")
@@ -159,7 +159,7 @@ def test_labels_of_many_colours_are_those_of_the_nearest(tmp_path):
         (lambda p, e, t: read_prompt({**e, "background": str(p["query"])}, None, "", LIMITS), "Empty mask"),
     ],
 )
-def test_mistakes_are_one_clear_line(pictures, painted, tmp_path, call, message):
+def test_uploads_answer_mistakes_in_one_clear_line(pictures, painted, tmp_path, call, message):
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "empty").touch()  # what the page's script sends in place of too large an image
     (tmp_path / "cut.png").write_bytes(pictures["query"].read_bytes()[:300])
@@ -170,7 +170,7 @@ def test_mistakes_are_one_clear_line(pictures, painted, tmp_path, call, message)
     assert "\n" not in str(caught.value) and str(tmp_path) not in str(caught.value)
 
 
-def test_one_class_gives_the_pipelines_mask(pipe, pictures, painted, tmp_path):
+def test_segment_gives_the_pipelines_mask_of_one_class(pipe, pictures, painted, tmp_path):
     query, prompt = read_query(pictures["query"], LIMITS), read_prompt(painted, str(pictures["mask"]), "", LIMITS)
     *_, result = segment(pipe, query, [prompt], tmp_path / "out", seed=0)
     expected = pipe(pictures["query"], [(pictures["prompt"], pictures["mask"])])
@@ -180,7 +180,7 @@ def test_one_class_gives_the_pipelines_mask(pipe, pictures, painted, tmp_path):
     assert result.shares == {"object": pytest.approx(expected.mask.mean())}
 
 
-def test_ldisn_shows_every_step(micro_folder_ldisn, pictures, painted, tmp_path):
+def test_segment_shows_every_step_of_ldisn(micro_folder_ldisn, pictures, painted, tmp_path):
     query = read_query(pictures["query"], LIMITS)
     prompt = read_prompt(painted, None, "", LIMITS)
     pipe = LDISPipeline.from_pretrained(micro_folder_ldisn)
@@ -190,7 +190,7 @@ def test_ldisn_shows_every_step(micro_folder_ldisn, pictures, painted, tmp_path)
     np.testing.assert_array_equal(results[1].pseudo_mask, results[2].pseudo_mask)
 
 
-def test_class_names_put_prompts_together(pipe, tmp_path):
+def test_segment_puts_prompts_together_by_class_name(pipe, tmp_path):
     rng = np.random.default_rng(0)
     image, query = rng.integers(0, 256, (2, 20, 20, 3), np.uint8)
     left = (np.arange(20) < 10).astype(np.uint8)[None].repeat(20, 0)
@@ -203,7 +203,7 @@ def test_class_names_put_prompts_together(pipe, tmp_path):
     assert list(result.shares) == ["a", "b"] and result.pseudo_mask is None
 
 
-def test_prompts_and_classes_are_counted():
+def test_add_prompt_bounds_prompts_and_classes():
     prompt = PaintedPrompt(np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), np.uint8), "a")
     with pytest.raises(LDISError, match="16 prompts of 7 classes"):
         add_prompt([prompt] * 16, prompt)
@@ -212,7 +212,7 @@ def test_prompts_and_classes_are_counted():
         add_prompt(names, prompt)
 
 
-def test_a_video_becomes_an_overlay_and_a_zip_of_label_maps(pipe, clip, tmp_path):
+def test_videos_segment_gives_an_overlay_and_a_zip_of_label_maps(pipe, clip, tmp_path):
     labels = np.zeros((32, 48), np.uint8)
     labels[8:20, 4:16] = 2
     np.testing.assert_array_equal(videos.first_frame(clip, LIMITS).shape, (32, 48, 3))
@@ -228,7 +228,7 @@ def test_a_video_becomes_an_overlay_and_a_zip_of_label_maps(pipe, clip, tmp_path
             np.testing.assert_array_equal(array(io.BytesIO(archive.read(name))), label_map)
 
 
-def test_an_animation_with_a_frame_of_another_size_is_a_video(pipe, tmp_path):
+def test_videos_segment_takes_an_animation_with_a_frame_of_another_size(pipe, tmp_path):
     frames = [Image.new("RGB", (48, 32), colour) for colour in ("red", "green", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=[100, 700, 200])
     data = (tmp_path / "a.gif").read_bytes()
@@ -244,7 +244,7 @@ def test_an_animation_with_a_frame_of_another_size_is_a_video(pipe, tmp_path):
     assert list(last.notes) == ["cut.gif: ends after 2 frames; the file is damaged or cut off"]
 
 
-def test_a_film_of_an_animation_ends_when_it_takes_too_long(clip, tmp_path):
+def test_film_of_ends_when_it_takes_too_long(clip, tmp_path):
     assert len(list(videos.read_video(videos.film_of(clip, LIMITS, tmp_path)))) == 6
 
     def late(frames):
@@ -257,14 +257,14 @@ def test_a_film_of_an_animation_ends_when_it_takes_too_long(clip, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_video_that_fails_leaves_no_files(pipe, clip, tmp_path):
+def test_videos_segment_leaves_no_files_of_a_video_that_fails(pipe, clip, tmp_path):
     with pytest.raises(LDISError, match=r"video: 48x32 is more than"):
         list(videos.segment(pipe, clip, np.ones((32, 48), np.uint8), Limits(megapixels=0.001), tmp_path))
     assert not {path.suffix for path in tmp_path.iterdir()} & {".mp4", ".zip"}
 
 
 @pytest.mark.parametrize("photographs", [True, False])
-def test_examples_are_the_same_every_time(photographs):
+def test_make_examples_gives_the_same_every_time(photographs):
     first, second = make_examples(photographs), make_examples(photographs)
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a.query, b.query)
@@ -290,13 +290,13 @@ def test_examples_are_the_same_every_time(photographs):
         (["--model=nowhere", "--port=0", "--host=0.0.0.0", "--user=me", "--password=word"], "nowhere"),
     ],
 )
-def test_the_commands_bad_usage_exits_with_2_and_one_line(monkeypatch, capsys, tmp_path, arguments, message):
+def test_demo_exits_with_2_and_one_line_on_bad_usage(monkeypatch, capsys, tmp_path, arguments, message):
     monkeypatch.chdir(tmp_path)
     status, _, err = call_command(command.main, monkeypatch, capsys, *arguments)
     assert status == 2 and message in err and err.count("\n") == 1
 
 
-def test_help_waits_for_nothing_and_there_is_no_sharing():
+def test_demo_help_waits_for_nothing_and_offers_no_sharing():
     code = (
         "import sys; sys.argv = ['demo', '--help']\n"
         "import runpy\ntry: runpy.run_module('ldis_jax.demo', run_name='__main__')\n"

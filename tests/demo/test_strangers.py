@@ -86,7 +86,7 @@ def editor(background, *layers):
     return {"background": as_file(background), "layers": [as_file(layer) for layer in layers], "composite": None}
 
 
-def test_what_a_browser_uploads_is_segmented(server):
+def test_server_segments_what_a_browser_uploads(server):
     mine = Browser(server)
     _, [query] = mine.upload(("query.png", png(24, 50, 3)))
     _, [prompt] = mine.upload(("prompt.png", png(40, 30, 3)))
@@ -106,7 +106,7 @@ def _mask():
     return file.getvalue()
 
 
-def test_other_files_of_the_server_are_refused(server, pictures):
+def test_server_rejects_files_that_the_browser_has_not_uploaded(server, pictures):
     mine, theirs = Browser(server), Browser(server)
     _, [query] = theirs.upload(("query.png", png(24, 50, 3)))
     for path in ("/etc/hostname", str(pictures["query"]), query):
@@ -116,7 +116,7 @@ def test_other_files_of_the_server_are_refused(server, pictures):
         assert mine.ask("GET", f"/gradio_api/file={path}")[0] == 403
 
 
-def test_damaged_files_are_one_line(server):
+def test_server_answers_damaged_files_in_one_line(server):
     mine = Browser(server)
     _, [query] = mine.upload(("query.png", png(24, 50, 3)))
     _, [damaged] = mine.upload(("layer_0.png", png(24, 50, 4)[:200]))
@@ -126,20 +126,20 @@ def test_damaged_files_are_one_line(server):
     assert mine.segment(**{"query": as_file(query), "class": None})[0] == 400
 
 
-def test_large_requests_are_refused_and_the_server_goes_on(server):
+def test_server_rejects_large_requests_and_goes_on(server):
     mine = Browser(server)
     assert mine.segment(**{"class": "x" * 20_000_000})[0] == 413
     assert mine.upload(*[(f"{i}.png", png(200, 300, 3)) for i in range(6)])[0] == 413  # each is below the limit
     assert mine.ask("GET", "/")[0] == 200
 
 
-def test_foreign_pages_are_refused(server):
+def test_server_rejects_foreign_pages(server):
     mine = Browser(server)
     assert mine.ask("GET", "/config", Host="evil.example")[0] == 421
     assert mine.ask("POST", "/gradio_api/upload", b"", Origin="http://evil.example")[0] == 403
 
 
-def test_a_connection_on_which_nothing_is_asked_ends(server):
+def test_server_ends_a_connection_on_which_nothing_is_asked(server):
     address = urlsplit(server)
     with socket.create_connection((address.hostname, address.port)) as silent:
         silent.settimeout(20)
@@ -148,7 +148,7 @@ def test_a_connection_on_which_nothing_is_asked_ends(server):
         assert silent.recv(1) == b"" and 5 < time.monotonic() - start < 15
 
 
-def test_runs_are_bounded_in_time_and_disk(tmp_path):
+def test_server_in_time_bounds_runs_in_time_and_disk(tmp_path):
     from ldis_jax.demo.widgets import Server
 
     server = Server(None, Limits(minutes=1e-9), tmp_path)

@@ -31,7 +31,7 @@ def network(z, t, library):
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 @pytest.mark.parametrize("num_steps", [1, 7, 20, 30])
-def test_every_step_is_diffusers(sampler, prediction_type, spacing, num_steps):
+def test_sample_is_diffusers_at_every_step(sampler, prediction_type, spacing, num_steps):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     from diffusers.schedulers import scheduling_ddpm
@@ -68,7 +68,7 @@ def test_every_step_is_diffusers(sampler, prediction_type, spacing, num_steps):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
-def test_a_perfect_network_finds_the_data(num_steps, sampler, prediction_type, spacing):
+def test_sample_finds_the_data_with_a_perfect_network(num_steps, sampler, prediction_type, spacing):
     schedule = NoiseSchedule(prediction_type=prediction_type, set_alpha_to_one=True, timestep_spacing=spacing)
     data = jnp.asarray(np.random.default_rng(1).normal(size=SHAPE).astype(np.float32))
 
@@ -81,7 +81,7 @@ def test_a_perfect_network_finds_the_data(num_steps, sampler, prediction_type, s
     np.testing.assert_allclose(found, data, atol=2e-4)
 
 
-def test_ddim_ends_at_the_first_noise_level_unless_told_otherwise():
+def test_sample_by_ddim_ends_at_the_first_noise_level_unless_told_otherwise():
     schedule, data = NoiseSchedule(), jnp.full(SHAPE, 2.0)
     eps = jnp.asarray(NOISE)
     signal, sigma = schedule.coefficients(jnp.asarray(951))
@@ -91,7 +91,7 @@ def test_ddim_ends_at_the_first_noise_level_unless_told_otherwise():
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 @pytest.mark.parametrize("num_steps", [3, 600])
-def test_ddpm_ignores_the_last_steps_noise_and_no_other(num_steps, spacing):
+def test_sample_by_ddpm_ignores_the_last_steps_noise_and_no_other(num_steps, spacing):
     schedule = NoiseSchedule(timestep_spacing=spacing)
 
     def run(silent_step: int) -> jax.Array:
@@ -109,7 +109,7 @@ def test_ddpm_ignores_the_last_steps_noise_and_no_other(num_steps, spacing):
     np.testing.assert_array_equal(run(num_steps - 1), reference)
 
 
-def test_steps_may_differ_in_their_network():
+def test_sample_takes_steps_that_differ_in_their_network():
     """Two networks, one a part of the steps: three loops give what one with a choice gives."""
     schedule, noise = NoiseSchedule(), jnp.asarray(NOISE)
 

@@ -27,11 +27,11 @@ SD15 = {
 }
 
 
-def test_defaults_are_sd15():
+def test_noise_schedule_defaults_are_sd15():
     assert NoiseSchedule.from_dict(SD15) == NoiseSchedule()
 
 
-def test_survives_its_own_file():
+def test_noise_schedule_survives_its_own_file():
     schedule = NoiseSchedule(prediction_type="v_prediction", set_alpha_to_one=True, timestep_spacing="trailing")
     assert NoiseSchedule.from_dict(schedule.to_dict()) == schedule
 
@@ -48,13 +48,13 @@ def test_survives_its_own_file():
         {"use_karras_sigmas": True},
     ],
 )
-def test_what_cannot_be_honoured_is_an_error(change):
+def test_noise_schedule_rejects_what_it_cannot_honour(change):
     (key,) = change
     with pytest.raises(LDISError, match=key):
         NoiseSchedule.from_dict(SD15 | change)
 
 
-def test_cumulative_product():
+def test_noise_schedule_alphas_cumprod_is_the_cumulative_product():
     alpha_bar = NoiseSchedule().alphas_cumprod
     betas = [(0.00085**0.5 + (0.012**0.5 - 0.00085**0.5) * t / 999) ** 2 for t in range(1000)]
     product = 1.0
@@ -63,30 +63,30 @@ def test_cumulative_product():
         assert alpha_bar[t] == pytest.approx(product, rel=1e-12)
 
 
-def test_linear_betas():
+def test_noise_schedule_takes_linear_betas():
     alpha_bar = NoiseSchedule(
         beta_schedule="linear", beta_start=0.1, beta_end=0.3, num_train_timesteps=3
     ).alphas_cumprod
     np.testing.assert_allclose(alpha_bar, [0.9, 0.9 * 0.8, 0.9 * 0.8 * 0.7])
 
 
-def test_leading_timesteps():
+def test_noise_schedule_spaces_leading_timesteps():
     np.testing.assert_array_equal(NoiseSchedule().timesteps(20), range(951, 0, -50))
     np.testing.assert_array_equal(NoiseSchedule(steps_offset=0).timesteps(4), [750, 500, 250, 0])
 
 
-def test_trailing_timesteps():
+def test_noise_schedule_spaces_trailing_timesteps():
     np.testing.assert_array_equal(NoiseSchedule(timestep_spacing="trailing").timesteps(4), [999, 749, 499, 249])
 
 
 @pytest.mark.parametrize("num_steps", [0, 1001])
-def test_impossible_step_counts(num_steps):
+def test_noise_schedule_rejects_impossible_step_counts(num_steps):
     with pytest.raises(LDISError, match=f"num_steps={num_steps}"):
         NoiseSchedule().timesteps(num_steps)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_noise_and_target_are_diffusers(prediction_type):
+def test_noise_schedule_noise_and_target_are_diffusers(prediction_type):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     schedule = NoiseSchedule(prediction_type=prediction_type)

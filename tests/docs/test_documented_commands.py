@@ -20,14 +20,14 @@ DOCUMENTS = [path for pattern in ("*.md", "docs/*.md", "data/**/*.md", "launch/*
 
 _COMMAND = re.compile(r"^(?:\S*python3?(?: -m (?=ldis_jax)| (?=(?:tools|data|benchmarks)/))|(?=launch/\w+\.sh))(\S.*)$")
 _TRAINS = "tests/docs/test_notebooks.py::test_finetune"
-_FINETUNES = "tests/docs/test_pages.py::test_the_commands_of_the_fine_tuning_page"
-_CONVERTS = "tests/commands/test_convert_weights.py::test_stable_diffusion_becomes_a_model_folder"
-_COMPILES = "tests/costs/test_compile.py::test_both_programs_on_a_slice"
+_FINETUNES = "tests/docs/test_pages.py::test_finetune_page_commands_work_in_order_as_they_stand"
+_CONVERTS = "tests/commands/test_convert_weights.py::test_convert_makes_a_model_folder_of_stable_diffusion"
+_COMPILES = "tests/costs/test_compile.py::test_compile_reports_both_programs_on_a_slice"
 _BUILDS = "tests/data/test_build_command.py::test_build_and_build_again"
-_FREEZES = "tests/input_pipeline/test_freeze_episodes.py::test_manifest"
-_EVALUATES = "tests/evaluation/test_benchmark.py::test_a_report"
-_REPRODUCES = "tests/docs/test_reproduce.py::test_every_command"
-_LAUNCHES = "tests/docs/test_documented_commands.py::test_a_launch_command_is_good"
+_FREEZES = "tests/input_pipeline/test_freeze_episodes.py::test_freeze_episodes_writes_a_manifest"
+_EVALUATES = "tests/evaluation/test_benchmark.py::test_evaluate_writes_a_report_and_its_page"
+_REPRODUCES = "tests/docs/test_reproduce.py::test_reproduce_page_commands_work_in_order_as_they_stand"
+_LAUNCHES = "tests/docs/test_documented_commands.py::test_documented_commands_to_launch_are_good"
 
 # Program and its flags, without values -> the test that runs it.
 RUN_BY = {
@@ -35,10 +35,10 @@ RUN_BY = {
     "ldis_jax.main --config --config.init.folder": _TRAINS,
     "ldis_jax.main --config --config.init.folder --workdir": _TRAINS,
     "ldis_jax.main --config --config.init.folder --config.mesh.fsdp --multihost --workdir": (
-        "tests/training/test_crash.py::test_one_process_then_two_then_one"
+        "tests/training/test_crash.py::test_main_goes_on_with_two_processes_and_then_with_one"
     ),
     "ldis_jax.main --config --config.executable --config.init.folder --config.mesh.fsdp": (
-        "tests/training/test_compiled_step.py::test_a_second_run_loads_it_and_ends_the_same"
+        "tests/training/test_compiled_step.py::test_train_loads_a_compiled_step_and_ends_the_same"
     ),
     "ldis_jax.main --config --config.data.folder --config.init.folder --workdir": _FINETUNES,
     "ldis_jax.main --config --config.data.folder --workdir": _FINETUNES,
@@ -46,18 +46,22 @@ RUN_BY = {
     "ldis_jax.segment --model --out --overlay --prompt --query": (
         "tests/test_commands.py::test_segment_writes_mask_and_overlay"
     ),
-    "ldis_jax.segment --model --out --prompt --query": "tests/test_segment_labels.py::test_a_label_of_a_label_map",
-    "ldis_jax.demo --model": "tests/demo/test_page.py::test_examples_work_at_once",
+    "ldis_jax.segment --model --out --prompt --query": (
+        "tests/test_segment_labels.py::test_segment_takes_a_label_of_a_label_map"
+    ),
+    "ldis_jax.demo --model": "tests/demo/test_page.py::test_page_examples_work_at_once",
     "ldis_jax.convert --alpha_clip --out --sd15 --task": _CONVERTS,
-    "ldis_jax.named_models": "tests/weights/test_named_models.py::test_the_command_lists_verifies_and_removes",
-    "ldis_jax.named_models --ldis": "tests/weights/test_named_models.py::test_two_candidates",
+    "ldis_jax.named_models": "tests/weights/test_named_models.py::test_named_models_lists_verifies_and_removes",
+    "ldis_jax.named_models --ldis": (
+        "tests/weights/test_named_models.py::test_named_folder_asks_which_of_two_candidates_is_meant"
+    ),
     "ldis_jax.convert --lora --model --out": _FINETUNES,
     "ldis_jax.export --model --num_prompts --out": (
-        "tests/test_export.py::test_the_documented_program_runs_without_this_package"
+        "tests/test_export.py::test_export_runs_as_documented_without_this_package"
     ),
     "ldis_jax.evaluate --benchmark --data --model --out": _EVALUATES,
     "ldis_jax.evaluate --benchmark --data --manifest --model --out": (
-        "tests/evaluation/test_folder_benchmark.py::test_another_model_on_the_same_episodes"
+        "tests/evaluation/test_folder_benchmark.py::test_evaluate_folder_runs_another_model_on_the_same_episodes"
     ),
     "ldis_jax.compile --config --config.mesh.fsdp --topology": _COMPILES,
     "ldis_jax.compile --config --config.mesh.fsdp --program --topology": _COMPILES,
@@ -67,21 +71,23 @@ RUN_BY = {
     "data/build.py --out --source": _BUILDS,
     "data/build.py --out --source --split": _BUILDS,
     "data/freeze_episodes.py --episodes --num_shots --out --root --seed --split": _FREEZES,
-    "tools/mesh_test.py": "tests/training/test_crash.py::test_two_processes_that_share_parameters_and_one_that_goes_on",
-    "tools/calibrate.py": "tests/training/test_calibration.py::test_the_tool_fits_a_folder_in_place",
-    "tools/tpu_table.py --minutes": "tests/docs/test_scripts.py::test_the_table_of_slices_keeps_what_is_compiled",
-    "tools/speed_tables.py": "tests/docs/test_pages.py::test_tables_of_the_speed_page_are_those_of_the_figures",
-    "tools/error_messages.py": (
-        "tests/docs/test_error_messages.py::test_every_message_has_one_cause_and_every_cause_its_messages"
+    "tools/mesh_test.py": (
+        "tests/training/test_crash.py::test_main_shares_parameters_between_two_processes_and_goes_on_with_one"
     ),
-    "tools/explain_pictures.py --model --out": "tests/docs/test_scripts.py::test_pictures_that_explain",
+    "tools/calibrate.py": "tests/training/test_calibration.py::test_calibrate_fits_a_folder_in_place",
+    "tools/tpu_table.py --minutes": "tests/docs/test_scripts.py::test_tpu_table_keeps_what_is_compiled",
+    "tools/speed_tables.py": "tests/docs/test_pages.py::test_speed_page_has_the_tables_of_the_figures",
+    "tools/error_messages.py": (
+        "tests/docs/test_error_messages.py::test_error_messages_have_one_cause_each_and_every_cause_has_messages"
+    ),
+    "tools/explain_pictures.py --model --out": "tests/docs/test_scripts.py::test_explain_pictures_draws_every_sheet",
     "tools/paper_table.py --reports": _REPRODUCES,
     "benchmarks/evidence/small_data.py --source": "tests/docs/test_evidence.py::test_small_data",
-    "benchmarks/evidence/sweep.py --only": "tests/docs/test_evidence.py::test_a_variant_is_run_once",
-    "benchmarks/evidence/sweep.py --minutes": "tests/docs/test_evidence.py::test_a_variant_is_run_once",
-    "benchmarks/evidence/report.py": "tests/docs/test_evidence.py::test_the_page_is_that_of_the_results",
-    "benchmarks/variants.py": "tests/docs/test_scripts.py::test_costs_of_the_variants",
-    "benchmarks/convert.py": "tests/docs/test_scripts.py::test_seconds_and_memory_of_conversion",
+    "benchmarks/evidence/sweep.py --only": "tests/docs/test_evidence.py::test_sweep_runs_a_variant_once",
+    "benchmarks/evidence/sweep.py --minutes": "tests/docs/test_evidence.py::test_sweep_runs_a_variant_once",
+    "benchmarks/evidence/report.py": "tests/docs/test_evidence.py::test_evidence_page_is_that_of_the_results",
+    "benchmarks/variants.py": "tests/docs/test_scripts.py::test_variants_benchmark_prints_the_costs_of_every_variant",
+    "benchmarks/convert.py": "tests/docs/test_scripts.py::test_convert_benchmark_measures_seconds_and_memory",
     "launch/tpu_vm.sh": _LAUNCHES,
     "launch/gke_jobset.sh": _LAUNCHES,
     "launch/gke_xpk.sh": _LAUNCHES,
@@ -127,7 +133,7 @@ LAUNCHED = [words for words in COMMANDS if words[0].startswith("launch/")]
 PARSED = [words for words in COMMANDS if words not in CONFIGURED + LAUNCHED and len(words) > 1]
 
 
-def test_every_command_is_run_by_a_test():
+def test_documented_commands_are_each_run_by_a_test():
     assert len(COMMANDS) > 25 and {kind(words) for words in COMMANDS} == RUN_BY.keys()
     for place in set(RUN_BY.values()):
         file, name = place.split("::")
@@ -146,7 +152,7 @@ def _start(*_, **__):
 
 
 @pytest.mark.parametrize("words", PARSED, ids=shlex.join)
-def test_arguments_are_good(words, monkeypatch):
+def test_documented_commands_have_good_arguments(words, monkeypatch):
     program = words[0]
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(str(ROOT / "data"))
@@ -183,7 +189,7 @@ for line in sys.stdin.read().splitlines():
 """
 
 
-def test_configs_and_their_keys_are_good():
+def test_documented_commands_have_good_configs_and_keys():
     lines = "\n".join(" ".join(words) for words in CONFIGURED)
     assert CONFIGURED and "'" not in lines
     command = [sys.executable, "-W", "ignore", "-c", _READ_CONFIGS]
@@ -192,7 +198,7 @@ def test_configs_and_their_keys_are_good():
 
 
 @pytest.mark.parametrize("words", LAUNCHED, ids=lambda words: " ".join(words[:2]))
-def test_a_launch_command_is_good(world, words):  # noqa: F811
+def test_documented_commands_to_launch_are_good(world, words):  # noqa: F811
     script, action, *rest = words
     result = world.run(script.removeprefix("launch/"), action, "--dry_run", *rest)
     assert result.returncode == 0, result.stderr

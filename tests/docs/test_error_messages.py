@@ -11,14 +11,14 @@ tool = load_script(ROOT / "tools" / "error_messages.py")
 PAGE = tool.PAGE.read_text(encoding="utf-8")
 
 
-def test_every_message_has_one_cause_and_every_cause_its_messages():
+def test_error_messages_have_one_cause_each_and_every_cause_has_messages():
     code = tool.messages_in_code()
     assert len(code) > 150
     homeless, unused = tool.differences(code, tool.causes_on_page(PAGE))
     assert not homeless and not unused, "python tools/error_messages.py says which"
 
 
-def test_words_say_something_and_stand_once():
+def test_troubleshooting_page_words_say_something_and_stand_once():
     words = [words for words_of_one in tool.causes_on_page(PAGE).values() for words in words_of_one]
     assert [w for w, n in Counter(words).items() if n > 1] == []
     assert [w for w in words if len(re.findall(r"\w", w)) < 6] == []
@@ -27,14 +27,14 @@ def test_words_say_something_and_stand_once():
     assert most < len(code) / 10, "words that fit nearly everything"
 
 
-def test_every_cause_has_advice():
+def test_troubleshooting_page_has_advice_for_every_cause():
     sections = [section.split("\n\n") for section in re.split(r"^#+ ", PAGE, flags=re.M)]
     causes = [parts for parts in sections if len(parts) > 1 and parts[1].startswith("> ")]
     assert len(causes) == len(tool.causes_on_page(PAGE)) > 30
     assert all(len(parts) > 2 and len(parts[2].split()) > 5 for parts in causes)
 
 
-def test_templates_of_python():
+def test_messages_of_python_gives_templates():
     source = """
 def f(path, n, why):
     if n:
@@ -49,7 +49,7 @@ def f(path, n, why):
     assert sorted(found) == ["n=…: {must} be positive", "…", "…: [a folder / a file] of …; give another"]
 
 
-def test_only_quoted_lines_of_a_section_hold_words():
+def test_causes_on_page_takes_words_from_quoted_lines_only():
     text = "# Page\n\n`a`\n\n## One\n\n> `b`, `c …`,\n> `d`\n\nAdvice with `e`.\n\n### Two\n\n> `f`\n"
     assert tool.causes_on_page(text) == {"One": ["b", "c …", "d"], "Two": ["f"]}
 

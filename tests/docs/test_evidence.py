@@ -22,7 +22,7 @@ FILE = load_script(ROOT / "configs" / "evidence.py")
 SHORT = ["--config.train_steps=2", "--config.eval_every=2", "--config.eval.prompt_swap=2", "--config.eval.pictures=0"]
 
 
-def test_every_variant_is_run_and_has_the_same_budget():
+def test_variants_are_all_run_and_have_the_same_budget():
     assert FILE.VARIANTS.keys() == set(sweep.VARIANTS) and sweep.PROBES.keys() <= FILE.VARIANTS.keys()
     assert "sweep.py --only VARIANT\n" in FILE.__doc__
     configs = {name: FILE.get_config(name) for name in sorted(FILE.VARIANTS)}
@@ -33,7 +33,7 @@ def test_every_variant_is_run_and_has_the_same_budget():
         assert config.task.task == ("ldisn" if name.startswith("ldisn") else "ldis1")
 
 
-def test_the_shipped_model_is_one_of_them():
+def test_tiny_config_is_one_of_the_variants():
     tiny = load_script(ROOT / "configs" / "tiny.py").get_config()
     shipped, ours = (json.loads(config.to_json()) for config in (tiny, FILE.get_config("ldis1")))
     assert {key for key in shipped if shipped[key] != ours[key]} == {"eval", "eval_every", "checkpoint_every"}
@@ -105,7 +105,7 @@ def quick_sweep(tmp_path, monkeypatch):
 
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("quick_sweep")
-def test_a_variant_is_run_once(monkeypatch, capsys):
+def test_sweep_runs_a_variant_once(monkeypatch, capsys):
     monkeypatch.setattr(sweep, "SEEDS", (5,))
     arguments = ("--minutes=30", "--only", "ldisn")
     status, out, err = call_command(sweep.main, monkeypatch, capsys, *arguments)
@@ -125,7 +125,7 @@ def test_a_variant_is_run_once(monkeypatch, capsys):
     assert there == ["targets", "architectures", "prompts", "sampling", "unseen"]
 
 
-def test_what_scores_are_worth(micro_folder, tmp_path, monkeypatch):
+def test_probe_absence_measures_what_scores_are_worth(micro_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(probes, "_SCORED", 12)
     found = probes.Probe(micro_folder, 2).absence()
     assert 0 <= found["auroc"] <= 1 and 0 <= found["ece"] <= 1
@@ -149,7 +149,7 @@ def test_what_scores_are_worth(micro_folder, tmp_path, monkeypatch):
         assert image.size == (792, 396)
 
 
-def test_intervals_and_verdicts():
+def test_estimate_interval_decides_the_verdict_of_a_comparison():
     # Of 1, 2, 3: mean 2, standard error 1 / sqrt(3), Student's quantile of two degrees of freedom 4.303.
     estimate = Estimate((1.0, 2.0, 3.0))
     assert estimate.mean == 2 and estimate.half == pytest.approx(4.3027 / 3**0.5, abs=1e-3)
@@ -164,13 +164,13 @@ def test_intervals_and_verdicts():
     ((5.0, 5.0), "holds"), ((5.0, 0.0), "in part"), ((5.0, -5.0), "in part"), ((0.0, -5.0), "does not hold"),
     ((0.0, 0.0), "not decided"), ((), "no result yet"),
 ])  # fmt: skip
-def test_the_verdict_of_a_claim(tmp_path, gains, verdict):
+def test_evidence_verdict_follows_its_comparisons(tmp_path, gains, verdict):
     sentences = [Comparison(str(gain), Estimate((gain - 0.1, gain, gain + 0.1))) for gain in gains]
     found = dataclasses.replace(next(evidence(Results(tmp_path)))[1], comparisons=sentences)
     assert found.verdict == verdict and found.saying("holds") == [str(gain) for gain in gains if gain > 0]
 
 
-def test_gains_are_of_equal_seeds(tmp_path):
+def test_results_gain_compares_equal_seeds(tmp_path):
     for variant, seeds in {"a": {1: 10.0, 2: 40.0, 3: 70.0}, "b": {2: 45.0, 3: 74.0, 4: 0.0}}.items():
         for seed, value in seeds.items():
             result = {"variant": variant, "seed": seed, "value": value}
@@ -181,7 +181,7 @@ def test_gains_are_of_equal_seeds(tmp_path):
     assert results.has("a", "b") and not results.has("a", "c")
 
 
-def test_runs_that_share_nothing_are_compared_by_their_means(tmp_path):
+def test_results_contrast_compares_runs_that_share_nothing_by_their_means(tmp_path):
     for variant, values in {"a": (1.0, 2.0, 3.0), "b": (6.0, 4.0, 8.0)}.items():
         for seed, value in enumerate(values, start=1):
             result = {"variant": variant, "seed": seed, "value": value}
@@ -193,13 +193,13 @@ def test_runs_that_share_nothing_are_compared_by_their_means(tmp_path):
     assert dataclasses.replace(contrast, others=(1.0,)).half is None
 
 
-def test_what_was_measured_on_the_way_decides_no_claim(tmp_path):
+def test_evidence_verdict_ignores_what_was_measured_on_the_way(tmp_path):
     sentences = [Comparison("a", Estimate((4.9, 5.0, 5.1))), Comparison("b", Estimate((-4.9, -5.0, -5.1)), False)]
     found = dataclasses.replace(next(evidence(Results(tmp_path)))[1], comparisons=sentences)
     assert found.verdict == "holds" and found.saying("holds") == ["a"] and found.saying("does not hold") == []
 
 
-def test_what_mixtures_start_from_is_a_row(tmp_path):
+def test_joint_training_has_a_row_of_what_mixtures_start_from(tmp_path):
     for seed in (1, 2):
         sets = {"images/miou": 2.0 * seed, "semantic/miou": 4.0, "scenes/miou": 50.0}
         report = {"evaluation_set": "objects", "miou": 30.0 + seed, "other_sets": sets}
@@ -212,7 +212,7 @@ def test_what_mixtures_start_from_is_a_row(tmp_path):
     assert [estimate.values for estimate in rows["copy prompt"]] == [(2.0,), (8.0,), (2.0,), (2.0,)]
 
 
-def test_a_gain_below_masks_that_need_no_network_decides_nothing(tmp_path):
+def test_joint_training_decides_nothing_below_masks_that_need_no_network(tmp_path):
     sets = ("images", "objects", "semantic", "scenes")
     for variant, miou in {"joint": 9.0, "only_images": 12.0, "only_objects": 5.0, "only_semantic": 9.5}.items():
         for seed in (1, 2, 3):
@@ -230,7 +230,7 @@ def test_a_gain_below_masks_that_need_no_network_decides_nothing(tmp_path):
     assert alone.verdict == "cannot be tested here"
 
 
-def test_the_page_is_that_of_the_results():
+def test_evidence_page_is_that_of_the_results():
     text = report.PAGE.read_text(encoding="utf-8")
     results = Results(report.PLOTS / "results")
     assert report.page(text, results) == text, "run benchmarks/evidence/report.py"
@@ -241,7 +241,7 @@ def test_the_page_is_that_of_the_results():
         assert not found.painted or f"evidence/{found.key}_painted.png" in text
 
 
-def test_what_variants_paint_is_stored_and_shown(tmp_path):
+def test_sheet_shows_the_stored_predictions_of_variants(tmp_path):
     painted = np.arange(pictures.COUNT, dtype=np.uint8)[:, None, None, None] * np.full((1, 64, 64, 3), 40, np.uint8)
     pictures.store(painted, tmp_path / "a.png")
     shown = pictures.sheet({"a variant": tmp_path / "a.png"})
@@ -250,13 +250,13 @@ def test_what_variants_paint_is_stored_and_shown(tmp_path):
     assert len(pictures.episodes()) == pictures.COUNT
 
 
-def test_a_variant_without_its_rival_says_nothing(tmp_path):
+def test_evidence_verdict_says_nothing_of_a_variant_without_its_rival(tmp_path):
     found = dataclasses.replace(next(evidence(Results(tmp_path)))[1], rows=[("alone", [Estimate((1.0,))])])
     assert found.verdict == "no result yet" and report.block(found) == "No result yet.\n"
 
 
 @pytest.mark.parametrize("kind", [{}, {"curve": "number of prompts"}, {"plotted": ("mIoU", "other")}])
-def test_plots(tmp_path, kind):
+def test_plot_draws_every_kind_of_evidence(tmp_path, kind):
     rows = [(str(k), [Estimate((1.0 * k, 2.0 * k)), Estimate((3.0,))]) for k in (1, 5)]
     sentences = [
         Comparison("a", Estimate((1.0, 2.0))),
@@ -268,7 +268,7 @@ def test_plots(tmp_path, kind):
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 20
 
 
-def test_plots_show_what_differs_by_seed(tmp_path):
+def test_columns_of_a_plot_are_those_that_differ_by_seed(tmp_path):
     rows = [("a", [Count((20.0,)), Estimate((1.0, 2.0))])]
     columns = ("options", "evaluations", "mIoU")
     found = dataclasses.replace(next(evidence(Results(tmp_path)))[1], rows=rows, columns=columns)

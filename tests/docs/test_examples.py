@@ -3,7 +3,7 @@
 from tests.helpers import ROOT
 
 
-def test_the_config_of_ones_own():
+def test_train_page_example_of_a_config_of_ones_own_runs():
     example = (ROOT / "docs" / "train.md").read_text(encoding="utf-8").split("<!-- example -->\n```python\n")[1]
     names = {}
     exec(example.split("```")[0], names)

@@ -34,7 +34,7 @@ def outputs(cells, kind):
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
-def test_it_is_committed_without_results(path):
+def test_notebooks_are_committed_without_results(path):
     notebook = json.loads(path.read_text(encoding="utf-8"))
     nbformat.validate(nbformat.from_dict(notebook))
     assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook["cells"])
@@ -57,14 +57,14 @@ def install(request, tmp_path, monkeypatch):
     return call
 
 
-def test_it_asks_whose_repository_first(install, tmp_path):
+def test_notebooks_ask_whose_repository_first(install, tmp_path):
     with pytest.raises(AssertionError, match="REPO: write whose repository it is in place of OWNER"):
         install(tmp_path)
     # Not by constraints.txt: a TPU runtime brings the jax that fits its libtpu along.
     assert install(tmp_path, owner="someone") == ["git clone -q $REPO ldis-jax", "cd ldis-jax", "pip install -q -e ."]
 
 
-def test_it_starts_in_a_clone_as_it_is(install):
+def test_notebooks_start_in_a_clone_as_it_is(install):
     assert install(NOTEBOOKS, installed=True) == ["cd .."]
     assert install(NOTEBOOKS) == ["cd ..", "pip install -q -e ."]
     assert install(ROOT, installed=True) == [], "the cell is run again"

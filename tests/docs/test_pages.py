@@ -37,7 +37,7 @@ def defined_in(path):
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
-def test_links_and_tests_named_in_documents_exist(path):
+def test_documents_name_links_and_tests_that_exist(path):
     text = path.read_text(encoding="utf-8")
     for file, name in re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", text):
         assert name in defined_in(ROOT / file), f"{file}::{name}"
@@ -45,7 +45,7 @@ def test_links_and_tests_named_in_documents_exist(path):
         assert (path.parent / target).exists(), target
 
 
-def test_every_claim_of_the_weights_page_has_its_test():
+def test_weights_page_has_a_test_for_every_claim():
     page = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
     tables = re.findall(
         r"^\| (.*?) \| [^|]* \|$", page[page.index("## Sources") : page.index("## Figures")], re.MULTILINE
@@ -57,7 +57,7 @@ def test_every_claim_of_the_weights_page_has_its_test():
     assert len(claims) > 40 and claims <= set(proved)
 
 
-def test_tables_of_the_speed_page_are_those_of_the_figures():
+def test_speed_page_has_the_tables_of_the_figures():
     spec = importlib.util.spec_from_file_location("speed_tables", ROOT / "tools" / "speed_tables.py")
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
@@ -78,7 +78,7 @@ IN_PROCESS = {"ldis_jax.check_data": check_data, "ldis_jax.segment": segment, "l
 SHORT = ["--config.train_steps=2", "--config.batch_size=2", "--config.eval.batch_size=2", "--config.eval.pictures=2"]
 
 
-def test_the_commands_of_the_fine_tuning_page(tmp_path, micro_folder, monkeypatch, capsys):
+def test_finetune_page_commands_work_in_order_as_they_stand(tmp_path, micro_folder, monkeypatch, capsys):
     """All of them, in order and as they stand, where a user would be; training is short, of the smallest network."""
     masks = {f"cat{i}": mask for i, mask in enumerate(boxes(255).values())}
     image_folder(tmp_path / "my_images", masks, ending="jpg")

@@ -73,7 +73,7 @@ def _fetched(word, made):  # noqa: F811
 
 
 @pytest.mark.timeout(900)
-def test_every_command(folder, made, monkeypatch, capsys):  # noqa: F811
+def test_reproduce_page_commands_work_in_order_as_they_stand(folder, made, monkeypatch, capsys):  # noqa: F811
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICK}
     run, printed = [], ""
     for line in commands():
@@ -116,7 +116,7 @@ def test_every_command(folder, made, monkeypatch, capsys):  # noqa: F811
     assert published["ldisn-prompts", "ldis-coco, K = 1"] == "49.7"
 
 
-def test_the_hours_on_the_page_are_those_of_the_cells():
+def test_reproduce_page_hours_are_those_of_the_cells():
     script = load_script(ROOT / "tools" / "paper_table.py")
     written = PAGE.read_text(encoding="utf-8")
     assert script.hours_table() == written.split(script._START)[1].split(script._END)[0].strip()

@@ -18,7 +18,7 @@ from tests.costs.test_compile import needs_libtpu
 from tests.helpers import ROOT, load_script, paint_pair
 
 
-def test_costs_of_the_variants(monkeypatch, capsys):
+def test_variants_benchmark_prints_the_costs_of_every_variant(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["variants.py", "--micro", "--batch=1"])
     load_script(ROOT / "benchmarks" / "variants.py").main()
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
@@ -28,7 +28,7 @@ def test_costs_of_the_variants(monkeypatch, capsys):
     ]
 
 
-def test_seconds_and_memory_of_conversion(tmp_path):
+def test_convert_benchmark_measures_seconds_and_memory(tmp_path):
     pytest.importorskip("transformers")
     out = tmp_path / "convert.json"
     command = [sys.executable, "benchmarks/convert.py", "--micro", f"--json={out}", f"--work={tmp_path}"]
@@ -40,7 +40,7 @@ def test_seconds_and_memory_of_conversion(tmp_path):
     assert list(tmp_path.iterdir()) == [out], "the weights are gone"
 
 
-def test_what_a_save_costs(tmp_path):
+def test_checkpoint_benchmark_measures_what_a_save_costs(tmp_path):
     out = tmp_path / "checkpoint.json"
     command = [sys.executable, "benchmarks/checkpoint.py", "--config=tools/crash_config.py", "--every=2", "--pairs=3"]
     env = os.environ | {"XLA_FLAGS": QUICK}
@@ -52,7 +52,7 @@ def test_what_a_save_costs(tmp_path):
 
 
 @pytest.mark.timeout(900)
-def test_what_a_gpu_will_be_asked(tmp_path):
+def test_gpu_benchmark_runs_everything_that_a_gpu_will_be_asked(tmp_path):
     pytest.importorskip("diffusers")
     env = os.environ | {"PYTHON": sys.executable, "OUT": str(tmp_path), "XLA_FLAGS": QUICK, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
@@ -68,7 +68,7 @@ def test_what_a_gpu_will_be_asked(tmp_path):
     assert found["export"]["largest_difference"] < 1e-5
 
 
-def test_pictures_that_explain(micro_folder, micro_folder_ldisn, tmp_path, monkeypatch):
+def test_explain_pictures_draws_every_sheet(micro_folder, micro_folder_ldisn, tmp_path, monkeypatch):
     script = load_script(ROOT / "tools" / "explain_pictures.py")
     for folder in (micro_folder, micro_folder_ldisn):
         monkeypatch.setattr(sys, "argv", ["explain_pictures.py", f"--model={folder}", f"--out={tmp_path}"])
@@ -87,7 +87,7 @@ def test_pictures_that_explain(micro_folder, micro_folder_ldisn, tmp_path, monke
     assert [path.name for path in out.iterdir()] == ["leaving.png"]
 
 
-def test_what_fewer_steps_cost(micro_folder_ldisn, tmp_path, monkeypatch, capsys):
+def test_fewer_steps_benchmark_measures_what_fewer_steps_cost(micro_folder_ldisn, tmp_path, monkeypatch, capsys):
     script = load_script(ROOT / "benchmarks" / "fewer_steps.py")
     two = ({"sampler": "ddpm", "num_steps": 2}, {"sampler": "ddim", "num_steps": 1, "guidance_end": 0.0})
     monkeypatch.setattr(script, "variants", lambda: two)
@@ -102,7 +102,7 @@ def test_what_fewer_steps_cost(micro_folder_ldisn, tmp_path, monkeypatch, capsys
     assert capsys.readouterr().out.count("\n") == 4
 
 
-def test_masks_through_an_autoencoder(micro_folder, tmp_path, monkeypatch, capsys):
+def test_autoencoders_benchmark_measures_masks_through_an_autoencoder(micro_folder, tmp_path, monkeypatch, capsys):
     script = load_script(ROOT / "benchmarks" / "autoencoders.py")
     vae = read_vae_config(micro_folder / "vae")
     monkeypatch.setattr(script, "AutoencoderConfig", lambda: vae)
@@ -125,7 +125,7 @@ def test_masks_through_an_autoencoder(micro_folder, tmp_path, monkeypatch, capsy
     assert script.surviving(same, tmp_path, "val", 2) == {"miou": 100.0, "fb_iou": 100.0}
 
 
-def test_the_wait_for_a_first_mask(micro_folder, tmp_path, monkeypatch, capsys):
+def test_startup_benchmark_measures_the_wait_for_a_first_mask(micro_folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "figures.json"
     script = load_script(ROOT / "benchmarks" / "startup.py")
     monkeypatch.setattr(script, "COMMANDS", ("segment", "convert"))
@@ -138,7 +138,7 @@ def test_the_wait_for_a_first_mask(micro_folder, tmp_path, monkeypatch, capsys):
 
 @needs_libtpu
 @pytest.mark.timeout(900)
-def test_the_table_of_slices_keeps_what_is_compiled(micro_folder, tmp_path, monkeypatch, capsys):
+def test_tpu_table_keeps_what_is_compiled(micro_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(os.environ, "XLA_FLAGS", "")  # the TPU's compiler ends on flags that it does not know
     script = load_script(ROOT / "tools" / "tpu_table.py")
     micro = (f"--config.init.folder={micro_folder}", "--config.mesh.fsdp=4")
@@ -168,7 +168,7 @@ def test_the_table_of_slices_keeps_what_is_compiled(micro_folder, tmp_path, monk
     assert script._PAGE.read_text(encoding="utf-8") == written
 
 
-def test_the_tables_on_the_page_are_those_of_the_cells():
+def test_tpu_table_on_the_page_is_that_of_the_cells():
     script = load_script(ROOT / "tools" / "tpu_table.py")
     written = (ROOT / "docs" / "tpu.md").read_text(encoding="utf-8")
     assert script.page(written) == written

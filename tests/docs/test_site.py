@@ -29,13 +29,13 @@ def pages(site):
     return {path.relative_to(site).as_posix(): path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
 
 
-def test_every_document_is_a_page(site):
+def test_site_has_a_page_for_every_document(site):
     documents = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")}
     assert documents <= {path.relative_to(site) for path in site.rglob("*.html")}
     assert {"index.html", "launch/index.html", "data/index.html", "data/pascal/index.html"} <= pages(site).keys()
 
 
-def test_a_page_can_be_read_offline(site):
+def test_site_can_be_read_offline(site):
     for name, html in pages(site).items():
         loaded = re.findall(r"<(?:script|img|iframe|source)[^>]*\ssrc=\"([^\"]+)", html)
         loaded += re.findall(r"<link[^>]*rel=\"(?:stylesheet|preconnect|icon)\"[^>]*", html)
@@ -44,7 +44,7 @@ def test_a_page_can_be_read_offline(site):
     assert not re.findall(r"url\(\s*['\"]?(?:https?:)?//", styles) and "@import" not in styles
 
 
-def test_commands_break_between_flags_and_stay_as_they_are(site):
+def test_site_breaks_commands_between_flags_and_keeps_them_as_they_are(site):
     start = pages(site)["index.html"]
     assert '<span class="flag">--overlay</span>=overlay.png' in start
     main = re.search(r"<!-- main command -->\n```\n(.+)\n", (ROOT / "README.md").read_text(encoding="utf-8"))
@@ -53,21 +53,21 @@ def test_commands_break_between_flags_and_stay_as_they_are(site):
     assert re.search(r"pre > code \{[^}]*white-space: pre-wrap", styles)
 
 
-def test_links_to_files_of_the_repository_show_them(site):
+def test_site_shows_files_of_the_repository_that_it_links_to(site):
     found = pages(site)
     assert "source/configs/tiny.py.html" in found["index.html"]
     shown = re.sub(r"<[^>]+>", "", found["source/configs/tiny.py.html"])
     assert "config.train_steps = 500" in shown
 
 
-def test_notebooks_are_reached_from_the_start_page(site):
+def test_site_leads_to_the_notebooks_from_its_start_page(site):
     found = pages(site)
     assert 'href="notebooks.html"' in found["index.html"]
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         assert f'href="source/notebooks/{path.name}.html"' in found["notebooks.html"], path.name
 
 
-def test_the_reference_has_the_public_names(site):
+def test_site_reference_has_the_public_names(site):
     import ldis_jax
     from ldis_jax import evaluators, tasks
 
@@ -79,6 +79,6 @@ def test_the_reference_has_the_public_names(site):
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("docs/*.md")), ids=lambda path: path.name)
-def test_lists_in_lists_are_told_by_four_spaces(path):
+def test_site_sources_indent_lists_in_lists_by_four_spaces(path):
     text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
     assert not re.findall(r"^ {1,3}(?:[*-]|\d+\.) .*", text, re.M)  # Python-Markdown would take it for the outer list

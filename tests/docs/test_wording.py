@@ -14,7 +14,7 @@ WORDS = re.compile(
 )
 
 
-def test_docstrings_begin_with_their_subject_or_verb():
+def test_wording_of_docstrings_begins_with_their_subject_or_verb():
     kinds = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
     nodes = [(path, node) for path in CODE for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
     texts = [(path.name, text) for path, node in nodes if (text := ast.get_docstring(node))]
@@ -22,7 +22,7 @@ def test_docstrings_begin_with_their_subject_or_verb():
     assert not [(name, text) for name, text in texts if text.split()[0] in OPENINGS]
 
 
-def test_words_are_those_of_the_list():
+def test_wording_avoids_the_words_of_the_list():
     lines = [(path.name, line) for path in [*CODE, *PAGES] for line in path.read_text().splitlines()]
     assert len(lines) > 10_000
     assert not [(name, line) for name, line in lines if WORDS.search(line) and "(not " not in line]

@@ -29,7 +29,7 @@ MANIFESTS = ROOT / "ldis_jax" / "evaluation" / "manifests"
 COCO_MINI = SHARED / "coco_mini"
 
 
-def test_folds_part_the_classes():
+def test_coco_fold_and_pascal_fold_part_the_classes():
     for fold_of, count in ((coco_fold, 80), (pascal_fold, 20)):
         folds = [set(fold_of(fold)) for fold in range(4)]
         assert set.union(*folds) == set(range(1, count + 1))
@@ -38,12 +38,12 @@ def test_folds_part_the_classes():
 
 
 @pytest.mark.skipif(not COCO_MINI.is_dir(), reason="shared data are not here")
-def test_coco_folds_are_the_public_ones():
+def test_coco_fold_gives_the_public_folds():
     folds = json.loads((COCO_MINI / "coco20i_folds.json").read_text())["folds"]
     assert {int(fold): tuple(labels) for fold, labels in folds.items()} == {f: coco_fold(f) for f in range(4)}
 
 
-def test_protocol_names():
+def test_protocols_name_every_fold_and_number_of_shots():
     assert {f"coco20i-fold{f}-{k}shot" for f in range(4) for k in (1, 5)} <= PROTOCOLS.keys()
     assert PROTOCOLS["pascal5i-fold3-5shot"] == Protocol(
         "pascal5i-fold3-5shot", "pascal", "val", "images", 5, (16, 17, 18, 19, 20), 1000, "hsnet"
@@ -58,7 +58,7 @@ FACTS = {"model": "m", "model_hash": "1", "task": "ldis1", "settings": {}, "know
 @pytest.mark.parametrize(
     ("name", "digest"), [("mini-coco-1shot", "61db39831e59cae7"), ("mini-coco-5shot", "c5716fbc4a27a190")]
 )
-def test_shipped_manifests_are_frozen(name, digest):
+def test_manifests_of_the_package_are_frozen(name, digest):
     """Figures of one hash compare; another hash would be another benchmark under the same name."""
     protocol = PROTOCOLS[name]
     records = read_manifest(MANIFESTS / f"{name}.json")
@@ -70,7 +70,7 @@ def test_shipped_manifests_are_frozen(name, digest):
 
 
 class TestRecords:
-    def test_goes_on_where_it_stopped(self, tmp_path):
+    def test_records_go_on_where_they_stopped(self, tmp_path):
         path = tmp_path / "deep" / "x.jsonl"
         with Records(path, HEADER) as records:
             records.append({"i": 0})
@@ -82,7 +82,7 @@ class TestRecords:
             records.append({"i": 2})
         assert [json.loads(line) for line in path.read_text().splitlines()][1:] == [{"i": 0}, {"i": 1}, {"i": 2}]
 
-    def test_another_evaluation_is_refused(self, tmp_path):
+    def test_records_reject_those_of_another_evaluation(self, tmp_path):
         with Records(tmp_path / "x", HEADER) as records:
             records.append({"i": 0})
         before = (tmp_path / "x").read_bytes()
@@ -90,7 +90,7 @@ class TestRecords:
             Records(tmp_path / "x", {**HEADER, "model_hash": "2"})
         assert (tmp_path / "x").read_bytes() == before
 
-    def test_what_was_not_finished_stops_no_other(self, tmp_path, caplog):
+    def test_records_move_unfinished_ones_of_another_evaluation_aside(self, tmp_path, caplog):
         with Records(tmp_path / "x.jsonl", HEADER) as records:
             records.append({"i": 0})
         before = (tmp_path / "x.jsonl").read_bytes()
@@ -102,7 +102,7 @@ class TestRecords:
         with Records(tmp_path / "x.jsonl", {**HEADER, "model_hash": "2"}) as records:
             assert records.records == [{"i": 5}]
 
-    def test_what_failed_before_its_first_record_leaves_no_file(self, tmp_path):
+    def test_records_leave_no_file_of_a_run_that_failed_before_its_first(self, tmp_path):
         with pytest.raises(ZeroDivisionError), Records(tmp_path / "x", HEADER):
             assert (tmp_path / "x").exists()
             _ = 1 / 0
@@ -110,7 +110,7 @@ class TestRecords:
 
     @pytest.mark.parametrize("content", [b"nonsense\n", b"[1]\n", b"\xff\n"])
     @pytest.mark.parametrize("finished", [True, False])
-    def test_a_strange_file_is_left_alone(self, tmp_path, content, finished):
+    def test_records_leave_a_strange_file_alone(self, tmp_path, content, finished):
         (tmp_path / "x").write_bytes(content)
         with pytest.raises(LDISError, match=r"x: holds another evaluation .no records that can be read.; remove it"):
             Records(tmp_path / "x", HEADER, finished=finished)
@@ -134,7 +134,7 @@ def random_records(count, seed=0):
 
 
 @pytest.mark.parametrize("accumulation", ["ldis", "hsnet"])
-def test_figures_are_mean_ious(accumulation):
+def test_image_figures_are_mean_ious(accumulation):
     records = random_records(60)
     metric = MeanIoU(accumulation)
     for record in records:
@@ -148,11 +148,11 @@ def test_figures_are_mean_ious(accumulation):
     assert found == image_figures(records, accumulation)
 
 
-def test_one_item_has_no_interval():
+def test_image_figures_of_one_item_have_no_interval():
     assert image_figures(random_records(1), "ldis")["miou_interval"] is None
 
 
-def test_intervals_cover_as_they_say():
+def test_image_figures_have_intervals_that_cover_as_they_say():
     """Of 200 repetitions about 95 % of the intervals hold the figure of a large sample."""
     truth = image_figures(random_records(5000, seed=1), "ldis")["miou"]
     hits = 0
@@ -162,7 +162,7 @@ def test_intervals_cover_as_they_say():
     assert 0.85 < hits / 200 <= 1.0
 
 
-def test_intervals_shrink_with_episodes():
+def test_image_figures_have_intervals_that_shrink_with_episodes():
     def width(count):
         low, high = image_figures(random_records(count), "ldis")["miou_interval"]
         return high - low
@@ -213,7 +213,7 @@ def test_model_hash_follows_weights_and_configs(tmp_path, micro_folder):
     assert model_hash(folder) not in (first, second)
 
 
-def test_manifests(voc, tmp_path):
+def test_open_episodes_draws_its_own_or_takes_a_manifest_that_fits(voc, tmp_path):
     protocol = Protocol("p", "voc", classes=(1,), episodes=3)
     source = open_source(voc, Protocol("p", "voc"))
     drawn = open_episodes(open_source(voc, protocol), protocol)
@@ -229,7 +229,7 @@ def test_manifests(voc, tmp_path):
         open_episodes(source, Protocol("five", "voc", num_shots=5), path)
 
 
-def test_every_picture_is_a_query_once(voc):
+def test_open_episodes_takes_every_image_as_a_query_once(voc):
     episodes = open_episodes(open_source(voc, Protocol("p", "voc")), Protocol("p", "voc"))
     assert sorted(episodes[i].name for i in range(len(episodes))) == [f"picture{i}" for i in range(10)]
 
@@ -247,7 +247,7 @@ def command(micro_folder, voc, tmp_path, monkeypatch, capsys):
     return call
 
 
-def test_a_report(command, voc, tmp_path, micro_folder):
+def test_evaluate_writes_a_report_and_its_page(command, voc, tmp_path, micro_folder):
     status, out, err = command()
     assert status == 0, err
     report = json.loads((tmp_path / "out" / "r.json").read_text())
@@ -268,7 +268,7 @@ def test_a_report(command, voc, tmp_path, micro_folder):
     assert f"| this model | {report['miou']:.2f} (" in page
 
 
-def test_a_report_to_a_pipe_is_the_report_alone(command, tmp_path):
+def test_evaluate_writes_the_report_alone_to_a_pipe(command, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     before = sorted(tmp_path.rglob("*"))
@@ -280,7 +280,7 @@ def test_a_report_to_a_pipe_is_the_report_alone(command, tmp_path):
 
 
 @pytest.mark.parametrize("done", [0, 2, 3, 7])
-def test_a_run_cut_off_goes_on_to_the_same_report(command, tmp_path, monkeypatch, done):
+def test_evaluate_goes_on_to_the_same_report_when_it_was_cut_off(command, tmp_path, monkeypatch, done):
     assert command()[0] == 0
     whole = (tmp_path / "out" / "r.json").read_bytes()
     records = tmp_path / "out" / "r.records.jsonl"
@@ -301,7 +301,7 @@ def test_a_run_cut_off_goes_on_to_the_same_report(command, tmp_path, monkeypatch
     assert (tmp_path / "again" / "r.records.jsonl").read_bytes() == records.read_bytes()
 
 
-def test_batch_size_changes_nothing(command, tmp_path):
+def test_evaluate_gives_the_same_whatever_the_batch_size(command, tmp_path):
     assert command()[0] == 0
     assert command(out=tmp_path / "b.json", batch_size=7)[0] == 0
     a, b = (json.loads(path.read_text()) for path in (tmp_path / "out" / "r.json", tmp_path / "b.json"))
@@ -320,7 +320,7 @@ def test_batch_size_changes_nothing(command, tmp_path):
         ({"manifest": "none.json"}, "none.json, an episode manifest"),
     ],
 )
-def test_refusals(command, tmp_path, monkeypatch, changes, message):
+def test_evaluate_rejects_bad_input_in_one_line(command, tmp_path, monkeypatch, changes, message):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     status, _, err = command(**changes)
@@ -328,14 +328,14 @@ def test_refusals(command, tmp_path, monkeypatch, changes, message):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_ldisn_flag_out_of_range_is_one_line(command, micro_folder_ldisn):
+def test_evaluate_rejects_an_ldisn_flag_out_of_range_in_one_line(command, micro_folder_ldisn):
     status, _, err = command(model=micro_folder_ldisn, num_steps=0)
     assert status == 2 and "--num_steps: no ldisn can have num_steps=0" in err and err.count("\n") == 1
 
 
 @pytest.mark.skipif(not COCO_MINI.is_dir(), reason="shared data are not here")
 @pytest.mark.parametrize("split", ["val", "trainval"])
-def test_copy_prompt_of_a_report_is_the_figure_of_hsnets_own_code(split, tmp_path):
+def test_evaluate_images_gives_copy_prompt_the_figure_of_hsnets_own_code(split, tmp_path):
     oracle = json.loads((COCO_MINI / f"episodes/oracle_copy_prompt_{split}_1shot.json").read_text())
     protocol = dataclasses.replace(PROTOCOLS["mini-coco-1shot"], split=split)
     source = open_source(COCO_MINI, protocol)

@@ -20,7 +20,7 @@ from tests.helpers import call_command
 TOY = Protocol("toy", "voc", episodes=5)
 
 
-def test_fewer_prompts_are_the_first_of_the_most(voc):
+def test_open_curve_takes_fewer_prompts_as_the_first_of_the_most(voc):
     source = open_source(voc, TOY)
     curve = open_curve(source, TOY, [1, 3, 4])
     most = draw_episodes(source, Protocol("toy", "voc", num_shots=4, episodes=5))
@@ -35,12 +35,12 @@ def test_fewer_prompts_are_the_first_of_the_most(voc):
     assert len({episodes.hash for episodes in curve.values()}) == 3
 
 
-def test_too_many_prompts_are_one_line(voc):
+def test_open_curve_rejects_too_many_prompts_in_one_line(voc):
     with pytest.raises(LDISError, match=r"5-shot episodes need 6 images of a class, the most frequent .* has 5"):
         open_curve(open_source(voc, TOY), TOY, [1, 5])
 
 
-def test_gain_is_paired():
+def test_miou_gain_is_paired():
     """A model that is better by a constant share of every query has a gain far surer than either mIoU."""
     rng = np.random.default_rng(0)
     first, second = [], []
@@ -68,7 +68,7 @@ def command(micro_folder, voc, tmp_path, monkeypatch, capsys):
     return call
 
 
-def test_a_curve_and_its_resumption(command, tmp_path, monkeypatch):
+def test_evaluate_num_shots_gives_a_curve_and_goes_on_when_it_was_cut_off(command, tmp_path, monkeypatch):
     status, out, err = command()
     assert status == 0, err
     report = json.loads((tmp_path / "r.json").read_text())
@@ -113,7 +113,7 @@ def test_a_curve_and_its_resumption(command, tmp_path, monkeypatch):
         ({"shots": (1, 9)}, "9-shot episodes need 10 images of a class"),
     ],
 )
-def test_refusals(command, tmp_path, changes, message):
+def test_evaluate_num_shots_rejects_bad_input_in_one_line(command, tmp_path, changes, message):
     status, _, err = command(**changes)
     assert status == 2 and message in err and err.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -43,7 +43,7 @@ def read(path):
     return json.loads(path.read_text())
 
 
-def test_a_report_of_one_folder(command, tmp_path):
+def test_evaluate_folder_writes_a_report_of_one_folder(command, tmp_path):
     status, out, err = command("--data=zoo", "--queries=all", "--out=r/r.json")
     assert status == 0, err
     report = read(tmp_path / "r/r.json")
@@ -69,7 +69,7 @@ def test_a_report_of_one_folder(command, tmp_path):
     assert out.endswith("r/r.json, r/r.md, r/r.episodes.json\n")
 
 
-def test_another_model_on_the_same_episodes(command, tmp_path, micro_folder_ldisn):
+def test_evaluate_folder_runs_another_model_on_the_same_episodes(command, tmp_path, micro_folder_ldisn):
     assert command("--data=zoo", "--num_shots=2", "--episodes_per_class=3", "--out=a.json", "--queries=all")[0] == 0
     status, _, err = command("--data=zoo", "--manifest=a.episodes.json", "--out=b.json", model=micro_folder_ldisn)
     assert status == 0, err
@@ -81,7 +81,7 @@ def test_another_model_on_the_same_episodes(command, tmp_path, micro_folder_ldis
     assert (tmp_path / "a.episodes.json").read_bytes() == (tmp_path / "b.episodes.json").read_bytes()
 
 
-def test_several_folders_in_one_mean(command, tmp_path):
+def test_evaluate_folder_takes_several_folders_into_one_mean(command, tmp_path):
     flags = ("--data", "zoo", "farm", "--queries=all", "--classes", "unseen_classes", "mine")
     status, _, err = command(*flags, "--out=r.json")
     assert status == 0, err
@@ -99,7 +99,7 @@ def test_several_folders_in_one_mean(command, tmp_path):
     assert read(tmp_path / "one.json")["iou_per_class"]["cow"] == report["iou_per_class"]["farm/cow"]
 
 
-def test_a_curve_and_the_folders_own_split(command, tmp_path):
+def test_evaluate_folder_gives_a_curve_on_the_folders_own_split(command, tmp_path):
     status, out, err = command("--data=farm", "--num_shots", "1", "2", "--out=r.json")
     assert status == 0, err
     report = read(tmp_path / "r.json")
@@ -108,7 +108,7 @@ def test_a_curve_and_the_folders_own_split(command, tmp_path):
     assert {record.query: set(record.prompts) for record in records} == {"p4": {"p0", "p2"}, "p5": {"p1", "p3"}}
 
 
-def test_a_run_cut_off_goes_on_and_stops_no_other(command, tmp_path, monkeypatch, caplog):
+def test_evaluate_folder_goes_on_when_it_was_cut_off_and_stops_no_other_run(command, tmp_path, monkeypatch, caplog):
     assert command("--data=zoo", "--queries=all", "--out=whole.json")[0] == 0
     real = run_module.predict_episodes
 
@@ -136,7 +136,7 @@ def test_a_run_cut_off_goes_on_and_stops_no_other(command, tmp_path, monkeypatch
     assert status == 2 and "whole.records.jsonl: holds another evaluation (data_hash: " in err
 
 
-def test_a_run_that_fails_at_once_leaves_nothing(command, tmp_path, monkeypatch):
+def test_evaluate_folder_leaves_nothing_of_a_run_that_fails_at_once(command, tmp_path, monkeypatch):
     before = sorted(tmp_path.rglob("*"))
     real, name = run_module.predict_episodes, tmp_path / "zoo/images/cat0.png"
     whole = name.read_bytes()
@@ -154,7 +154,7 @@ def test_a_run_that_fails_at_once_leaves_nothing(command, tmp_path, monkeypatch)
     assert command("--data=zoo", "--queries=all", "--out=r.json")[0] == 0
 
 
-def test_to_a_pipe_the_report_alone(command, tmp_path):
+def test_evaluate_folder_writes_the_report_alone_to_a_pipe(command, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     before = sorted(tmp_path.rglob("*"))
     with open(os.open(tmp_path / "pipe", os.O_RDWR | os.O_NONBLOCK), encoding="utf-8") as file:
@@ -192,7 +192,7 @@ def test_to_a_pipe_the_report_alone(command, tmp_path):
         ),
     ],
 )
-def test_refusals(command, tmp_path, flags, message):
+def test_evaluate_folder_rejects_bad_input_in_one_line(command, tmp_path, flags, message):
     entry = {"class_id": 1, "class_name": "cat", "query": "cat0", "prompts": ["cat1"]}
     (tmp_path / "m.json").write_text(json.dumps([entry]))
     before = sorted(tmp_path.rglob("*"))
@@ -201,14 +201,14 @@ def test_refusals(command, tmp_path, flags, message):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_what_is_not_known_is_not_claimed():
+def test_domain_does_not_claim_what_is_not_known():
     assert domain({}, "folder", ()) == "unknown: the model card names no training data"
     assert domain({"folder": (), "pascal": (1,)}, "folder", ()).startswith(
         "unknown: trained on folder, pascal; nothing"
     )
 
 
-def test_objects_that_are_not_there(command, tmp_path):
+def test_evaluate_folder_absent_reports_on_objects_that_are_not_there(command, tmp_path):
     flags = ("--data=zoo", "--queries=all", "--benchmark=folder-absent")
     status, out, err = command(*flags, "--out=a.json")
     assert status == 0, err
@@ -234,7 +234,7 @@ def test_objects_that_are_not_there(command, tmp_path):
     assert status == 2 and "evaluate one at a time" in err
 
 
-def test_a_small_object_is_not_called_absent(tmp_path):
+def test_draw_absent_record_does_not_call_a_small_object_absent(tmp_path):
     zoo(tmp_path / "zoo")
     source = ChosenFolders([tmp_path / "zoo"], Choice("all", min_object_percent=10))
     drawn = [source.draw_absent_record(np.random.default_rng(i), 1) for i in range(20)]

@@ -19,7 +19,7 @@ TOY = Folds(
 )
 
 
-def test_a_name_without_a_fold_stands_for_all_four():
+def test_folded_names_stand_for_all_four_folds():
     assert set(FOLDED) == {"coco20i-1shot", "coco20i-5shot", "pascal5i-1shot", "pascal5i-5shot"}
     for name, (whole, folds) in FOLDED.items():
         assert whole.name == name and len(folds) == 4
@@ -30,7 +30,7 @@ def test_a_name_without_a_fold_stands_for_all_four():
 
 
 @pytest.mark.parametrize("accumulation", ["ldis", "hsnet"])
-def test_the_mean_is_over_folds(accumulation):
+def test_mean_of_folds_averages_the_figures_of_each_fold(accumulation):
     folds = [random_records(count, seed=count) for count in (30, 50, 70)]
     found = mean_of_folds(folds, accumulation)
     for name in ("miou", "fb_iou"):
@@ -40,7 +40,7 @@ def test_the_mean_is_over_folds(accumulation):
     assert mean_of_folds([random_records(1)], "ldis")["miou_interval"] is None
 
 
-def test_folds_are_resampled_apart():
+def test_mean_of_folds_resamples_folds_apart():
     """Of four folds with the same spread, the mean's is half of it: only so if no fold repeats another's resamples."""
     records = random_records(400)
     low, high = image_figures(records, "ldis")["miou_interval"]
@@ -62,7 +62,7 @@ def command(micro_folder, voc, tmp_path, monkeypatch, capsys):
     return call
 
 
-def test_all_folds_give_what_each_gives(command, tmp_path):
+def test_evaluate_of_all_folds_gives_what_each_fold_gives(command, tmp_path):
     status, out, err = command()
     assert status == 0, err
     report = json.loads((tmp_path / "r.json").read_text())
@@ -92,7 +92,7 @@ def test_all_folds_give_what_each_gives(command, tmp_path):
 
 
 @pytest.mark.parametrize("flags", [("--num_shots", "1", "3"), ("--manifest=m.json",)])
-def test_flags_of_one_fold(command, tmp_path, flags):
+def test_evaluate_of_all_folds_rejects_flags_of_one_fold(command, tmp_path, flags):
     status, _, err = command(*flags)
     assert status == 2 and "toy-1shot is a benchmark of several folds; both flags are for images, of one fold" in err
     assert err.count("\n") == 1 and not list(tmp_path.iterdir())

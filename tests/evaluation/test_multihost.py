@@ -72,7 +72,7 @@ def check_two_are_one(name, data, tmp_path, model, monkeypatch, capsys, cut, **m
     assert "miou" in results[0][1] and "miou" not in results[1][1]
 
 
-def test_pictures(voc, micro_folder, tmp_path, monkeypatch, capsys):
+def test_evaluate_multihost_gives_the_report_of_one_process_on_images(voc, micro_folder, tmp_path, monkeypatch, capsys):
     manifest = tmp_path / "m.json"
     episodes = [
         {"class_id": 1 + i % 2, "class_name": "x", "query": f"picture{i}", "prompts": [f"picture{(i + 2) % 10}"]}
@@ -84,19 +84,19 @@ def test_pictures(voc, micro_folder, tmp_path, monkeypatch, capsys):
     )  # 7 are left, which neither 2 processes nor batches of 2 divide
 
 
-def test_videos(micro_folder, tmp_path, monkeypatch, capsys):
+def test_evaluate_multihost_gives_the_report_of_one_process_on_videos(micro_folder, tmp_path, monkeypatch, capsys):
     source = Painted({"a": (1,), "b": (), "c": (1, 3), "d": (2,)}, frames=5)
     data = build("vspw", write_vspw(source, tmp_path / "source"), tmp_path)
     check_two_are_one("mini-vspw", data, tmp_path, micro_folder, monkeypatch, capsys, cut=0)
 
 
-def test_no_other_hosts_are_one_line(voc, micro_folder, tmp_path, monkeypatch, capsys):
+def test_evaluate_multihost_without_other_hosts_fails_in_one_line(voc, micro_folder, tmp_path, monkeypatch, capsys):
     given = arguments(micro_folder, "ldis-coco", voc, tmp_path / "r.json", 4)
     status, _, errors = call_command(evaluate.main, monkeypatch, capsys, "--multihost", *given)
     assert status == 2 and "error: --multihost: cannot join the other hosts (" in errors and errors.count("\n") == 1
 
 
-def test_bad_input_of_one_host_ends_all(voc, micro_folder, tmp_path):
+def test_evaluate_multihost_ends_on_all_hosts_at_bad_input_of_one(voc, micro_folder, tmp_path):
     commands = [
         arguments(micro_folder, "ldis-coco", data, tmp_path / "r.json", 4) for data in (voc, tmp_path / "nowhere")
     ]

@@ -101,7 +101,7 @@ _ABSENT = ("ldis-pascal-absent", "coco20i-fold0-1shot-absent", "mini-coco-1shot-
 
 
 @pytest.mark.parametrize("name", [name for name in PROTOCOLS if not name.endswith("-absent") or name in _ABSENT])
-def test_from_data_to_page(name, data_of, micro_folder, tmp_path, monkeypatch, capsys):
+def test_evaluate_goes_from_data_to_page_for_every_protocol(name, data_of, micro_folder, tmp_path, monkeypatch, capsys):
     protocol = PROTOCOLS[name]
     data = data_of(protocol.data if protocol.kind != "images" else "pictures")
     if protocol.kind == "images":
@@ -137,7 +137,9 @@ def test_from_data_to_page(name, data_of, micro_folder, tmp_path, monkeypatch, c
         ("pascal5i-fold0-5shot", "5-shot episodes need 6 images of a class, the most frequent (cat) has 5"),
     ],
 )
-def test_a_fold_without_enough_pictures_is_one_line(name, message, voc, micro_folder, tmp_path, monkeypatch, capsys):
+def test_evaluate_rejects_a_fold_without_enough_images_in_one_line(
+    name, message, voc, micro_folder, tmp_path, monkeypatch, capsys
+):
     arguments = {"model": micro_folder, "benchmark": name, "data": voc, "out": tmp_path / "r.json"}
     status, _, errors = call_command(evaluate.main, monkeypatch, capsys, *(f"--{k}={v}" for k, v in arguments.items()))
     assert status == 2 and message in errors and errors.count("\n") == 1

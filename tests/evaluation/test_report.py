@@ -17,7 +17,7 @@ BASELINES = {"copy_prompt": {"miou": COPY, "fb_iou": 47.5}, "all_foreground": {"
         (63.35, "mIoU is 55.1 points above copying the prompt's mask and 43.4 points above calling everything foregr"),
     ],
 )
-def test_training_page_says_in_words_whether_the_model_is_of_use(tmp_path, miou, verdict):
+def test_write_training_page_says_in_words_whether_the_model_is_of_use(tmp_path, miou, verdict):
     report = {"miou": miou, "fb_iou": 50.0, "baselines": BASELINES, "evaluation_set": "unseen", "episodes": 4}
     write_training_page(tmp_path, report | {"episodes_hash": "0", "steps": 8, "seconds": 1.0})
     title, _, first, *_ = (tmp_path / "report.md").read_text().split("\n")

@@ -34,7 +34,7 @@ DAVIS = ROOT / "../shared/data/davis"
 
 
 @pytest.mark.parametrize("labels", [(1,), (1, 3)])
-def test_labels_are_propagated(labels):
+def test_segment_videos_propagates_labels(labels):
     source = Painted(labels)
     ((_, (_, predicted, truth)),) = segment_videos(by_colour, source, ["clip"], SIZE, batch_size=5)
     assert predicted.shape == truth.shape == (11, 24, 32)
@@ -44,7 +44,7 @@ def test_labels_are_propagated(labels):
     assert (predicted == truth)[inside].mean() > 0.9
 
 
-def test_objects_too_small_to_see_are_left_out():
+def test_prompts_of_leaves_out_objects_too_small_to_see():
     labels = np.zeros((64, 64), np.uint8)
     labels[:20, :20], labels[41, 41], labels[50:] = 1, 2, 255
     found = prompts_of(np.zeros((64, 64, 3), np.uint8), labels, SIZE)
@@ -53,7 +53,7 @@ def test_objects_too_small_to_see_are_left_out():
     assert list(tiled) == [1, 2] and tiled[2]["prompt_masks"].shape == (1, SIZE, SIZE)
 
 
-def test_hash_follows_names_and_lengths():
+def test_videos_hash_follows_names_and_lengths():
     first = videos_hash(Painted((1,)))
     assert first == videos_hash(Painted((2,))) != videos_hash(Painted((1,), frames=13))
 
@@ -69,7 +69,7 @@ def random_videos(count):
     return videos
 
 
-def test_object_figures_are_daviss():
+def test_object_videos_figures_are_those_of_davis():
     """Every object of a first frame counts alike, whatever video it is in, as in davis2017-evaluation."""
     videos, metrics = random_videos(4), DavisMetrics()
     videos["v0"][1][:] = np.where(videos["v0"][1] == 2, 0, videos["v0"][1])  # DAVIS 2016: one object
@@ -96,7 +96,7 @@ def test_object_figures_are_daviss():
     assert low < found["j_mean"] < high
 
 
-def test_semantic_figures_are_vspws():
+def test_semantic_videos_figures_are_those_of_vspw():
     videos = random_videos(4)
     records = json.loads(
         json.dumps([MEASURES["semantic"].record(n, VideoLabels(v[1][0], *v)) for n, v in videos.items()])
@@ -124,7 +124,9 @@ def built(kind, root):
 
 
 @pytest.mark.parametrize("kind", ["objects", "semantic"])
-def test_the_command(kind, micro_folder, tmp_path, monkeypatch, capsys):
+def test_evaluate_of_videos_writes_a_report_and_goes_on_when_it_was_cut_off(
+    kind, micro_folder, tmp_path, monkeypatch, capsys
+):
     root = built(kind, tmp_path)
     monkeypatch.setitem(PROTOCOLS, "toy", Protocol("toy", root.name, "val", kind))
     out = tmp_path / "out" / "r.json"
@@ -145,7 +147,7 @@ def test_the_command(kind, micro_folder, tmp_path, monkeypatch, capsys):
     assert out.read_bytes() == whole
 
 
-def test_pictures_are_not_videos(micro_folder, tmp_path, monkeypatch, capsys):
+def test_evaluate_of_videos_rejects_a_folder_without_built_records(micro_folder, tmp_path, monkeypatch, capsys):
     argv = ["evaluate", f"--model={micro_folder}", "--benchmark=mini-davis16", f"--data={tmp_path}", "--out=r.json"]
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit):
@@ -165,7 +167,7 @@ def evaluated(kind, source, tmp_path, predict=by_colour):
     return json.loads(out.read_text()), out.with_suffix(".md").read_text()
 
 
-def test_videos_too_short_for_vc_give_a_note(tmp_path):
+def test_evaluate_videos_gives_a_note_on_videos_too_short_for_vc(tmp_path):
     report, page = evaluated("semantic", Painted({"a": (1,), "b": (2, 3)}, frames=9), tmp_path)
     assert report["miou"] > 80 and report["vc8"] > 80 and report["vc16"] is None
     assert report["baselines"]["repeat_first"]["vc16"] is None and report["vc16_interval"] is None
@@ -177,7 +179,7 @@ def test_videos_too_short_for_vc_give_a_note(tmp_path):
     assert re.search(r"\| this model \| [\d.]+ \([^|]*\| [\d.]+ \([^|]*\| none \| none \| none \|", page)
 
 
-def test_one_video_with_a_window_has_no_interval():
+def test_semantic_videos_figures_of_one_video_with_a_window_have_no_interval():
     short, long = random_videos(2).items()
     records = [
         MEASURES["semantic"].record(name, VideoLabels(truth[0], predicted[:n], truth[:n]))
@@ -188,7 +190,7 @@ def test_one_video_with_a_window_has_no_interval():
     assert len(found["vc8_interval"]) == 2
 
 
-def test_labels_in_void_alone_have_no_miou_of_their_own():
+def test_semantic_videos_figures_give_no_miou_to_a_video_of_void_alone():
     truth = np.full((9, 4, 4), 255, np.uint8)
     (name, (predicted, other)) = next(iter(random_videos(1).items()))
     records = [
@@ -201,7 +203,7 @@ def test_labels_in_void_alone_have_no_miou_of_their_own():
 
 
 @pytest.mark.parametrize(("kind", "figure"), [("objects", "j_and_f"), ("semantic", "miou")])
-def test_a_page_shows_the_best_median_and_worst(kind, figure, tmp_path):
+def test_evaluate_videos_shows_the_best_median_and_worst_on_its_page(kind, figure, tmp_path):
     """Thirteen videos, in each of which another number of frames is predicted well."""
     source = Painted({f"v{i:02}": (1,) for i in range(13)}, frames=15)
     good = np.random.default_rng(0).permutation(13)
@@ -230,7 +232,7 @@ def test_a_page_shows_the_best_median_and_worst(kind, figure, tmp_path):
     assert report.get("iou_per_class", {"red": 0}).keys() == {"red"}
 
 
-def test_davis_2017_has_several_objects_a_video(micro_folder, tmp_path, monkeypatch, capsys):
+def test_evaluate_videos_counts_several_objects_a_video_of_davis_2017(micro_folder, tmp_path, monkeypatch, capsys):
     source = Painted({"one": (2,), "two": (1, 3)}, frames=6)
     root = build("davis16", write_davis(source, tmp_path / "source", 2017), tmp_path, "val2017")
     records = RecordSource(root, "val2017")
@@ -249,7 +251,7 @@ def test_davis_2017_has_several_objects_a_video(micro_folder, tmp_path, monkeypa
     assert json.loads((tmp_path / "c.json").read_text())["per_object"].keys() == report["per_object"].keys()
 
 
-def test_an_object_too_small_to_see_counts_as_missed():
+def test_object_videos_record_counts_an_object_too_small_to_see_as_missed():
     source = Painted((1,), frames=6)
     truth = source.truth("clip").copy()
     truth[:, 0, 0] = 2
@@ -258,7 +260,7 @@ def test_an_object_too_small_to_see_counts_as_missed():
 
 
 @pytest.mark.parametrize("length", [1, 2])
-def test_short_and_empty_videos_are_left_out_in_their_place(length):
+def test_segment_videos_leaves_out_short_and_empty_videos_in_their_place(length):
     source = Painted({"empty": (), "a": (1,), "short": (1,), "b": (1, 3), "void": ()}, frames=7)
     source.videos["short"] = length
     found = list(segment_videos(by_colour, source, list(source.videos), SIZE, 5))
@@ -271,7 +273,7 @@ def test_short_and_empty_videos_are_left_out_in_their_place(length):
             np.testing.assert_array_equal(labels.truth, truth)
 
 
-def test_few_pictures_are_in_memory():
+def test_segment_frames_keeps_few_images_in_memory():
     """Reading keeps at most a batch ahead of what is with the network, however long the videos are."""
     source, batch_size = Painted((1,), frames=60), 5
     read, real = [], source.frame
@@ -281,7 +283,7 @@ def test_few_pictures_are_in_memory():
 
 
 @pytest.mark.skipif(not DAVIS.is_dir(), reason="shared data are not here")
-def test_the_baseline_on_davis_is_what_it_was():
+def test_object_videos_figures_of_the_baseline_on_davis_are_what_they_were():
     """Pinned: DAVIS 2016's figures do not depend on how several objects are counted."""
     records = []
     for folder in sorted((DAVIS / "Annotations/480p").iterdir()):

@@ -25,7 +25,7 @@ def test_calibration_error_is_the_mean_distance_by_interval():
     assert calibration_error(score, iou) == pytest.approx(0.2)
 
 
-def test_figures_of_absent_objects_alone():
+def test_absence_figures_of_absent_objects_alone():
     figures = absence_figures(np.zeros(3), np.zeros(3), np.array([0.0, 0.0005, 0.3]), np.ones(3, bool))
     assert figures == {"false_alarms": pytest.approx(100 / 3), "rendered_area": pytest.approx(10.0166667)}
 
@@ -49,7 +49,7 @@ def faint(arrays):
     return r
 
 
-def test_evaluator_tells_present_from_absent(episodes):
+def test_episode_evaluator_tells_present_from_absent(episodes):
     absent = sum(not (episode.query_mask == 1).any() for episode in episodes)
     assert 6 < absent < 18
     perfect = dict(EpisodeEvaluator(episodes, SIZE, 8).run(truth))
@@ -61,19 +61,19 @@ def test_evaluator_tells_present_from_absent(episodes):
     assert quiet["miou"] == 100 and quiet["false_alarms"] == 0 and quiet["auroc"] == 1
 
 
-def test_what_was_measured_fits_a_confidence(episodes):
+def test_episode_evaluator_measures_what_fits_a_confidence(episodes):
     evaluator, measured = EpisodeEvaluator(episodes, SIZE, 8), []
     dict(evaluator.run(faint, measured=measured))
     confidence = Confidence.fit(measured)
     assert dict(evaluator.run(faint, confidence)).items() >= {"miou": 100.0, "false_alarms": 0.0}.items()
 
 
-def test_baselines_are_of_present_objects(episodes):
+def test_episode_evaluator_baselines_are_of_present_objects(episodes):
     assert dict(EpisodeEvaluator(episodes, SIZE, 8).baselines()["all_foreground"]).keys() == {"miou", "fb_iou"}
     nothing = FrozenEpisodes.of_draws(ProceduralScenes("unseen", SIZE), 3, 1, absent=1.0)
     assert EpisodeEvaluator(nothing, SIZE, 3).baselines() == {"copy_prompt": {}, "all_foreground": {}}
 
 
-def test_sheet_shows_absent_objects(episodes, tmp_path):
+def test_sheet_evaluator_shows_absent_objects(episodes, tmp_path):
     sheet = SheetEvaluator(episodes, SIZE, 4, tmp_path / "sheet.png", [0, 1, 2, 3])
     assert dict(sheet.run(faint)) == {"pictures": 4.0} and (tmp_path / "sheet.png").stat().st_size > 1000

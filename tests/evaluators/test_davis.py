@@ -86,7 +86,7 @@ def test_boundary_f_is_the_definition_pixel_by_pixel(tolerance, radius):
     )
 
 
-def test_masks_without_a_boundary():
+def test_jaccard_and_boundary_f_of_masks_without_a_boundary():
     empty, full, some = np.zeros((1, 9, 9), bool), np.ones((1, 9, 9), bool), rectangle(3, 3, 6, 6)[:, :9, :9]
     for pred, truth, j, f in (
         (empty, empty, 1, 1),
@@ -100,7 +100,7 @@ def test_masks_without_a_boundary():
         assert boundary_f(pred, truth).tolist() == [f]
 
 
-def test_both_are_symmetric_and_one_on_the_truth():
+def test_jaccard_and_boundary_f_are_symmetric_and_one_on_the_truth():
     pred, truth = blobs(seed=2)
     for metric in (jaccard, boundary_f):
         values = metric(pred, truth)
@@ -109,7 +109,7 @@ def test_both_are_symmetric_and_one_on_the_truth():
         assert metric(truth, truth).tolist() == [1.0] * len(truth)
 
 
-def test_memory_layout_does_not_matter():
+def test_jaccard_and_boundary_f_do_not_depend_on_memory_layout():
     pred, truth = blobs(seed=3)
     scattered = np.asfortranarray(pred)[:, ::-1][:, ::-1]
     assert boundary_f(scattered, truth).tolist() == boundary_f(pred, truth).tolist()
@@ -130,7 +130,7 @@ def test_mean_recall_decay_by_hand(values, expected):
     assert mean_recall_decay(np.array(values)) == pytest.approx(expected)
 
 
-def test_scores_are_means_over_sequences_in_percent():
+def test_davis_metrics_are_means_over_sequences_in_percent():
     metric, expected = DavisMetrics(), []
     for seed, num_frames in ((4, 3), (5, 9), (6, 12)):
         pred, truth = blobs(seed, num_frames)
@@ -148,7 +148,7 @@ def test_scores_are_means_over_sequences_in_percent():
     assert [*result["per_sequence"]["sequence 4"]] == names
 
 
-def test_ends_count_only_where_asked():
+def test_davis_metrics_count_ends_only_where_asked():
     truth = np.stack([rectangle(5, 5, 10, 15)[0]] * 4)
     pred = truth.copy()
     pred[[0, -1]] = False
@@ -160,7 +160,7 @@ def test_ends_count_only_where_asked():
     assert metric.result()["per_sequence"]["one frame"]["j_and_f"] == 100.0
 
 
-def test_order_of_updates_does_not_matter():
+def test_davis_metrics_do_not_depend_on_the_order_of_updates():
     one, other = DavisMetrics(), DavisMetrics()
     for seed in (9, 7, 8):
         one.update(str(seed), *blobs(seed))
@@ -169,7 +169,7 @@ def test_order_of_updates_does_not_matter():
     assert one.result() == other.result()
 
 
-def test_bad_input_is_one_line():
+def test_davis_metrics_jaccard_and_boundary_f_reject_bad_input_in_one_line():
     mask = np.ones((3, 4, 5), bool)
     for metric in (jaccard, boundary_f):
         for pred, truth, match in (
@@ -196,7 +196,7 @@ def test_bad_input_is_one_line():
 
 @pytest.mark.skipif(not DAVIS.is_dir(), reason="shared data are not here")
 @pytest.mark.parametrize("sequence", ["car-shadow", "blackswan", "dog", "drift-straight"])
-def test_osvos_equals_the_figures_of_the_toolkit(sequence):
+def test_davis_metrics_jaccard_and_boundary_f_of_osvos_equal_the_toolkits(sequence):
     # The toolkit's figures are written with six decimals.
     oracle = json.loads((DAVIS / "oracle_jf.json").read_text())["sequences"][sequence]
     pred, truth = (

@@ -32,13 +32,13 @@ def episodes():
     return FrozenEpisodes.of_draws(ProceduralScenes("unseen", SIZE), 7, 1)
 
 
-def test_oracle_and_its_inverse(episodes):
+def test_episode_evaluator_gives_the_oracle_100_and_its_inverse_0(episodes):
     evaluator = EpisodeEvaluator(episodes, SIZE, batch_size=3)  # 7 episodes: the last batch is filled up
     assert dict(evaluator.run(oracle)) == {"miou": 100.0, "fb_iou": 100.0}
     assert dict(evaluator.run(inverse)) == {"miou": 0.0, "fb_iou": 0.0}
 
 
-def test_batches_have_one_shape_and_the_episodes_indices(episodes):
+def test_episode_evaluator_batches_have_one_shape_and_the_episodes_indices(episodes):
     seen = []
 
     def predict(arrays):
@@ -55,7 +55,7 @@ def test_batches_have_one_shape_and_the_episodes_indices(episodes):
     assert sorted(set(seen)) == list(range(7)) and len(seen) == 9
 
 
-def test_tiles_are_asked_one_by_one_and_put_together(episodes):
+def test_episode_evaluator_asks_tiles_one_by_one_and_puts_them_together(episodes):
     seen = []
 
     def predict(arrays):
@@ -68,7 +68,7 @@ def test_tiles_are_asked_one_by_one_and_put_together(episodes):
     assert figures["miou"] > 97 and dict(evaluator.run(inverse))["miou"] < 3  # edges are scaled to S and back
 
 
-def test_prompt_swap_counts_the_prompted_object():
+def test_prompt_swap_evaluator_counts_the_prompted_object():
     pairs = [ProceduralScenes("unseen", SIZE).draw_swap(episode_rng(0, i), 1) for i in range(3)]
     for first, second in pairs:
         np.testing.assert_array_equal(first.query_image, second.query_image)
@@ -84,20 +84,20 @@ def test_prompt_swap_counts_the_prompted_object():
     assert dict(evaluator.run(first_object)) == {"prompt_swap": 0.5}
 
 
-def test_pictures(episodes, tmp_path):
+def test_sheet_evaluator_writes_a_sheet_of_its_episodes(episodes, tmp_path):
     path = tmp_path / "deep" / "sheet.png"
     assert dict(SheetEvaluator(episodes[:3], SIZE, 2, path).run(oracle)) == {"pictures": 3.0}
     assert read_image(path).shape[0] > 3 * 160
 
 
-def test_hash_names_the_episodes(episodes):
+def test_frozen_episodes_hash_names_the_episodes(episodes):
     scenes = ProceduralScenes("unseen", SIZE)
     assert FrozenEpisodes.of_draws(scenes, 7, 1).hash == episodes.hash
     assert FrozenEpisodes.of_draws(scenes, 7, 1, seed=1).hash != episodes.hash
 
 
 @pytest.mark.skipif(not COCO_MINI.is_dir(), reason="shared data are not here")
-def test_copy_prompt_equals_the_figure_of_hsnets_own_code():
+def test_episode_evaluator_copy_prompt_equals_the_figure_of_hsnets_own_code():
     folder = VOCFolder(COCO_MINI, "val")
     episodes = FrozenEpisodes.of_records(folder, read_manifest(COCO_MINI / "episodes/val_1shot.json"))
     baseline = EpisodeEvaluator(episodes, 64, 32, "hsnet").baselines()["copy_prompt"]

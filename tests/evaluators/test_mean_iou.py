@@ -13,7 +13,7 @@ def episodes():
         yield rng.random(truth.shape) < 0.5, truth, 1 + i % 3
 
 
-def test_against_sums_written_out():
+def test_mean_iou_equals_sums_written_out():
     metric = MeanIoU("hsnet")
     inter, union = np.zeros((4, 2)), np.zeros((4, 2))
     for prediction, truth, class_id in episodes():
@@ -30,7 +30,7 @@ def test_against_sums_written_out():
     assert result["iou_per_class"] == pytest.approx({c: per_class[c - 1] for c in (1, 2, 3)})
 
 
-def test_merge_is_update_in_any_order():
+def test_mean_iou_merge_is_update_in_any_order():
     whole, parts = MeanIoU(), [MeanIoU(), MeanIoU()]
     for i, episode in enumerate(episodes()):
         whole.update(*episode)
@@ -39,7 +39,7 @@ def test_merge_is_update_in_any_order():
     assert parts[1].result() == whole.result()
 
 
-def test_protocols_differ_in_a_class_nobody_shows():
+def test_mean_iou_protocols_differ_in_a_class_nobody_shows():
     for protocol, expected in (("ldis", 100.0), ("hsnet", 50.0)):
         metric = MeanIoU(protocol)
         metric.update(np.ones((2, 2), bool), np.ones((2, 2), np.uint8), 1)
@@ -47,7 +47,7 @@ def test_protocols_differ_in_a_class_nobody_shows():
         assert metric.result()["miou"] == expected
 
 
-def test_bad_input():
+def test_mean_iou_rejects_bad_input():
     with pytest.raises(LDISError, match="no episodes"):
         MeanIoU().result()
     with pytest.raises(LDISError, match="protocol"):

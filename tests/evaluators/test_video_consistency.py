@@ -43,7 +43,7 @@ def slow_shares(pred, truth, n, rules):
     return shares
 
 
-def test_by_hand():
+def test_video_consistency_by_hand():
     truth = np.concatenate([column(1, 1, 1, 2), column(3, 3, 3, 3)], axis=2)
     pred = np.concatenate([column(5, 5, 6, 6), column(0, 0, 0, 7)], axis=2)
     # Windows of 2: both stay, both stay; the left leaves; only the right is stable, and leaves.
@@ -54,7 +54,7 @@ def test_by_hand():
     assert isinstance(video_consistency(pred, truth, 2), float)
 
 
-def test_void_counts_only_in_the_public_code():
+def test_video_consistency_counts_void_only_in_the_public_code():
     truth = np.concatenate([column(255, 255, 255), column(1, 1, 1)], axis=2)
     pred = np.concatenate([column(1, 2, 3), column(1, 1, 1)], axis=2)
     assert video_consistency(pred, truth, 2) == 1.0
@@ -65,7 +65,7 @@ def test_void_counts_only_in_the_public_code():
 
 @pytest.mark.parametrize("rules", ["all_windows", "vspw_code"])
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8])
-def test_is_the_definition_pixel_by_pixel(n, rules):
+def test_video_consistency_is_the_definition_pixel_by_pixel(n, rules):
     for seed in range(3):
         pred, truth = videos(seed)
         expected = slow_shares(pred, truth, n, rules)
@@ -73,7 +73,7 @@ def test_is_the_definition_pixel_by_pixel(n, rules):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.int64])
-def test_properties(dtype):
+def test_video_consistency_is_one_on_the_truth_and_blind_to_label_values(dtype):
     pred, truth = (video.astype(dtype) for video in videos(3))
     for n in (1, 2, 4):
         assert 0 <= video_consistency(pred, truth, n) <= 1
@@ -85,7 +85,7 @@ def test_properties(dtype):
     assert video_consistency(pred, truth, 1) == 1.0
 
 
-def test_windows_that_do_not_exist():
+def test_video_consistency_refuses_windows_that_do_not_exist():
     one = column(1)
     assert video_consistency(one, one, 1) == 1.0
     for pred, n, rules in ((one, 2, "all_windows"), (one, 1, "vspw_code"), (column(*[1] * 8), 8, "vspw_code")):
@@ -100,7 +100,7 @@ def test_windows_that_do_not_exist():
 
 
 @pytest.mark.parametrize("rules", ["all_windows", "vspw_code"])
-def test_accumulates_windows_and_areas_over_videos(rules):
+def test_vspw_metrics_accumulate_windows_and_areas_over_videos(rules):
     metric = VSPWMetrics((2, 4), rules=rules)
     shares, inter, union, seen = {2: [], 4: []}, np.zeros(256), np.zeros(256), set()
     for seed, num_frames in ((0, 3), (1, 7), (2, 12)):
@@ -124,7 +124,7 @@ def test_accumulates_windows_and_areas_over_videos(rules):
         assert result[f"vc{n}"] == pytest.approx(100 * np.mean(values))
 
 
-def test_perfect_prediction_is_a_hundred():
+def test_vspw_metrics_of_a_perfect_prediction_are_a_hundred():
     _, truth = videos(4, num_frames=17)
     metric = VSPWMetrics()
     metric.update("a", truth, truth)
@@ -132,7 +132,7 @@ def test_perfect_prediction_is_a_hundred():
     assert (result["miou"], result["vc8"], result["vc16"]) == (100.0, 100.0, 100.0)
 
 
-def test_merge_is_update_in_any_order():
+def test_vspw_metrics_add_state_is_update_in_any_order():
     whole, parts = VSPWMetrics((2, 3)), [VSPWMetrics((2, 3)) for _ in range(3)]
     for seed in range(30):
         whole.update(str(seed), *videos(seed))
@@ -146,7 +146,7 @@ def test_merge_is_update_in_any_order():
     assert parts[2].result() == whole.result()
 
 
-def test_bad_input_is_one_line():
+def test_video_consistency_and_vspw_metrics_reject_bad_input_in_one_line():
     labels = np.ones((3, 4, 5), np.uint8)
     for pred, truth, match in (
         (labels[0], labels[0], r"pred is uint8 \(4, 5\)"),
@@ -181,7 +181,7 @@ def test_bad_input_is_one_line():
 
 
 @pytest.mark.skipif(not CAMVID.is_dir(), reason="shared data are not here")
-def test_camvid_equals_the_figures_of_the_public_code():
+def test_vspw_metrics_of_camvid_equal_the_figures_of_the_public_code():
     oracle = json.loads((CAMVID / "oracle_vc.json").read_text())
     folder = CAMVID / "data" / oracle["video"] / "mask"
     truth = np.stack([read_label_map(path) for path in sorted(folder.iterdir())])

@@ -96,7 +96,7 @@ def place(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", COMMANDS)
 @given(data=st.data())
 @cases(60)
-def test_command_lines(name, tally, place, data, micro_folder):
+def test_commands_take_any_line_or_refuse_it_in_one(name, tally, place, data, micro_folder):
     module, *flags = COMMANDS[name]
     values = st.one_of(
         WORDS, st.sampled_from((*FILES, str(micro_folder), "query.png:mask.png", "cat=query.png:mask.png"))
@@ -132,7 +132,7 @@ def called(main, line):
 
 @given(data=st.data())
 @cases(4, times=1)
-def test_command_lines_of_training(tally, place, data, monkeypatch):
+def test_main_refuses_any_bad_command_line_in_one_line(tally, place, data, monkeypatch):
     """The flags are absl's, which reads them once a process: each case has its own."""
     keys = st.sampled_from(
         ("train_steps", "batch_size", "dtype", "seed", "task.image_size", "data.augment", "x.y", "eval")

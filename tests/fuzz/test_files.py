@@ -62,7 +62,7 @@ def copy_once(source, folder):
 @pytest.mark.parametrize("name", MODEL_FILES)
 @given(data=st.data())
 @cases(60)
-def test_model_folders(name, tally, data, micro_folder):
+def test_open_model_survives_nearly_right_configs(name, tally, data, micro_folder):
     copy = copy_once(micro_folder, tally.folder)
     nearly(micro_folder / name, copy / name, data)
     with tally.case():
@@ -71,7 +71,7 @@ def test_model_folders(name, tally, data, micro_folder):
 
 @given(data=st.data())
 @cases(6)
-def test_models_are_loaded(tally, data, micro_folder):
+def test_load_model_survives_nearly_right_configs(tally, data, micro_folder):
     copy = copy_once(micro_folder, tally.folder)
     nearly(micro_folder / "unet/config.json", copy / "unet/config.json", data)
     with tally.case():
@@ -80,7 +80,7 @@ def test_models_are_loaded(tally, data, micro_folder):
 
 @given(data=st.data())
 @cases(40)
-def test_model_cards(tally, data, micro_folder):
+def test_read_provenance_survives_nearly_right_cards(tally, data, micro_folder):
     copy = copy_once(micro_folder, tally.folder)
     (copy / "README.md").write_bytes(data.draw(mutated([(micro_folder / "README.md").read_bytes()])))
     with tally.case():
@@ -89,7 +89,7 @@ def test_model_cards(tally, data, micro_folder):
 
 @given(data=st.data())
 @cases(80)
-def test_indices_of_sharded_weights(tally, data, micro_folder):
+def test_open_network_survives_nearly_right_indices_of_shards(tally, data, micro_folder):
     unet = micro_folder / "unet"
     shard, index = f"{WEIGHTS}-00001-of-00001.safetensors", tally.folder / f"{WEIGHTS}.safetensors.index.json"
     good = tally.folder / "good"
@@ -104,7 +104,7 @@ def test_indices_of_sharded_weights(tally, data, micro_folder):
 
 @given(data=st.data())
 @cases(120)
-def test_safetensors(tally, data):
+def test_open_file_survives_nearly_right_safetensors(tally, data):
     """Bytes changed, and headers that lie about types, shapes and places."""
     path = tally.folder / "model.safetensors"
     header = {
@@ -123,7 +123,7 @@ def test_safetensors(tally, data):
 
 @given(data=st.data())
 @cases(60)
-def test_torch_files(tally, data, torch_files):
+def test_open_file_survives_nearly_right_torch_files(tally, data, torch_files):
     path = tally.folder / "weights.pt"
     path.write_bytes(data.draw(st.one_of(st.sampled_from(torch_files), mutated(torch_files))))
     with tally.case():
@@ -145,7 +145,7 @@ def torch_files(tmp_path_factory):
 @pytest.mark.parametrize("name", ["index.json", "index.npz", "features.json", "dataset_info.json"])
 @given(data=st.data())
 @cases(50)
-def test_records(name, tally, data, built):
+def test_record_source_survives_nearly_right_metadata(name, tally, data, built):
     copy = copy_once(built, tally.folder)
     good = next(built.rglob(name))
     path = copy / good.relative_to(built)
@@ -159,7 +159,7 @@ def test_records(name, tally, data, built):
 
 @given(data=st.data())
 @cases(60)
-def test_records_themselves(tally, data, built):
+def test_record_source_survives_nearly_right_records(tally, data, built):
     copy = copy_once(built, tally.folder)
     good = next(path for path in built.rglob("*") if "array_record" in path.name)
     (copy / good.relative_to(built)).write_bytes(data.draw(mutated([good.read_bytes()])))
@@ -170,7 +170,7 @@ def test_records_themselves(tally, data, built):
 
 @given(data=st.data())
 @cases(60)
-def test_voc_folders(tally, data):
+def test_voc_folder_survives_nearly_right_lists(tally, data):
     root = tally.folder / "voc"
     if not root.exists():
         trees.pascal(root)
@@ -187,7 +187,7 @@ def test_voc_folders(tally, data):
 
 @given(data=st.data())
 @cases(150)
-def test_episode_manifests(tally, data):
+def test_read_manifest_survives_nearly_right_episodes(tally, data):
     good, path = tally.folder / "good.json", tally.folder / "episodes.json"
     episode = {"query": "a", "class_id": 3, "class_name": "cat", "prompts": ["b", "c"]}
     good.write_text(json.dumps([episode, episode]))
@@ -198,7 +198,7 @@ def test_episode_manifests(tally, data):
 
 @given(data=st.data())
 @cases(150)
-def test_metrics(tally, data):
+def test_read_metrics_survives_nearly_right_lines(tally, data):
     path = tally.folder / "metrics.jsonl"
     lines = [{"step": 1, "train/loss": 0.5}, {"step": 2, "unseen/miou": 3.5}]
     text = "".join(json.dumps(data.draw(altered(line))) + "\n" for line in lines).encode()
@@ -209,7 +209,7 @@ def test_metrics(tally, data):
 
 @given(data=st.data())
 @cases(100)
-def test_settings_of_results(tally, data):
+def test_folders_survives_nearly_right_settings_of_results(tally, data):
     good, path = tally.folder / "good.json", tally.folder / "segment.json"
     good.write_text(json.dumps({"model": "0", "seed": 0, "outputs": ["."], "queries": {"a.png": [1, 2]}}))
     nearly(good, path, data)

@@ -67,7 +67,7 @@ def readable(found):
 @pytest.mark.parametrize("form", MODES)
 @given(data=st.data())
 @cases(40)
-def test_pictures(form, tally, data):
+def test_read_image_and_read_mask_survive_nearly_right_files(form, tally, data):
     content = data.draw(mutated([picture(form, mode) for mode in MODES[form]]))
     label = data.draw(st.integers(-1, 300))
     path = tally.folder / "picture.bin"
@@ -87,7 +87,7 @@ def test_pictures(form, tally, data):
 @pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "AVIF"])
 @given(data=st.data())
 @cases(25)
-def test_animations(form, tally, data):
+def test_read_video_survives_nearly_right_animations(form, tally, data):
     path = tally.folder / "animation.png"
     path.write_bytes(data.draw(mutated([animation(form)])))
     with tally.case():
@@ -102,7 +102,7 @@ def test_animations(form, tally, data):
     orientation=st.one_of(st.integers(-1, 70000), st.text(max_size=3), st.binary(max_size=4)),
 )
 @cases(60)
-def test_modes_sizes_and_exif(tally, mode, size, turned, orientation):
+def test_read_image_survives_any_mode_size_and_exif(tally, mode, size, turned, orientation):
     image = Image.new("L", size[::-1] if turned else size, 100)
     image = image.convert("RGBA").convert("PA") if mode == "PA" else image.convert(mode)
     with tally.case():
@@ -158,7 +158,7 @@ def two_tone(data):
 
 @given(data=st.data())
 @cases(400)
-def test_a_mask_of_two_tones_is_never_inverted(tally, data):
+def test_read_mask_never_inverts_a_mask_of_two_tones(tally, data):
     content = two_tone(data)
     with tally.case():
         mask = read_mask(content, say=tally.said) == 1
@@ -186,7 +186,7 @@ def film(path, codec, options, form):
 )
 @given(data=st.data())
 @cases(25)
-def test_videos(codec, form, tally, data, film_of):
+def test_read_video_survives_nearly_right_videos(codec, form, tally, data, film_of):
     path = tally.folder / "film.bin"
     path.write_bytes(data.draw(mutated([film_of(codec, form)])))
     with tally.case():

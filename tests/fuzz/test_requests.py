@@ -37,7 +37,7 @@ def answered(tally, page, *request, **headers):
 
 @given(data=st.data())
 @cases(150)
-def test_any_request(tally, data):
+def test_guard_answers_any_request(tally, data):
     page = Page(tally.folder)
     path = data.draw(st.sampled_from(PATHS)) + data.draw(st.one_of(st.just(""), LATIN))
     query = data.draw(st.one_of(st.just(""), LATIN, st.just("session_hash=abc")))
@@ -51,7 +51,7 @@ def test_any_request(tally, data):
 
 @given(data=st.data())
 @cases(150)
-def test_any_call_of_a_function(tally, data):
+def test_guard_answers_any_call_of_a_function(tally, data):
     page = Page(tally.folder)
     good = {"data": GOOD, "fn_index": 3, "session_hash": "abc"}
     document = json.dumps(data.draw(altered(good))).encode()
@@ -59,7 +59,7 @@ def test_any_call_of_a_function(tally, data):
     answered(tally, page, "POST", JOIN, body)
 
 
-def test_a_good_call_comes_in(tally):
+def test_guard_lets_a_good_call_in(tally):
     assert (
         answered(
             tally,
@@ -74,7 +74,7 @@ def test_a_good_call_comes_in(tally):
 
 @given(data=st.data())
 @cases(100)
-def test_files_of_others(tally, data):
+def test_guard_serves_no_files_of_others(tally, data):
     """No spelling of a path reads what was not given to this browser."""
     page = Page(tally.folder)
     parts = st.lists(st.sampled_from(("..", ".", "", "etc", "passwd", "%2e%2e", "example.png", "~", "a")), max_size=6)

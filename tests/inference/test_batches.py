@@ -14,7 +14,7 @@ def load(item):
     return [((item, i), {"x": np.full(2, 10.0 * item + i)}) for i in range(item % 3)]
 
 
-def test_queries_come_back_in_order_and_batches_have_one_size():
+def test_predict_batches_keeps_the_order_of_queries_and_one_batch_size():
     batches = []
 
     def predict(arrays):
@@ -30,7 +30,7 @@ def test_queries_come_back_in_order_and_batches_have_one_size():
     np.testing.assert_array_equal(batches[-1], [batches[-1][0]] * 4)  # filled up
 
 
-def test_the_next_batch_is_with_the_device_before_results_are_looked_at():
+def test_predict_batches_starts_the_next_batch_before_it_looks_at_results():
     class Running:
         """As an array of JAX: it is waited for where it becomes one of NumPy."""
 
@@ -52,11 +52,11 @@ def test_the_next_batch_is_with_the_device_before_results_are_looked_at():
     assert events == ["start 0", "start 1", "wait for 0", "start 2", "wait for 1", "wait for 2"]
 
 
-def test_nothing_is_predicted_of_nothing():
+def test_predict_batches_predicts_nothing_of_nothing():
     assert list(predict_batches(lambda _: 1 / 0, [], load, 4)) == []
 
 
-def test_calls_run_ahead_but_not_further():
+def test_map_ahead_runs_calls_ahead_but_not_further():
     done, drawn = threading.Semaphore(0), []
 
     def function(i):
@@ -70,7 +70,7 @@ def test_calls_run_ahead_but_not_further():
     assert list(results) == [16, 17, 18, 19]
 
 
-def test_an_error_is_raised_in_its_place_and_ends_the_threads():
+def test_map_ahead_raises_an_error_in_its_place_and_ends_the_threads():
     def function(i):
         if i == 3:
             raise LDISError("item 3: bad")

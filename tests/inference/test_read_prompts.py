@@ -31,7 +31,7 @@ def opened(*prompts, **options):
 
 
 @pytest.mark.parametrize("label", [2, "2", "trunk", np.int64(2)])
-def test_a_label_is_a_number_or_a_name(label_map, label, caplog):
+def test_open_prompts_takes_a_label_as_a_number_or_a_name(label_map, label, caplog):
     for path in (label_map, str(label_map)):
         [mask] = opened((IMAGE, path, label))
         np.testing.assert_array_equal(mask, np.where(LABELS == 255, 255, LABELS == 2))
@@ -41,7 +41,7 @@ def test_a_label_is_a_number_or_a_name(label_map, label, caplog):
     assert not caplog.records
 
 
-def test_every_prompt_may_have_a_label_of_its_own(label_map):
+def test_open_prompts_takes_a_label_of_its_own_for_every_prompt(label_map):
     prompts = [(IMAGE, label_map, 1), (IMAGE, LABELS, 2), (IMAGE, LABELS == 2), (IMAGE, LABELS == 1, None)]
     found = [mask == 1 for mask in opened(*prompts)]
     for mask, its in zip(found, (1, 2, 2, 1), strict=True):
@@ -50,14 +50,14 @@ def test_every_prompt_may_have_a_label_of_its_own(label_map):
     assert counts.tolist() == [1, 3] and (masks[0, 0] == 1).any() and (masks[0, 0] != masks[1, 0]).any()
 
 
-def test_a_label_for_all_is_for_those_without_one():
+def test_labelled_gives_a_label_for_all_to_those_without_one():
     assert labelled([("a", "b"), ("c", "d", 3), ("e", "f", None)], 7) == [("a", "b", 7), ("c", "d", 3), ("e", "f", 7)]
     assert labelled([("a", "b")], None) == [("a", "b")]
     with pytest.raises(LDISError, match="prompts: give at least one"):
         labelled(["a.png", "b.png"], 7)
 
 
-def test_names_of_another_program_are_no_matter_where_nobody_asks_for_one(label_map):
+def test_open_prompts_ignores_names_of_another_program_unless_asked_for_one(label_map):
     (label_map.parent / "classes.json").write_text('{"0": "limb"}')
     assert (opened((IMAGE, label_map, 2))[0] == 1).sum() == (LABELS == 2).sum()
     with pytest.raises(LDISError, match="labels 1, 2; choose one"):
@@ -66,7 +66,7 @@ def test_names_of_another_program_are_no_matter_where_nobody_asks_for_one(label_
         opened((IMAGE, label_map, "limb"))
 
 
-def test_a_classes_json_far_above_is_not_of_this_map(tmp_path):
+def test_open_prompts_ignores_a_classes_json_far_above_the_map(tmp_path):
     (tmp_path / "classes.json").write_text(json.dumps({"names": NAMES}))
     path = tmp_path / "set" / "labels" / "a.png"
     path.parent.mkdir(parents=True)
@@ -75,7 +75,7 @@ def test_a_classes_json_far_above_is_not_of_this_map(tmp_path):
         opened((IMAGE, path))
 
 
-def test_with_names_a_palette_is_read_as_it_is_in_training(label_map):
+def test_open_prompts_reads_a_palette_with_names_as_in_training(label_map):
     image = Image.fromarray((LABELS == 1).astype(np.uint8))
     image.putpalette([255, 255, 255, 0, 0, 0])
     image.save(label_map)
@@ -100,18 +100,18 @@ def test_with_names_a_palette_is_read_as_it_is_in_training(label_map):
         ((1, 2), r"label=\(1, 2\): must be an integer"),
     ],
 )
-def test_what_cannot_be_chosen_is_one_line(label_map, label, message):
+def test_open_prompts_rejects_what_cannot_be_chosen_in_one_line(label_map, label, message):
     with pytest.raises(LDISError, match=message) as info:
         opened((IMAGE, label_map, label))
     assert "\n" not in str(info.value)
 
 
-def test_an_array_has_no_names():
+def test_open_prompts_has_no_names_for_an_array():
     with pytest.raises(LDISError, match=r"prompt 1: no label named .limb.; there is no classes\.json beside it"):
         opened((IMAGE, LABELS, "limb"))
 
 
 @pytest.mark.parametrize("prompts", [[], [(IMAGE,)], [(IMAGE, LABELS, 1, 2)], [IMAGE], ["ab"]])
-def test_prompts_are_pairs_or_triples(prompts):
+def test_open_prompts_takes_pairs_or_triples_only(prompts):
     with pytest.raises(LDISError, match=r"prompts: give at least one \(image, mask\) pair for every class, or \(image"):
         opened(*prompts)

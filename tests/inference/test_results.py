@@ -19,19 +19,19 @@ def segmentation(*names):
     return ClassSegmentation(np.minimum(LABELS, len(names)), probabilities, names, (0.5,) * len(names), False)
 
 
-def test_of_several_classes_those_found_are_named():
+def test_class_segmentation_overlay_names_those_of_several_classes_found():
     found = segmentation("cat", "dog", "cow").overlay(QUERY)
     expected = Legend({1: "cat", 3: "cow"}, LABELS).draw(overlay_labels(QUERY, LABELS))
     np.testing.assert_array_equal(found, expected)
     assert (found[:35] != QUERY[:35]).any(), "a legend above the objects"
 
 
-def test_one_class_needs_no_name():
+def test_class_segmentation_overlay_of_one_class_needs_no_name():
     np.testing.assert_array_equal(segmentation("cat").overlay(QUERY), overlay_labels(QUERY, LABELS > 0))
 
 
 @pytest.mark.parametrize("names", [("cat", "dog", "cow"), ("cat",)])
-def test_a_label_map_is_kept_in_the_colours_of_its_overlay(tmp_path, names):
+def test_class_segmentation_save_keeps_the_colours_of_its_overlay(tmp_path, names):
     result = segmentation(*names)
     result.save(tmp_path / "labels.png")
     image = Image.open(tmp_path / "labels.png")
@@ -40,7 +40,7 @@ def test_a_label_map_is_kept_in_the_colours_of_its_overlay(tmp_path, names):
     np.testing.assert_array_equal(np.asarray(image.convert("RGB")), colours[result.label_map])
 
 
-def test_label_map_gives_no_pixel_to_a_class_that_is_not_there(tmp_path):
+def test_class_segmentation_gives_no_pixel_to_a_class_that_is_not_there(tmp_path):
     logits = np.full((2, 90, 120), -2.0, np.float32)
     logits[0, 40:60, 50:90] = 2.0
     logits[1, 30:50, 50:90] = 0.3  # where the first is too, it is weaker
@@ -55,7 +55,7 @@ def test_label_map_gives_no_pixel_to_a_class_that_is_not_there(tmp_path):
     assert read_scores(tmp_path / "labels.png") == pytest.approx(found.scores, abs=1e-4)
 
 
-def test_scores_of_a_file_that_has_none(tmp_path):
+def test_read_scores_gives_none_for_a_file_without_scores(tmp_path):
     Image.fromarray(LABELS).save(tmp_path / "foreign.png")
     (tmp_path / "broken.png").write_bytes(b"no png")
     for name in ("foreign.png", "broken.png", "missing.png"):

@@ -43,7 +43,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_draws_are_of_classes_that_the_query_does_not_show(root):
+def test_draw_absent_record_takes_classes_that_the_query_does_not_show(root):
     source, seen = VOCFolder(root, "train"), set()
     for i in range(300):
         record = source.draw_absent_record(episode_rng(0, i), 2)
@@ -56,14 +56,14 @@ def test_draws_are_of_classes_that_the_query_does_not_show(root):
     assert not episode.query_mask.any() and all((mask == 1).any() for mask in episode.prompt_masks)
 
 
-def test_chosen_classes_are_asked_for_and_others_may_be_shown(root):
+def test_draw_absent_record_asks_for_chosen_classes_and_others_may_be_shown(root):
     source = VOCFolder(root, "train", (3,))
     records = [source.draw_absent_record(episode_rng(0, i), 1) for i in range(60)]
     assert {record.class_id for record in records} == {3}
     assert {record.query for record in records} == {"a", "b", "c", "nothing"}
 
 
-def test_training_episodes_are_a_function_of_seed_and_index(root):
+def test_train_episodes_mix_in_absent_objects_by_seed_and_index(root):
     source = VOCFolder(root, "train")
 
     def episodes(absent):
@@ -90,18 +90,18 @@ def test_frozen_episodes_survive_their_manifest(root, tmp_path):
     assert all(("absent" in entry) == record.absent for entry, record in zip(entries, frozen.records, strict=True))
 
 
-def test_hash_of_present_episodes_is_what_it_was():
+def test_episodes_hash_of_present_objects_is_what_it_was():
     record = EpisodeRecord(1, "cat", "a", ("b",))
     assert episodes_hash([record]) == "8327c1ffec396d60"
     assert episodes_hash([dataclasses.replace(record, absent=True)]) != "8327c1ffec396d60"
 
 
-def test_a_manifest_that_calls_absent_what_is_shown_is_refused(root):
+def test_voc_folder_refuses_a_record_that_calls_absent_what_is_shown(root):
     with pytest.raises(LDISError, match=r"has pixels of class 1"):
         VOCFolder(root, "train").episode(EpisodeRecord(1, "class 1", "a", ("b",), absent=True))
 
 
-def test_masks_that_leave_classes_out_are_refused(root):
+def test_train_episodes_refuse_absence_where_masks_leave_classes_out(root):
     (root / "classes.json").write_text(json.dumps({"names": ["background", "x", "y", "z"], "unseen_classes": [3]}))
     with pytest.raises(
         LDISError, match=r"cannot tell what an image does not show: .*classes\.json lists unseen_classes"
@@ -109,13 +109,13 @@ def test_masks_that_leave_classes_out_are_refused(root):
         TrainEpisodes(VOCFolder(root, "train"), 1, 16, 0, 4, absent=0.5)
 
 
-def test_images_that_show_everything_are_refused(root):
+def test_check_absent_refuses_images_that_show_everything(root):
     (root / "ImageSets/Segmentation/full.txt").write_text("d\nall\n")
     with pytest.raises(LDISError, match=r"full\.txt: every image that may be a query shows all of the classes"):
         VOCFolder(root, "full").check_absent(1)
 
 
-def test_folder_of_a_class_each_is_refused(tmp_path):
+def test_check_absent_refuses_folders_of_a_class_each(tmp_path):
     for kind in ("images", "masks"):
         for name in ("cat", "dog"):
             (tmp_path / kind / name).mkdir(parents=True)
@@ -128,7 +128,7 @@ def test_folder_of_a_class_each_is_refused(tmp_path):
         ImageFolder(tmp_path, "train").check_absent(1)
 
 
-def test_mixture_draws_from_those_that_can(root):
+def test_mixture_source_draws_absent_objects_from_sources_that_can(root):
     (root / "ImageSets/Segmentation/full.txt").write_text("d\nall\n")
     cannot, can = VOCFolder(root, "full"), ProceduralScenes("train", 16)
     mixture = MixtureSource([cannot, can], [1.0, 1.0])

@@ -38,7 +38,7 @@ def pairs(records):
     return {(record.query, record.class_name) for record in records}
 
 
-def test_every_query_is_asked_once_for_each_class_that_it_shows(root):
+def test_chosen_folders_ask_every_query_once_for_each_class_that_it_shows(root):
     records = drawn(root)
     everything = {(f"cat{i}", "cat") for i in range(6)} | {(f"cat{i}", "dog") for i in range(4)}
     assert pairs(records) == everything and len(records) == 10
@@ -51,7 +51,7 @@ def test_every_query_is_asked_once_for_each_class_that_it_shows(root):
         assert {"cat": 1, "dog": 2}[episode.class_name] == episode.class_id
 
 
-def test_draws_are_of_seed_and_index(root):
+def test_chosen_folders_draw_by_seed_and_index(root):
     source = ChosenFolders([root], Choice())
     assert source.draw_each(2) == source.draw_each(2) != source.draw_each(2, seed=1)
     few, more = source.draw_each(2, most=2), source.draw_each(2, most=3)
@@ -59,7 +59,7 @@ def test_draws_are_of_seed_and_index(root):
     assert [r.class_name for r in few].count("dog") == [r.class_name for r in few].count("cat") == 2
 
 
-def test_held_out_images_are_those_of_training(root):
+def test_chosen_folders_hold_out_the_images_that_training_does(root):
     checked = check_folder(root)
     held_out = {name.decode() for name in checked.index.names[checked.held_out]}
     records = drawn(root, queries=HELD_OUT)
@@ -70,7 +70,7 @@ def test_held_out_images_are_those_of_training(root):
     assert {record.query for record in drawn(root, queries=HELD_OUT)} == {"cat4", "cat5"}
 
 
-def test_lists_of_queries_and_prompts(root, tmp_path):
+def test_chosen_folders_take_lists_of_queries_and_prompts(root, tmp_path):
     queries, prompts = tmp_path / "q.txt", tmp_path / "p.txt"
     trees.lines(queries, "cat0", "cat1")
     trees.lines(prompts, "cat1", "cat2", "")
@@ -85,7 +85,7 @@ def test_lists_of_queries_and_prompts(root, tmp_path):
     assert {r.query for r in drawn(root, 2, prompts=prompts)} == {"cat0", "cat3", "cat4", "cat5"}
 
 
-def test_small_objects_count_neither_in_queries_nor_in_prompts(root):
+def test_chosen_folders_leave_small_objects_out_of_queries_and_prompts(root):
     trees.save(root / "masks/cat0.png", box(1) + np.roll(box(2), 9, 0))  # a large dog; all others cover 16 pixels
     percent = 100 * 16 / (24 * 32)
     assert ("cat1", "dog") in pairs(drawn(root, min_object_percent=percent))
@@ -95,11 +95,11 @@ def test_small_objects_count_neither_in_queries_nor_in_prompts(root):
 
 
 @pytest.mark.parametrize("classes", [("2",), ("dog",), ("unseen_classes",), ("dog", "2", "owl")])
-def test_classes_by_label_by_name_or_by_a_list_of_theirs(root, classes):
+def test_chosen_folders_take_classes_by_label_by_name_or_by_a_list(root, classes):
     assert {record.class_name for record in drawn(root, classes=classes)} == {"dog"}
 
 
-def test_prompts_are_of_the_querys_folder(root, tmp_path):
+def test_chosen_folders_take_prompts_from_the_querys_folder(root, tmp_path):
     other = zoo(tmp_path / "farm", {"names": ["background", "cow", "dog"]})
     source = ChosenFolders([root, other], Choice())
     records = source.draw_each(1)
@@ -117,7 +117,7 @@ def test_prompts_are_of_the_querys_folder(root, tmp_path):
     }
 
 
-def test_a_manifest_is_of_one_folder_in_its_own_words(root, tmp_path):
+def test_chosen_folders_write_a_manifest_of_one_folder_in_its_own_words(root, tmp_path):
     source = ChosenFolders([root, zoo(tmp_path / "farm")], Choice())
     records = source.draw_each(1)
     own = source.to_manifest("zoo", records)
@@ -132,14 +132,14 @@ def test_a_manifest_is_of_one_folder_in_its_own_words(root, tmp_path):
         alone.of_manifest("zoo", [own[0].__class__(1, "cat", "cat0", ("nobody",))], root)
 
 
-def test_values_without_a_name_and_names_of_several(root):
+def test_chosen_folders_name_values_without_a_name_or_with_a_shared_one(root):
     (root / "classes.json").write_text(json.dumps({"names": ["background", "pet", "pet"]}))
     trees.save(root / "masks/cat5.png", box(3))  # a second owl
     assert {record.class_name for record in drawn(root)} == {"pet (1)", "pet (2)", "class 3"}
     assert {record.class_id for record in drawn(root, classes=("3",))} == {3}
 
 
-def test_masks_of_one_value_and_folders_of_classes(tmp_path):
+def test_chosen_folders_read_masks_of_one_value_in_folders_of_classes(tmp_path):
     masks = {f"{kind}/{i}": box(255) for kind in ("ant", "bee") for i in range(2)}
     source = ChosenFolders([image_folder(tmp_path, masks)], Choice(classes=("bee",)))
     records = source.draw_each(1)
@@ -147,7 +147,7 @@ def test_masks_of_one_value_and_folders_of_classes(tmp_path):
     np.testing.assert_array_equal(source.episode(records[0]).query_mask, box(1))
 
 
-def test_other_masks_have_another_hash(root):
+def test_chosen_folders_data_hash_changes_with_masks_and_images(root):
     first = ChosenFolders([root], Choice()).data_hash
     assert ChosenFolders([root], Choice(classes=("dog",))).data_hash == first
     trees.save(root / "masks/cat5.png", box(1)[::-1].copy())
@@ -170,7 +170,7 @@ def test_other_masks_have_another_hash(root):
         ),
     ],
 )
-def test_a_choice_of_nothing_is_one_line(root, tmp_path, monkeypatch, choice, message):
+def test_chosen_folders_refuse_a_choice_of_nothing_in_one_line(root, tmp_path, monkeypatch, choice, message):
     monkeypatch.chdir(tmp_path)
     trees.lines(tmp_path / "empty.txt")
     trees.lines(tmp_path / "odd.txt", "cat0.png", "cat1")
@@ -179,7 +179,7 @@ def test_a_choice_of_nothing_is_one_line(root, tmp_path, monkeypatch, choice, me
     assert message in str(error.value)
 
 
-def test_too_few_images_are_one_line(root):
+def test_chosen_folders_refuse_too_few_images_in_one_line(root):
     with pytest.raises(
         LDISError, match=r"zoo: 1-shot episodes need .* there are of owl: 1 queries, 0 prompts for one;"
     ):
@@ -188,7 +188,7 @@ def test_too_few_images_are_one_line(root):
         drawn(root, 6)
 
 
-def test_folders_that_cannot_be_used(root, tmp_path):
+def test_chosen_folders_refuse_folders_that_cannot_be_used(root, tmp_path):
     (tmp_path / "empty/images").mkdir(parents=True)
     (tmp_path / "empty/masks").mkdir()
     with pytest.raises(LDISError, match="empty: no image with a mask that shows an object; check_data says"):

@@ -48,7 +48,7 @@ def equal(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
 
 
-def test_an_episode_may_refuse_augmentation():
+def test_train_episodes_respect_an_episode_that_refuses_augmentation():
     scenes = ProceduralScenes("train", 32)
     changed, kept = (TrainEpisodes(scenes, 2, 32, seed=0, length=4, augment=augment)[3] for augment in (True, False))
     assert equal(changed, kept)
@@ -57,7 +57,7 @@ def test_an_episode_may_refuse_augmentation():
 
 
 @pytest.mark.parametrize("augment", [True, False])
-def test_arrays(augment):
+def test_train_episodes_give_arrays_of_fixed_shapes_and_types(augment):
     arrays = TrainEpisodes(Noise(), 3, 32, seed=0, length=5, augment=augment)[4]
     assert {k: (v.shape, v.dtype) for k, v in arrays.items()} == {
         "query_image": ((32, 32, 3), np.float32),
@@ -81,7 +81,7 @@ def test_network_arrays_are_the_evaluation_transform():
         np.testing.assert_array_equal(arrays["prompt_masks"][k], mask)
 
 
-def test_an_episode_depends_on_seed_and_index_only():
+def test_train_episodes_depend_on_seed_and_index_only():
     forward, backward, other = (TrainEpisodes(Noise(), 1, 32, seed, 4) for seed in (1, 1, 2))
     ahead = [forward[i] for i in range(4)]
     behind = [backward[i] for i in (3, 2, 1, 0)][::-1]
@@ -90,7 +90,7 @@ def test_an_episode_depends_on_seed_and_index_only():
     assert not equal(ahead[0], ahead[1])
 
 
-def test_each_picture_has_its_own_draw():
+def test_train_episodes_augment_each_image_by_its_own_draw():
     class Copies(Noise):
         def draw(self, rng, num_shots):
             e = super().draw(np.random.default_rng(0), num_shots)
@@ -102,7 +102,7 @@ def test_each_picture_has_its_own_draw():
 
 
 @pytest.mark.parametrize("augment", [True, False])
-def test_empty_prompts_are_drawn_again(augment):
+def test_train_episodes_draw_empty_prompts_again(augment):
     source = Noise(p_tiny=0.5)
     episodes = TrainEpisodes(source, 2, 16, 0, 20, augment)
     arrays = [episodes[i] for i in range(20)]
@@ -111,14 +111,14 @@ def test_empty_prompts_are_drawn_again(augment):
     assert equal(arrays[5], episodes[5])
 
 
-def test_hopeless_source():
+def test_train_episodes_give_up_on_a_hopeless_source():
     source = Noise(p_tiny=1.0)
     with pytest.raises(LDISError, match=r"episode 3: 100 draws .* class noise, query q"):
         TrainEpisodes(source, 1, 8, 0, 5, augment=False)[3]
     assert source.draws == 100
 
 
-def test_videos_are_not_flipped():
+def test_train_episodes_do_not_flip_videos():
     class Side(Noise):
         def draw(self, rng, num_shots):
             e = super().draw(rng, num_shots)
@@ -134,7 +134,7 @@ def test_videos_are_not_flipped():
     assert not any(right_side(True)) and 8 < sum(right_side(False)) < 32
 
 
-def test_bounds():
+def test_train_episodes_end_at_their_length():
     episodes = TrainEpisodes(Noise(), 1, 32, 0, 2)
     assert len(episodes) == 2 and len(list(episodes)) == 2
     with pytest.raises(IndexError):
@@ -144,7 +144,7 @@ def test_bounds():
 ENTRY = {"class_id": 3, "class_name": "bird", "query": "a", "prompts": ["b", "c"]}
 
 
-def test_manifest_round_trip(tmp_path):
+def test_read_manifest_gives_episode_records(tmp_path):
     path = tmp_path / "m.json"
     path.write_text(json.dumps([ENTRY]))
     assert read_manifest(path) == [EpisodeRecord(3, "bird", "a", ("b", "c"))]
@@ -169,14 +169,14 @@ def test_manifest_round_trip(tmp_path):
         (json.dumps([ENTRY | {"prompts": ["b", "a"]}]), "no query is a prompt of its own"),
     ],
 )
-def test_bad_manifests(tmp_path, text, match):
+def test_read_manifest_rejects_bad_manifests(tmp_path, text, match):
     path = tmp_path / "m.json"
     path.write_text(text)
     with pytest.raises(LDISError, match=rf"m\.json, .*{match}"):
         read_manifest(path)
 
 
-def test_missing_manifest(tmp_path):
+def test_read_manifest_reports_a_missing_file(tmp_path):
     with pytest.raises(LDISError, match=r"none\.json, an episode manifest, .*: cannot be read \(No such file"):
         read_manifest(tmp_path / "none.json")
 

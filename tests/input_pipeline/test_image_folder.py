@@ -22,7 +22,7 @@ def root(tmp_path):
     return image_folder(tmp_path, {f"{kind}/{i}": box(255) for kind, n in (("cat", 3), ("dog", 4)) for i in range(n)})
 
 
-def test_held_out_pictures_are_queries_and_training_pictures_their_prompts(root):
+def test_image_folder_pairs_held_out_queries_with_training_prompts(root):
     checked = check_folder(root)
     held_out = {name.decode() for name in checked.index.names[checked.held_out]}
     drawn = records(ImageFolder(root, "train"), 300)
@@ -36,7 +36,7 @@ def test_held_out_pictures_are_queries_and_training_pictures_their_prompts(root)
         records(ImageFolder(root, "val"), 1, num_shots=4)
 
 
-def test_one_held_out_picture_is_enough_and_no_episode_comes_twice(tmp_path):
+def test_frozen_episodes_need_one_held_out_image_and_never_repeat(tmp_path):
     source = ImageFolder(image_folder(tmp_path, boxes(1)), "val")
     episodes = FrozenEpisodes.of_draws(source, 100, 1)
     assert len(episodes) == 1
@@ -45,7 +45,7 @@ def test_one_held_out_picture_is_enough_and_no_episode_comes_twice(tmp_path):
     assert FrozenEpisodes.of_draws(ImageFolder(tmp_path, "train"), 2, 1).records == several.records[:2]
 
 
-def test_one_training_picture_in_five_is_for_choosing(tmp_path):
+def test_image_folder_keeps_one_training_image_in_five_for_choosing(tmp_path):
     root = image_folder(tmp_path, boxes(1, 20))
     names = {split: {r.query for r in records(ImageFolder(root, split), 400)} for split in ("fit", "choose", "val")}
     assert [len(names[split]) for split in ("fit", "choose", "val")] == [13, 3, 4]
@@ -56,13 +56,13 @@ def test_one_training_picture_in_five_is_for_choosing(tmp_path):
         assert not set(r.prompts) & names["val"]
 
 
-def test_few_pictures_choose_and_are_trained_on(tmp_path):
+def test_image_folder_of_few_images_chooses_by_those_it_trains_on(tmp_path):
     root = image_folder(tmp_path, boxes(1, 8))
     fit, choose = (ImageFolder(root, split) for split in ("fit", "choose"))
     assert fit.num_images == choose.num_images == 6
 
 
-def test_classes_by_name_or_label_and_the_others(root):
+def test_image_folder_takes_classes_by_name_or_label_and_the_others(root):
     def drawn(**settings):
         return classes_of(ImageFolder(root, "train", **settings))
 
@@ -78,7 +78,7 @@ def test_classes_by_name_or_label_and_the_others(root):
         drawn(others=True)
 
 
-def test_episodes_are_the_files_as_their_rule_reads_them(root):
+def test_image_folder_episodes_are_the_files_as_their_rule_reads_them(root):
     for split in ("train", "val"):
         source = pickle.loads(pickle.dumps(ImageFolder(root, split)))
         record = records(source, 1)[0]
@@ -89,7 +89,7 @@ def test_episodes_are_the_files_as_their_rule_reads_them(root):
     assert arrays["prompt_images"].shape == (1, 16, 16, 3)
 
 
-def test_bad_files_stop_or_are_left_out(root):
+def test_image_folder_stops_at_bad_files_or_leaves_them_out(root):
     trees.save(root / "masks/dog/0.png", box(255, (9, 9)))
     with pytest.raises(LDISError, match=r"1 file cannot be used, such as .*dog/0\.png: mask is 9x9"):
         ImageFolder(root, "train")

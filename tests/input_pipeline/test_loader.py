@@ -28,7 +28,7 @@ def assert_equal(a, b):
         np.testing.assert_array_equal(a[k], b[k], err_msg=k)
 
 
-def test_batches_are_the_episodes_in_order(episodes):
+def test_train_loader_batches_are_the_episodes_in_order(episodes):
     with TrainLoader(episodes, 4) as loader:
         assert len(loader) == 10  # 42 // 4
         for step, batch in enumerate(loader):
@@ -37,7 +37,7 @@ def test_batches_are_the_episodes_in_order(episodes):
 
 
 @pytest.mark.parametrize("shares", [((0, 1, 2), (3, 4, 5)), ((0, 1), (2, 3), (4, 5)), ((0, 3, 4), (1, 2, 5))])
-def test_processes_share_the_same_global_batches(episodes, shares):
+def test_train_loader_shares_global_batches_among_processes(episodes, shares):
     with TrainLoader(episodes, 6) as whole:
         expected = list(whole)
     for rows in shares:
@@ -48,7 +48,7 @@ def test_processes_share_the_same_global_batches(episodes, shares):
             assert_equal(part, {name: array[list(rows)] for name, array in batch.items()})
 
 
-def test_workers_change_nothing_and_resume_is_exact(episodes):
+def test_train_loader_is_unchanged_by_workers_and_resumes_exactly(episodes):
     with TrainLoader(episodes, 4) as threads:
         expected = list(threads)
     with TrainLoader(episodes, 4, num_workers=2) as workers:
@@ -70,7 +70,7 @@ def test_workers_change_nothing_and_resume_is_exact(episodes):
         assert_equal(batch, expected[3 + step])
 
 
-def test_state_bounds(episodes):
+def test_train_loader_set_state_takes_steps_of_the_run_only(episodes):
     with TrainLoader(episodes, 4) as loader:
         loader.set_state({"step": 10})
         assert list(loader) == []
@@ -94,7 +94,7 @@ class Counting:
         return Episode(image, mask, (image,), (mask,), 1, "c", "q")
 
 
-def test_prefetch_is_bounded():
+def test_train_loader_prefetch_is_bounded():
     source = Counting()
     with TrainLoader(TrainEpisodes(source, 1, 8, 0, 10_000), 8) as loader:
         next(loader)
@@ -110,7 +110,7 @@ class Broken:
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_user_error_comes_through(num_workers):
+def test_train_loader_passes_on_a_user_error(num_workers):
     with (
         TrainLoader(TrainEpisodes(Broken(), 1, 8, 0, 8), 2, num_workers=num_workers) as loader,
         pytest.raises(LDISError) as info,
@@ -120,7 +120,7 @@ def test_a_user_error_comes_through(num_workers):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_interpreter_exits_with_an_open_loader(voc_root, tmp_path, num_workers):
+def test_train_loader_left_open_lets_the_interpreter_exit(voc_root, tmp_path, num_workers):
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(f"""

@@ -17,7 +17,7 @@ class Flat:
         return Episode(image, mask, (image,) * num_shots, (mask,) * num_shots, 1, "flat", self.name)
 
 
-def test_weights_are_per_image():
+def test_mixture_source_weights_are_per_image():
     mixture = MixtureSource([Flat("small", 10), Flat("large", 90), Flat("never", 50)], [0.9, 0.1, 0.0])
     np.testing.assert_allclose(mixture.probabilities, [0.5, 0.5, 0.0])
     assert mixture.num_images == 150
@@ -25,13 +25,13 @@ def test_weights_are_per_image():
     assert drawn.keys() == {"small", "large"} and 420 < drawn["small"] < 580
 
 
-def test_a_mixture_is_a_source():
+def test_mixture_source_can_be_a_source_of_another_mixture():
     inner = MixtureSource([Flat("a", 1)], [1.0])
     arrays = TrainEpisodes(MixtureSource([inner, Flat("b", 3)], [2, 1]), 2, 16, 0, 1)[0]
     assert arrays["prompt_masks"].shape == (2, 16, 16)
 
 
 @pytest.mark.parametrize("weights", [[], [1.0, -1.0], [0.0, 0.0], [1.0, float("nan")], [1.0, float("inf")]])
-def test_bad_weights(weights):
+def test_mixture_source_rejects_bad_weights(weights):
     with pytest.raises(LDISError, match=r"config\.data\.sources: weights"):
         MixtureSource([Flat("a", 1), Flat("b", 1)][: len(weights)], weights)

@@ -161,7 +161,7 @@ IMAGES = {
 
 
 @pytest.mark.parametrize("what", IMAGES)
-def test_image_files(tree, what):
+def test_voc_folder_and_record_source_read_image_files(tree, what):
     suffix, data, expected, atol = IMAGES[what]
     tree.add("odd", data, encode(LABELS), suffix)
     assert_both_read(tree, expected, LABELS, atol)
@@ -169,7 +169,7 @@ def test_image_files(tree, what):
 
 @pytest.mark.parametrize("progressive", [0, 1])
 @pytest.mark.parametrize("sampling", ["411", "420", "422", "440", "444"])
-def test_jpegs_are_decoded_as_pil_does(sampling, progressive):
+def test_read_image_decodes_jpegs_as_pil_does(sampling, progressive):
     """To the last bit, whoever decodes: what a frozen episode shows must not depend on the way it was read."""
     options = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{sampling}")]
     options += [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive]
@@ -181,7 +181,7 @@ def test_jpegs_are_decoded_as_pil_does(sampling, progressive):
 
 
 @pytest.mark.parametrize(("h", "w"), [(3, 5), (1, 1), (1, 50), (50, 1), (1, 700), (SIZE, SIZE)])
-def test_small_and_thin_pictures(tree, h, w):
+def test_voc_folder_and_record_source_read_small_and_thin_images(tree, h, w):
     image, mask = scene(h, w)
     mask[h // 2, w // 2 :] = 1
     tree.add("odd", encode(image), encode(mask))
@@ -204,7 +204,7 @@ MASKS = {
 
 
 @pytest.mark.parametrize("what", MASKS)
-def test_mask_files(tree, what):
+def test_voc_folder_and_record_source_read_mask_files(tree, what):
     data, expected = MASKS[what]
     tree.add("odd", encode(RGB), data)
     assert_both_read(tree, RGB, expected.astype(np.uint8))
@@ -216,7 +216,7 @@ def test_mask_files(tree, what):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_a_turned_image_with_an_upright_mask(tree, orientation, kind):
+def test_read_image_turns_an_image_to_fit_its_upright_mask(tree, orientation, kind):
     stored = {2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.swapaxes(0, 1)}
     stored |= {6: np.rot90, 7: lambda a: np.rot90(a.swapaxes(0, 1), 2), 8: lambda a: np.rot90(a, -1)}
     options = (JPEG if kind == "JPEG" else {"kind": "PNG"}) | {"exif": turned(orientation)}
@@ -226,13 +226,13 @@ def test_a_turned_image_with_an_upright_mask(tree, orientation, kind):
         assert_both_read(tree, RGB, LABELS, atol=5)
 
 
-def test_a_turned_image_with_a_mask_turned_alike(tree):
+def test_voc_folder_and_record_source_turn_image_and_mask_alike(tree):
     image, mask = (encode(np.rot90(a).copy(), exif=turned()) for a in (RGB, LABELS))
     tree.add("odd", image, mask)
     assert_both_read(tree, RGB, LABELS)
 
 
-def test_a_mask_stored_as_its_turned_image_but_without_the_tag_is_refused(tree, caplog):
+def test_voc_folder_and_build_refuse_a_mask_turned_without_the_tag(tree, caplog):
     for name in ("a", "b"):
         tree.add(name, *map(encode, scene()))
     tree.add("odd", encode(np.rot90(RGB).copy(), exif=turned()), encode(np.rot90(LABELS).copy()))
@@ -240,7 +240,7 @@ def test_a_mask_stored_as_its_turned_image_but_without_the_tag_is_refused(tree, 
     assert_refused_and_left_out(tree, refusal, caplog)
 
 
-def test_a_square_one_cannot_be_told_and_counts_as_upright(tree):
+def test_voc_folder_and_record_source_take_a_square_mask_as_upright(tree):
     image, mask = scene(30, 30)
     tree.add("odd", encode(np.rot90(image).copy(), exif=turned()), encode(mask))
     assert_both_read(tree, image, mask)
@@ -265,7 +265,7 @@ EXIF_ENTRIES = {  # tag, type, count, value: no value is of the type that its ta
         for what in EXIF_ENTRIES
     ],
 )
-def test_nonsense_beside_the_orientation_harms_nothing(tree, what):
+def test_voc_folder_and_record_source_ignore_nonsense_beside_the_orientation(tree, what):
     """Some cameras and editors write such tags; the pixels are fine, and so is the orientation."""
     entries = sorted([(ORIENTATION, 3, 1, b"\0\6\0\0"), EXIF_ENTRIES[what]])
     tags = b"".join(struct.pack(">HHI4s", *entry) for entry in entries)
@@ -305,7 +305,7 @@ def assert_refused_and_left_out(tree, refusal, caplog):
     ],
     ids=["a row short", "one pixel"],
 )
-def test_a_mask_of_another_size(tree, mask, refusal, caplog):
+def test_voc_folder_and_build_refuse_a_mask_of_another_size(tree, mask, refusal, caplog):
     for name in ("a", "b"):
         tree.add(name, *map(encode, scene()))
     tree.add("odd", encode(RGB), mask)
@@ -321,7 +321,7 @@ def test_a_mask_of_another_size(tree, mask, refusal, caplog):
     ],
     ids=["colour", "alpha", "16 bits"],
 )
-def test_masks_whose_labels_would_be_guessed(tree, mask, mode):
+def test_voc_folder_and_build_refuse_masks_whose_labels_would_be_guessed(tree, mask, mode):
     tree.add("odd", encode(RGB), mask)
     refusal = rf"odd\.png: pixels of mode {mode} are no label map, which has one 8-bit channel"
     with pytest.raises(LDISError, match=refusal):
@@ -333,7 +333,7 @@ def test_masks_whose_labels_would_be_guessed(tree, mask, mode):
 # Masks and crops without an object.
 
 
-def test_a_mask_of_255_only_is_neither_query_nor_prompt(tree):
+def test_voc_folder_and_record_source_leave_out_a_mask_of_255_only(tree):
     for name in ("a", "b"):
         tree.add(name, *map(encode, scene()))
     tree.add("void", encode(RGB), encode(np.full_like(LABELS, 255)))
@@ -345,7 +345,7 @@ def test_a_mask_of_255_only_is_neither_query_nor_prompt(tree):
 
 
 @pytest.mark.parametrize("value", [0, 255])
-def test_a_split_without_any_object(tree, value):
+def test_voc_folder_and_record_source_refuse_a_split_without_any_object(tree, value):
     for name in ("a", "b"):
         tree.add(name, encode(RGB), encode(np.full_like(LABELS, value)))
     status, _, error = tree.build()  # what there is to train on is the source's to say
@@ -355,7 +355,7 @@ def test_a_split_without_any_object(tree, value):
             source()
 
 
-def test_a_class_that_the_crop_misses(tree, monkeypatch):
+def test_train_episodes_draw_again_where_a_prompts_crop_misses_the_object(tree, monkeypatch):
     """A query may be without its object, a prompt never."""
     for i in range(3):
         mask = np.zeros((32, 256), np.uint8)
@@ -369,7 +369,7 @@ def test_a_class_that_the_crop_misses(tree, monkeypatch):
     assert 4 < sum((arrays["query_mask"] == 1).any() for arrays in drawn) < 20
 
 
-def test_a_class_too_small_to_be_seen_ends_in_one_line(tree):
+def test_train_episodes_end_in_one_line_for_a_class_too_small_to_be_seen(tree):
     """A pixel between the pixels that nearest takes is in no prompt ever: no endless loop."""
     mask = np.zeros((64, 64), np.uint8)
     mask[1, 1] = 1
@@ -384,7 +384,7 @@ def test_a_class_too_small_to_be_seen_ends_in_one_line(tree):
 
 
 @pytest.mark.parametrize("what", ["baseline", "progressive", "png"])
-def test_a_file_cut_off_in_the_middle_of_training(tree, what, caplog):
+def test_train_episodes_skip_a_file_cut_off_in_the_middle_of_training(tree, what, caplog):
     noise = np.random.default_rng(0).integers(0, 256, (4, 40, 50, 3), np.uint8)
     for i, name in enumerate("abcd"):
         data = encode(noise[i]) if what == "png" else encode(noise[i], "JPEG", progressive=what == "progressive")

@@ -15,7 +15,7 @@ from ldis_jax.input_pipeline.procedural import (
 from ldis_jax.recipes.data import procedural_source
 
 
-def test_splits_are_disjoint_and_every_attribute_is_in_both():
+def test_split_classes_are_disjoint_and_every_attribute_is_in_both():
     train, unseen = set(split_classes("train")), set(split_classes("unseen"))
     assert not train & unseen and train | unseen == set(range(1, NUM_CLASSES + 1))
     assert len(unseen) == NUM_CLASSES // 5
@@ -26,7 +26,7 @@ def test_splits_are_disjoint_and_every_attribute_is_in_both():
 
 
 @pytest.mark.parametrize("split", ["train", "unseen"])
-def test_episodes_show_their_class_and_only_classes_of_the_split(split):
+def test_procedural_scenes_show_their_class_and_only_classes_of_the_split(split):
     scenes = ProceduralScenes(split, 48)
     allowed = set(split_classes(split))
     for i in range(20):
@@ -38,7 +38,7 @@ def test_episodes_show_their_class_and_only_classes_of_the_split(split):
         assert episode.class_id in found and found <= allowed and 2 <= len(found) <= 4
 
 
-def test_same_index_same_episode():
+def test_procedural_scenes_give_the_same_episode_for_the_same_index():
     scenes = ProceduralScenes("train", 48)
     one, again, other = (scenes.draw(episode_rng(7, i), 1) for i in (5, 5, 6))
     np.testing.assert_array_equal(one.query_image, again.query_image)
@@ -46,7 +46,7 @@ def test_same_index_same_episode():
     assert not np.array_equal(one.query_image, other.query_image)
 
 
-def test_bad_input():
+def test_procedural_scenes_reject_bad_input():
     with pytest.raises(LDISError, match="scenes: kind='procedural' of split 'val': must be"):
         make_source({"scenes": procedural_source("val")}, 32)
     with pytest.raises(LDISError, match="do not fit"):

@@ -132,7 +132,7 @@ def same(a, b):
 @pytest.mark.parametrize("flip", [True, False], ids=["picture", "video"])
 @pytest.mark.parametrize("size", [256, 64])
 @pytest.mark.parametrize(("h", "w"), SHAPES)
-def test_training_transform(h, w, size, flip):
+def test_train_transform_is_the_recipe(h, w, size, flip):
     recipe = Recipe(size, flip)
     for seed in SEEDS if size == 256 else range(12):
         image, mask = picture(h, w, seed)
@@ -147,14 +147,14 @@ def test_training_transform(h, w, size, flip):
 
 
 @pytest.mark.parametrize("value", [0, 1, 255])
-def test_training_transform_of_one_label(value):
+def test_train_transform_of_one_label_is_the_recipe(value):
     image, mask = picture(300, 400, 0)
     mask[:] = value
     out = train_transform(image, mask, 64, episode_rng(0, 0))
     assert same(out, Recipe(64)(image, mask, episode_rng(0, 0)))
 
 
-def test_views_are_as_good_as_arrays():
+def test_train_transform_and_eval_transform_take_views_as_arrays():
     image, mask = picture(200, 300, 1)
     views = image[::-1, ::2], mask[::-1, ::2]
     for transform in (lambda *a: train_transform(*a, 64, episode_rng(1, 5)), lambda *a: eval_transform(*a, 64)):
@@ -162,7 +162,7 @@ def test_views_are_as_good_as_arrays():
 
 
 @pytest.mark.parametrize("is_video", [False, True])
-def test_training_episodes(is_video):
+def test_train_episodes_follow_the_recipe(is_video):
     """Query first, then prompts, each with its own draws; where a prompt shows no object all of it is drawn again."""
     draws = []
 
@@ -218,8 +218,8 @@ WRONG = [
 
 
 @pytest.mark.parametrize("wrong", [*WRONG, "videos flipped"])
-def test_these_pictures_tell_a_wrong_recipe(wrong):
-    """Each way to get a step wrong shows in one of the images of :func:`test_training_transform` at least."""
+def test_recipe_with_a_wrong_step_differs_on_some_image(wrong):
+    """Each way to get a step wrong shows in an image of :func:`test_train_transform_is_the_recipe` at least."""
     flip = wrong != "videos flipped"
 
     def differs(h, w, seed):
@@ -231,7 +231,7 @@ def test_these_pictures_tell_a_wrong_recipe(wrong):
 
 @pytest.mark.parametrize("size", [256, 64])
 @pytest.mark.parametrize(("h", "w"), SHAPES)
-def test_evaluation_transform(h, w, size):
+def test_eval_transform_is_the_recipe(h, w, size):
     image, mask = picture(h, w, 1)
     new_w, new_h = (max(int(side * size / max(h, w) + 0.5), 1) for side in (w, h))
     small = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR).astype(np.float32)

@@ -66,14 +66,14 @@ def assert_equal(a, b):
 
 
 @pytest.mark.parametrize("classes", [None, [1], range(2, 4)])
-def test_same_episodes_as_the_folder(voc_root, built, classes):
+def test_record_source_draws_the_same_episodes_as_the_folder(voc_root, built, classes):
     folder, records = VOCFolder(voc_root, "train", classes), RecordSource(built, "train", classes)
     assert records.num_images == folder.num_images and classes_of(records) == classes_of(folder)
     for i in range(60):
         assert_equal(records.draw(episode_rng(7, i), 1), folder.draw(episode_rng(7, i), 1))
 
 
-def test_manifest_episodes(voc_root, built):
+def test_record_source_gives_the_episodes_of_a_manifest(voc_root, built):
     record = EpisodeRecord(2, "dog", "c", ("b",))
     records = RecordSource(built, "train")
     assert_equal(records.episode(record), VOCFolder(voc_root, "train").episode(record))
@@ -88,7 +88,7 @@ def test_manifest_episodes(voc_root, built):
             records.episode(bad)
 
 
-def test_refusals(built):
+def test_record_source_refuses_missing_splits_and_classes(built):
     with pytest.raises(
         LDISError, match=r"val/1\.0\.0 \(build the records with data/build\.py\): cannot be read \(No such"
     ):
@@ -97,13 +97,13 @@ def test_refusals(built):
         RecordSource(built, "train", [9])
 
 
-def test_pickling(built):
+def test_record_source_survives_pickling(built):
     source = RecordSource(built, "train")
     source.draw(episode_rng(0, 0), 1)  # files are open now
     assert_equal(pickle.loads(pickle.dumps(source)).draw(episode_rng(0, 1), 1), source.draw(episode_rng(0, 1), 1))
 
 
-def test_one_thread_opens_for_all(built, monkeypatch):
+def test_record_source_is_opened_by_one_thread_for_all(built, monkeypatch):
     """TFDS may be imported then, and two threads that import it can stop for ever."""
     open_folder, opened = tfds.builder_from_directory, []
 
@@ -123,7 +123,7 @@ def test_one_thread_opens_for_all(built, monkeypatch):
 
 
 @pytest.mark.parametrize("which", ["built", "videos"])
-def test_workers_change_nothing(which, request):
+def test_train_loader_gives_the_same_records_with_workers(which, request):
     config = record_source(str(request.getfixturevalue(which)), "train")
     episodes = TrainEpisodes(make_source({"set": config}, 16), 1, 16, seed=2, length=24)
     with TrainLoader(episodes, 4) as loader:
@@ -136,7 +136,7 @@ def test_workers_change_nothing(which, request):
             np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
-def test_prompts_are_frames_of_the_same_video(videos):
+def test_record_source_takes_prompts_from_the_querys_video(videos):
     source = RecordSource(videos, "train")
     drawn = [source.draw_record(episode_rng(0, i), 1) for i in range(200)]
     assert {r.query for r in drawn} == {"u/0", "u/1", "u/2", "v/0", "v/1"}
@@ -148,7 +148,7 @@ def test_prompts_are_frames_of_the_same_video(videos):
         source.draw(episode_rng(0, 0), 3)
 
 
-def test_a_bad_file_does_not_end_a_run(voc_root, caplog):
+def test_train_episodes_go_on_after_a_bad_file(voc_root, caplog):
     episodes = TrainEpisodes(VOCFolder(voc_root, "train"), 1, 16, seed=3, length=40)
     (voc_root / "JPEGImages/b.jpg").write_bytes(b"gone bad")
     with caplog.at_level(logging.WARNING):
@@ -163,7 +163,7 @@ def test_a_bad_file_does_not_end_a_run(voc_root, caplog):
             np.testing.assert_array_equal(again[i][key], first[i][key])
 
 
-def test_too_many_bad_files_do(voc_root):
+def test_train_episodes_end_at_too_many_bad_files(voc_root):
     episodes = TrainEpisodes(VOCFolder(voc_root, "train"), 1, 16, seed=3, length=4)
     for name in "abd":
         (voc_root / f"JPEGImages/{name}.jpg").unlink()
@@ -172,7 +172,7 @@ def test_too_many_bad_files_do(voc_root):
     assert sum(episodes.bad_files.values()) == 100
 
 
-def test_damaged_records_are_bad_files(built):
+def test_record_source_reports_damaged_records_as_bad_files(built):
     path = next(built.rglob("*array_record*"))
     data = bytearray(path.read_bytes())
     start = data.index(b"\xff\xd8\xff") + 30
@@ -185,7 +185,7 @@ def test_damaged_records_are_bad_files(built):
 
 
 @pytest.mark.parametrize("spoil", ["import", "field"])
-def test_features_that_we_do_not_write(built, spoil, capsys):
+def test_record_source_refuses_features_that_we_do_not_write(built, spoil, capsys):
     """TFDS would import what they name."""
     path = built / "train" / "1.0.0" / "features.json"
     features = json.loads(path.read_text())

@@ -77,7 +77,7 @@ class One:
 
 
 @pytest.mark.parametrize("augment", [True, False])
-def test_training_shows_tiles_whose_prompts_hold_the_object(augment):
+def test_train_episodes_show_tiles_whose_prompts_hold_the_object(augment):
     episodes = TrainEpisodes(One(augment), 1, 32, seed=0, length=40, tile=0.25)
     drawn = [episodes[i] for i in range(40)]
     assert all((arrays["prompt_masks"] == 1).any() and arrays["query_image"].shape == (32, 32, 3) for arrays in drawn)

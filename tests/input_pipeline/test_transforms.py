@@ -67,7 +67,7 @@ def test_eval_transform(h, w):
     assert (out[padding] == 0).all() and (out_mask[padding] == 255).all()
 
 
-def test_normalised_range():
+def test_eval_image_normalises_to_minus_one_to_one():
     image = np.zeros((4, 4, 3), np.uint8)
     image[:, 2:] = 255
     np.testing.assert_array_equal(T.eval_image(image, 4)[0, :, 0], [-1, -1, 1, 1])
@@ -104,7 +104,7 @@ def test_random_crop_keeps_image_and_mask_together():
     assert min(left for _, left in corners) <= 2 and max(left for _, left in corners) >= 36  # of 0..38
 
 
-def test_crop_of_a_smaller_picture_is_the_picture():
+def test_random_crop_of_a_smaller_image_is_the_image():
     image, mask = picture(10, 50), np.zeros((10, 50), np.uint8)
     out, out_mask = T.random_crop(image, mask, 32, rng())
     assert out.shape == (10, 32, 3) and out_mask.shape == (10, 32)
@@ -112,7 +112,7 @@ def test_crop_of_a_smaller_picture_is_the_picture():
     np.testing.assert_array_equal(out, image[:, :8])
 
 
-def test_crop_avoids_a_dominant_class():
+def test_random_crop_avoids_a_dominant_class():
     mask = np.zeros((32, 128), np.uint8)
     mask[:, 64:] = 1
     mask[:8] = 255  # must not count
@@ -125,7 +125,7 @@ def test_crop_avoids_a_dominant_class():
 
 
 @pytest.mark.parametrize("value", [0, 1, 255])
-def test_crop_of_one_label_ends(value):
+def test_random_crop_of_one_label_ends(value):
     mask = np.full((40, 40), value, np.uint8)
     _, crop = T.random_crop(picture(40, 40), mask, 32, rng())
     assert crop.shape == (32, 32) and (crop == value).all()
@@ -159,24 +159,24 @@ COLOURS = picture(16, 16)
 NOTHING = (0, 0, 0, 0, 0)
 
 
-def test_distortion_off():
+def test_photometric_distortion_may_change_nothing():
     np.testing.assert_array_equal(distort(COLOURS, *NOTHING), COLOURS)
 
 
 @pytest.mark.parametrize("beta", [-32.0, -0.5, 20.7, 32.0])
-def test_brightness(beta):
+def test_photometric_distortion_shifts_brightness(beta):
     expected = np.floor(np.clip(COLOURS + np.float32(beta), 0, 255))
     np.testing.assert_array_equal(distort(COLOURS, 1, beta, 0, 0, 0, 0), expected)
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.37])
-def test_contrast_first_or_last(alpha):
+def test_photometric_distortion_scales_contrast_first_or_last(alpha):
     expected = np.floor(np.clip(COLOURS * np.float32(alpha), 0, 255))
     np.testing.assert_array_equal(distort(COLOURS, 0, 1, 1, alpha, 0, 0), expected)
     np.testing.assert_array_equal(distort(COLOURS, 0, 0, 0, 0, 1, alpha), expected)
 
 
-def test_contrast_is_applied_in_its_place():
+def test_photometric_distortion_applies_contrast_in_its_place():
     def contrast(image):
         return distort(image, 0, 1, 1, 1.5, 0, 0)
 
@@ -189,7 +189,7 @@ def test_contrast_is_applied_in_its_place():
     assert (first != last).any()
 
 
-def test_saturation_and_hue_against_colorsys():
+def test_photometric_distortion_changes_saturation_and_hue_as_colorsys_does():
     def each(change):
         pixels = [colorsys.hsv_to_rgb(*change(*colorsys.rgb_to_hsv(*p))) for p in COLOURS.reshape(-1, 3) / 255]
         return 255 * np.reshape(pixels, COLOURS.shape)
@@ -202,7 +202,7 @@ def test_saturation_and_hue_against_colorsys():
         np.testing.assert_allclose(distort(COLOURS, 0, 0, 0, 1, delta, 0), expected, atol=7)
 
 
-def test_each_distortion_has_an_even_chance():
+def test_photometric_distortion_gives_each_step_an_even_chance():
     flat = np.full((2, 2, 3), (200, 120, 60), np.uint8)
     same = [np.array_equal(T.photometric_distortion(flat, rng(seed)), flat) for seed in range(800)]
     assert 0.03 < np.mean(same) < 0.11  # 1/16, and a little from changes too small to see

@@ -16,14 +16,14 @@ def records(folder, n, num_shots=1):
     return [folder.draw_record(episode_rng(0, i), num_shots) for i in range(n)]
 
 
-def test_index(voc_root):
+def test_voc_folder_indexes_images_by_class(voc_root):
     folder = VOCFolder(voc_root, "train")
     assert images_of(folder) == {1: ["a", "b", "d"], 2: ["b", "c"], 3: ["d"]}
     assert classes_of(folder) == {"a": [1], "b": [1, 2], "c": [2], "d": [1, 3]}
     assert folder.num_images == 4  # e shows nothing, the second a is the first
 
 
-def test_draws_are_even_over_queries_then_over_their_classes(voc_root):
+def test_voc_folder_draws_evenly_over_queries_then_over_their_classes(voc_root):
     drawn = collections.Counter((r.query, r.class_id) for r in records(VOCFolder(voc_root, "train"), 2000))
     # Class 3 has one image only, so d is a query of class 1 alone.
     expected = {("a", 1): 0.25, ("b", 1): 0.125, ("b", 2): 0.125, ("c", 2): 0.25, ("d", 1): 0.25}
@@ -33,7 +33,7 @@ def test_draws_are_even_over_queries_then_over_their_classes(voc_root):
 
 
 @pytest.mark.parametrize("num_shots", [1, 2])
-def test_prompts_are_other_images_of_the_class_without_repeats(voc_root, num_shots):
+def test_voc_folder_prompts_are_other_images_of_the_class_without_repeats(voc_root, num_shots):
     folder, seen = VOCFolder(voc_root, "train"), set()
     for record in records(folder, 300, num_shots):
         assert len(set(record.prompts) - {record.query}) == num_shots
@@ -42,7 +42,7 @@ def test_prompts_are_other_images_of_the_class_without_repeats(voc_root, num_sho
     assert seen == ({"a", "b", "c", "d"} if num_shots == 1 else {"a", "b", "d"})
 
 
-def test_episode_pictures(voc_root):
+def test_voc_folder_episode_holds_the_images_and_masks_of_its_record(voc_root):
     episode = VOCFolder(voc_root, "train").episode(EpisodeRecord(2, "dog", "c", ("b",)))
     assert (episode.class_id, episode.class_name, episode.name, episode.is_video) == (2, "dog", "c", False)
     assert (episode.query_image == 80).all() and episode.query_image.shape == (26, 40, 3)
@@ -54,19 +54,19 @@ def test_episode_pictures(voc_root):
     np.testing.assert_array_equal(episode.prompt_masks[0][0], labels)
 
 
-def test_class_names(voc_root):
+def test_voc_folder_takes_class_names_from_classes_json(voc_root):
     drawn = {r.class_id: r.class_name for r in records(VOCFolder(voc_root, "train"), 50)}
     assert drawn == {1: "cat", 2: "dog"}
     (voc_root / "classes.json").unlink()
     assert records(VOCFolder(voc_root, "train", [1]), 1)[0].class_name == "class 1"
 
 
-def test_classes_filter(voc_root):
+def test_voc_folder_keeps_to_the_chosen_classes(voc_root):
     folder = VOCFolder(voc_root, "train", classes=range(2, 4))
     assert folder.num_images == 3 and {r.class_id for r in records(folder, 30)} == {2}
 
 
-def test_draw_is_reproducible_and_survives_pickling(voc_root):
+def test_voc_folder_draws_reproducibly_and_survives_pickling(voc_root):
     folder: EpisodeSource = VOCFolder(voc_root, "train")
     clone = pickle.loads(pickle.dumps(folder))
     for i in range(5):
@@ -82,12 +82,12 @@ def test_draw_is_reproducible_and_survives_pickling(voc_root):
         ([3], 1, r"the most frequent \(class 3\) has 1"),
     ],
 )
-def test_too_few_images(voc_root, classes, num_shots, match):
+def test_voc_folder_refuses_too_few_images(voc_root, classes, num_shots, match):
     with pytest.raises(LDISError, match=match):
         VOCFolder(voc_root, "train", classes).draw(episode_rng(0, 0), num_shots)
 
 
-def test_no_such_class(voc_root):
+def test_voc_folder_refuses_a_class_that_no_mask_shows(voc_root):
     with pytest.raises(LDISError, match=r"train\.txt: none of its 5 masks shows a class of \[9\]"):
         VOCFolder(voc_root, "train", [9])
 
@@ -122,7 +122,7 @@ def _break(voc_root, what):
         ("names", r"classes\.json, \{.*: cannot be read"),
     ],
 )
-def test_broken_folders(voc_root, what, match):
+def test_voc_folder_refuses_broken_folders(voc_root, what, match):
     _break(voc_root, what)
     with pytest.raises(LDISError, match=match) as info:
         VOCFolder(voc_root, "train")
@@ -138,7 +138,7 @@ def test_broken_folders(voc_root, what, match):
         (EpisodeRecord(1, "cat", "b", ("a",)), r"b\.jpg: (damaged|not an) image"),
     ],
 )
-def test_broken_episodes(voc_root, record, match):
+def test_voc_folder_refuses_broken_episodes(voc_root, record, match):
     folder = VOCFolder(voc_root, "train")
     Image.new("RGB", (40, 20)).save(voc_root / "JPEGImages/d.jpg")
     (voc_root / "JPEGImages/b.jpg").write_bytes((voc_root / "JPEGImages/b.jpg").read_bytes()[:-150])
@@ -146,7 +146,7 @@ def test_broken_episodes(voc_root, record, match):
         folder.episode(record)
 
 
-def test_coco_mini(coco_mini):
+def test_voc_folder_reads_coco_mini(coco_mini):
     folder = VOCFolder(coco_mini, "val")
     stats = collections.Counter(c for classes in classes_of(folder).values() for c in classes)
     assert folder.num_images <= 134 and stats == {c: len(n) for c, n in images_of(folder).items()}

@@ -31,7 +31,7 @@ def expand(text: str) -> str:
     return text.replace("$$", "$")
 
 
-def test_a_fresh_jobset_is_applied(world):
+def test_gke_jobset_run_applies_a_fresh_jobset(world):
     result = jobset(world, "--slices=2", "--spot", "--queue=my-queue")
     assert result.returncode == 0, result.stderr
     assert [argv[3:5] for argv in world.calls()] == [["get", "jobset"], ["apply", "-f"]]
@@ -62,7 +62,7 @@ def test_a_fresh_jobset_is_applied(world):
     assert spec["volumes"][1]["emptyDir"] == {"medium": "Memory"}
 
 
-def test_preemption_restarts_all_and_bad_input_does_not(world):
+def test_gke_jobset_render_restarts_all_at_preemption_but_not_at_bad_input(world):
     manifest = yaml.safe_load(jobset(world, "--max_restarts=7", action="render").stdout)
     policy = manifest["spec"]["failurePolicy"]
     assert policy["maxRestarts"] == 7
@@ -75,14 +75,14 @@ def test_preemption_restarts_all_and_bad_input_does_not(world):
     assert world.calls() == []
 
 
-def test_a_claim_in_place_of_a_bucket(world):
+def test_gke_jobset_render_takes_a_claim_in_place_of_a_bucket(world):
     flags = [flag for flag in JOBSET if not flag.startswith("--bucket")]
     result = world.run("gke_jobset.sh", "render", *flags, "--claim=my claim", *TRAIN)
     spec = pod(yaml.safe_load(result.stdout))
     assert spec["volumes"][0] == {"name": "work", "persistentVolumeClaim": {"claimName": "my claim"}}
 
 
-def test_a_mount_may_end_in_a_slash(world):
+def test_gke_jobset_mount_may_end_in_a_slash(world):
     (container,) = pod(yaml.safe_load(jobset(world, "--mount=/mnt/ldis/", action="render").stdout))["containers"]
     assert container["volumeMounts"][0]["mountPath"] == "/mnt/ldis"
 
@@ -96,7 +96,7 @@ def test_a_mount_may_end_in_a_slash(world):
         ("run-1 StartupPolicyCompleted Failed", ["get", "delete", "apply"], "failed; making it again"),
     ],
 )
-def test_a_jobset_that_exists(world, state, verbs, word):
+def test_gke_jobset_run_makes_an_existing_jobset_again_only_if_it_failed(world, state, verbs, word):
     world.script({GET: [{"out": state}]})
     result = jobset(world)
     assert result.returncode == 0 and word in result.stderr
@@ -105,14 +105,14 @@ def test_a_jobset_that_exists(world, state, verbs, word):
 
 
 @pytest.mark.parametrize(("failing", "count"), [("get jobset", 1), ("apply", 2)])
-def test_a_failure_of_kubectl_is_reported_with_its_status(world, failing, count):
+def test_gke_jobset_run_reports_a_failure_of_kubectl_with_its_status(world, failing, count):
     world.script({failing: [{"status": 9}]})
     result = jobset(world)
     assert result.returncode == 9 and "error: exit status 9 of: kubectl" in result.stderr
     assert len(world.calls()) == count
 
 
-def test_a_dry_run_of_the_jobset_can_be_pasted(world):
+def test_gke_jobset_dry_run_calls_nothing_and_can_be_pasted(world):
     result = jobset(world, "--dry_run")
     assert result.returncode == 0 and world.calls() == []
     assert world.paste(result.stdout).returncode == 0
@@ -121,7 +121,7 @@ def test_a_dry_run_of_the_jobset_can_be_pasted(world):
     assert [expand(argument) for argument in container["args"]] == MAIN
 
 
-def test_the_jobset_is_deleted(world):
+def test_gke_jobset_delete_deletes_the_jobset(world):
     assert world.run("gke_jobset.sh", "delete", "--name=run-1", "--context=gke_p_z_c").returncode == 0
     assert world.calls() == [DELETE]
 
@@ -134,7 +134,7 @@ def xpk(world: World, *more: str) -> subprocess.CompletedProcess[str]:
     return world.run("gke_xpk.sh", "run", *XPK, *TRAIN, *more, "--", *OVERRIDES)
 
 
-def test_a_fresh_workload_is_created(world):
+def test_gke_xpk_run_creates_a_fresh_workload(world):
     world.script({"workload list": [{"workloads": OTHERS}]})
     result = xpk(world, "--slices=2", "--create_flag=--priority=high")
     assert result.returncode == 0, result.stderr
@@ -162,21 +162,21 @@ def test_a_fresh_workload_is_created(world):
         ("Evicted", "Preempted: 1 Pod failed", [], "waits or runs already"),
     ],
 )
-def test_a_workload_that_exists(world, status, message, verbs, word):
+def test_gke_xpk_run_makes_an_existing_workload_again_only_if_it_failed(world, status, message, verbs, word):
     world.script({"workload list": [{"workloads": [*OTHERS, ("run-1", status, message)]}]})
     result = xpk(world)
     assert result.returncode == 0 and word in result.stderr
     assert [argv[2] for argv in world.calls() if argv[2] != "list"] == verbs
 
 
-def test_a_failure_of_xpk_is_reported_with_its_status(world):
+def test_gke_xpk_run_reports_a_failure_of_xpk_with_its_status(world):
     world.script({"workload list": [{"status": 4}]})
     result = xpk(world)
     assert result.returncode == 4 and "error: exit status 4 of: xpk" in result.stderr
     assert len(world.calls()) == 1
 
 
-def test_a_dry_run_of_xpk_calls_nothing(world):
+def test_gke_xpk_dry_run_calls_nothing_and_can_be_pasted(world):
     result = xpk(world, "--dry_run")
     assert result.returncode == 0 and world.calls() == []
     assert world.paste(result.stdout).returncode == 0

@@ -34,7 +34,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.name)
-def test_scripts_parse_and_stay_readable(path):
+def test_launch_scripts_parse_and_stay_readable(path):
     assert subprocess.run(["bash", "-n", path], check=False).returncode == 0
     text = path.read_text(encoding="utf-8")
     assert "set -euo pipefail" in text or "/common.sh" in text
@@ -47,14 +47,14 @@ SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.
 
 
 @pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck is not installed")
-def test_shellcheck_finds_nothing():
+def test_launch_scripts_pass_shellcheck():
     command = [SHELLCHECK, "--external-sources", "--source-path=SCRIPTDIR", *map(str, SCRIPTS)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.parametrize("script", COMMANDS)
-def test_help_names_every_flag(world, script):
+def test_launch_scripts_name_every_flag_in_their_help(world, script):
     result = world.run(script, "--help")
     assert result.returncode == 0 and result.stderr == ""
     text = (LAUNCH / script).read_text(encoding="utf-8").replace("\\\n", "")
@@ -64,14 +64,14 @@ def test_help_names_every_flag(world, script):
 
 
 @pytest.mark.parametrize("script", COMMANDS)
-def test_a_good_command_is_good(world, script):
+def test_launch_scripts_accept_a_good_command(world, script):
     result = world.run(script, "run", *GOOD[script], "--dry_run")
     assert result.returncode == 0, result.stderr
     assert world.calls() == []
 
 
 @pytest.mark.parametrize("script", ["slurm.sh", "tpu_vm.sh"])
-def test_cdpath_does_not_change_where_the_code_is(world, script):
+def test_launch_scripts_find_the_code_whatever_cdpath_is(world, script):
     command = ["bash", f"launch/{script}", "run", *GOOD[script], "--dry_run"]
     results = [
         subprocess.run(command, cwd=world.repository, env=env, capture_output=True, text=True, check=False)
@@ -112,14 +112,14 @@ BAD = [
 
 
 @pytest.mark.parametrize(("script", "arguments", "message"), BAD, ids=lambda x: x if isinstance(x, str) else "")
-def test_a_bad_argument_is_one_line_and_status_2(world: World, script, arguments, message):
+def test_launch_scripts_reject_a_bad_argument_in_one_line_with_status_2(world: World, script, arguments, message):
     result = world.run(script, *arguments)
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1
     assert message in result.stderr and world.calls() == []
 
 
-def test_the_container_is_built_from_what_is_there():
+def test_dockerignore_keeps_files_that_exist():
     ignore = (LAUNCH / "Dockerfile.dockerignore").read_text().splitlines()
     assert "*" in ignore
     kept = [line[1:] for line in ignore if line.startswith("!")]
@@ -127,6 +127,6 @@ def test_the_container_is_built_from_what_is_there():
     assert {"ldis_jax", "configs", "constraints.txt", "pyproject.toml"} <= set(kept)
 
 
-def test_the_readme_names_every_recipe():
+def test_readme_names_every_launch_recipe():
     text = (LAUNCH / "README.md").read_text(encoding="utf-8")
     assert all(f"]({name})" in text for name in [*COMMANDS, "slurm.sbatch", "Dockerfile", "jobset.yaml"])

@@ -22,7 +22,7 @@ def submit(world: World, *more: str) -> subprocess.CompletedProcess[str]:
     return world.run("slurm.sh", "run", *JOB, *TRAIN, *more, "--", *OVERRIDES)
 
 
-def test_a_fresh_job_is_submitted(world):
+def test_slurm_run_submits_a_fresh_job(world):
     result = submit(world, "--time=24:00:00", "--sbatch_flag=--mem=0")
     assert result.returncode == 0, result.stderr
     root = str(world.repository)
@@ -35,7 +35,7 @@ def test_a_fresh_job_is_submitted(world):
     ]
 
 
-def test_a_job_that_waits_or_runs_is_not_submitted_twice(world):
+def test_slurm_run_does_not_submit_a_job_twice_that_waits_or_runs(world):
     world.script({"squeue": [{"out": "17\n"}]})
     result = submit(world)
     assert result.returncode == 0 and "job 17 waits or runs already" in result.stderr
@@ -43,21 +43,21 @@ def test_a_job_that_waits_or_runs_is_not_submitted_twice(world):
 
 
 @pytest.mark.parametrize(("failing", "count"), [("squeue", 1), ("sbatch", 2)])
-def test_a_failure_of_slurm_is_reported_with_its_status(world, failing, count):
+def test_slurm_run_reports_a_failure_of_slurm_with_its_status(world, failing, count):
     world.script({failing: [{"status": 6}]})
     result = submit(world)
     assert result.returncode == 6 and "error: exit status 6 of" in result.stderr
     assert len(world.calls()) == count
 
 
-def test_a_dry_run_calls_nothing(world):
+def test_slurm_dry_run_calls_nothing_and_can_be_pasted(world):
     result = submit(world, "--dry_run")
     assert result.returncode == 0 and world.calls() == []
     assert world.paste(result.stdout).returncode == 0
     assert world.calls()[1][-4:] == [*TRAIN, *OVERRIDES]
 
 
-def test_the_job_is_cancelled(world):
+def test_slurm_stop_cancels_the_job(world):
     assert world.run("slurm.sh", "stop", "--name=run-1").returncode == 0
     assert world.calls() == [["scancel", "--me", "--name=run-1"]]
 
@@ -69,7 +69,7 @@ def start(world: World, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(["bash", script, *TRAIN, *OVERRIDES], env=world.environment(**slurm), text=True)
 
 
-def test_the_job_trains_on_all_gpus_of_a_node(world):
+def test_slurm_sbatch_trains_on_all_gpus_of_a_node(world):
     tell = world.folder / "bin" / "srun"
     tell.write_text(tell.read_text().replace("record([name", 'record([os.environ["JAX_LOCAL_DEVICE_IDS"], name', 1))
     assert start(world).wait(20) == 0
@@ -77,7 +77,7 @@ def test_the_job_trains_on_all_gpus_of_a_node(world):
 
 
 @pytest.mark.parametrize(("asked", "given"), [({"SLURM_CPUS_PER_TASK": "32"}, "32"), ({}, "")])
-def test_the_cpus_that_the_job_has_reach_its_tasks(world, asked, given):
+def test_slurm_sbatch_gives_its_tasks_the_cpus_of_the_job(world, asked, given):
     tell = world.folder / "bin" / "srun"
     tell.write_text(
         tell.read_text().replace("record([name", 'record([os.environ.get("SRUN_CPUS_PER_TASK", ""), name', 1)
@@ -87,14 +87,14 @@ def test_the_cpus_that_the_job_has_reach_its_tasks(world, asked, given):
 
 
 @pytest.mark.parametrize("status", [1, 2])
-def test_a_trainer_that_fails_is_not_put_back(world, status):
+def test_slurm_sbatch_does_not_requeue_a_trainer_that_fails(world, status):
     world.script({"srun": [{"status": status}]})
     assert start(world).wait(20) == status
     assert [argv[0] for argv in world.calls()] == ["srun"]
 
 
 @pytest.mark.parametrize(("status", "put_back"), [(75, True), (143, True), (1, True), (0, False), (2, False)])
-def test_when_time_runs_out_the_trainer_is_told_and_the_job_put_back(world, status, put_back):
+def test_slurm_sbatch_tells_the_trainer_and_requeues_when_time_runs_out(world, status, put_back):
     world.script({"srun": [{"term": status}]})
     job = start(world)
     world.wait_for_work()
@@ -104,7 +104,7 @@ def test_when_time_runs_out_the_trainer_is_told_and_the_job_put_back(world, stat
     assert world.calls()[3:] == ([["scontrol", "requeue", "17"]] if put_back else [])
 
 
-def test_a_trainer_deaf_to_sigterm_does_not_keep_the_job_from_being_put_back(world):
+def test_slurm_sbatch_requeues_though_the_trainer_is_deaf_to_sigterm(world):
     world.script({"srun": [{"term": 75}]})
     deaf = world.folder / "bin" / "srun"
     deaf.write_text(deaf.read_text().replace('sys.exit(answer["term"])', "time.sleep(2)"))
@@ -119,7 +119,7 @@ def test_a_trainer_deaf_to_sigterm_does_not_keep_the_job_from_being_put_back(wor
     job.wait()
 
 
-def test_a_cancelled_job_is_told_and_not_put_back(world):
+def test_slurm_sbatch_tells_the_trainer_of_a_cancelled_job_and_does_not_requeue(world):
     world.script({"srun": [{"term": 75}]})
     job = start(world)
     world.wait_for_work()
@@ -128,7 +128,7 @@ def test_a_cancelled_job_is_told_and_not_put_back(world):
     assert world.calls()[1:] == TOLD
 
 
-def test_a_job_is_not_put_back_for_ever(world):
+def test_slurm_sbatch_does_not_requeue_for_ever(world):
     world.script({"srun": [{"term": 75}]})
     job = start(world, SLURM_RESTART_COUNT="3", LDIS_MAX_REQUEUES="3")
     world.wait_for_work()
@@ -137,7 +137,7 @@ def test_a_job_is_not_put_back_for_ever(world):
     assert world.calls()[1:] == TOLD
 
 
-def test_without_a_python_the_job_says_so(world, tmp_path: Path):
+def test_slurm_sbatch_says_that_it_finds_no_python(world, tmp_path: Path):
     script = str(world.repository / "launch" / "slurm.sbatch")
     environment = world.environment(SLURM_JOB_ID="17", LDIS_PYTHON="no such python")
     result = subprocess.run(["bash", script], env=environment, capture_output=True, text=True, check=False)

@@ -21,7 +21,7 @@ def hold(lock: Path, seconds: str, how: str = "--exclusive") -> subprocess.Popen
     return process
 
 
-def test_who_only_looks_is_not_taken_for_training(world):
+def test_tpu_host_does_not_take_one_who_only_looks_for_training(world):
     world.script({"ldis_jax.main": [{"term": 143}]})
     base = world.folder / "ldis/n"
     looking = hold(base / "lock", "2", "--shared")
@@ -36,7 +36,7 @@ def test_who_only_looks_is_not_taken_for_training(world):
     assert host(world, "stop", "9").returncode == 0
 
 
-def test_training_that_ends_while_one_looks_has_not_failed(world):
+def test_tpu_host_status_says_done_of_training_that_ends_while_one_looks(world):
     base = world.folder / "ldis/n"
     base.mkdir(parents=True)
     (base / "lock").touch()
@@ -47,13 +47,13 @@ def test_training_that_ends_while_one_looks_has_not_failed(world):
     assert host(world, "status", "1-1").stdout == "ldis-host done 0 1-1\n"
 
 
-def test_stop_waits_until_what_it_killed_has_let_go(world):
+def test_tpu_host_stop_waits_until_what_it_killed_has_let_go(world):
     letting_go = hold(world.folder / "ldis/n/lock", "2")
     assert host(world, "stop", "0").returncode == 0
     assert letting_go.wait(0.5) == 0
 
 
-def test_code_is_never_taken_from_under_training_that_began_meanwhile(world):
+def test_tpu_vm_run_never_takes_code_from_under_training_that_began_meanwhile(world):
     world.script(states(NONE, "ACTIVE", "ACTIVE", BREAK_OFF) | {"ldis_jax.main": [{"term": 143}]})
     run(world)
     world.wait_for_work()
@@ -67,7 +67,7 @@ def test_code_is_never_taken_from_under_training_that_began_meanwhile(world):
     assert world.run("tpu_vm.sh", "stop", *SLICE, "--stop_seconds=9").returncode == 0
 
 
-def test_a_run_waits_for_hosts_that_another_prepares(world):
+def test_tpu_vm_run_waits_for_hosts_that_another_prepares(world):
     base = world.folder / "hosts/run-1/0/ldis/run-1"
     (base / "code/launch").mkdir(parents=True)
     shutil.copy(world.repository / "launch/tpu_host.sh", base / "code/launch")
@@ -79,7 +79,7 @@ def test_a_run_waits_for_hosts_that_another_prepares(world):
     assert preparing.poll() == 0
 
 
-def test_a_host_whose_code_did_not_arrive_is_prepared_again(world):
+def test_tpu_vm_run_prepares_a_host_again_whose_code_did_not_arrive(world):
     bases = [world.folder / f"hosts/run-1/{worker}/ldis/run-1" for worker in range(2)]
     for base in bases:
         (base / "code/launch").mkdir(parents=True)
@@ -93,7 +93,7 @@ def test_a_host_whose_code_did_not_arrive_is_prepared_again(world):
     assert len(trained(world)) == 2
 
 
-def test_what_setup_leaves_running_does_not_hold_the_lock(world):
+def test_tpu_vm_setup_may_leave_a_process_running_without_holding_the_lock(world):
     world.script(states("ACTIVE"))
     result = run(world, "--setup=sleep 20 >/dev/null 2>&1 &")
     assert result.returncode == 0, result.stderr

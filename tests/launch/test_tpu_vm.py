@@ -46,7 +46,7 @@ def trained(world: World) -> list[list[str]]:
     return [argv[1:] for argv in world.calls() if argv[1:3] == ["-m", "ldis_jax.main"]]
 
 
-def test_a_fresh_run_creates_uploads_trains_and_deletes(world):
+def test_tpu_vm_run_creates_uploads_trains_and_deletes(world):
     world.script(states(NONE, "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"))
     result = run(world, "--spot", "--create_flag=--reserved", workers=2)
     assert result.returncode == 0, result.stderr
@@ -69,7 +69,7 @@ def test_a_fresh_run_creates_uploads_trains_and_deletes(world):
     assert installed[-4:] == ["-c", "constraints.txt", "-e", ".[tpu]"]
 
 
-def test_several_slices_are_prepared_before_any_starts(world):
+def test_tpu_vm_run_prepares_all_slices_before_any_starts(world):
     world.script(states(NONE, "ACTIVE"))
     result = run(world, "--slices=2")
     assert result.returncode == 0, result.stderr
@@ -84,7 +84,7 @@ def test_several_slices_are_prepared_before_any_starts(world):
 BREAK_OFF = "SOMETHING_NEW"  # a state that the script does not know; it stops there and leaves all as it is
 
 
-def test_training_that_runs_is_followed_and_not_started_twice(world):
+def test_tpu_vm_run_follows_training_that_runs_and_does_not_start_it_twice(world):
     world.script(states(NONE, "ACTIVE", "ACTIVE", BREAK_OFF) | {"ldis_jax.main": [{"term": 143}]})
     first = run(world)
     assert first.returncode == 1 and "unknown state SOMETHING_NEW" in first.stderr
@@ -119,14 +119,14 @@ def test_training_that_runs_is_followed_and_not_started_twice(world):
     ],
     ids=["another's", "not seen", "unknown state"],
 )
-def test_training_that_may_run_unseen_is_never_deleted(world, answers, message):
+def test_tpu_vm_run_never_deletes_training_that_may_run_unseen(world, answers, message):
     world.script(answers)
     result = run(world, "--delete=always")
     assert result.returncode != 0 and message in result.stderr and "the slice is kept, and costs" in result.stderr
     assert "delete" not in steps(world)
 
 
-def test_a_trainer_deaf_to_sigterm_is_killed(world):
+def test_tpu_vm_stop_kills_a_trainer_deaf_to_sigterm(world):
     world.script(states(NONE, "ACTIVE", "ACTIVE", BREAK_OFF) | {"ldis_jax.main": [{"term": 143}]})
     run(world)
     world.wait_for_work()
@@ -138,7 +138,7 @@ def test_a_trainer_deaf_to_sigterm_is_killed(world):
 
 
 @pytest.mark.parametrize("gone", ["SUSPENDED", "FAILED"])
-def test_a_slice_taken_away_is_asked_for_again_and_goes_on(world, gone):
+def test_tpu_vm_run_asks_again_for_a_slice_taken_away_and_goes_on(world, gone):
     world.script(
         states(NONE, "ACTIVE", "ACTIVE", "SUSPENDING", gone, NONE, "PROVISIONING", "ACTIVE")
         | {"ldis_jax.main": [{"term": 143}, {"status": 0}]}
@@ -150,13 +150,13 @@ def test_a_slice_taken_away_is_asked_for_again_and_goes_on(world, gone):
     assert trained(world) == [MAIN, MAIN]  # the same command: it resumes from its checkpoint
 
 
-def test_an_old_request_that_ended_is_replaced(world):
+def test_tpu_vm_run_replaces_an_old_request_that_ended(world):
     world.script(states("SUSPENDED", NONE, "ACTIVE"))
     assert run(world).returncode == 0
     assert steps(world) == ["delete", "create", "scp", "prepare", "start", "train", "delete"]
 
 
-def test_a_new_slice_gets_the_commit_that_the_run_began_with(tmp_path):
+def test_tpu_vm_run_gives_a_new_slice_the_commit_that_it_began_with(tmp_path):
     repository = make_repository(tmp_path / "code")
     world = World(tmp_path, repository)
     world.script(
@@ -170,7 +170,7 @@ def test_a_new_slice_gets_the_commit_that_the_run_began_with(tmp_path):
     assert not (tmp_path / "hosts/run-1/0/ldis/run-1/code/late").exists()
 
 
-def test_without_a_git_checkout_nothing_is_asked_for(tmp_path):
+def test_tpu_vm_run_asks_for_nothing_without_a_git_checkout(tmp_path):
     shutil.copytree(LAUNCH, tmp_path / "code/launch")
     world = World(tmp_path, tmp_path / "code")
     result = run(world)
@@ -178,7 +178,7 @@ def test_without_a_git_checkout_nothing_is_asked_for(tmp_path):
     assert world.calls() == []
 
 
-def test_a_preempted_node_is_noticed_before_the_queued_resource_tells(world):
+def test_tpu_vm_run_notices_a_preempted_node_before_the_queued_resource_tells(world):
     world.script(
         states(NONE, "ACTIVE", "ACTIVE", NONE, "ACTIVE")
         | {"tpu_host.sh status": [{}, {"status": 255}, {}], "tpu-vm describe": [{"out": "PREEMPTED"}]}
@@ -188,7 +188,7 @@ def test_a_preempted_node_is_noticed_before_the_queued_resource_tells(world):
     assert steps(world).count("create") == 2
 
 
-def test_ctrl_c_ends_the_following_and_says_that_the_slice_costs(world):
+def test_tpu_vm_run_stops_following_at_ctrl_c_and_says_that_the_slice_costs(world):
     world.script(states("WAITING_FOR_RESOURCES"))
     script = str(world.repository / "launch" / "tpu_vm.sh")
     # A shell cannot trap what it found ignored, as tests that run in the background do.
@@ -205,7 +205,7 @@ def test_ctrl_c_ends_the_following_and_says_that_the_slice_costs(world):
     assert "training that has begun goes on" in stderr and "the slice is kept, and costs" in stderr
 
 
-def test_training_that_ends_because_its_slice_goes_is_no_failure(world):
+def test_tpu_vm_run_counts_no_failure_when_training_ends_with_its_slice(world):
     world.script(
         states(NONE, "ACTIVE", "ACTIVE", "SUSPENDING", "SUSPENDED", NONE, "ACTIVE")
         | {"ldis_jax.main": [{"status": 143}, {"status": 0}]}
@@ -215,14 +215,14 @@ def test_training_that_ends_because_its_slice_goes_is_no_failure(world):
     assert steps(world).count("train") == 2
 
 
-def test_a_slice_that_someone_else_deleted_is_not_asked_for_again(world):
+def test_tpu_vm_run_does_not_ask_again_for_a_slice_that_someone_else_deleted(world):
     world.script(states(NONE, "PROVISIONING", "DELETING", NONE))
     result = run(world)
     assert result.returncode == 1 and "deleted by someone else" in result.stderr
     assert steps(world) == ["create"]
 
 
-def test_failed_training_is_started_again_so_often_and_then_reported(world):
+def test_tpu_vm_run_starts_failed_training_again_so_often_and_then_reports_it(world):
     failure = {"status": 1, "out": "the last words\n"}
     world.script(states(NONE, "ACTIVE") | {"ldis_jax.main": [failure]})
     result = run(world, "--max_failures=1")
@@ -232,7 +232,7 @@ def test_failed_training_is_started_again_so_often_and_then_reported(world):
     assert steps(world).count("train") == 2 and "delete" not in steps(world)
 
 
-def test_bad_input_to_the_trainer_is_not_tried_again(world):
+def test_tpu_vm_run_does_not_try_bad_input_to_the_trainer_again(world):
     world.script(states(NONE, "ACTIVE") | {"ldis_jax.main": [{"status": 2, "err": "error: no such config\n"}]})
     result = run(world, "--delete=always")
     assert result.returncode == 2 and "error: no such config" in result.stderr
@@ -253,7 +253,7 @@ def test_bad_input_to_the_trainer_is_not_tried_again(world):
         ("tpu_host.sh start", "ssh"),
     ],
 )
-def test_a_failure_of_gcloud_is_reported_with_its_status_and_ends_the_run(world, failing, last):
+def test_tpu_vm_run_reports_a_failure_of_gcloud_with_its_status_and_ends(world, failing, last):
     world.script(states(NONE, "ACTIVE") | {failing: [{"status": 7, "err": "gcloud says no\n"}]})
     result = run(world)
     assert result.returncode == 7
@@ -263,7 +263,7 @@ def test_a_failure_of_gcloud_is_reported_with_its_status_and_ends_the_run(world,
 
 
 @pytest.mark.parametrize("failing", ["tpu-vm scp", "tpu_host.sh prepare", "tpu_host.sh start", "uv pip install"])
-def test_a_start_that_fails_once_is_tried_again(world, failing):
+def test_tpu_vm_run_tries_a_start_again_that_fails_once(world, failing):
     status = 2 if failing.startswith("uv") else 255  # uv's own 2 may be the network
     world.script(states(NONE, "ACTIVE") | {failing: [{"status": status}, {}]})
     result = run(world)
@@ -272,7 +272,7 @@ def test_a_start_that_fails_once_is_tried_again(world, failing):
     assert steps(world).count("train") == 1 and steps(world).count("create") == 1
 
 
-def test_starts_that_fail_are_counted_in_a_row(world):
+def test_tpu_vm_run_counts_starts_that_fail_in_a_row(world):
     fails, works = {"status": 255}, {}
     start = [fails, works, fails, works]
     world.script(states(NONE, "ACTIVE") | {"tpu-vm scp": start, "ldis_jax.main": [{"status": 1}, {"status": 0}]})
@@ -283,7 +283,7 @@ def test_starts_that_fail_are_counted_in_a_row(world):
     assert result.returncode == 255 and "error: could not start training" in result.stderr
 
 
-def test_a_slice_taken_away_while_it_is_prepared_is_asked_for_again(world):
+def test_tpu_vm_run_asks_again_for_a_slice_taken_away_while_it_is_prepared(world):
     world.script(
         states(NONE, "ACTIVE", "SUSPENDING", "SUSPENDED", NONE, "ACTIVE") | {"tpu-vm scp": [{"status": 1}, {}]}
     )
@@ -292,7 +292,7 @@ def test_a_slice_taken_away_while_it_is_prepared_is_asked_for_again(world):
     assert steps(world).count("create") == 2
 
 
-def test_what_cannot_be_stopped_is_not_started_beside(world):
+def test_tpu_vm_run_starts_nothing_beside_what_cannot_be_stopped(world):
     world.script(
         states(NONE, "ACTIVE")
         | {"ldis_jax.main": [{"status": 1}, {"term": 143}, {"status": 0}], "tpu_host.sh stop": [{"status": 255}, {}]}
@@ -303,7 +303,7 @@ def test_what_cannot_be_stopped_is_not_started_beside(world):
     assert done[done.index("stop") :][:5] == ["stop", "stop", "scp", "prepare", "start"]
 
 
-def test_a_request_that_fails_is_made_again_so_often_in_a_row(world):
+def test_tpu_vm_run_makes_a_failed_request_again_so_often_in_a_row(world):
     failed = [NONE, "PROVISIONING", "FAILED"]
     training = {"ldis_jax.main": [{"status": 143}, {"status": 0}]}
     world.script(states(*failed, NONE, "ACTIVE", "SUSPENDED", *failed, NONE, "ACTIVE") | training)
@@ -322,7 +322,7 @@ def test_a_request_that_fails_is_made_again_so_often_in_a_row(world):
     assert steps(world) == ["create", "delete", "create"]
 
 
-def test_a_slice_that_was_active_is_asked_for_again_without_end(world):
+def test_tpu_vm_run_asks_again_without_end_for_a_slice_that_was_active(world):
     gone = [NONE, "ACTIVE", "SUSPENDING", "FAILED"]
     world.script(states(*gone * 3, BREAK_OFF) | {"ldis_jax.main": [{"term": 143}]})
     result = run(world, "--max_failures=0")
@@ -350,7 +350,7 @@ CREATE, DELETE = "queued-resources create", "queued-resources delete"
     ],
     ids=["create", "delete", "deleted already"],
 )
-def test_one_refusal_of_the_cloud_after_a_preemption_does_not_end_the_run(world, answers, done):
+def test_tpu_vm_run_goes_on_after_one_refusal_of_the_cloud_after_a_preemption(world, answers, done):
     world.script(answers | {"ldis_jax.main": [{"status": 143}, {"status": 0}]})
     result = run(world)
     assert result.returncode == 0, result.stderr
@@ -358,14 +358,14 @@ def test_one_refusal_of_the_cloud_after_a_preemption_does_not_end_the_run(world,
     assert steps(world) == [*once, *done, *once, "delete"]
 
 
-def test_a_description_that_lags_behind_is_looked_at_again(world):
+def test_tpu_vm_run_looks_again_at_a_description_that_lags_behind(world):
     world.script(states(NONE, NONE, "ACTIVE") | {CREATE: [{}, {"status": 1, "err": "ERROR: ALREADY_EXISTS\n"}]})
     result = run(world)
     assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(("then", "deletions"), [("ACTIVE", 2), (NONE, 1)], ids=["failed", "seemed to fail"])
-def test_a_slice_whose_deletion_fails_at_the_end_is_deleted_nevertheless(world, then, deletions):
+def test_tpu_vm_run_deletes_a_slice_though_the_first_deletion_fails(world, then, deletions):
     done = {"tpu_host.sh status": [{"out": "ldis-host done 0 1-1\n"}]}
     world.script(states("WAITING_FOR_RESOURCES", "ACTIVE", then) | done | {DELETE: [UNAVAILABLE, {}]})
     result = run(world)
@@ -373,39 +373,39 @@ def test_a_slice_whose_deletion_fails_at_the_end_is_deleted_nevertheless(world, 
     assert steps(world) == ["delete"] * deletions
 
 
-def test_a_cloud_that_goes_on_to_refuse_ends_the_run(world):
+def test_tpu_vm_run_ends_when_the_cloud_goes_on_refusing(world):
     world.script(states("WAITING_FOR_RESOURCES", "SUSPENDED") | {DELETE: [UNAVAILABLE]})
     result = run(world)
     assert result.returncode == 1 and "error: exit status 1 of: gcloud" in result.stderr
     assert steps(world) == ["delete"] * 6
 
 
-def test_a_delete_that_fails_is_reported(world):
+def test_tpu_vm_delete_reports_a_failure(world):
     world.script(states("ACTIVE") | {"queued-resources delete": [{"status": 3}]})
     assert world.run("tpu_vm.sh", "delete", *SLICE).returncode == 3
 
 
-def test_delete_of_nothing_is_no_error(world):
+def test_tpu_vm_delete_of_nothing_is_no_error(world):
     world.script(states(NONE))
     assert world.run("tpu_vm.sh", "delete", *SLICE).returncode == 0
     assert steps(world) == []
 
 
-def test_a_work_folder_that_would_go_with_the_vm_is_refused(world):
+def test_tpu_vm_run_rejects_a_work_folder_that_would_go_with_the_vm(world):
     world.script(states(NONE, "ACTIVE"))
     result = world.run("tpu_vm.sh", "run", *FLAGS, "--config=c.py", f"--workdir={world.folder}/runs")
     assert result.returncode == 2 and "would go with it" in result.stderr
     assert steps(world) == ["create", "scp", "prepare"]
 
 
-def test_setup_runs_on_every_host_first(world):
+def test_tpu_vm_setup_runs_on_every_host_first(world):
     world.script(states(NONE, "ACTIVE"))
     result = run(world, """--setup=echo "it's done" > "$HOME/set up" && false""")
     assert result.returncode == 1 and "train" not in steps(world)
     assert (world.folder / "hosts/run-1/0/set up").read_text() == "it's done\n"
 
 
-def test_a_dry_run_prints_commands_to_paste_and_calls_nothing(world):
+def test_tpu_vm_dry_run_prints_commands_to_paste_and_calls_nothing(world):
     result = run(world, "--dry_run", "--slices=2")
     assert result.returncode == 0, result.stderr
     assert world.calls() == []

@@ -100,7 +100,7 @@ def inputs_of_attention(monkeypatch, pipe, query, images, masks, noise):
 
 
 @pytest.mark.parametrize("task", ["ldis1", "ldisn"])
-def test_maps_are_the_networks_own_probabilities(monkeypatch, pipes, looks, task):
+def test_cross_attention_gives_the_networks_own_probabilities(monkeypatch, pipes, looks, task):
     """Against attention's definition in numpy, on what the layers of an ordinary prediction are fed."""
     noise = np.random.default_rng(0).standard_normal((1, SIZE // 4, SIZE // 4, 4)).astype(np.float32)
     options = {} if task == "ldis1" else {"noise": noise}
@@ -118,7 +118,7 @@ def test_maps_are_the_networks_own_probabilities(monkeypatch, pipes, looks, task
     assert max(w.std() for w in shown.values()) > 0.01
 
 
-def test_weights_sum_to_one_over_the_tokens_that_masking_keeps(found):
+def test_cross_attention_weights_sum_to_one_over_tokens_that_masking_keeps(found):
     kept = np.zeros((len(PROMPTS), GRID, GRID), bool)
     kept[..., 0] = True
     np.testing.assert_array_equal(found.prompts.on_object, kept)
@@ -132,7 +132,7 @@ def test_weights_sum_to_one_over_the_tokens_that_masking_keeps(found):
 
 
 @pytest.mark.parametrize("task", ["ldis1", "ldisn"])
-def test_looking_changes_nothing(pipes, looks, task):
+def test_look_inside_changes_nothing(pipes, looks, task):
     pipe, look = pipes[task], looks[task]
     query, images, masks = fitted()
     before = program(pipe, query, images, masks)
@@ -143,7 +143,7 @@ def test_looking_changes_nothing(pipes, looks, task):
     assert program(pipe, query, images, masks) == before
 
 
-def test_a_step_of_ldisn_is_one_look(pipes, looks):
+def test_cross_attention_gives_one_look_a_step_of_ldisn(pipes, looks):
     steps = list(pipes["ldisn"].segment_steps(QUERY, PROMPTS, num_steps=2, seed=3))
     seen = list(looks["ldisn"].cross_attention(QUERY, PROMPTS, num_steps=2, seed=3))
     for step, look in zip(steps, seen, strict=True):
@@ -152,7 +152,7 @@ def test_a_step_of_ldisn_is_one_look(pipes, looks):
     assert np.abs(first - last).max() > 1e-4
 
 
-def test_maps_of_places_and_tokens(found):
+def test_prompt_map_and_query_map_show_places_and_tokens(found):
     name, weights = next(iter(found.weights.items()))
     side, block = len(weights), SIZE // len(weights)
     np.testing.assert_allclose(found.prompt_map((0, SIZE - 1), [name]), weights[0, -1])
@@ -182,13 +182,13 @@ def test_maps_of_places_and_tokens(found):
         (lambda found: found.query_map((0, GRID, 0)), "token"),
     ],
 )
-def test_bad_input_is_one_clear_line(found, call, message):
+def test_prompt_map_and_query_map_reject_bad_input_in_one_clear_line(found, call, message):
     with pytest.raises(LDISError, match=message) as caught:
         call(found)
     assert "\n" not in str(caught.value)
 
 
-def test_bad_prompts_and_options_are_those_of_a_call(looks):
+def test_look_inside_rejects_bad_prompts_and_options_as_a_call_does(looks):
     with pytest.raises(LDISError, match="no object"):
         looks["ldis1"].tokens([(QUERY, np.zeros((SIZE, SIZE), np.uint8))])
     with pytest.raises(LDISError, match="unknown option"):
@@ -233,7 +233,7 @@ def test_tokens_are_those_of_the_pipeline(pipes, looks):
     np.testing.assert_allclose(shown.images[0] / 127.5 - 1, image, atol=0.01)
 
 
-def test_sheets(pipes, found):
+def test_sheets_of_every_kind_are_drawn_and_steps_sheet_keeps_both_ends(pipes, found):
     tall = [tokens_sheet(found.prompts), layers_sheet(found, (0, 0))]
     place, token = {"here": (0, 0)}, {"it": found.best_token((0, 0))}
     sheets = [*tall, attended_sheet(found, place), attending_sheet(found, token)]
@@ -248,7 +248,7 @@ def test_sheets(pipes, found):
     np.testing.assert_array_equal(two[24:-30, -width // 2 :], every[24:-30, -width // 2 :])  # and the last
 
 
-def test_heat_maps_get_brighter_with_their_values():
+def test_heat_map_gets_brighter_with_its_values():
     values = np.linspace(-3, 5, 16).reshape(1, 16)
     shown = heat_map(picture(0, 4, 32, 3) // 255, values, -3, 5)
     brightness = np.asarray(Image.fromarray(shown).convert("L"), int)[0, ::2]

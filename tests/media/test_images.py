@@ -21,7 +21,7 @@ def raises(function, *args, match):
     assert "\n" not in str(info.value)
 
 
-def test_image_from_array_pil_and_path(tmp_path):
+def test_read_image_takes_an_array_a_pil_image_or_a_path(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "a.png")
     for source in (RGB, Image.fromarray(RGB), tmp_path / "a.png", str(tmp_path / "a.png")):
         image = read_image(source)
@@ -30,31 +30,31 @@ def test_image_from_array_pil_and_path(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1)])
-def test_grey_array(shape):
+def test_read_image_repeats_a_grey_array_in_three_channels(shape):
     np.testing.assert_array_equal(read_image(GREY.reshape(shape)), np.stack([GREY] * 3, -1))
 
 
-def test_alpha_is_dropped_not_blended():
+def test_read_image_drops_alpha_without_blending():
     rgba = np.dstack([RGB, np.zeros_like(GREY)])
     np.testing.assert_array_equal(read_image(rgba), RGB)
     np.testing.assert_array_equal(read_image(Image.fromarray(rgba)), RGB)
     np.testing.assert_array_equal(read_image(Image.fromarray(rgba[..., [0, 3]], "LA"))[..., 2], GREY)
 
 
-def test_palette_image_shows_colours():
+def test_read_image_shows_the_colours_of_a_palette():
     image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), "P")
     image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     expected = [[[10, 20, 30], [40, 50, 60]], [[70, 80, 90], [40, 50, 60]]]
     np.testing.assert_array_equal(read_image(image), expected)
 
 
-def test_cmyk_jpeg(tmp_path):
+def test_read_image_reads_a_cmyk_jpeg(tmp_path):
     cmyk = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # no cyan, all magenta and yellow: red
     cmyk.save(tmp_path / "a.jpg", quality=100)
     np.testing.assert_allclose(read_image(tmp_path / "a.jpg")[8, 8], [255, 0, 0], atol=3)
 
 
-def test_16_bit_grey_and_colour_keep_the_high_byte(tmp_path):
+def test_read_image_keeps_the_high_byte_of_16_bit_grey_and_colour(tmp_path):
     deep = np.random.default_rng(1).integers(0, 65536, (5, 7, 3), np.uint16)
     cv2.imwrite(str(tmp_path / "grey.png"), deep[..., 0])
     cv2.imwrite(str(tmp_path / "rgb.png"), deep[..., ::-1])
@@ -75,7 +75,7 @@ def test_16_bit_grey_and_colour_keep_the_high_byte(tmp_path):
         (8, np.rot90),
     ],
 )
-def test_exif_rotation_turns_image_and_mask_alike(tmp_path, orientation, upright):
+def test_read_image_and_read_mask_turn_alike_by_exif(tmp_path, orientation, upright):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
@@ -84,7 +84,7 @@ def test_exif_rotation_turns_image_and_mask_alike(tmp_path, orientation, upright
     np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), upright(GREY % 2))
 
 
-def test_missing_damaged_and_foreign_files(tmp_path):
+def test_read_image_refuses_missing_damaged_and_foreign_files(tmp_path):
     raises(read_image, tmp_path / "none.png", match=r"none\.png: no such file")
     raises(read_image, tmp_path, match="is a folder")
     raises(read_image, None, match="image array: NoneType; pass")
@@ -101,14 +101,14 @@ def test_missing_damaged_and_foreign_files(tmp_path):
         raises(read_mask, cut, match=rf"cut\.{suffix}: (damaged|not an) image")
 
 
-def test_damaged_pil_image(tmp_path):
+def test_read_image_refuses_a_damaged_pil_image(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "a.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:-60])
     with Image.open(tmp_path / "cut.png") as lazy:
         raises(read_image, lazy, match="PIL image: damaged")
 
 
-def test_decompression_bomb(tmp_path, monkeypatch):
+def test_read_image_refuses_a_decompression_bomb(tmp_path, monkeypatch):
     Image.fromarray(RGB).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     raises(read_image, tmp_path / "a.png", match=r"a\.png: too large")
@@ -124,11 +124,11 @@ def test_decompression_bomb(tmp_path, monkeypatch):
         (RGB[:0], r"image array: uint8 of shape \(0, 7, 3\)"),
     ],
 )
-def test_bad_image_arrays(array, match):
+def test_read_image_refuses_bad_arrays(array, match):
     raises(read_image, array, match=match)
 
 
-def test_32_bit_images_are_rejected():
+def test_read_image_rejects_32_bit_images():
     raises(
         read_image,
         Image.fromarray(np.zeros((2, 2), np.float32)),
@@ -143,7 +143,7 @@ def test_write_png_round_trip_and_bool(tmp_path):
     np.testing.assert_array_equal(read_label_map(tmp_path / "b.png"), (GREY > 100) * 255)
 
 
-def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+def test_atomic_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(KeyError), atomic_write(path) as temporary:
@@ -153,7 +153,7 @@ def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_unwritable_place(tmp_path):
+def test_write_json_reports_an_unwritable_place(tmp_path):
     (tmp_path / "file").touch()
     raises(write_json, tmp_path / "file" / "a.json", {}, match=r"a\.json: cannot be written")
     (tmp_path / "folder").mkdir()
@@ -169,7 +169,7 @@ def test_write_json_is_strict(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text()) == {"miou": 12.5}
 
 
-def test_12_bits_in_16_are_scaled_to_their_range(tmp_path, caplog):
+def test_read_image_scales_12_bits_in_16_to_their_range(tmp_path, caplog):
     for bits in (8, 10, 12, 14):
         deep = np.random.default_rng(1).integers(0, 1 << bits, (50, 7), np.uint16)
         cv2.imwrite(str(tmp_path / "grey.png"), deep)
@@ -184,7 +184,7 @@ def test_12_bits_in_16_are_scaled_to_their_range(tmp_path, caplog):
     assert np.abs(read_image(tmp_path / "grey.pgm")[..., 0].astype(int) - (deep >> 6)).max() <= 1
 
 
-def test_broken_exif_is_no_damage(tmp_path):
+def test_read_image_does_not_take_broken_exif_for_damage(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "a.webp", lossless=True, exif=b"Exif\0\0MM\0*nonsense")
     np.testing.assert_array_equal(read_image(tmp_path / "a.webp"), RGB)
 
@@ -198,7 +198,7 @@ def test_broken_exif_is_no_damage(tmp_path):
         b"SIMPLE  =                    T" + b" " * 3000,
     ],
 )
-def test_formats_that_are_not_read(tmp_path, content, monkeypatch):
+def test_read_image_refuses_formats_that_are_not_read(tmp_path, content, monkeypatch):
     monkeypatch.setattr("subprocess.Popen", lambda *a, **k: pytest.fail("started another program"))
     (tmp_path / "a.png").write_bytes(content)
     raises(read_image, tmp_path / "a.png", match=r"a\.png: (damaged|not an) image")
@@ -206,7 +206,7 @@ def test_formats_that_are_not_read(tmp_path, content, monkeypatch):
         raises(read_image, image, match="PIL image: (damaged|not an) image")
 
 
-def test_pictures_of_a_folder_that_are_not_read_are_said(tmp_path):
+def test_list_images_says_which_images_of_a_folder_are_not_read(tmp_path):
     for name in ("2.JPG", "10.png", "3.HEIC", "notes.txt", "._1.heic"):
         (tmp_path / name).touch()
     said = []
@@ -216,7 +216,7 @@ def test_pictures_of_a_folder_that_are_not_read_are_said(tmp_path):
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_a_turned_tiff(tmp_path, mode, orientation):
+def test_read_image_turns_a_tiff_upright(tmp_path, mode, orientation):
     image = Image.fromarray(GREY).convert("L" if mode == "I;16" else mode).convert(mode)
     exif = Image.Exif()
     exif[0x0112] = orientation

@@ -24,7 +24,7 @@ def has_colour(box, label):
 
 
 @pytest.mark.parametrize("shape", [(128, 72), (128, 128), (480, 640), (2160, 3840), (64, 3000)])
-def test_it_is_of_a_size_to_be_read_and_leaves_most_of_the_picture(shape):
+def test_legend_is_of_a_size_to_be_read_and_leaves_most_of_the_image(shape):
     (top, bottom, left, right), box = legend_of(NAMES, np.zeros(shape, np.uint8))
     assert (top, left) == (0, 0)
     assert bottom - top >= 2 * 10 and bottom - top <= shape[0] / 2
@@ -35,7 +35,7 @@ def test_it_is_of_a_size_to_be_read_and_leaves_most_of_the_picture(shape):
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
-def test_it_lies_where_nothing_is_labelled(corner):
+def test_legend_lies_where_nothing_is_labelled(corner):
     labels = np.full((200, 300), 2, np.uint8)
     rows, columns = ((slice(0, 60), slice(-60, None))[i] for i in corner)
     labels[rows, columns] = 255 if corner == (1, 1) else 0
@@ -45,13 +45,13 @@ def test_it_lies_where_nothing_is_labelled(corner):
 
 
 @pytest.mark.parametrize("names", [{}, NAMES])
-def test_where_there_are_no_names_or_no_room_the_picture_stays(names):
+def test_legend_leaves_the_image_as_it_is_without_names_or_room(names):
     for shape in [(63, 500), (20, 20), (1, 1)] if names else [(200, 200)]:
         picture = np.zeros((*shape, 3), np.uint8)
         np.testing.assert_array_equal(Legend(names, np.zeros(shape, np.uint8)).draw(picture), picture)
 
 
-def test_many_names_get_smaller_letters_and_columns_and_then_a_count():
+def test_legend_of_many_names_has_smaller_letters_columns_and_then_a_count():
     many = {i: f"class_{i:02}" for i in range(1, 19)}
     (_, bottom, _, right), box = legend_of(many, np.zeros((512, 512), np.uint8))
     assert bottom <= 256 and right < 461 and all(has_colour(box, i) for i in many)
@@ -59,19 +59,19 @@ def test_many_names_get_smaller_letters_and_columns_and_then_a_count():
     assert bottom <= 48 and has_colour(box, 1) and not has_colour(box, 18)
 
 
-def test_long_names_are_shortened():
+def test_legend_shortens_long_names():
     (_, _, _, right), _ = legend_of({1: "x" * 5000, 2: "y"}, np.zeros((128, 128), np.uint8))
     assert 80 < right <= 0.9 * 128
 
 
-def test_letters_of_other_alphabets():
+def test_legend_draws_letters_of_other_alphabets():
     words = [
         legend_of({1: name}, np.zeros((100, 100), np.uint8))[1] for name in ("хвоя", "φύλλο", "tête", "\ufffe" * 4)
     ]
     assert len({word.tobytes() for word in words}) == 4
 
 
-def test_one_legend_stays_in_its_place_on_every_picture():
+def test_legend_stays_in_its_place_on_every_image():
     labels = np.zeros((120, 160), np.uint8)
     labels[:60, :80] = 1
     legend = Legend(NAMES, labels)

@@ -70,7 +70,7 @@ def said(source, **options):
 
 @pytest.mark.parametrize("dtype", [np.uint8, bool])
 @pytest.mark.parametrize("channels", [(), (1,)])
-def test_two_values(dtype, channels):
+def test_read_mask_reads_any_two_values_of_an_array(dtype, channels):
     for value in (1, 7, 128, 255):
         mask, line = said(grey(0, value).astype(dtype).reshape(40, 40, *channels))
         assert mask.dtype == np.uint8 and line == ""
@@ -78,7 +78,7 @@ def test_two_values(dtype, channels):
     assert read_mask(np.ones((3, 3), bool)).all(), "who says so in so many words may prompt with all of an image"
 
 
-def test_two_values_of_every_mode():
+def test_read_mask_reads_two_values_of_every_mode():
     bits, deep = Image.fromarray(DISK), Image.fromarray(DISK.astype(np.uint16) << 15)
     rgb, rgba = Image.fromarray(np.repeat(grey(0, 200)[..., None], 3, -1)), bits.convert("RGBA")
     colour = Image.fromarray(np.where(DISK[..., None], np.uint8([200, 30, 0]), np.uint8(0)))
@@ -88,7 +88,7 @@ def test_two_values_of_every_mode():
         np.testing.assert_array_equal(mask, DISK, err_msg=image.mode)
 
 
-def test_255_beside_a_label_is_ignored_and_that_is_said():
+def test_read_mask_ignores_255_beside_a_label_and_says_so():
     for source in (grey(0, 7, 255), palette(grey(0, 1, 2), (0, 0, 0), (128, 0, 0), (224, 224, 192)).convert("RGB")):
         mask, line = said(source)
         assert line == "mask: 255 is ignored"
@@ -112,14 +112,14 @@ def test_255_beside_a_label_is_ignored_and_that_is_said():
         coded(np.repeat(grey(0, 255)[..., None], 3, -1), format="WEBP", quality=40),
     ],
 )
-def test_soft_lossy_and_quantized_masks_are_cut_at_their_half(array):
+def test_read_mask_cuts_soft_lossy_and_quantized_masks_at_their_half(array):
     mask, line = said(array)
     assert line == "mask: soft or noisy edges; values from 128 on are the object"
     assert (mask != DISK).sum() < 0.1 * DISK.sum()
     np.testing.assert_array_equal(mask, (array if array.ndim == 2 else array.max(-1)) >= 128)
 
 
-def test_soft_edges_of_16_bits_and_of_a_colour():
+def test_read_mask_cuts_soft_edges_of_16_bits_and_of_a_colour():
     mask, line = said(Image.fromarray(blurred().astype(np.uint16) * 257))
     assert "from 32768 on" in line
     np.testing.assert_array_equal(mask, blurred() >= 128)
@@ -127,7 +127,7 @@ def test_soft_edges_of_16_bits_and_of_a_colour():
     np.testing.assert_array_equal(said(red.astype(np.uint8))[0], blurred() >= 128)
 
 
-def test_jpeg_is_cut_at_its_half_even_where_no_edge_shows(tmp_path):
+def test_read_mask_cuts_a_jpeg_at_its_half_even_where_no_edge_shows(tmp_path):
     Image.fromarray(grey(0, 255)).save(tmp_path / "m.jpg", quality=60)
     for source in (tmp_path / "m.jpg", (tmp_path / "m.jpg").read_bytes()):
         mask, line = said(source, ignore_label=255)
@@ -135,14 +135,14 @@ def test_jpeg_is_cut_at_its_half_even_where_no_edge_shows(tmp_path):
 
 
 @pytest.mark.parametrize("first", ["white", "black"])
-def test_a_palette_is_read_by_what_it_shows(tmp_path, first):
+def test_read_mask_and_object_mask_read_a_palette_by_what_it_shows(tmp_path, first):
     colours = [(255, 255, 255), (0, 0, 0)] if first == "white" else [(0, 0, 0), (255, 255, 255)]
     palette((first == "white") != DISK, *colours).save(tmp_path / "p.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "p.png"), DISK)
     np.testing.assert_array_equal(object_mask(tmp_path / "p.png", soft=False), DISK)
 
 
-def test_a_palette_that_begins_with_black_and_has_colours_holds_labels():
+def test_mask_values_of_a_palette_of_black_and_colours_are_labels():
     voc = palette(grey(0, 15, 255), (0, 0, 0), *[(i, 255 - i, 128) for i in range(1, 255)], (224, 224, 192))
     np.testing.assert_array_equal(mask_values(voc).values, grey(0, 15, 255))
     np.testing.assert_array_equal(read_mask(voc, 255), grey(0, 1, 255))
@@ -151,7 +151,7 @@ def test_a_palette_that_begins_with_black_and_has_colours_holds_labels():
     np.testing.assert_array_equal(mask_values(white, by_index=True).values, DISK)
 
 
-def test_a_cut_outs_mask_is_its_alpha():
+def test_read_mask_of_a_cut_out_is_its_alpha():
     cut_out = np.dstack([PICTURE, blurred()])
     for source in (cut_out, Image.fromarray(cut_out), Image.fromarray(cut_out[..., [0, 3]], "LA")):
         mask, line = said(source)
@@ -179,11 +179,11 @@ def test_a_cut_outs_mask_is_its_alpha():
         (Image.new("CMYK", (2, 2)), "pixels of mode CMYK are no mask"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(array, match):
+def test_read_mask_refuses_what_cannot_be_meant(array, match):
     raises(read_mask, array, match=match)
 
 
-def test_labels_side_by_side_are_no_ramp():
+def test_read_mask_does_not_take_labels_side_by_side_for_a_ramp():
     array = np.zeros((40, 40), np.uint8)
     for i, value in enumerate((1, 90, 130, 220)):
         array[4:36, 8 * i + 4 : 8 * i + 12] = value
@@ -191,7 +191,7 @@ def test_labels_side_by_side_are_no_ramp():
     np.testing.assert_array_equal(read_first_labels(array), array)
 
 
-def test_first_frames():
+def test_read_first_labels_takes_masks_and_label_maps():
     lines = []
     for source, expected, line in (
         (grey(0, 255), DISK, ""),
@@ -216,7 +216,7 @@ def test_first_frames():
     "name",
     ["palette_white_first.png", "cutout_keep_rgb.png", "antialiased.png", "was_jpeg.png", "lossy.jp2", "viridis.png"],
 )
-def test_masks_as_people_have_them(name):
+def test_read_mask_reads_masks_as_people_have_them(name):
     truth = read_mask(CASES / "prompt_mask_good.png")
     if name == "viridis.png":
         raises(read_mask, CASES / name, match="colours beside black")
@@ -225,7 +225,7 @@ def test_masks_as_people_have_them(name):
         assert (mask & (truth == 1)).sum() / (mask | (truth == 1)).sum() > 0.97
 
 
-def test_label_map_reads_indices(tmp_path):
+def test_read_label_map_reads_indices(tmp_path):
     index = Image.fromarray(VALUES, "P")
     index.putpalette(list(range(256)) * 3)
     index.save(tmp_path / "p.png")
@@ -236,7 +236,7 @@ def test_label_map_reads_indices(tmp_path):
         np.testing.assert_array_equal(labels, VALUES)
 
 
-def test_label_map_rejects_colour_and_16_bits(tmp_path):
+def test_read_label_map_rejects_colour_and_16_bits(tmp_path):
     write_png(tmp_path / "rgb.png", PICTURE)
     Image.fromarray(VALUES.astype(np.uint16)).save(tmp_path / "deep.png")
     raises(
@@ -248,7 +248,7 @@ def test_label_map_rejects_colour_and_16_bits(tmp_path):
 
 
 @pytest.mark.parametrize("label", [1, 15, 100])
-def test_labels_saved_with_loss_are_refused_or_read(label):
+def test_read_mask_and_read_first_labels_refuse_or_read_lossy_labels(label):
     """All of them are below the half of the range, from which on soft edges are the object."""
     file = io.BytesIO()
     Image.fromarray(grey(0, label)).save(file, format="JPEG", quality=75)
@@ -264,14 +264,14 @@ def test_labels_saved_with_loss_are_refused_or_read(label):
 
 
 @pytest.mark.parametrize("value", [-1, 256, "x"])
-def test_a_label_to_ignore_is_one(value):
+def test_read_mask_rejects_a_bad_ignore_label(value):
     raises(read_mask, DISK, value, match=f"ignore_label={value!r}: must be an integer of at least 0 and at most 255")
 
 
 LABELS = np.where(DISK, 2, np.where(X > 30, 7, 0)).astype(np.uint8)  # the disk and a strip beside it
 
 
-def test_a_label_is_chosen_by_its_value():
+def test_read_mask_chooses_a_label_by_its_value():
     deep = Image.fromarray(LABELS.astype(np.uint16) * 100)
     for source, label in ((LABELS, 2), (Image.fromarray(LABELS), 2), (deep, 200), (LABELS == 2, 1), (grey(0, 2), 2)):
         mask, line = said(source, label=label)
@@ -282,19 +282,19 @@ def test_a_label_is_chosen_by_its_value():
 
 
 @pytest.mark.parametrize("first", [(0, 0, 0), (255, 255, 255), (0, 0, 200)])
-def test_a_palettes_index_is_the_label(first):
+def test_read_mask_takes_a_palettes_index_as_the_label(first):
     image = palette(LABELS, first, *[(9 * i, 255 - i, 128) for i in range(1, 8)])
     np.testing.assert_array_equal(said(image, label=2)[0], DISK)
     raises(read_mask, image, match="mask: labels 2, 7; choose one: MASK@2 on the command line, label=2 in Python")
 
 
-def test_where_labels_have_names_a_palette_of_two_is_by_index_too():
+def test_read_mask_reads_a_palette_of_two_by_index_where_labels_have_names():
     image = palette(DISK, (255, 255, 255), (0, 0, 0))
     np.testing.assert_array_equal(read_mask(image), ~DISK)
     np.testing.assert_array_equal(read_mask(image, names=["background", "disk"]), DISK)
 
 
-def test_beside_a_chosen_label_255_is_ignored_and_so_is_what_is_asked_for():
+def test_read_mask_ignores_255_and_the_ignore_label_beside_a_chosen_label():
     ignored = np.where((X < 3)[..., None], 255, LABELS[..., None])[..., 0].astype(np.uint8)
     expected = np.where(ignored == 255, 255, ignored == 2)
     mask, line = said(ignored, label=2)
@@ -327,13 +327,13 @@ MANY = np.arange(1600, dtype=np.uint8).reshape(40, 40) // 4 * (X % 9 > 0)
         (PICTURE, {"label": 2}, r"mask: 1\d\d\d colours beside black; save label values"),
     ],
 )
-def test_labels_that_cannot_be_chosen(source, options, match):
+def test_read_mask_refuses_labels_that_cannot_be_chosen(source, options, match):
     with pytest.raises(LDISError, match=match) as info:
         read_mask(source, **options)
     assert "\n" not in str(info.value) and len(str(info.value)) < 200
 
 
-def test_a_jpeg_has_no_labels_to_choose():
+def test_read_mask_and_labels_to_choose_find_no_labels_in_a_jpeg():
     file = io.BytesIO()
     Image.fromarray(100 * (LABELS > 0).astype(np.uint8)).save(file, format="JPEG", quality=60)
     raises(lambda: read_mask(file.getvalue(), label=100), match="labels in a format that changes them; save label")
@@ -341,7 +341,7 @@ def test_a_jpeg_has_no_labels_to_choose():
     assert labels_to_choose(file.getvalue()) is None
 
 
-def test_which_masks_offer_a_choice():
+def test_labels_to_choose_are_offered_by_masks_of_several_labels_only():
     for source in (LABELS, Image.fromarray(LABELS), palette(LABELS, *[(255 - i, i, 9) for i in range(8)])):
         np.testing.assert_array_equal(labels_to_choose(source), LABELS)
     for source in (DISK, grey(0, 2), grey(0, 2, 255), blurred(), PICTURE, Image.fromarray(DISK)):

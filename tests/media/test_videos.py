@@ -75,7 +75,7 @@ def close(a, b):
     return a.shape == b.shape and np.abs(a.astype(int) - b).mean() < 4  # codecs lose detail, but not the image
 
 
-def test_what_is_written_is_read(video):
+def test_read_video_reads_what_video_writer_writes(video):
     read = read_video(video)
     assert (read.fps, read.num_frames) == (12.5, 12)
     frames = np.stack(list(read))
@@ -96,7 +96,7 @@ def test_what_is_written_is_read(video):
         ((0, -1, -1, 0), lambda x: x.swapaxes(0, 1)[::-1, ::-1]),
     ],
 )
-def test_a_video_comes_as_its_display_matrix_says(video, tmp_path, matrix, shown):
+def test_read_video_turns_frames_as_their_display_matrix_says(video, tmp_path, matrix, shown):
     a, b, c, d = (value << 16 for value in matrix)
     data = video.read_bytes()
     at = data.index(b"tkhd") + 4 + 40  # ISO 14496-12: the track's matrix, 16.16 fixed point
@@ -105,7 +105,7 @@ def test_a_video_comes_as_its_display_matrix_says(video, tmp_path, matrix, shown
     np.testing.assert_array_equal(next(iter(read_video(turned))), shown(next(iter(read_video(video)))))
 
 
-def test_odd_sides_and_folders_of_frames(tmp_path):
+def test_video_writer_evens_odd_sides_and_read_video_reads_folders(tmp_path):
     with video_writer(tmp_path / "odd.mp4", fps=10) as write:
         write(np.zeros((33, 49, 3), np.uint8))
         write(np.zeros((20, 30, 3), np.uint8))
@@ -118,7 +118,7 @@ def test_odd_sides_and_folders_of_frames(tmp_path):
     np.testing.assert_array_equal(np.stack(list(read)), moving_square(3))
 
 
-def test_frames_of_a_folder_come_by_their_numbers(tmp_path, read):
+def test_read_video_sorts_frames_of_a_folder_by_their_numbers(tmp_path, read):
     for i, frame in enumerate(moving_square(), 1):
         write_png(tmp_path / f"cut_{i}.png", frame)
     (tmp_path / "._cut_1.png").write_bytes(b"Mac OS X")
@@ -129,7 +129,7 @@ def test_frames_of_a_folder_come_by_their_numbers(tmp_path, read):
     np.testing.assert_array_equal(np.stack([frame.image for frame in frames]), moving_square())
 
 
-def test_frames_one_by_one_are_taken_as_given(tmp_path, read):
+def test_read_video_takes_frames_one_by_one_as_given(tmp_path, read):
     for i, frame in enumerate(moving_square(3)):
         write_png(tmp_path / f"{i % 2}/{i}.png", frame)
     files = [tmp_path / "0/2.png", tmp_path / "1/1.png"]
@@ -140,7 +140,7 @@ def test_frames_one_by_one_are_taken_as_given(tmp_path, read):
     np.testing.assert_array_equal(frames[1].image, moving_square(3)[2])
 
 
-def test_bad_packets_are_passed_over_and_counted(video, tmp_path, read):
+def test_read_video_passes_over_bad_packets_and_counts_them(video, tmp_path, read):
     frames, lines = read(spoil(video, tmp_path / "hole.mp4", [4, 5]))
     assert len(frames) == 10 and lines == [
         f"{tmp_path}/hole.mp4: 2 of 12 frames are missing; the file is damaged or cut off"
@@ -150,7 +150,7 @@ def test_bad_packets_are_passed_over_and_counted(video, tmp_path, read):
         read_video(spoil(video, tmp_path / "nothing.mp4", range(12)))
 
 
-def test_frames_that_are_damaged_in_part_are_kept_and_counted(video, tmp_path, read):
+def test_read_video_keeps_and_counts_frames_that_are_damaged_in_part(video, tmp_path, read):
     data, spoiled = bytearray(video.read_bytes()), spoil(video, tmp_path / "a.mp4", [5]).read_bytes()
     first = next(i for i, (a, b) in enumerate(zip(data, spoiled, strict=True)) if a != b)
     data[first + 14 : first + 20] = b"\xff" * 6  # behind its headers
@@ -161,7 +161,7 @@ def test_frames_that_are_damaged_in_part_are_kept_and_counted(video, tmp_path, r
 
 
 @pytest.mark.parametrize("ending", ["avi", "mkv", "mov", "gif"])
-def test_what_is_cut_off_gives_what_is_there(tmp_path, read, ending):
+def test_read_video_gives_what_is_there_of_a_file_that_is_cut_off(tmp_path, read, ending):
     whole, cut = tmp_path / f"whole.{ending}", tmp_path / f"cut.{ending}"
     images = np.random.default_rng(0).integers(0, 256, (20, 48, 64, 3), np.uint8)
     if ending == "gif":
@@ -183,7 +183,7 @@ def test_what_is_cut_off_gives_what_is_there(tmp_path, read, ending):
     assert 7 < len(frames) < 13 and line == f"{cut}: {lost[ending]}; the file is damaged or cut off"
 
 
-def test_frames_keep_their_times(tmp_path, read):
+def test_read_video_keeps_the_times_of_frames(tmp_path, read):
     seconds = [0.1, 0.5, 0.04, 0.25]
     with video_writer(tmp_path / "a.mp4", fps=25) as write:
         for frame, shown in zip(moving_square(4), seconds, strict=True):
@@ -192,7 +192,7 @@ def test_frames_keep_their_times(tmp_path, read):
     assert [frame.seconds for frame in frames] == pytest.approx(seconds, abs=1e-4) and not lines
 
 
-def test_frames_of_other_sizes_are_fitted_to_the_first(tmp_path, read):
+def test_read_video_fits_frames_of_other_sizes_to_the_first(tmp_path, read):
     large, small = moving_square(1)[0], moving_square(1)[0][::2, ::2]
     write_film(tmp_path / "a.mkv", [large, small, large, small])
     frames, lines = read(tmp_path / "a.mkv")
@@ -206,7 +206,7 @@ def test_frames_of_other_sizes_are_fitted_to_the_first(tmp_path, read):
 
 
 @pytest.mark.parametrize("ending", ["gif", "webp", "png", "avif"])
-def test_an_animation_is_a_video(tmp_path, read, caplog, ending):
+def test_read_video_reads_an_animation(tmp_path, read, caplog, ending):
     path = tmp_path / f"clip.{ending}"
     first, *others = map(Image.fromarray, moving_square(3))
     first.save(path, save_all=True, append_images=others, duration=[100, 500, 250])
@@ -220,7 +220,7 @@ def test_an_animation_is_a_video(tmp_path, read, caplog, ending):
     ]
 
 
-def test_a_failed_video_leaves_nothing(tmp_path):
+def test_video_writer_leaves_nothing_of_a_failed_video(tmp_path):
     with pytest.raises(RuntimeError, match="midway"), video_writer(tmp_path / "a.mp4", fps=10) as write:
         write(np.zeros((32, 32, 3), np.uint8))
         raise RuntimeError("midway")
@@ -229,7 +229,7 @@ def test_a_failed_video_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_bad_videos(tmp_path, video):
+def test_read_video_refuses_bad_videos(tmp_path, video):
     (tmp_path / "text.mp4").write_text("not a video")
     (tmp_path / "empty").mkdir()
     (tmp_path / "cut.mp4").write_bytes(video.read_bytes()[:-400])  # which has its table of frames at the end
@@ -244,7 +244,7 @@ def test_bad_videos(tmp_path, video):
 
 
 @needs_cases
-def test_videos_as_people_have_them(read):
+def test_read_video_reads_videos_as_people_have_them(read):
     frames, (line,) = read(CASES / "hole.mp4")
     assert len(frames) == 57 and "3 of 60 frames are missing" in line
     frames, (line,) = read(CASES / "cut.avi")
@@ -262,13 +262,13 @@ def test_videos_as_people_have_them(read):
     assert [frame.name for frame in frames] == list("abcdef") and len(lines) <= 1
 
 
-def test_frames_of_any_size_are_not_decoded(tmp_path, video, monkeypatch):
+def test_read_video_does_not_decode_frames_that_are_too_large(tmp_path, video, monkeypatch):
     monkeypatch.setattr(videos, "_MOST_PIXELS", 48 * 64 - 1)
     with pytest.raises(LDISError, match="no frame of it can be decoded"):
         read_video(video)
 
 
-def test_names_in_a_file_need_not_be_utf8(tmp_path):
+def test_read_video_takes_metadata_that_is_not_utf8(tmp_path):
     import av
 
     with av.open(str(tmp_path / "a.avi"), "w") as container:
@@ -284,7 +284,7 @@ def test_names_in_a_file_need_not_be_utf8(tmp_path):
     assert len(list(read_video(tmp_path / "a.avi"))) == 3
 
 
-def test_a_codec_that_nobody_knows(tmp_path):
+def test_read_video_refuses_a_codec_that_nobody_knows(tmp_path):
     write_film(tmp_path / "a.avi", list(moving_square(3)))
     content = (tmp_path / "a.avi").read_bytes()
     (tmp_path / "a.avi").write_bytes(content.replace(b"MJPG", b"ZZZZ"))

@@ -48,7 +48,7 @@ SD15_VAE: dict[str, Any] = {
 }
 
 
-def test_defaults_are_sd15_and_vit_l14():
+def test_config_defaults_are_sd15_and_vit_l14():
     assert UNetConfig.from_dict(SD15_UNET) == UNetConfig(encoder_hid_dim=None)
     assert AutoencoderConfig.from_dict(SD15_VAE) == AutoencoderConfig()
     tower = {"image_size": 224, "patch_size": 14, "width": 1024, "layers": 24, "heads": 16, "alpha": True}
@@ -65,7 +65,7 @@ def test_config_survives_its_own_file(name):
 
 
 @pytest.mark.parametrize("kind", [UNetConfig, AutoencoderConfig, PromptEncoderConfig])
-def test_unknown_key(kind):
+def test_config_refuses_an_unknown_key(kind):
     with pytest.raises(LDISError, match=r"folder/config\.json.*surprise=1"):
         kind.from_dict({"surprise": 1}, "folder/config.json")
 
@@ -87,7 +87,7 @@ def test_unknown_key(kind):
         {"norm_num_groups": 33},
     ],
 )
-def test_unsupported_unet(change):
+def test_unet_config_refuses_what_is_not_supported(change):
     with pytest.raises(LDISError):
         UNetConfig.from_dict(SD15_UNET | change)
 
@@ -101,12 +101,12 @@ def test_unsupported_unet(change):
         {"norm_num_groups": 3},
     ],
 )
-def test_unsupported_vae(change):
+def test_autoencoder_config_refuses_what_is_not_supported(change):
     with pytest.raises(LDISError):
         AutoencoderConfig.from_dict(SD15_VAE | change)
 
 
 @pytest.mark.parametrize("change", [{"patch_size": 15}, {"heads": 7}])
-def test_unsupported_tower(change):
+def test_prompt_encoder_config_refuses_what_is_not_supported(change):
     with pytest.raises(LDISError):
         PromptEncoderConfig.from_dict(change)

@@ -50,36 +50,36 @@ def assert_same(run, plainly, module, x):
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 6, 6), (1, 2, 2, 6)])
-def test_ways(way, shape):
+def test_conv_gives_the_same_by_every_way(way, shape):
     module, x = layer(conv, 7), jnp.asarray(cases.normal("x", *shape))
     assert not convolves(module, x)
     assert_same(lambda module, x: module(x), plain, module, x)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5, 6), (1, 1, 1, 6), (1, 4, 5, 6)])
-def test_odd_sizes(way, shape):
+def test_conv_takes_odd_sizes(way, shape):
     module, x = layer(conv, 7), jnp.asarray(cases.normal("x", *shape))
     np.testing.assert_allclose(module(x), plain(module, x), atol=1e-5)
 
 
 @pytest.mark.parametrize("arguments", [(7, 1), (7, 3, 2, PAD_BOTH), (7, 3, 1, PAD_RIGHT_BELOW)])
-def test_what_no_way_covers(way, arguments):
+def test_conv_is_xlas_own_where_no_way_covers_it(way, arguments):
     module, x = layer(conv, *arguments), jnp.asarray(cases.normal("x", 2, 4, 4, 6))
     np.testing.assert_array_equal(module(x), plain(module, x))
 
 
-def test_16_bits_are_convolved(way):
+def test_conv_of_16_bits_is_a_convolution(way):
     assert convolves(layer(conv, 7, dtype=jnp.bfloat16), jnp.zeros((1, 4, 4, 6)))
 
 
-def test_other_platforms_convolve(way):
+def test_conv_is_a_convolution_on_other_platforms(way):
     """The choice is made where the program is lowered, not where it is traced."""
     for module in (layer(conv, 7), layer(Upsample2D)):
         assert not convolves(module, jnp.zeros((1, 4, 4, 6)))
         assert convolves(module, jnp.zeros((1, 4, 4, 6)), platform="tpu")
 
 
-def test_the_way_depends_on_the_shape():
+def test_conv_chooses_the_way_by_the_shape():
     """Of SD 1.5's layers: patches have one product, Winograd's tiles 16, and few channels a convolution."""
 
     def products(size, channels):
@@ -92,12 +92,12 @@ def test_the_way_depends_on_the_shape():
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 3, 6), (1, 1, 1, 6)])
-def test_upsample(way, shape):
+def test_upsample2d_gives_the_convolution_of_the_upsampled_image(way, shape):
     module, x = layer(Upsample2D), jnp.asarray(cases.normal("x", *shape))
     assert_same(lambda module, x: module(x), lambda module, x: plain(module.conv, upsample_nearest(x)), module, x)
 
 
-def test_any_batch(way):
+def test_conv_can_be_exported_for_any_batch(way):
     """As an exported program has it."""
     x = jax.ShapeDtypeStruct(jax.export.symbolic_shape("B, 4, 4, 6"), jnp.float32)
     for module in (layer(conv, 7), layer(Upsample2D)):
@@ -106,7 +106,7 @@ def test_any_batch(way):
         np.testing.assert_allclose(exported.call(inputs), module(inputs), atol=1e-5)
 
 
-def test_multiplications():
+def test_winograd_needs_fewer_multiplications():
     """Nine a channel for one result become four; of an upsampled image nine for four."""
     x, kernel = jnp.zeros((1, 8, 8, 6)), jnp.zeros((3, 3, 6, 5))
     plainly = 2 * 9 * 8 * 8 * 6 * 5
@@ -114,6 +114,6 @@ def test_multiplications():
     assert count_flops(jax.make_jaxpr(winograd.upsample_and_convolve)(x, kernel)) == 4 * plainly / 4
 
 
-def test_downsample():
+def test_downsample2d_halves_height_and_width():
     x = jnp.asarray(cases.normal("x", 1, 4, 4, 6))
     assert layer(Downsample2D, PAD_BOTH)(x).shape == layer(Downsample2D, PAD_RIGHT_BELOW)(x).shape == (1, 2, 2, 6)

@@ -44,7 +44,7 @@ def mean_square_one(x):
     return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-6)
 
 
-def test_features_are_the_public_networks(public):
+def test_efficientnet_features_are_the_public_networks(public):
     import torch
 
     theirs, ours = public
@@ -63,7 +63,7 @@ def test_features_are_the_public_networks(public):
     assert (tokens[..., -1] == 0).all()
 
 
-def test_alpha_is_the_mean_over_a_token(public):
+def test_efficientnet_alpha_is_the_mean_over_a_token(public):
     alpha = np.zeros((1, 64, 64), np.float32)
     alpha[:, :16, 16:24] = 2.0
     tokens = np.asarray(read(public[1], jnp.zeros((1, 64, 64, 3)), jnp.asarray(alpha)))
@@ -79,7 +79,7 @@ def halves():
     return jnp.asarray(image), jnp.asarray((mask - 0.5) / 0.26)
 
 
-def test_what_resembles_the_object_is_told_from_the_rest(public):
+def test_describe_query_tells_what_resembles_the_object_from_the_rest(public):
     image, alpha = halves()
     tokens = read(public[1], image, alpha)
     described = np.asarray(describe(public[1], image, tokens, jnp.zeros((1, 16))))
@@ -89,7 +89,7 @@ def test_what_resembles_the_object_is_told_from_the_rest(public):
     assert object_over_rest[:, 0].min() > object_over_rest[:, 3].max()
 
 
-def test_padding_is_not_read(public):
+def test_describe_query_does_not_read_padding(public):
     image, alpha = halves()
     tokens = read(public[1], image, alpha)
     padded = jnp.concatenate([tokens, jnp.full_like(tokens, 7.0)], axis=1)
@@ -98,7 +98,7 @@ def test_padding_is_not_read(public):
     np.testing.assert_allclose(describe(public[1], image, padded, bias), alone, atol=1e-5)
 
 
-def test_a_prompt_without_object_stays_finite(public):
+def test_describe_query_stays_finite_for_a_prompt_without_object(public):
     image, _ = halves()
     for alpha in (-0.5, 0.5):
         tokens = read(public[1], image, jnp.full((1, 64, 64), alpha / 0.26))

@@ -49,7 +49,7 @@ def adapted(lora: LoRA) -> LDISModel:
         (8, LoRA(4, also=("encoder_hid_proj", "conv_in")), ADAPTER + 320 * 8 * 9 + 320),
     ],
 )
-def test_counts_at_sd15_size(channels, lora, also):
+def test_lora_has_the_parameter_counts_of_diffusers_at_sd15_size(channels, lora, also):
     """797,184 is what diffusers' own LoRA of rank 4 has for SD 1.5."""
     model = LDISModel.abstract(ModelConfig(UNetConfig(in_channels=channels)), lora=lora)
     _, trained, frozen = flatten(model)
@@ -73,7 +73,7 @@ def test_fresh_pairs_change_nothing():
     assert all((again[name].read() == pairs[name].read()).all() for name in pairs)
 
 
-def test_base_parameters_may_be_bfloat16_and_trained_ones_are_float32():
+def test_lora_trains_float32_over_a_base_in_bfloat16():
     model = LDISModel.abstract(cases.CONFIGS[NAME], dtype="bfloat16", lora=RANK3)
     model.unet = fill(model.unet, module_weights("unet", model.unet), dtype=jnp.bfloat16, float32=RANK3.trains)
     _, trained, frozen = flatten(model)
@@ -90,12 +90,12 @@ def test_base_parameters_may_be_bfloat16_and_trained_ones_are_float32():
         ({"rank": 4, "dropout": 0.1}, "dropout=0.1 is not a usable key"),
     ],
 )
-def test_wrong_settings(values, message):
+def test_lora_from_dict_refuses_wrong_settings(values, message):
     with pytest.raises(LDISError, match=message):
         LoRA.from_dict(values, "config.lora")
 
 
-def test_settings():
+def test_lora_from_dict_reads_settings():
     assert LoRA.from_dict({"rank": 0}, "config.lora") is None
     assert LoRA.from_dict({"rank": 8, "alpha": 4.0, "also": ["conv_in"]}, "x") == LoRA(8, 4.0, ("conv_in",))
     assert (LoRA(8, 4.0).scale, LoRA(8).scale) == (0.5, 1.0)
@@ -157,7 +157,7 @@ def torch_inputs() -> dict[str, torch.Tensor]:
     }
 
 
-def test_torch_paints_the_same_and_has_the_same_gradients(files):
+def test_lora_has_the_outputs_and_gradients_of_torch(files):
     """The low-rank path written out as hooks on diffusers' own UNet, fed by the file."""
     pytest.importorskip("diffusers")
     from tests.reference.torch_ldis import add_lora, nhwc, torch_unet
@@ -180,7 +180,7 @@ def test_torch_paints_the_same_and_has_the_same_gradients(files):
         assert largest > 0 and np.abs(found - expected[name]).max() <= 5e-5 * largest, name
 
 
-def test_peft_reads_the_file(files):
+def test_write_lora_writes_a_file_that_peft_reads(files):
     """The loader of diffusers, which needs peft; its check wants LoRA alone, so the adapter goes in by hand."""
     pytest.importorskip("peft")
     import torch
@@ -198,7 +198,7 @@ def test_peft_reads_the_file(files):
     assert np.abs(our_side()[0] - truth).max() <= 5e-5 * np.abs(truth).max()
 
 
-def test_names_are_those_of_diffusers_modules(files):
+def test_write_lora_uses_the_names_of_diffusers_modules(files):
     pytest.importorskip("diffusers")
     from safetensors import safe_open
 
@@ -216,7 +216,7 @@ def test_names_are_those_of_diffusers_modules(files):
         assert shapes[f"{layer}.lora_B.weight"] == (linear.out_features, 3)
 
 
-def test_no_gradient_of_a_frozen_kernels_size():
+def test_lora_makes_no_gradient_of_a_frozen_kernels_size():
     """Where B A is added to W inside the step, every adapted layer's backward pass makes one."""
     lora = LoRA(2)
     config = cases.CONFIGS[NAME]
@@ -233,7 +233,7 @@ def test_no_gradient_of_a_frozen_kernels_size():
     assert kernel not in products
 
 
-def test_merged_weights_are_lazy_and_float32():
+def test_merge_gives_lazy_weights_in_float32():
     from ldis_jax.weights.lora_files import merge
 
     base = Weights(to_torch(cases.model(NAME).unet), "base")

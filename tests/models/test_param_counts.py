@@ -26,33 +26,33 @@ def count(module: nnx.Module) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
 
 
-def test_sd15_unet():
+def test_unet_has_the_parameter_count_of_sd15():
     unet = dataclasses.replace(UNetConfig(), encoder_hid_dim=None)
     assert count(LDISModel.abstract(ModelConfig(unet=unet)).unet) == SD15_UNET
 
 
-def test_ldis1_unet_adds_the_adapter():
+def test_unet_of_ldis1_adds_the_adapter():
     assert ADAPTER == 787_200
     assert count(abstract().unet) == SD15_UNET + ADAPTER
 
 
-def test_ldisn_unet_adds_four_input_channels():
+def test_unet_of_ldisn_adds_four_input_channels():
     assert count(abstract(8).unet) == SD15_UNET + ADAPTER + 4 * 9 * 320
 
 
-def test_sd15_vae():
+def test_vae_has_the_parameter_count_of_sd15():
     assert count(abstract().vae) == 83_653_863
 
 
 @pytest.mark.parametrize("alpha", [True, False])
-def test_vit_l14_tower(alpha):
+def test_prompt_encoder_has_the_parameter_count_of_vit_l14(alpha):
     d, layers, patch, tokens = 1024, 24, 14, 257
     block = 4 * d * d + 4 * d + 8 * d * d + 5 * d + 2 * 2 * d  # attention, mlp, two norms
     stem = (3 + alpha) * patch**2 * d + d + tokens * d + 2 * d  # convolutions, class token, positions, ln_pre
     assert count(abstract(alpha=alpha).prompt_encoder) == stem + layers * block == 303_177_728 + 200_704 * alpha
 
 
-def test_only_the_unet_is_trained():
+def test_trainable_is_only_the_unet():
     _, trainable, *frozen = nnx.split(abstract(), TRAINABLE, ...)
     assert sum(leaf.size for leaf in jax.tree.leaves(trainable)) == SD15_UNET + ADAPTER
     assert sum(leaf.size for leaf in jax.tree.leaves(frozen)) == 83_653_863 + 303_378_432

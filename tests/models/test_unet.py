@@ -25,7 +25,7 @@ def attention(q, k, v, heads, bias):
 @pytest.mark.parametrize(
     "limits", [(1, 10**9), (1, 30), (10**9, 30)], ids=["head by head", "sample by sample", "all heads"]
 )
-def test_attention(monkeypatch, limits, with_bias):
+def test_attend_computes_attention_as_defined(monkeypatch, limits, with_bias):
     for name, limit in zip(("_MANY_LOGITS", "_MOST_LOGITS"), limits, strict=True):
         monkeypatch.setattr(layers, name, limit)
     q, k, v = (3 * cases.normal(name, 2, length, 24) for name, length in (("q", 6), ("k", 5), ("v", 5)))
@@ -33,7 +33,7 @@ def test_attention(monkeypatch, limits, with_bias):
     np.testing.assert_allclose(layers.attend(q, k, v, 3, bias), attention(q, k, v, 3, bias), atol=2e-5)
 
 
-def test_gradients_of_attention_agree(monkeypatch):
+def test_attend_has_the_same_gradients_by_head_and_together(monkeypatch):
     arrays = [cases.normal(name, 2, length, 24) for name, length in (("q", 6), ("k", 5), ("v", 5))]
 
     def gradients(limit):
@@ -44,7 +44,7 @@ def test_gradients_of_attention_agree(monkeypatch):
         np.testing.assert_allclose(by_head, together, atol=1e-5)
 
 
-def test_logits_of_many_queries_and_keys_are_not_stored():
+def test_attend_does_not_store_logits_of_many_queries_and_keys():
     shapes = jax.ShapeDtypeStruct((1, 1024, 64), jnp.float32)
     loss = jax.grad(lambda q, k, v: jnp.sum(jnp.square(layers.attend(q, k, v, 8))), (0, 1, 2))
     temporary = jax.jit(loss).lower(shapes, shapes, shapes).compile().memory_analysis().temp_size_in_bytes
@@ -52,7 +52,7 @@ def test_logits_of_many_queries_and_keys_are_not_stored():
 
 
 @pytest.mark.parametrize(("mean", "dtype"), [(30.0, jnp.float32), (3.0, jnp.bfloat16)])
-def test_a_norm_of_parts_is_that_of_the_whole(mean, dtype):
+def test_group_norm_of_parts_is_that_of_the_whole(mean, dtype):
     norm = cases.model("ldis1").unet.up_blocks[1].resnets[1].norm1
     x = jnp.asarray(mean + cases.normal("norm", 2, 4, 4, norm.scale.shape[0]), dtype)
     parts = x[..., :5], x[..., 5:]  # the groups straddle
@@ -60,7 +60,7 @@ def test_a_norm_of_parts_is_that_of_the_whole(mean, dtype):
 
 
 @pytest.mark.parametrize("num_prompts", [1, 3])
-def test_branches_read_what_they_would_alone(num_prompts):
+def test_unet_branches_read_what_they_would_alone(num_prompts):
     """One evaluation of three branches, two of which share the null instruction, is three evaluations."""
     unet = cases.model("ldisn").unet
     latents, timesteps, tokens, _ = cases.unet_inputs("ldisn")

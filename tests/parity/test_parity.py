@@ -26,7 +26,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TorchLDIS]
 
 
 @pytest.mark.parametrize("case", cases.CASES)
-def test_live(case, references):
+def test_parity_with_live_torch(case, references):
     from tests.reference.torch_cases import torch_output
 
     ours, truth = cases.jax_output(case), torch_output(case, references)
@@ -35,12 +35,12 @@ def test_live(case, references):
 
 
 @pytest.mark.parametrize("case", cases.CASES)
-def test_golden(case):
+def test_parity_with_golden_results_of_torch(case):
     truth = np.load(GOLDEN)[case]
     assert cases.error(case, thin(cases.jax_output(case)), truth) <= cases.tolerance(case)
 
 
-def test_optimized_code_gives_the_same():
+def test_predict_gives_the_same_from_optimized_code():
     """Tests compile without the compiler's last optimizations, users with them."""
     inputs = cases.prompt_inputs(*cases.prompts(1))
     ours = cases.predict("ldis1", cases.query_image(), inputs, compiler_options=OPTIMIZED)
@@ -57,7 +57,7 @@ def test_training_draws_meet_every_dropout_branch():
     assert sorted((cases.training_draws("ldisn")["u"] // p).astype(int)) == [0, 1, 2, 3]
 
 
-def test_instruction_mask(references):
+def test_instruction_tokens_have_torchs_mask(references):
     images, masks = cases.prompts(3)
     ours = cases.run(instruction.instruction_tokens, cases.model("ldis1").prompt_encoder, images, masks)[1]
     truth = references["ldis1"].instruction_tokens(images, masks)[1].detach().numpy()

@@ -15,7 +15,7 @@ from tests.reference import cases
         ("ldisn", "R/ldisn/ddim", cases.LDISN_OPTIONS | cases.sampling_noise() | {"sampler": "ddim"}),
     ],
 )
-def test_padding_to_a_larger_k_changes_nothing(name, case, options):
+def test_predict_is_unchanged_by_padding_to_a_larger_k(name, case, options):
     # Row 0 has three prompts, row 1 one with an empty mask; both are padded to four with prompts that are all object.
     images, masks = cases.random_images("padding", 2, 4), np.ones((2, 4, cases.SIZE, cases.SIZE), np.int32)
     images[0, :3], masks[0, :3] = (x[0] for x in cases.prompts(3))

@@ -88,7 +88,7 @@ def test_ldisn_draws_from_each_querys_own_key():
 @pytest.mark.parametrize(
     "task", [LDIS1(image_size=SIZE), LDIS1(image_size=SIZE, query_latents="sample"), LDISN(image_size=SIZE)]
 )
-def test_neighbours_in_the_batch_do_not_matter(task):
+def test_predict_does_not_depend_on_neighbours_in_the_batch(task):
     together = task.predict(MODEL, QUERY, PROMPTS, KEYS)
     alone = task.predict(MODEL, QUERY[1:2], PromptInputs(PROMPTS.images[1:2], PROMPTS.masks[1:2]), KEYS[1:2])
     np.testing.assert_allclose(together[1:2], alone, atol=1e-4)
@@ -111,7 +111,7 @@ def test_ldisn_options_override_the_tasks_defaults():
         assert np.abs(other - given).max() > 1e-3, name
 
 
-def test_guidance_in_a_part_of_the_steps():
+def test_ldisn_can_guide_only_a_part_of_the_steps():
     """Unguided steps evaluate the prompted branch alone, which is guidance by (1, 1)."""
     task = LDISN(image_size=SIZE, num_steps=4, sampler="dpmpp_2m", timestep_spacing="trailing")
     unguided = task.predict(MODEL, QUERY, PROMPTS, KEYS, guidance_start=0.5, guidance_end=0.5)
@@ -166,7 +166,7 @@ def test_ldisn_loss_regresses_v_where_the_schedule_says_so():
 
 
 @pytest.mark.parametrize("task", [LDIS1(timestep=3, mask_alpha=0.1), LDISN(num_steps=5, sampler="ddim")])
-def test_task_survives_its_own_file(task):
+def test_task_from_dict_restores_a_task_from_its_own_file(task):
     assert task_from_dict(task.to_dict()) == task
 
 
@@ -180,7 +180,7 @@ def test_task_survives_its_own_file(task):
         ({"task": "ldisn", "sampler": "euler"}, "euler"),
     ],
 )
-def test_wrong_task_files(values, named):
+def test_task_from_dict_rejects_wrong_files(values, named):
     with pytest.raises(LDISError, match=named):
         task_from_dict(values)
 

@@ -43,7 +43,7 @@ def decode(vae, latents):
     return cases.run(lambda vae, z: vae.decode(z), vae, latents)
 
 
-def test_diffusers_computes_the_same(tmp_path, vae):
+def test_autoencoder_tiny_computes_the_same_as_diffusers(tmp_path, vae):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     write_network(tmp_path, "vae", CONFIG, module_weights("vae_tiny", vae).tensors)
@@ -64,7 +64,7 @@ def test_diffusers_computes_the_same(tmp_path, vae):
 
 
 @pytest.mark.skipif(not TAESD.is_dir(), reason="TAESD's weights are not here")
-def test_taesd_gives_its_own_figures():
+def test_autoencoder_tiny_gives_taesds_own_figures():
     folder = TAESD / "taesd_diffusers_fp32"
     config = read_vae_config(folder)
     assert config == AutoencoderTinyConfig()
@@ -79,13 +79,13 @@ def test_taesd_gives_its_own_figures():
     assert np.abs(picture - truth).max() <= 1e-5
 
 
-def test_its_unscaled_latents_are_autoencoder_kls(vae):
+def test_autoencoder_tiny_has_the_unscaled_latents_of_autoencoder_kl(vae):
     """Under either the UNet sees ``scaling_factor`` times what ``encode`` gives; SD's factor, not the file's."""
     assert vae.scaling_factor == SD != vae.config.scaling_factor
     assert LDISModel.abstract(ModelConfig()).vae.scaling_factor == SD
 
 
-def test_a_model_trains_and_predicts_with_it(tmp_path):
+def test_autoencoder_tiny_serves_a_model_that_trains_and_predicts(tmp_path):
     config = ModelConfig(MICRO["ldis1"].unet, CONFIG, MICRO["ldis1"].prompt_encoder)
     task = LDIS1(image_size=SIZE)
     save_model(tmp_path / "model", task, random_model(config))
@@ -113,12 +113,12 @@ def test_a_model_trains_and_predicts_with_it(tmp_path):
         ({"surprise": 1}, "surprise"),
     ],
 )
-def test_configs_that_cannot_be(values, message):
+def test_autoencoder_tiny_config_rejects_impossible_values(values, message):
     with pytest.raises(ValueError, match=message):
         AutoencoderTinyConfig.from_dict(CONFIG.to_dict() | values)
 
 
-def test_spoiled(vae):
+def test_fill_names_a_missing_tensor_of_autoencoder_tiny(vae):
     tensors = {name: tensor.read() for name, tensor in module_weights("vae_tiny", vae).tensors.items()}
     del tensors["decoder.layers.0.weight"]
     with pytest.raises(ValueError, match=r"missing tensor decoder\.layers\.0\.weight \[12, 4, 3, 3\]"):

@@ -18,14 +18,14 @@ def segment(folder, pictures, tmp_path, **environment):
     return sorted(path.name for path in tmp_path.rglob("*-cache"))
 
 
-def test_the_second_process_finds_what_the_first_compiled(micro_folder, pictures, tmp_path):
+def test_compilation_cache_gives_the_next_process_what_was_compiled(micro_folder, pictures, tmp_path):
     first = segment(micro_folder, pictures, tmp_path)
     assert any("predict" in name for name in first)
     assert (tmp_path / "cache" / "ldis_jax").is_dir()
     assert segment(micro_folder, pictures, tmp_path) == first, "compiled again"
 
 
-def test_jaxs_own_variable_decides(micro_folder, pictures, tmp_path, monkeypatch):
+def test_compilation_cache_obeys_jaxs_own_variable(micro_folder, pictures, tmp_path, monkeypatch):
     assert segment(micro_folder, pictures, tmp_path, JAX_COMPILATION_CACHE_DIR="") == []
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
     use_compilation_cache()
@@ -33,7 +33,7 @@ def test_jaxs_own_variable_decides(micro_folder, pictures, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("base", ["home", "xdg"])
-def test_it_lies_in_the_users_cache(monkeypatch, tmp_path, base):
+def test_compilation_cache_lies_in_the_users_cache(monkeypatch, tmp_path, base):
     for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, "x")  # so that both are put back as they were
         monkeypatch.delenv(name)

@@ -18,12 +18,12 @@ def conv(x, w, stride=1, padding="SAME", dilation=1):
     )
 
 
-def test_products():
+def test_count_flops_of_products():
     assert flops(lambda a, b: a @ b, (3, 4), (4, 5)) == 2 * 3 * 4 * 5
     assert flops(lambda a, b: jnp.einsum("bij,bkj->bik", a, b), (2, 3, 4), (2, 5, 4)) == 2 * 2 * 3 * 4 * 5
 
 
-def test_loops_branches_and_rematerialisation():
+def test_count_flops_of_loops_branches_and_rematerialisation():
     def loop(a):
         return jax.lax.scan(lambda x, _: (x @ x, None), a, None, length=7)[0]
 
@@ -42,12 +42,12 @@ def test_loops_branches_and_rematerialisation():
     ("stride", "padding", "taps"),
     [(1, "VALID", 6 * 3), (1, "SAME", 8 * 3 - 2), (2, ((0, 1), (0, 1)), 4 * 3 - 1)],
 )
-def test_convolutions_count_no_padding(stride, padding, taps):
+def test_count_flops_of_convolutions_leaves_out_padding(stride, padding, taps):
     found = flops(lambda x, w: conv(x, w, stride, padding), (2, 8, 8, 3), (3, 3, 3, 5))
     assert found == 2 * 2 * 3 * 5 * taps**2
 
 
-def test_the_gradient_of_a_strided_convolution_costs_what_it_costs():
+def test_count_flops_of_a_strided_convolutions_gradient_is_twice_the_forward():
     def loss(x, w):
         return jnp.sum(conv(x, w, 2, ((1, 1), (1, 1))) ** 2)
 
@@ -57,7 +57,7 @@ def test_the_gradient_of_a_strided_convolution_costs_what_it_costs():
 
 
 @pytest.mark.parametrize("products", [1, 3])
-def test_of_two_ways_to_one_result_the_one_for_any_platform_counts(products):
+def test_count_flops_of_two_ways_is_of_the_one_for_any_platform(products):
     def either(x):
         return jax.lax.platform_dependent(
             x, cpu=lambda x: jnp.linalg.matrix_power(x, products + 1), default=lambda x: x @ x @ x
@@ -67,7 +67,7 @@ def test_of_two_ways_to_one_result_the_one_for_any_platform_counts(products):
     assert flops(jax.grad(lambda x: jnp.sum(either(x))), (4, 4)) > 4 * 64
 
 
-def test_what_devices_do_side_by_side_is_counted_on_each():
+def test_count_flops_counts_what_devices_do_side_by_side_on_each():
     mesh = jax.make_mesh((4,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.PartitionSpec("rows")
     product = jax.shard_map(

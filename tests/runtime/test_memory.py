@@ -34,11 +34,11 @@ def exhaust():
         ("INTERNAL: out of memory", None),
     ],
 )
-def test_xlas_words(text, words):
+def test_out_of_memory_gives_xlas_words(text, words):
     assert out_of_memory(RuntimeError(text)) == words
 
 
-def test_options_are_those_not_in_use():
+def test_memory_options_are_those_not_in_use():
     config = base_config("ldis1")
     moments, remat = "--config.optim.moment_dtype=bfloat16", "--config.remat=blocks"
     rest = f"{moments}, {remat}, --config.step.accumulate=2, a smaller batch or more devices"
@@ -52,7 +52,7 @@ def test_options_are_those_not_in_use():
     assert memory_options(config, 4) == "--config.step.accumulate=4, a smaller batch or more devices"
 
 
-def test_a_command_ends_in_one_line(monkeypatch, capsys):
+def test_out_of_memory_ends_a_command_in_one_line(monkeypatch, capsys):
     status, out, error = call_command(exhaust, monkeypatch, capsys)
     assert status == 2 and not out and error.count("\n") == 1
     assert error.startswith("error: out of memory on a device (Out of memory allocating 70368744177664 bytes); docs/")
@@ -64,7 +64,7 @@ def test_a_command_ends_in_one_line(monkeypatch, capsys):
         call_command(other, monkeypatch, capsys)
 
 
-def test_training_says_which_keys_are_left(tmp_path):
+def test_main_says_which_keys_are_left_when_out_of_memory(tmp_path):
     code = (
         "import ldis_jax.training.loop, tests.runtime.test_memory, ldis_jax.main as m\n"
         "from ldis_jax.support import cli\n"
@@ -80,7 +80,7 @@ def test_training_says_which_keys_are_left(tmp_path):
     assert "; try --config.mesh.fsdp=2, --config.optim.moment_dtype=bfloat16, " in done.stderr
 
 
-def test_other_errors_pass():
+def test_explained_lets_other_errors_pass():
     from ldis_jax.runtime.memory import explained
 
     for error in (LDISError("a line"), ValueError("RESOURCE is another word")):

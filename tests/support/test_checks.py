@@ -42,7 +42,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("file", "key", "value"), WRONG, ids=lambda value: str(value)[:20])
-def test_wrong_values_are_one_line_that_names_the_file(tmp_path, micro_folder_ldisn, file, key, value):
+def test_load_model_rejects_wrong_values_in_one_line_that_names_the_file(
+    tmp_path, micro_folder_ldisn, file, key, value
+):
     folder = Path(shutil.copytree(micro_folder_ldisn, tmp_path / "model"))
     values = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(values | {key: value}))
@@ -52,7 +54,7 @@ def test_wrong_values_are_one_line_that_names_the_file(tmp_path, micro_folder_ld
 
 
 @pytest.mark.parametrize("key", ["beta_start", "beta_end", "beta_schedule"])
-def test_a_scheduler_file_must_say_its_betas(tmp_path, micro_folder_ldisn, key):
+def test_load_model_requires_the_betas_in_a_scheduler_file(tmp_path, micro_folder_ldisn, key):
     """Diffusers' defaults, which a silent file means there, are not Stable Diffusion's."""
     folder = Path(shutil.copytree(micro_folder_ldisn, tmp_path / "model"))
     values = json.loads((folder / SCHEDULER).read_text())

@@ -37,14 +37,14 @@ def talk(folder, *, code=TALK, shell='"$@"', env=(), **options):
     return subprocess.run(command, cwd=folder, env=env, timeout=60, check=False, **options)
 
 
-def test_a_stream_that_cannot_say_a_name(tmp_path):
+def test_cli_run_escapes_a_name_that_a_stream_cannot_encode(tmp_path):
     done = talk(tmp_path, env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and done.stdout.count(rb"caf\xe9 \udcff") == 3 and b"Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("both", [False, True])
-def test_a_reader_that_has_gone(tmp_path, both, unbuffered):
+def test_cli_run_goes_on_without_a_reader_that_has_gone(tmp_path, both, unbuffered):
     ours, its = os.pipe()
     os.close(ours)
     done = talk(tmp_path, stdout=its, env={"PYTHONUNBUFFERED": unbuffered}, **({"stderr": its} if both else {}))
@@ -53,7 +53,7 @@ def test_a_reader_that_has_gone(tmp_path, both, unbuffered):
     assert both or b"Error" not in done.stderr
 
 
-def test_a_terminal_that_has_gone(tmp_path):
+def test_cli_run_goes_on_without_a_terminal_that_has_gone(tmp_path):
     ours, its = pty.openpty()
     os.close(ours)
     done = talk(tmp_path, stdout=its, stderr=its)
@@ -62,13 +62,13 @@ def test_a_terminal_that_has_gone(tmp_path):
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_closed_streams(tmp_path, closed):
+def test_cli_run_works_with_closed_streams(tmp_path, closed):
     done = talk(tmp_path, shell=f'"$@" {closed}')
     assert done.returncode == 0 and (tmp_path / "result").read_text() == "done"
     assert b"Traceback" not in done.stderr
 
 
-def test_a_file_that_takes_no_more_of_standard_output(tmp_path):
+def test_cli_run_reports_a_file_that_takes_no_more_of_standard_output(tmp_path):
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n{TALK}"
     with open(tmp_path / "out", "wb") as out:
         done = talk(tmp_path, code=limited, stdout=out)
@@ -94,7 +94,7 @@ cli.run(main)
 """
 
 
-def test_a_user_without_home_and_name(tmp_path):
+def test_cli_run_works_for_a_user_without_home_and_name(tmp_path):
     gone = ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME", "XDG_CACHE_HOME", "HF_HOME", "JAX_COMPILATION_CACHE_DIR")
     done = talk(tmp_path, code=HOMELESS, shell=f'unset {" ".join(gone)}; "$@"')
     assert done.returncode == 0, done.stderr
@@ -102,7 +102,7 @@ def test_a_user_without_home_and_name(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["file", "relative"])
-def test_no_cache_where_none_can_be(tmp_path, monkeypatch, place):
+def test_use_compilation_cache_keeps_none_where_none_can_be(tmp_path, monkeypatch, place):
     (tmp_path / "file").touch()
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "x")
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
@@ -111,7 +111,7 @@ def test_no_cache_where_none_can_be(tmp_path, monkeypatch, place):
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == ""
 
 
-def test_a_home_that_is_there_stays(tmp_path, monkeypatch):
+def test_ensure_home_keeps_a_home_that_is_there(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     home.ensure_home()
     assert os.environ["HOME"] == str(tmp_path)
@@ -133,7 +133,7 @@ def raising(error):
         (UnicodeEncodeError("utf-8", "to caf\udce9.png now", 6, 7, "surrogates not allowed"), 2, r"caf\udce9.png: can"),
     ],
 )
-def test_what_no_reader_or_writer_has_met(monkeypatch, capsys, error, status, line):
+def test_cli_run_reports_in_one_line_what_no_reader_or_writer_has_met(monkeypatch, capsys, error, status, line):
     found, _, err = call_command(raising(error), monkeypatch, capsys)
     assert found == status and line in err.replace("\udce9", r"\udce9") and err.count("\n") == 1
 
@@ -141,7 +141,7 @@ def test_what_no_reader_or_writer_has_met(monkeypatch, capsys, error, status, li
 @pytest.mark.parametrize(
     "error", [OSError("no file"), UnicodeEncodeError("ascii", "é", 0, 1, "of the program"), KeyError("a")]
 )
-def test_our_mistakes_stay_tracebacks(monkeypatch, capsys, error):
+def test_cli_run_leaves_our_mistakes_as_tracebacks(monkeypatch, capsys, error):
     with pytest.raises(type(error)):
         call_command(raising(error), monkeypatch, capsys)
 
@@ -157,13 +157,13 @@ def parsed(*seen):
     return main
 
 
-def test_an_empty_name_is_refused(monkeypatch, capsys):
+def test_cli_parser_rejects_an_empty_name(monkeypatch, capsys):
     status, out, err = call_command(parsed(), monkeypatch, capsys, "--out=")
     assert (status, out) == (2, "") and err == "error: argument --out: names no file or folder; see --help\n"
 
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "link"])
-def test_with_an_output_on_standard_output_nothing_else_goes_there(monkeypatch, capsys, tmp_path, name):
+def test_cli_parser_keeps_standard_output_for_an_output_that_goes_there(monkeypatch, capsys, tmp_path, name):
     monkeypatch.chdir(tmp_path)
     os.symlink("/dev/stdout", "link")
     status, out, err = call_command(parsed(), monkeypatch, capsys, f"--json={name}", "--out=file")

@@ -16,7 +16,7 @@ from tests.helpers import ROOT
         ("configs/voc_small.py:data/voc", "voc_small"),
     ],
 )
-def test_a_run_is_called_after_its_variant_or_its_file(monkeypatch, given, name):
+def test_config_name_is_that_of_the_variant_or_the_file(monkeypatch, given, name):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(config_flag, "config_file", lambda: given)
     assert config_flag.config_name() == name

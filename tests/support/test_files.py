@@ -82,7 +82,7 @@ def refused(match, status=2):
     assert found.value.status == status and "\n" not in str(found.value)
 
 
-def test_a_pipe_gets_the_content_and_stays(pipe):
+def test_write_json_gives_a_pipe_the_content_and_keeps_it(pipe):
     path, file = pipe
     check_writable(path)
     write_json(path, {"a": 1})
@@ -92,7 +92,7 @@ def test_a_pipe_gets_the_content_and_stays(pipe):
     assert os.listdir(path.parent) == ["pipe.png"]
 
 
-def test_a_pipe_gets_all_or_nothing(pipe):
+def test_atomic_write_gives_a_pipe_all_or_nothing(pipe):
     path, file = pipe
     with pytest.raises(KeyError), atomic_write(path) as temporary:
         temporary.write_text("half")
@@ -100,14 +100,14 @@ def test_a_pipe_gets_all_or_nothing(pipe):
     assert file.read() is None
 
 
-def test_a_reader_that_has_gone_is_no_error():
+def test_write_json_ignores_a_reader_that_has_gone():
     ours, its = os.pipe()
     os.close(ours)
     write_json(f"/dev/fd/{its}", list(range(100_000)))
     os.close(its)
 
 
-def test_a_device_gets_the_content_and_stays(terminal):
+def test_write_json_gives_a_device_the_content_and_keeps_it(terminal):
     path, reader = terminal
     check_writable(path)
     write_json(path, {"a": 1})
@@ -115,7 +115,7 @@ def test_a_device_gets_the_content_and_stays(terminal):
 
 
 @pytest.mark.parametrize("target", ["there.json", "new/not_yet.json"])
-def test_a_link_stays_and_its_target_is_replaced(tmp_path, target):
+def test_write_json_keeps_a_link_and_replaces_its_target(tmp_path, target):
     (tmp_path / "there.json").write_text("old")
     (tmp_path / "links").mkdir()
     first, second = tmp_path / "links/first.json", tmp_path / "links/second.json"
@@ -128,7 +128,7 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path, target):
     assert sorted(os.listdir(tmp_path / "links")) == ["first.json", "second.json"]
 
 
-def test_a_link_to_a_device(tmp_path, terminal):
+def test_write_json_follows_a_link_to_a_device(tmp_path, terminal):
     path, reader = terminal
     (tmp_path / "link.json").symlink_to(path)
     write_json(tmp_path / "link.json", [1])
@@ -147,7 +147,7 @@ cli.run(main)
 
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
-def test_standard_output_is_written_to_where_it_stands(tmp_path, name):
+def test_write_json_writes_to_standard_output_where_it_stands(tmp_path, name):
     """A file behind it keeps what it held, and what was printed comes first."""
     (tmp_path / "link").symlink_to("/dev/stdout")
     command = [sys.executable, "-c", STDOUT, name]
@@ -178,7 +178,7 @@ def test_standard_output_is_written_to_where_it_stands(tmp_path, name):
         ("file/a.json", "File exists|Not a directory|no right to write in"),
     ],
 )
-def test_names_that_cannot_be_written(tmp_path, monkeypatch, name, why):
+def test_write_json_rejects_names_that_cannot_be_written(tmp_path, monkeypatch, name, why):
     monkeypatch.chdir(tmp_path)
     os.symlink("loop.json", "loop.json")
     (tmp_path / "file").touch()
@@ -195,7 +195,7 @@ def test_names_that_cannot_be_written(tmp_path, monkeypatch, name, why):
 
 
 @pytest.mark.parametrize("name", [BYTES, f"{250 * 'x'}.json", f"{120 * 'ä'}.json"])
-def test_odd_names_are_written(tmp_path, name):
+def test_write_json_accepts_odd_names(tmp_path, name):
     check_writable(tmp_path / name)
     write_json(tmp_path / name, {"name": name})
     assert read_json(tmp_path / name) == {"name": name} and os.listdir(tmp_path) == [name]
@@ -223,7 +223,7 @@ READERS = {
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 @pytest.mark.parametrize("kind", ["pipe", "socket", "terminal"])
-def test_what_could_keep_a_reader_waiting_is_not_opened(tmp_path, pipe, terminal, read, kind):
+def test_checked_file_refuses_what_could_keep_a_reader_waiting(tmp_path, pipe, terminal, read, kind):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
         path = {"pipe": pipe[0], "socket": tmp_path / "socket", "terminal": type(tmp_path)(terminal[0])}[kind]
@@ -231,7 +231,7 @@ def test_what_could_keep_a_reader_waiting_is_not_opened(tmp_path, pipe, terminal
             read(path)
 
 
-def test_a_pipe_among_the_files_of_a_data_set_or_model(tmp_path, pipe):
+def test_scan_and_read_card_do_not_open_a_pipe(tmp_path, pipe):
     found = scan(Item("a", str(pipe[0]), str(pipe[0])), "labels")
     assert "pipe.png: is a pipe, a device or a socket" in found.error
     os.mkfifo(tmp_path / "README.md")
@@ -240,25 +240,25 @@ def test_a_pipe_among_the_files_of_a_data_set_or_model(tmp_path, pipe):
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 @pytest.mark.parametrize("name", ["loop", LONG, "a\0b"])
-def test_names_that_cannot_be_read(tmp_path, read, name):
+def test_checked_file_rejects_names_that_cannot_be_read(tmp_path, read, name):
     (tmp_path / "loop").symlink_to("loop")
     with refused(r"cannot be (read|written) \((Too many levels|File name too long|embedded null)"):
         read(tmp_path / name)
 
 
 @pytest.mark.parametrize("read", [read_image, read_video, read_json, open_file])
-def test_names_that_are_not_utf8_are_one_line(tmp_path, read):
+def test_reading_reports_names_that_are_not_utf8_in_one_line(tmp_path, read):
     (tmp_path / BYTES).write_bytes(b"nothing")
     with refused("caf"):
         read(tmp_path / BYTES)
 
 
-def test_a_manifest_that_is_a_pipe(pipe):
+def test_open_episodes_rejects_a_manifest_that_is_a_pipe(pipe):
     with refused("is a pipe, a device or a socket"):
         open_episodes(None, Protocol("p", "voc"), pipe[0])
 
 
-def test_links_that_lead_to_each_other(tmp_path):
+def test_resolved_rejects_links_that_lead_to_each_other(tmp_path):
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     (tmp_path / "link").symlink_to("new")
@@ -269,7 +269,7 @@ def test_links_that_lead_to_each_other(tmp_path):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("how", ["own", "wrapped", "quoted"])
-def test_a_full_disk_is_worth_another_try(tmp_path, code, how):
+def test_writing_to_a_full_disk_is_worth_another_try(tmp_path, code, how):
     with refused(r"a\.json: cannot be written \(.*\); free some space and try again", status=1), writing("a.json"):
         try:
             raise OSError(code, os.strerror(code))
@@ -281,7 +281,7 @@ def test_a_full_disk_is_worth_another_try(tmp_path, code, how):
         raise OSError(f"library: {os.strerror(code)} [while writing]")
 
 
-def test_other_faults_are_not(tmp_path, monkeypatch):
+def test_write_json_after_other_faults_is_not_worth_another_try(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
@@ -291,7 +291,7 @@ def test_other_faults_are_not(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_records_on_a_disk_that_fills_up(tmp_path):
+def test_records_append_reports_a_disk_that_fills_up(tmp_path):
     assert issubclass(TryAgainError, LDISError)
 
     class Full:

@@ -10,7 +10,7 @@ from ldis_jax.errors import LDISError
 from ldis_jax.support.json_files import MOST_BYTES, parse_json, read_json
 
 
-def test_json_is_read_as_the_type_that_is_asked_for(tmp_path):
+def test_read_json_gives_the_type_that_is_asked_for(tmp_path):
     value = {"a": [1, 2.5, None, True], "b": {"ä": "\udce9"}, "n": -(2**63), "deep": [[[[[[1]]]]]]}
     path = tmp_path / "x.json"
     path.write_text(json.dumps(value))
@@ -43,7 +43,7 @@ def test_json_is_read_as_the_type_that_is_asked_for(tmp_path):
         ('{"a": "1"}', dict[str, float], "a: .*number"),
     ],
 )
-def test_what_is_refused(tmp_path, text, kind, why):
+def test_parse_json_rejects_bad_json_in_one_line(tmp_path, text, kind, why):
     with pytest.raises(ValueError, match=why):
         parse_json(text, kind)
     path = tmp_path / "x.json"
@@ -53,7 +53,7 @@ def test_what_is_refused(tmp_path, text, kind, why):
     assert "\n" not in str(found.value)
 
 
-def test_a_file_larger_than_any_of_its_kind_is_not_read(tmp_path):
+def test_read_json_does_not_read_a_file_larger_than_any_of_its_kind(tmp_path):
     with open(tmp_path / "x.json", "wb") as file:
         os.truncate(file.fileno(), MOST_BYTES + 1)
     with pytest.raises(LDISError, match="more than 16 MiB of JSON"):

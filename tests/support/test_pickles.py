@@ -22,27 +22,27 @@ HONEST = {
 
 @pytest.mark.parametrize("value", HONEST.values(), ids=HONEST)
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_what_programs_write(value, protocol):
+def test_check_pickle_accepts_what_programs_write(value, protocol):
     for text in (pickle.dumps(value, protocol), pickletools.optimize(pickle.dumps(value, protocol))):
         stream = io.BytesIO(text + b"behind it")
         check_pickle(stream)
         assert stream.read() == b"behind it"
 
 
-def test_a_list_that_holds_itself():
+def test_check_pickle_accepts_a_list_that_holds_itself():
     own = []
     own.append(own)
     check_pickle(io.BytesIO(pickle.dumps(own)))
 
 
 @pytest.mark.parametrize("text", [pickles.MEMO, pickles.HASHES, b"\x80\x02" + pickles.doubled(40) + b"."])
-def test_what_costs_more_than_its_size(text):
+def test_check_pickle_rejects_what_costs_more_than_its_size(text):
     assert len(text) < 500
     with pytest.raises(ValueError, match="more time or memory than"):
         check_pickle(io.BytesIO(text))
 
 
-def test_a_tuple_of_a_list_counts_what_the_list_holds():
+def test_check_pickle_counts_what_the_list_of_a_tuple_holds():
     """Which is hidden from who counts a list as it was when the memo got it."""
     text = b"\x80\x02)q\x00"
     for i in range(0, 100, 2):  # ]: a list of the last tuple twice; then tuple(list)
@@ -52,13 +52,13 @@ def test_a_tuple_of_a_list_counts_what_the_list_holds():
         check_pickle(io.BytesIO(text + b"."))
 
 
-def test_names_that_are_refused():
+def test_check_pickle_rejects_forbidden_names():
     check_pickle(io.BytesIO(pickles.BYTEARRAY))
     with pytest.raises(ValueError, match="more time or memory than"):
         check_pickle(io.BytesIO(pickles.BYTEARRAY), ("bytearray",))
 
 
 @pytest.mark.parametrize("text", [b"", b"N", b"0.", b"h\x05.", b"q\x00.", b"(q\x00.", b"e.", pickles.LONG_BYTES])
-def test_damaged(text):
+def test_check_pickle_rejects_damaged_pickles(text):
     with pytest.raises(ValueError, match=r"damaged|exhausted|remain|memo"):
         check_pickle(io.BytesIO(text))

@@ -37,7 +37,7 @@ def changes(config: ConfigDict) -> dict[str, object]:
     return {key: value for key, value in flat.items() if base[key] != value}
 
 
-def test_all_variants_are_there():
+def test_ablations_has_every_variant():
     assert set(VARIANTS) == {
         *(f"ldis1_{name}" for name in ("pixel", "lora_rank1", "lora_rank4", "noised", "plain_clip")),
         *(f"ldisn_{name}" for name in ("pre_mask", "post_mask", "no_mask", "vanilla", "perturbed", "added")),
@@ -49,7 +49,7 @@ def test_all_variants_are_there():
 
 
 @pytest.mark.parametrize("variant", ["", "ldis1"])
-def test_what_is_no_variant_is_told_them(variant):
+def test_ablations_get_config_lists_the_variants_to_an_unknown_one(variant):
     with pytest.raises(
         LDISError, match=f"ablations.py:{variant or 'VARIANT'}: must be one of ldis1_pixel, .*ldisn_added"
     ):
@@ -57,7 +57,7 @@ def test_what_is_no_variant_is_told_them(variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_header_says_what_it_is(variant):
+def test_ablations_header_says_what_each_variant_is(variant):
     text = FILE.__doc__
     for part in ("Paper:", "Command:", "Needs:", "Hardware:", "Time:", "Expected:"):
         assert f"\n{part}" in text
@@ -92,7 +92,7 @@ def episodes() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_it_takes_two_steps(variant, folders):
+def test_ablations_variants_take_two_training_steps(variant, folders):
     config = FILE.get_config(variant)
     folder = variant if variant == "ldis1_plain_clip" else config.task.task
     assert f"pretrained/{folder}" in FILE.__doc__

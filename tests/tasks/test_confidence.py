@@ -17,7 +17,7 @@ def blob(value, size=(64, 80), background=-2.0):
     return logits
 
 
-def test_expected_iou_is_the_mean_over_independent_pixels():
+def test_score_is_the_mean_iou_over_independent_pixels():
     rng = np.random.default_rng(0)
     logits = rng.normal(0.3, 1.0, (40, 50)).astype(np.float32)
     mask, probability = logits > 0, 1 / (1 + np.exp(-2 * logits))
@@ -54,7 +54,7 @@ def test_decide_empties_masks_below_the_score():
 
 
 @pytest.mark.parametrize("min_score", [-0.1, 1.1, float("nan"), "much", None])
-def test_min_score_is_a_number_from_0_to_1(min_score):
+def test_threshold_takes_a_min_score_from_0_to_1(min_score):
     if min_score is None:
         assert Confidence(min_score=0.4).threshold(None) == 0.4
     else:
@@ -111,7 +111,7 @@ def test_fit_of_whatever_was_measured_is_one(seed):
     assert 0 <= confidence.score(episodes[0][0]) <= 1 and 0 <= confidence.min_score < 1
 
 
-def test_it_survives_its_file_and_changes_nothing_where_it_is_the_default():
+def test_confidence_survives_its_file_and_is_left_out_where_it_is_the_default():
     confidence = Confidence(2.0, (0.0, 0.5, 1.0), (0.1, 0.2, 0.9), 0.3, 64)
     task = LDIS1(confidence=confidence)
     assert task_from_dict(json.loads(json.dumps(task.to_dict()))) == task
@@ -132,6 +132,6 @@ def test_it_survives_its_file_and_changes_nothing_where_it_is_the_default():
         [],
     ],
 )
-def test_a_bad_one_is_refused(values):
+def test_task_from_dict_rejects_a_bad_confidence(values):
     with pytest.raises(LDISError, match=r"FILE.*confidence"):
         task_from_dict(LDIS1().to_dict() | {"confidence": values}, "FILE")

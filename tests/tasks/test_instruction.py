@@ -27,7 +27,7 @@ class GlassTower:
 TOWER: Any = GlassTower()
 
 
-def test_tokens_and_mask_of_several_prompts():
+def test_instruction_tokens_and_mask_of_several_prompts():
     images = np.random.default_rng(0).uniform(-1, 1, (2, 3, 4, 4, 3)).astype(np.float32)
     masks = np.random.default_rng(1).choice([0, 1, 255], (2, 3, 4, 4))
     tokens, mask = instruction.instruction_tokens(TOWER, jnp.asarray(images), jnp.asarray(masks))
@@ -40,7 +40,7 @@ def test_tokens_and_mask_of_several_prompts():
     np.testing.assert_array_equal(mask, on_object)
 
 
-def test_prompts_are_resized_to_the_tower():
+def test_instruction_tokens_are_of_prompts_resized_to_the_encoder():
     image = np.zeros((1, 1, 8, 8, 3), np.float32)
     image[..., 0] = np.arange(8)
     mask = np.zeros((1, 1, 8, 8), np.int32)
@@ -52,7 +52,7 @@ def test_prompts_are_resized_to_the_tower():
     np.testing.assert_array_equal(token_mask[0], [0, 1, 0, 1])
 
 
-def test_null_tokens_are_an_empty_picture_that_is_all_object():
+def test_null_instruction_tokens_are_an_empty_image_that_is_all_object():
     tokens = instruction.null_instruction_tokens(TOWER, 3)
     assert tokens.shape == (1, 12, 2)
     np.testing.assert_array_equal(tokens[..., 0], 0)
@@ -64,7 +64,7 @@ def test_attention_bias():
     np.testing.assert_array_equal(instruction.attention_bias(mask), [[0, -1e4, -1e4, 0], [-1e4, -1e4, 0, 0]])
 
 
-def test_padding_prompts_get_minus_infinity():
+def test_attention_bias_of_padding_prompts_is_minus_infinity():
     mask = jnp.array([[1, 0, 0, 1, 1, 0], [0, 0, 1, 1, 0, 0]])
     bias = instruction.attention_bias(mask, num_prompts=jnp.array([2, 1]), num_tokens=mask.shape[1] // 3)
     inf = np.inf
@@ -75,7 +75,7 @@ def test_padding_prompts_get_minus_infinity():
     ("masking", "shown", "kept"),
     [("both", True, True), ("pre", True, False), ("post", False, True), ("none", False, False)],
 )
-def test_stages_of_masking(masking, shown, kept):
+def test_instruction_tokens_follow_the_stages_of_masking(masking, shown, kept):
     masks = np.random.default_rng(1).choice([0, 1, 255], (2, 3, 4, 4))
     on_object = (masks == 1)[:, :, ::2, ::2].reshape(2, 12)
     tokens, mask = instruction.instruction_tokens(TOWER, jnp.zeros((2, 3, 4, 4, 3)), jnp.asarray(masks), masking)

@@ -12,20 +12,20 @@ PAIRS = [(256, 224), (256, 16), (224, 16), (64, 56), (16, 256), (224, 256), (7, 
 
 
 @pytest.mark.parametrize(("size_in", "size_out"), PAIRS)
-def test_nearest_is_floor(size_in, size_out):
+def test_nearest_indices_are_the_floor(size_in, size_out):
     exact = np.arange(size_out) * size_in // size_out
     np.testing.assert_array_equal(nearest_indices(size_in, size_out), exact)
 
 
 @pytest.mark.parametrize(("size_in", "size_out"), PAIRS)
-def test_bilinear_interpolates_half_pixel_centres(size_in, size_out):
+def test_bilinear_matrix_interpolates_half_pixel_centres(size_in, size_out):
     signal = np.random.default_rng(0).normal(size=size_in)
     centres = (np.arange(size_out) + 0.5) * size_in / size_out - 0.5
     expected = np.interp(centres, np.arange(size_in), signal)  # clamps at both ends; torch's centres are float32
     np.testing.assert_allclose(bilinear_matrix(size_in, size_out) @ signal, expected, atol=2e-4)
 
 
-def test_resizes_treat_rows_and_columns_apart():
+def test_resize_treats_rows_and_columns_apart():
     x = np.random.default_rng(0).normal(size=(2, 6, 9, 3)).astype(np.float32)
     rows, cols = bilinear_matrix(6, 4), bilinear_matrix(9, 4)
     expected = np.einsum("oh,bhwc,pw->bopc", rows, x, cols)
@@ -34,12 +34,12 @@ def test_resizes_treat_rows_and_columns_apart():
     np.testing.assert_array_equal(nearest, x[:, [0, 1, 3, 4]][:, :, [0, 2, 4, 6], 0])
 
 
-def test_bilinear_to_the_same_size_changes_nothing():
+def test_resize_bilinear_to_the_same_size_changes_nothing():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, 5, 2)).astype(np.float32))
     assert (resize_bilinear(x, 5) == x).all()
 
 
-def test_nearest_is_torchs_for_every_pair():
+def test_nearest_indices_are_torchs_for_every_pair():
     torch = pytest.importorskip("torch")
     for size_in in [*range(1, 41), 224, 256, 257, 427, 480, 640]:
         index = torch.arange(size_in, dtype=torch.float32)[None, None]
@@ -50,7 +50,7 @@ def test_nearest_is_torchs_for_every_pair():
 
 
 @pytest.mark.parametrize(("size_in", "size_out"), PAIRS)
-def test_resizes_are_torchs(size_in, size_out):
+def test_resize_is_torchs(size_in, size_out):
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(0).normal(size=(2, size_in, size_in + 2, 3)).astype(np.float32)
     nchw, size = torch.from_numpy(x).permute(0, 3, 1, 2), (size_out, size_out)

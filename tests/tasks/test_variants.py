@@ -27,13 +27,13 @@ VARIANT_KEYS = {"target", "mask_noise", "masking", "loss_space", "noised", "bala
 
 
 @pytest.mark.parametrize("name", cases.VARIANTS)
-def test_a_variant_survives_its_own_file(name):
+def test_task_from_dict_restores_every_variant(name):
     task = cases.VARIANTS[name]
     assert task_from_dict(json.loads(json.dumps(task.to_dict()))) == task
 
 
 @pytest.mark.parametrize("task", [LDIS1(mask_alpha=0.1), LDISN(num_steps=5)])
-def test_a_file_from_before_the_variants(task):
+def test_task_from_dict_reads_a_file_from_before_the_variants(task):
     old = {key: value for key, value in task.to_dict().items() if key not in VARIANT_KEYS}
     assert task_from_dict(old) == task
 
@@ -58,14 +58,14 @@ def test_a_file_from_before_the_variants(task):
         ({"noised": True, "timestep": 1000}, "timestep=1000: must be less than the noise schedule's 1000"),
     ],
 )
-def test_what_cannot_be_is_one_clear_line(values, message):
+def test_task_from_dict_rejects_impossible_variants_in_one_clear_line(values, message):
     with pytest.raises(LDISError, match=message) as error:
         task_from_dict({"task": "ldis1", **values}, "file")
     assert str(error.value).startswith("file: ") and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("changes", [{}, {"mask_alpha": 0.3}, {"target": "added", "mask_alpha": 2.0}])
-def test_object_bias_moves_the_mask_and_not_what_was_rendered(changes):
+def test_ldis1_object_bias_moves_the_mask_and_not_what_was_rendered(changes):
     rng = np.random.default_rng(0)
     rendered, query = (rng.uniform(-1, 1, (5, 7, 3)).astype(np.float32) for _ in range(2))
     plain, biased = LDIS1(**changes), LDIS1(**changes, object_bias=0.5)
@@ -77,7 +77,7 @@ def test_object_bias_moves_the_mask_and_not_what_was_rendered(changes):
         np.testing.assert_allclose(task.rendered(task.residual(rendered, query), query), rendered, atol=1e-6)
 
 
-def test_balance_weighs_places_by_how_small_the_object_is():
+def test_ldis1_balance_weighs_places_by_how_small_the_object_is():
     """At balance 0.5 a place of an object of a fifth of the image counts twice as much as one beside it."""
     mask = np.zeros((2, 40, 40), np.uint8)
     mask[0, :8] = 1
@@ -88,7 +88,7 @@ def test_balance_weighs_places_by_how_small_the_object_is():
     np.testing.assert_allclose(weights[1], 1.0, rtol=1e-6)
 
 
-def test_balance_is_part_of_the_loss(monkeypatch):
+def test_ldis1_loss_includes_the_balance(monkeypatch):
     masks = jnp.zeros(glass.QUERY.shape[:3], jnp.uint8).at[:, :1].set(1)
     batch = {"query_image": glass.QUERY, "query_mask": masks}
     batch |= {"prompt_images": glass.PROMPTS.images, "prompt_masks": glass.PROMPTS.masks}
@@ -99,7 +99,7 @@ def test_balance_is_part_of_the_loss(monkeypatch):
     np.testing.assert_allclose(balanced, 2.0 * plain, rtol=1e-6)
 
 
-def test_noise_at_prediction_is_a_function_of_each_querys_key():
+def test_ldis1_predict_draws_noise_from_each_querys_own_key():
     plain, noised = LDIS1(image_size=glass.SIZE, timestep=400), LDIS1(image_size=glass.SIZE, timestep=400, noised=True)
     together = noised.predict(glass.MODEL, glass.QUERY, glass.PROMPTS, glass.KEYS)
     alone = noised.predict(
@@ -115,7 +115,7 @@ def test_noise_at_prediction_is_a_function_of_each_querys_key():
     np.testing.assert_allclose(together, expected, atol=1e-5)
 
 
-def test_only_a_noised_ldis1_reads_the_schedule(tmp_path, micro_folder):
+def test_load_model_reads_the_schedule_only_for_a_noised_ldis1(tmp_path, micro_folder):
     folder = Path(shutil.copytree(micro_folder, tmp_path / "model"))
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_train_timesteps": 100}))
@@ -144,12 +144,12 @@ def plain_clip(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("masking", ["both", "pre"])
-def test_plain_clip_knows_no_pre_masking(plain_clip, masking):
+def test_load_training_init_rejects_pre_masking_with_plain_clip(plain_clip, masking):
     with pytest.raises(LDISError, match=f"masking='{masking}' needs Alpha-CLIP; plain CLIP takes 'post' or 'none'"):
         load_training_init(plain_clip, LDIS1(image_size=SIZE, masking=masking), seed=0)
 
 
-def test_a_plain_clip_folder_from_before_the_variants(plain_clip, tmp_path):
+def test_load_model_reads_a_plain_clip_folder_from_before_the_variants(plain_clip, tmp_path):
     folder = Path(shutil.copytree(plain_clip, tmp_path / "model"))
     path = folder / "ldis_config.json"
     values = json.loads(path.read_text())
@@ -159,7 +159,7 @@ def test_a_plain_clip_folder_from_before_the_variants(plain_clip, tmp_path):
 
 
 @pytest.mark.parametrize("remat", ["blocks", "dots"])
-def test_the_decoder_computed_again_gives_the_same_gradient_from_less_memory(remat):
+def test_autoencoder_kl_decode_with_remat_keeps_the_gradient_and_saves_memory(remat):
     vae, state = nnx.split(cases.model("ldis1").vae)
     z, target = cases.normal("remat", 2, 8, 8, 4), cases.random_images("remat", 2)
 

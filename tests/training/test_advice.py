@@ -25,18 +25,18 @@ def told(run, fitted, held_out, figures=None, best=20):
     return advice(run, results, figures or {10: 50.0, 20: 60.0, 30: 55.0}, best)
 
 
-def test_a_gap_asks_for_masks(run):
+def test_advice_for_a_gap_is_more_masks(run):
     (line,) = told(run, 90.0, 60.0)
     assert line.startswith("More masks: images that were trained on reach 90.0, others 60.0")
 
 
-def test_a_last_evaluation_that_is_the_best_asks_for_steps(run):
+def test_advice_for_a_last_evaluation_that_is_the_best_is_more_steps(run):
     (line,) = told(run, 90.0, 85.0, {10: 50.0, 20: 60.0})
     assert "the last evaluation was the best (60.0)" in line and "--config.train_steps=200" in line
     assert "longer" not in told(run, 90.0, 85.0, {20: 60.0})[0], "one evaluation alone says nothing"
 
 
-def test_narrow_objects_ask_for_closer_images(run):
+def test_advice_for_narrow_objects_is_closer_images(run):
     run.task.image_size = 64
     (line,) = told(run, 60.0, 55.0)
     assert "about 6 pixels wide for the network" in line and "--config.data.tile=0.5" in line
@@ -44,16 +44,16 @@ def test_narrow_objects_ask_for_closer_images(run):
     assert "stronger start" in told(run, 60.0, 55.0)[0]
 
 
-def test_a_model_that_has_not_learned_its_images_asks_for_a_start(run):
+def test_advice_for_a_model_that_has_not_learned_its_images_is_a_start(run):
     (line,) = told(run, 40.0, 38.0)
     assert line.startswith("A stronger start") and "40.0" in line
 
 
-def test_nothing_stands_out(run):
+def test_advice_says_when_nothing_stands_out(run):
     assert told(run, 90.0, 88.0) == ["Nothing that was measured stands out; images that were trained on reach 90.0."]
 
 
-def test_other_runs_are_not_advised(run):
+def test_advice_is_empty_for_other_runs(run):
     assert advice(run, {"held_out/miou": 5.0}, {}, 20) == []
     run.config.data.folder = ""
     assert told(run, 90.0, 60.0) == []

@@ -86,7 +86,7 @@ def stopped(micro_folder, tmp_path_factory):
         return workdir, report, trainer.done
 
 
-def test_training_ends_and_the_best_step_is_evaluated_and_exported(stopped, micro_folder, tmp_path, monkeypatch):
+def test_train_ends_early_and_evaluates_and_exports_the_best_step(stopped, micro_folder, tmp_path, monkeypatch):
     workdir, report, done = stopped
     assert done == 8 and report["steps"] == 4
     assert saved_steps(workdir / "checkpoints") == [4, 8]  # the last one, and the best
@@ -102,13 +102,13 @@ def test_training_ends_and_the_best_step_is_evaluated_and_exported(stopped, micr
         np.testing.assert_array_equal(value, found[name], err_msg=name)
 
 
-def test_the_last_step_is_kept_where_it_is_the_best(micro_folder, tmp_path, monkeypatch):
+def test_train_keeps_the_last_step_where_it_is_the_best(micro_folder, tmp_path, monkeypatch):
     report, trainer = run(config_of(micro_folder, patience=0), tmp_path, monkeypatch, FIGURES | {12: 95.0})
     assert report["steps"] == trainer.done == 12
 
 
 @pytest.mark.parametrize("cut", [3, 6])
-def test_a_run_that_was_cut_off_ends_the_same(stopped, micro_folder, tmp_path, monkeypatch, cut):
+def test_train_ends_the_same_after_it_was_cut_off(stopped, micro_folder, tmp_path, monkeypatch, cut):
     class Stop(Exception):
         pass
 
@@ -133,9 +133,7 @@ def test_a_run_that_was_cut_off_ends_the_same(stopped, micro_folder, tmp_path, m
         np.testing.assert_array_equal(value, found[name], err_msg=name)
 
 
-def test_sigterm_in_the_last_evaluation_saves_nothing_of_the_best_step_again(
-    stopped, micro_folder, tmp_path, monkeypatch
-):
+def test_train_saves_nothing_again_after_sigterm_in_the_last_evaluation(stopped, micro_folder, tmp_path, monkeypatch):
     def preempted(self, predict, step, confidence):
         raise PreemptedError
 
@@ -147,7 +145,7 @@ def test_sigterm_in_the_last_evaluation_saves_nothing_of_the_best_step_again(
     assert trainer.done == 8 and report["miou"] == stopped[1]["miou"]
 
 
-def test_the_set_that_chooses_has_to_be_one(micro_folder, tmp_path):
+def test_train_refuses_an_unknown_set_to_choose_by(micro_folder, tmp_path):
     config = config_of(micro_folder)
     config.eval.choose_by = "nobody"
     with pytest.raises(LDISError, match=r"config\.eval\.choose_by='nobody': must be one of"):

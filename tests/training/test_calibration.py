@@ -38,7 +38,7 @@ def config_of(folder):
     return config
 
 
-def test_the_end_of_training_fits_a_confidence(micro_folder, tmp_path):
+def test_train_fits_a_confidence_at_its_end(micro_folder, tmp_path):
     report = train(config_of(micro_folder), tmp_path / "run")
     others = report["other_sets"]
     assert {"absent/false_alarms", "absent/auroc", "absent/ece", "absent/miou"} <= others.keys()
@@ -59,7 +59,7 @@ def test_the_end_of_training_fits_a_confidence(micro_folder, tmp_path):
     assert run_task(again).confidence == NOT_CALIBRATED
 
 
-def test_the_tool_fits_a_folder_in_place(micro_folder, tmp_path):
+def test_calibrate_fits_a_folder_in_place(micro_folder, tmp_path):
     folder, script = shutil.copytree(micro_folder, tmp_path / "model"), tmp_path / "config.py"
     make = "from tests.training.test_calibration import config_of\n\n\ndef get_config():\n    return config_of"
     script.write_text(f"{make}({str(folder)!r})\n")
@@ -99,7 +99,7 @@ def test_the_tool_fits_a_folder_in_place(micro_folder, tmp_path):
         ),
     ],
 )
-def test_sets_that_do_not_fit_are_refused(micro_folder, tmp_path, change, message):
+def test_evaluation_refuses_sets_that_do_not_fit(micro_folder, tmp_path, change, message):
     config = config_of(micro_folder)
     change(config)
     with pytest.raises(LDISError, match=message):

@@ -108,7 +108,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(saved, damage, caplog):
+def test_checkpoints_restore_the_one_before_a_damaged_newest_one(saved, damage, caplog):
     damage(saved / "checkpoints" / "8")
     with open_folder(saved) as checkpoints:
         with caplog.at_level(logging.WARNING):
@@ -126,7 +126,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(saved, damage, 
         assert int(checkpoints.restore(make_state())[0].step) == 8
 
 
-def test_a_flipped_bit_is_noticed_or_harms_nothing(saved):
+def test_checkpoints_notice_a_flipped_bit_or_take_no_harm(saved):
     newest, expected = saved / "checkpoints" / "8", make_state(8)
     places = [(path, place) for path in array_files(newest) for place in range(path.stat().st_size)]
     noticed = 0
@@ -151,7 +151,7 @@ def test_a_flipped_bit_is_noticed_or_harms_nothing(saved):
 
 @pytest.mark.parametrize("part", [1 << 29, 2000])
 @pytest.mark.parametrize("moments", ["float32", "bfloat16"])
-def test_an_export_reads_what_was_saved_part_by_part(tmp_path, monkeypatch, part, moments):
+def test_read_params_reads_what_was_saved_part_by_part(tmp_path, monkeypatch, part, moments):
     state = make_state(4)
     if moments == "bfloat16":
         mesh = sharding.make_mesh(1, 8)
@@ -168,7 +168,7 @@ def test_an_export_reads_what_was_saved_part_by_part(tmp_path, monkeypatch, part
         np.testing.assert_array_equal(saved.params[name], value)
 
 
-def test_no_usable_checkpoint_is_an_error_and_moves_nothing(saved):
+def test_checkpoints_fail_and_move_nothing_where_none_is_usable(saved):
     for step in (4, 8):
         DAMAGES["no bytes"](saved / "checkpoints" / str(step))
     for _ in range(2):
@@ -185,7 +185,7 @@ def test_no_usable_checkpoint_is_an_error_and_moves_nothing(saved):
         checkpoints.restore(make_state())
 
 
-def test_all_processes_go_by_the_first_ones_list(saved, monkeypatch):
+def test_checkpoints_go_by_the_list_of_the_first_process(saved, monkeypatch):
     """A shared folder may look newer on another host."""
     said = iter([np.array(1), np.array([4])])
     monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", lambda _: next(said))
@@ -193,7 +193,7 @@ def test_all_processes_go_by_the_first_ones_list(saved, monkeypatch):
         assert int(checkpoints.restore(make_state())[0].step) == 4
 
 
-def test_too_little_memory_is_no_fault_of_a_checkpoint(saved, monkeypatch):
+def test_checkpoints_are_not_moved_for_too_little_memory(saved, monkeypatch):
     def restore(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 4 bytes.")
 
@@ -203,14 +203,14 @@ def test_too_little_memory_is_no_fault_of_a_checkpoint(saved, monkeypatch):
     assert saved_steps(saved / "checkpoints") == [4, 8]
 
 
-def test_restoring_needs_no_state_to_begin_with(saved):
+def test_checkpoints_restore_without_a_state_to_begin_with(saved):
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), make_state())
     with open_folder(saved) as checkpoints:
         state, _ = checkpoints.restore(shapes)
     jax.tree.map(np.testing.assert_array_equal, state, make_state(8))
 
 
-def test_a_checkpoint_damaged_twice(saved):
+def test_checkpoints_keep_both_copies_of_a_step_damaged_twice(saved):
     for _ in range(2):
         DAMAGES["zeros"](saved / "checkpoints" / "8")
         with open_folder(saved) as checkpoints:
@@ -221,7 +221,7 @@ def test_a_checkpoint_damaged_twice(saved):
     ]
 
 
-def test_what_a_killed_save_leaves_is_passed_over_and_removed(saved):
+def test_checkpoints_pass_over_and_remove_what_a_killed_save_leaves(saved):
     folder = saved / "checkpoints"
     left = folder / "12.orbax-checkpoint-tmp"
     shutil.copytree(folder / "8", left)
@@ -232,20 +232,20 @@ def test_what_a_killed_save_leaves_is_passed_over_and_removed(saved):
     assert not left.exists() and saved_steps(folder) == [4, 8, 12]
 
 
-def test_nothing_saved_yet(tmp_path):
+def test_checkpoints_have_not_started_before_the_first_save(tmp_path):
     (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir(parents=True)
     with open_folder(tmp_path) as checkpoints:
         assert not checkpoints.started()
 
 
-def test_another_models_newest_checkpoint_is_refused_not_passed_over(saved):
+def test_checkpoints_refuse_and_do_not_pass_over_another_models_newest_one(saved):
     with open_folder(saved, {"task": "ldisn"}) as checkpoints, pytest.raises(LDISError, match="of another model"):
         checkpoints.restore(make_state())
     assert saved_steps(saved / "checkpoints") == [4, 8]
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
-def test_eight_devices_to_fewer(saved, devices):
+def test_checkpoints_of_eight_devices_are_restored_on_fewer(saved, devices):
     with open_folder(saved) as checkpoints:
         state, _ = checkpoints.restore(make_state(devices=devices))
     expected = make_state(8)
@@ -255,7 +255,7 @@ def test_eight_devices_to_fewer(saved, devices):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_is_never_saved(saved, value):
+def test_checkpoints_never_save_what_is_not_finite(saved, value):
     state = make_state(12)
     state.params["unet/a/bias"] = state.params["unet/a/bias"].at[5].set(value)
     with open_folder(saved) as checkpoints, pytest.raises(LDISError, match=r"step 12: .* not finite"):
@@ -274,7 +274,7 @@ def largest_file(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(saved):
+def test_checkpoints_on_a_full_disk_fail_in_one_line_and_keep_the_last(saved):
     message = r"could not be written \(File too large\); step 8 is the newest whole one"
     with pytest.raises(LDISError, match=message) as found, largest_file(4000), open_folder(saved) as checkpoints:
         checkpoints.save(make_state(12), {"step": 12})
@@ -285,20 +285,20 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(saved):
         assert int(checkpoints.restore(make_state())[0].step) == 8
 
 
-def test_a_full_disk_at_the_last_save_is_not_missed(saved):
+def test_checkpoints_notice_a_full_disk_at_the_last_save(saved):
     message = "could not be written"
     with pytest.raises(LDISError, match=message), largest_file(4000), open_folder(saved) as checkpoints:
         checkpoints.save(make_state(12), {"step": 12})
     assert saved_steps(saved / "checkpoints") == [4, 8]
 
 
-def test_a_number_that_no_run_reaches(saved):
+def test_checkpoints_refuse_a_number_that_no_run_reaches(saved):
     (saved / "checkpoints" / "99999999999").mkdir()
     with open_folder(saved) as checkpoints, pytest.raises(LDISError, match="99999999999: no checkpoint of a run"):
         checkpoints.restore(make_state())
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+def test_checkpoints_refuse_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "checkpoints").touch()
     with pytest.raises(LDISError, match=r"cannot be written \(File exists\)"):
         open_folder(tmp_path)

@@ -42,7 +42,7 @@ def not_compiled(monkeypatch):
     monkeypatch.setattr(compiled_step.Program, "trace", lambda self: pytest.fail("traced"))
 
 
-def test_a_second_run_loads_it_and_ends_the_same(saved, tmp_path, monkeypatch, caplog):
+def test_train_loads_a_compiled_step_and_ends_the_same(saved, tmp_path, monkeypatch, caplog):
     config, _, report = saved
     not_compiled(monkeypatch)
     monkeypatch.setattr("ldis_jax.training.loop.peak_flops", lambda kind: 1e12)  # as where FLOPs are asked for
@@ -54,7 +54,7 @@ def test_a_second_run_loads_it_and_ends_the_same(saved, tmp_path, monkeypatch, c
     assert any(line.get("train/mfu", 0) > 0 for line in lines)
 
 
-def test_keys_of_the_host_may_differ(saved, monkeypatch):
+def test_ready_step_is_loaded_though_keys_of_the_host_differ(saved, monkeypatch):
     config = saved[0].copy_and_resolve_references()
     config.log_every, config.eval_every, config.data.num_workers = 3, 7, 1
     not_compiled(monkeypatch)
@@ -79,14 +79,14 @@ def why_not(config, path):
         ({"task.image_size": 32}, "compiled for another config, task"),
     ],
 )
-def test_it_is_of_one_program(saved, change, reason):
+def test_read_executable_refuses_another_program(saved, change, reason):
     config, path, _ = saved
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict(change)
     assert why_not(config, path) == reason
 
 
-def test_another_noise_schedule_is_another_program(micro_folder_ldisn, tmp_path, caplog):
+def test_read_executable_refuses_another_noise_schedule(micro_folder_ldisn, tmp_path, caplog):
     config = micro_config(shutil.copytree(micro_folder_ldisn, tmp_path / "init"), "ldisn")
     config.executable = str(tmp_path / "step.bin")
     ready(config)
@@ -95,7 +95,7 @@ def test_another_noise_schedule_is_another_program(micro_folder_ldisn, tmp_path,
     assert why_not(config, tmp_path / "step.bin") == "compiled for another noise schedule"
 
 
-def test_a_file_that_cannot_be_written_is_refused_before_the_compilation(saved, tmp_path, monkeypatch):
+def test_ready_step_refuses_a_file_it_cannot_write_before_it_compiles(saved, tmp_path, monkeypatch):
     config = saved[0].copy_and_resolve_references()
     config.executable = str(tmp_path)
     not_compiled(monkeypatch)
@@ -103,7 +103,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_compilation(saved, 
         ready(config)
 
 
-def test_another_program_is_compiled_and_takes_its_place(saved, tmp_path, monkeypatch, caplog):
+def test_ready_step_compiles_again_and_replaces_a_damaged_file(saved, tmp_path, monkeypatch, caplog):
     config = saved[0].copy_and_resolve_references()
     config.executable = str(tmp_path / "step.bin")
     (tmp_path / "step.bin").write_bytes(saved[1].read_bytes()[:-1000])
@@ -114,7 +114,7 @@ def test_another_program_is_compiled_and_takes_its_place(saved, tmp_path, monkey
 
 
 @pytest.mark.parametrize("package", ["jax", "optax", "source code", "compiler's flags", "processor"])
-def test_it_depends_on_versions_code_and_machine(saved, package):
+def test_read_executable_depends_on_versions_code_and_machine(saved, package):
     config, path, _ = saved
     run = run_of(config)
     facts = compiled_step.program_facts(run)
@@ -132,13 +132,13 @@ def test_it_depends_on_versions_code_and_machine(saved, package):
         (lambda data: data[:-1000] + bytes(1000), "damaged"),
     ],
 )
-def test_damaged_files(saved, tmp_path, damage, reason):
+def test_read_executable_refuses_damaged_files(saved, tmp_path, damage, reason):
     (tmp_path / "step.bin").write_bytes(damage(saved[1].read_bytes()))
     assert why_not(saved[0], tmp_path / "step.bin") == reason
 
 
 @pytest.mark.parametrize("start", [b"mine\n", b"", b"\x80\x04].", b"[1]\n"])
-def test_a_file_of_something_else_is_kept(saved, tmp_path, start):
+def test_ready_step_keeps_a_file_of_something_else(saved, tmp_path, start):
     config = saved[0].copy_and_resolve_references()
     config.executable = str(tmp_path / "notes.txt")
     content = start + (saved[1].read_bytes() if start else b"")
@@ -149,7 +149,7 @@ def test_a_file_of_something_else_is_kept(saved, tmp_path, start):
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o664])
-def test_a_program_that_others_may_change_is_not_run(saved, tmp_path, mode):
+def test_ready_step_does_not_run_a_program_that_others_may_change(saved, tmp_path, mode):
     config, path, _ = saved
     assert not path.stat().st_mode & 0o022
     config = config.copy_and_resolve_references()

@@ -23,12 +23,12 @@ def truth(tmp_path_factory):
     return run
 
 
-def test_killed_runs_come_to_the_same_bits(truth):
+def test_main_comes_to_the_same_bits_after_kills(truth):
     kills, different = kill_test(truth, kills=3, each=3, seed=1)
     assert kills == 3 and different == []
 
 
-def test_one_process_then_two_then_one(truth):
+def test_main_goes_on_with_two_processes_and_then_with_one(truth):
     """Two go on where one was cut off and left a damaged checkpoint; SIGTERM for the second of them stops both."""
     run = truth.beside("one_two_one")
     shutil.copytree(truth.workdir, run.workdir, ignore=shutil.ignore_patterns(*LATER, "model", "report.json"))
@@ -55,7 +55,7 @@ def test_one_process_then_two_then_one(truth):
     assert all(value < 1e-4 for value in deviations(run, truth).values())
 
 
-def test_two_processes_that_share_parameters_and_one_that_goes_on(truth):
+def test_main_shares_parameters_between_two_processes_and_goes_on_with_one(truth):
     """Each holds half of every kernel, of its moments and of every checkpoint; one process reads them all."""
     run = truth.beside("shared")
     run.finish("--config.mesh.fsdp=2", processes=2)

@@ -16,7 +16,7 @@ from ldis_jax.training.run import run_task
 from tests.helpers import micro_config
 
 
-def test_a_report_has_the_baselines_of_every_set(tmp_path):
+def test_evaluation_report_has_the_baselines_of_every_set(tmp_path):
     config = scenes_config("ldis1", episodes=3)
     config.eval.sets.seen = eval_set(procedural_source("train"), episodes=2)
     found = {f"{name}/{figure}": 50.0 for name in ("unseen", "seen") for figure in ("miou", "fb_iou")}
@@ -43,7 +43,7 @@ def test_a_report_has_the_baselines_of_every_set(tmp_path):
         ("eval.sets", None, "config.eval.sets=None: must be given"),
     ],
 )
-def test_values_that_a_run_would_meet_late(micro_folder, key, value, words):
+def test_check_config_refuses_values_that_a_run_would_meet_late(micro_folder, key, value, words):
     config = micro_config(micro_folder)
     *sections, name = key.split(".")
     section = functools.reduce(getattr, sections, config)
@@ -53,7 +53,7 @@ def test_values_that_a_run_would_meet_late(micro_folder, key, value, words):
         check_config(config)
 
 
-def test_late_words_of_python_calls():
+def test_episode_evaluator_and_sources_refuse_unknown_words():
     for call in (
         lambda: EpisodeEvaluator([], 16, 1, None),
         lambda: ProceduralScenes(1.5),

@@ -51,7 +51,7 @@ def finished(micro_folder, tmp_path_factory):
         return workdir, train(config, workdir)
 
 
-def test_a_run_leaves_everything_a_user_expects(finished, micro_folder):
+def test_train_leaves_everything_a_user_expects(finished, micro_folder):
     workdir, report = finished
     assert report == json.loads((workdir / "report.json").read_text())
     assert {"miou", "fb_iou", "baselines", "prompt_swap", "steps", "seconds", "episodes_hash"} <= report.keys()
@@ -79,7 +79,7 @@ def test_a_run_leaves_everything_a_user_expects(finished, micro_folder):
     assert list((workdir / "profile").rglob("*.xplane.pb"))
 
 
-def test_frozen_towers_are_neither_trained_nor_stored(finished, micro_folder):
+def test_train_neither_changes_nor_stores_the_frozen_networks(finished, micro_folder):
     workdir, _ = finished
     before, after = load_model(micro_folder).model, load_model(workdir / "model").model
     _, unet_before, frozen_before = flatten(before)
@@ -92,7 +92,7 @@ def test_frozen_towers_are_neither_trained_nor_stored(finished, micro_folder):
     LDISPipeline.from_pretrained(workdir / "model")
 
 
-def test_resume_is_bit_identical(finished, micro_folder, tmp_path):
+def test_train_resumes_bit_for_bit(finished, micro_folder, tmp_path):
     whole, _ = finished
     config = micro_config(micro_folder)
     config.checkpoint_every = 3
@@ -129,7 +129,7 @@ def test_resume_is_bit_identical(finished, micro_folder, tmp_path):
     assert steps == sorted(steps)
 
 
-def test_a_work_folder_has_one_run(micro_folder, tmp_path):
+def test_train_allows_one_run_in_a_work_folder(micro_folder, tmp_path):
     with only_one(tmp_path, LDISError("held")), pytest.raises(LDISError, match="another run works in it") as caught:
         train(micro_config(micro_folder), tmp_path)
     assert caught.value.status == 1 and not (tmp_path / "checkpoints").exists()
@@ -139,14 +139,14 @@ def test_a_work_folder_has_one_run(micro_folder, tmp_path):
         train(micro_config(micro_folder), tmp_path)
 
 
-def test_results_without_checkpoints_are_not_written_over(micro_folder, tmp_path):
+def test_train_does_not_overwrite_results_without_checkpoints(micro_folder, tmp_path):
     (tmp_path / "model").mkdir()
     with pytest.raises(LDISError, match="has results, but no checkpoints to go on from"):
         train(micro_config(micro_folder), tmp_path)
     assert not (tmp_path / "config.json").exists()
 
 
-def test_a_finished_run_runs_again_without_training(finished, micro_folder, monkeypatch):
+def test_train_runs_a_finished_run_again_without_training(finished, micro_folder, monkeypatch):
     """And a start reads its task once and builds its optimizer once."""
     workdir, report = finished
     lines = read_lines(workdir)
@@ -160,7 +160,7 @@ def test_a_finished_run_runs_again_without_training(finished, micro_folder, monk
     assert read_lines(workdir) == lines
 
 
-def test_sigterm_in_an_evaluation_stops_and_the_next_run_evaluates(finished, micro_folder, tmp_path, monkeypatch):
+def test_train_stops_at_sigterm_in_an_evaluation_and_evaluates_next_time(finished, micro_folder, tmp_path, monkeypatch):
     evaluate, handler = Evaluation.run, signal.getsignal(signal.SIGTERM)
 
     def interrupted(self, predict, step, confidence):
@@ -182,7 +182,7 @@ def test_sigterm_in_an_evaluation_stops_and_the_next_run_evaluates(finished, mic
     ("task", "meshes"),
     [("ldis1", [(1, 1), (2, 4)]), ("ldis1", [(1, 1), (8, 1)]), ("ldisn", [(1, 1), (1, 8)])],
 )
-def test_every_mesh_gives_the_same_losses_and_compiles_once(task, meshes, micro_folder, micro_folder_ldisn):
+def test_make_train_step_gives_the_same_losses_on_every_mesh(task, meshes, micro_folder, micro_folder_ldisn):
     config = micro_config(micro_folder if task == "ldis1" else micro_folder_ldisn, task)
     losses = {}
     for data, fsdp in meshes:
@@ -208,14 +208,14 @@ def test_every_mesh_gives_the_same_losses_and_compiles_once(task, meshes, micro_
         np.testing.assert_allclose(values, losses[1, 1], rtol=2e-5)
 
 
-def test_another_models_checkpoint_is_refused(finished, micro_folder):
+def test_train_refuses_another_models_checkpoint(finished, micro_folder):
     config = micro_config(micro_folder)
     config.task.mask_alpha = 0.3
     with pytest.raises(LDISError, match=r"mask_alpha: 0\.0 -> 0\.3"):
         train(config, finished[0])
 
 
-def test_a_loss_that_is_not_finite_names_step_and_episodes_and_is_not_saved(micro_folder, tmp_path, monkeypatch):
+def test_train_names_step_and_episodes_of_a_loss_that_is_not_finite(micro_folder, tmp_path, monkeypatch):
     make = TrainEpisodes.__getitem__
 
     def poisoned(self, index):
@@ -233,7 +233,7 @@ def test_a_loss_that_is_not_finite_names_step_and_episodes_and_is_not_saved(micr
     assert not (tmp_path / "model").exists()
 
 
-def test_a_learning_rate_that_breaks_the_parameters_saves_nothing(micro_folder, tmp_path):
+def test_train_saves_nothing_where_a_learning_rate_breaks_the_parameters(micro_folder, tmp_path):
     config = micro_config(micro_folder)
     config.optim.learning_rate = 1e30
     config.optim.warmup_steps = 0
@@ -287,7 +287,7 @@ def test_a_learning_rate_that_breaks_the_parameters_saves_nothing(micro_folder, 
         ("data.sources.scenes.split", "val", "split"),
     ],
 )
-def test_bad_config_is_one_clear_line(micro_folder, tmp_path, key, value, message):
+def test_train_refuses_a_bad_config_in_one_clear_line(micro_folder, tmp_path, key, value, message):
     config = micro_config(micro_folder)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(LDISError, match=message) as caught:
@@ -295,7 +295,7 @@ def test_bad_config_is_one_clear_line(micro_folder, tmp_path, key, value, messag
     assert "\n" not in str(caught.value)
 
 
-def test_export_keeps_the_frozen_networks_as_they_came(micro_folder, tmp_path):
+def test_train_exports_the_frozen_networks_as_they_came(micro_folder, tmp_path):
     config = micro_config(micro_folder)
     config.dtype = "bfloat16"  # frozen networks are bfloat16 on the device
     config.train_steps, config.eval.prompt_swap, config.eval.pictures = 2, 0, 0
@@ -305,7 +305,7 @@ def test_export_keeps_the_frozen_networks_as_they_came(micro_folder, tmp_path):
         assert (tmp_path / "run" / "model" / network / source.name).read_bytes() == source.read_bytes()
 
 
-def test_the_init_folders_noise_schedule_is_trained_on(micro_folder_ldisn, tmp_path):
+def test_run_task_takes_the_init_folders_noise_schedule(micro_folder_ldisn, tmp_path):
     init = shutil.copytree(micro_folder_ldisn, tmp_path / "init")
     path = init / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "v_prediction"}))

@@ -20,7 +20,7 @@ STRANGE = [
 ]
 
 
-def test_strange_lines_are_passed_over_and_end_no_run(tmp_path):
+def test_read_metrics_passes_over_strange_lines(tmp_path):
     path = tmp_path / "metrics.jsonl"
     kept = [{"step": 4, "unseen/miou": 1.5}, {"step": 8, "unseen/miou": 2.5, "train/loss": 1}]
     path.write_text("\n".join([json.dumps(kept[0]), *STRANGE, json.dumps(kept[1]), *STRANGE]))

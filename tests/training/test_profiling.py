@@ -28,11 +28,11 @@ def traced(steps, folder, first=1):
     ("steps", "first", "expected"),
     [("", 1, []), ("2:3", 1, [2, 3]), ("2", 1, [2, 3, 4]), ("5:9", 1, [5, 6]), ("2:4", 4, [4]), ("1:2", 3, [])],
 )
-def test_steps(tmp_path, steps, first, expected):
+def test_profiler_traces_the_chosen_steps(tmp_path, steps, first, expected):
     assert traced(steps, tmp_path, first) == expected
 
 
 @pytest.mark.parametrize("steps", ["a", "3:", ":3", "-1", "1:2:3", "5:2", "0"])
-def test_bad_steps(tmp_path, steps):
+def test_profiler_refuses_bad_steps(tmp_path, steps):
     with pytest.raises(LDISError, match=r"config\.profile"):
         Profiler(steps, tmp_path)

@@ -12,7 +12,7 @@ from ldis_jax.training.run import run_task
 from tests.helpers import micro_config, run_of
 
 
-def test_what_a_drawn_unet_regresses():
+def test_run_task_lets_a_config_choose_what_a_drawn_unet_regresses():
     config = small_config("ldisn")
     assert run_task(config).schedule.prediction_type == "epsilon", "the folder's"
     config.init.prediction_type = "v_prediction"
@@ -26,7 +26,7 @@ def test_what_a_drawn_unet_regresses():
         run_task(config)
 
 
-def test_a_trained_unet_keeps_its_own():
+def test_run_task_keeps_what_a_trained_unet_regresses():
     config = small_config("ldisn")
     config.init.unet = {}
     config.init.prediction_type = "v_prediction"
@@ -35,7 +35,7 @@ def test_a_trained_unet_keeps_its_own():
 
 
 @pytest.mark.parametrize("loss_space", ["latent", "pixel"])
-def test_what_is_computed_again_counts_once(micro_folder, monkeypatch, loss_space):
+def test_mathematical_flops_counts_once_what_is_computed_again(micro_folder, monkeypatch, loss_space):
     config = micro_config(micro_folder)
     config.task.loss_space = loss_space
 

@@ -10,7 +10,7 @@ import pytest
 from ldis_jax.training.progress import CHECKPOINT, DATA, START, STEP, Progress
 
 
-def test_rates_and_goodput(tmp_path, monkeypatch):
+def test_progress_measures_rates_and_goodput(tmp_path, monkeypatch):
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(time, "time", lambda: 1000 + now)
@@ -31,7 +31,7 @@ def test_rates_and_goodput(tmp_path, monkeypatch):
         assert progress.state() == {"run_started": 1000.0, "step_seconds": 12.0}
 
 
-def test_the_watchdog_says_where_a_process_stands(tmp_path, capfd):
+def test_progress_watchdog_says_where_a_process_has_stopped(tmp_path, capfd):
     with Progress(tmp_path / "stalled", 0.2) as progress:
         progress.enter(DATA, 7)
         deadline = time.monotonic() + 20
@@ -42,7 +42,7 @@ def test_the_watchdog_says_where_a_process_stands(tmp_path, capfd):
         assert re.match(line, text) and "test_progress.py" in text  # the stacks of its threads
 
 
-def test_the_first_process_repeats_what_the_others_say(tmp_path, capfd, monkeypatch):
+def test_progress_of_the_first_process_repeats_what_the_others_say(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     (tmp_path / "process_1.txt").write_text("watchdog: process 1 of 3: in phase 'step'\nFile train.py, line 1\n")
     os.utime(tmp_path / "process_1.txt", (time.time() + 60,) * 2)  # as if it spoke all the time
@@ -54,7 +54,7 @@ def test_the_first_process_repeats_what_the_others_say(tmp_path, capfd, monkeypa
     assert "watchdog: process 2: no word; it has ended, or moves" in said
 
 
-def test_the_watchdog_is_silent_while_something_moves(tmp_path, capfd):
+def test_progress_watchdog_is_silent_while_something_moves(tmp_path, capfd):
     with Progress(tmp_path, 1.5) as progress:
         for step in range(12):
             progress.enter(STEP, step)

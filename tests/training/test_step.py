@@ -73,14 +73,14 @@ def assert_close(a, b, atol):
 
 
 @pytest.mark.parametrize("kind", ["dots", "blocks"])
-def test_rematerialisation_changes_no_number(one_step, kind):
+def test_make_train_step_gives_the_same_numbers_with_remat(one_step, kind):
     # One step: how a second one's loss answers to the rounding of the first's gradients is up to the processor.
     state, losses = run(remat=kind, steps=1)
     np.testing.assert_allclose(losses, one_step[1], rtol=1e-6)
     assert_close(state.params, one_step[0].params, 1e-6)
 
 
-def test_accumulated_gradients_are_the_mean_of_the_parts(monkeypatch):
+def test_make_train_step_accumulates_the_mean_gradient_of_the_parts(monkeypatch):
     # The target is the only draw of LDIS-1; without it, parts and whole see the same.
     monkeypatch.setattr(jax.random, "normal", lambda key, shape, *a: jnp.zeros(shape))
     sgd = optax.sgd(0.1)
@@ -91,11 +91,11 @@ def test_accumulated_gradients_are_the_mean_of_the_parts(monkeypatch):
         assert_close(state.params, whole.params, 1e-6)
 
 
-def test_the_parts_of_a_batch_draw_apart(one_step):
+def test_make_train_step_draws_apart_for_the_parts_of_a_batch(one_step):
     assert run(steps=1, accumulate=4)[1] != one_step[1]
 
 
-def test_bfloat16_gradients_stay_close_and_masters_float32(plain):
+def test_make_train_step_with_bfloat16_gradients_keeps_float32_masters(plain):
     state, losses = run(grad_dtype="bfloat16")
     np.testing.assert_allclose(losses, plain[1], rtol=0.02)
     assert {x.dtype for x in jax.tree.leaves((state.params, state.opt_state))} <= {np.dtype("f4"), np.dtype("i4")}
@@ -103,7 +103,7 @@ def test_bfloat16_gradients_stay_close_and_masters_float32(plain):
     assert moved > len(state.params) / 2  # it is another computation
 
 
-def test_the_average_of_parameters(plain, one_step):
+def test_make_train_step_keeps_the_average_of_parameters(plain, one_step):
     state, losses = run(ema_decay=0.5)
     assert losses == plain[1] and plain[0].ema is None and plain[0].best is plain[0].params
     start, first = run(steps=0)[0].params, one_step[0].params
@@ -129,7 +129,7 @@ def test_bfloat16_moments_follow_float32_ones():
     assert float(jnp.abs(nu_stored.astype(jnp.float32) / nu - 1).mean()) < 0.1
 
 
-def test_stochastic_rounding():
+def test_round_stochastically_keeps_the_mean_and_follows_the_seed():
     x = jnp.full((1000, 100), 1 + 2**-10)  # an eighth of the way from 1 to the next bfloat16
     rounded = round_stochastically(x, jnp.int32(3)).astype(jnp.float32)
     assert set(np.unique(rounded)) == {1, 1 + 2**-7}
@@ -140,7 +140,7 @@ def test_stochastic_rounding():
     np.testing.assert_array_equal(round_stochastically(exact.astype(jnp.float32), jnp.int32(0)), exact)
 
 
-def test_meshes_and_rules():
+def test_make_mesh_and_param_sharding_follow_the_rules():
     with pytest.raises(LDISError, match="slices=3 x data=2 x fsdp=1 does not make 8 devices"):
         sharding.make_mesh(2, 1, 3)
     with pytest.raises(LDISError, match=r"config\.mesh: slices=2 x data=4 x fsdp=1 does not make 8 devices: "):
@@ -158,7 +158,7 @@ def test_meshes_and_rules():
     assert sharding.large_replicated(shapes, sharding.make_mesh()) == []
 
 
-def test_a_batch_lies_in_its_order_whatever_the_meshs():
+def test_to_devices_keeps_a_batch_in_its_order_whatever_the_meshs():
     devices = [jax.devices()[i] for i in (3, 0, 7, 1, 2, 6, 5, 4)]
     mesh = jax.sharding.Mesh(np.array(devices).reshape(1, 2, 4), (sharding.SLICE, sharding.DATA, sharding.FSDP))
     batch = {"x": np.arange(32).reshape(16, 2), "y": np.arange(16)}
@@ -172,7 +172,7 @@ def test_a_batch_lies_in_its_order_whatever_the_meshs():
     ]
 
 
-def test_what_every_process_has_alike(monkeypatch):
+def test_put_places_what_every_process_has_alike(monkeypatch):
     mesh = sharding.make_mesh(2, 4)
     tree = {"a": np.arange(16, dtype=np.float32).reshape(2, 8), "b": jnp.ones((8, 3), jnp.bfloat16)}
     placed = {name: sharding.param_sharding("x/kernel", array.shape, mesh) for name, array in tree.items()}
@@ -186,7 +186,7 @@ def test_what_every_process_has_alike(monkeypatch):
                 assert array.sharding == (where[name] if where is placed else where)
 
 
-def test_a_gathered_parameters_gradient_goes_back_to_where_it_lies():
+def test_mean_gradient_of_a_gathered_parameter_goes_back_to_where_it_lies():
     mesh = sharding.make_mesh(2, 4)
     rows, x, w = PartitionSpec(sharding.BATCH), np.arange(48.0).reshape(8, 6) / 48, np.arange(48.0).reshape(6, 8)
     for name in ("a/kernel", "a/bias"):  # the second stays whole on every device
@@ -204,7 +204,7 @@ def test_a_gathered_parameters_gradient_goes_back_to_where_it_lies():
         np.testing.assert_allclose(found, 2 * x.T @ (x @ w) / 64, rtol=1e-5)
 
 
-def test_a_batch_draws_the_same_on_every_mesh():
+def test_draw_batch_draws_the_same_on_every_mesh():
     key = jax.random.key(3)
     whole = jax.random.normal(key, (16, 2))
     assert jnp.array_equal(sharding.draw_batch(jax.random.normal, key, (16, 2)), whole)

@@ -23,7 +23,7 @@ FACTS = Provenance("creativeml-openrail-m", ("owner/stable-diffusion", "ViT-L-14
 )
 
 
-def test_metadata():
+def test_model_card_has_metadata_for_the_hub():
     data = ModelCard(model_card(micro_task("ldisn"), MICRO["ldisn"], FACTS)).data
     assert (data.license, data.library_name, data.pipeline_tag) == (
         "creativeml-openrail-m",
@@ -39,7 +39,7 @@ def test_metadata():
     }
 
 
-def test_text():
+def test_model_card_text_states_the_facts():
     text = model_card(micro_task("ldisn"), MICRO["ldisn"], FACTS)
     facts = ["LDIS-n", "AutoencoderKL", "`creativeml-openrail-m`", "owner/stable-diffusion, ViT-L-14.pt"]
     rows = {"mask_alpha": 0.4, "data": "pascal, coco (2 classes), scenes", "steps": 160000, "coco/miou": 52.61}
@@ -47,20 +47,20 @@ def test_text():
         assert fact in text, fact
 
 
-def test_nothing_known():
+def test_model_card_without_provenance_says_so():
     text = model_card(micro_task("ldis1"), MICRO["ldis1"])
     assert ModelCard(text).data.license == "unknown"
     assert "their folder does not say" in text and "| steps | not recorded |" in text
 
 
-def test_data_of_earlier_runs_are_kept():
+def test_provenance_keeps_the_data_of_earlier_runs():
     sources = {"coco": {"classes": (5, 7)}, "pascal": {"classes": (1,)}, "mine": {}}
     assert FACTS.trained(sources, 8, 2, {}).data == {"pascal": (), "coco": (1, 5, 7), "scenes": (), "mine": ()}
     assert FACTS.trained(sources, 8, 2, {}, new_unet=True).data == {"coco": (5, 7), "pascal": (1,), "mine": ()}
 
 
 @pytest.mark.parametrize("content", [None, "no metadata", "---\n: [\n---\n", "---\nlicense: [1]\n---\n", "\x00\xff"])
-def test_cards_by_others_never_stop_a_conversion(tmp_path, content):
+def test_read_provenance_accepts_any_card_by_others(tmp_path, content):
     if content is not None:
         (tmp_path / "README.md").write_text(content)
     assert read_provenance(read_card(tmp_path)) == Provenance()
@@ -77,7 +77,7 @@ def test_provenance_passes_on():
     assert (scenes.data, scenes.steps, scenes.knows) == ({"scenes": ()}, 5, ("painted scenes",))
 
 
-def test_what_a_model_knows_follows_its_training():
+def test_provenance_statement_follows_the_training():
     scenes, pictures, pascal = ({name: {"kind": kind}} for name, kind in
                                 (("shapes", "procedural"), ("mine", "folder"), ("pascal", "records")))  # fmt: skip
     converted = Provenance(steps=0)
@@ -95,7 +95,7 @@ def test_what_a_model_knows_follows_its_training():
     assert again(own.trained(pictures, 5, 2, {})).statement == "photographs of 80 kinds of things, own images"
 
 
-def test_what_nobody_wrote_down_is_not_said():
+def test_provenance_does_not_state_what_nobody_wrote_down():
     """As of the paper's weights: what they were trained on after that is not all that they know."""
     for unknown in (Provenance(), FACTS):
         after = again(unknown.trained({"scenes": {"kind": "procedural"}}, 5, 2, {}))
@@ -103,25 +103,25 @@ def test_what_nobody_wrote_down_is_not_said():
 
 
 @pytest.mark.parametrize("knows", ["painted scenes", "[painted scenes, 3]", '["painted scenes", "\\e[2J"]', '["<b>"]'])
-def test_a_statement_that_is_no_list_of_plain_words_is_none(knows):
+def test_read_provenance_ignores_a_statement_that_is_no_list_of_plain_words(knows):
     assert read_provenance(f"---\ntraining_steps: 5\nknows: {knows}\n---\n").statement == ""
     assert read_provenance("---\ntraining_steps: 5\nknows: [painted scenes]\n---\n").fails_on_photographs
 
 
-def test_a_card_that_unfolds_without_end_is_read_at_once():
+def test_read_provenance_is_fast_on_a_card_that_unfolds_without_end():
     lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 40))]
     card = "\n".join(["---", *lines, "base_weights: [*a39]", "training_sets: {x: [*a39]}", "knows: *a39", "---", ""])
     assert read_provenance(card) == Provenance(data={"x": ()})
 
 
-def test_a_loaded_models_card_is_saved_with_it(tmp_path):
+def test_save_pretrained_keeps_the_card_of_a_loaded_model(tmp_path):
     card = model_card(micro_task("ldis1"), MICRO["ldis1"], FACTS)
     save_model(tmp_path / "a", micro_task("ldis1"), random_model(MICRO["ldis1"]), card)
     LDISPipeline.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
     assert (tmp_path / "b" / "README.md").read_text() == card
 
 
-def test_a_loaded_model_says_once_that_it_fails_on_photographs(tmp_path, caplog):
+def test_from_pretrained_warns_once_of_a_model_that_fails_on_photographs(tmp_path, caplog):
     said = []
     for name, facts in (("silent", FACTS), ("nothing", Provenance(steps=0))):
         card = model_card(micro_task("ldis1"), MICRO["ldis1"], facts)
@@ -134,7 +134,7 @@ def test_a_loaded_model_says_once_that_it_fails_on_photographs(tmp_path, caplog)
     assert said == [f"{tmp_path / 'nothing'}: this model knows {Provenance(steps=0).statement}"]
 
 
-def test_its_code_runs(tmp_path, pictures, monkeypatch):
+def test_model_card_code_runs(tmp_path, pictures, monkeypatch):
     pytest.importorskip("torch")
     pytest.importorskip("diffusers")
     save_model(tmp_path / "model", micro_task("ldis1"), random_model(MICRO["ldis1"]))

@@ -44,7 +44,7 @@ def export(trained, out, *arguments):
     return command("ldis_jax.convert", f"--checkpoint={trained / 'run'}", f"--out={out}", *arguments, env=env)
 
 
-def test_the_last_step_is_what_training_exported(trained, tmp_path):
+def test_convert_of_the_last_step_is_what_training_exported(trained, tmp_path):
     result = export(trained, tmp_path / "model")
     assert result.returncode == 0, result.stderr
     assert "ldisn model folder of step 8" in result.stdout
@@ -58,7 +58,7 @@ def test_the_last_step_is_what_training_exported(trained, tmp_path):
     assert "| steps | 8 |" in ours.card and "| unseen/miou |" in ours.card and "| data | scenes |" in ours.card
 
 
-def test_an_earlier_step_from_a_moved_init(trained, tmp_path):
+def test_convert_takes_an_earlier_step_and_a_moved_init(trained, tmp_path):
     moved = Path(shutil.copytree(trained, tmp_path / "moved"))
     (moved / "init").rename(moved / "elsewhere")
     config = moved / "run" / "config.json"
@@ -74,12 +74,12 @@ def test_an_earlier_step_from_a_moved_init(trained, tmp_path):
     assert (kernel != arrays(load_model(trained / "run" / "model").model.unet)["conv_in.weight"]).any()
 
 
-def test_steps_that_are_not_there(trained):
+def test_read_params_refuses_steps_that_are_not_there(trained):
     with pytest.raises(LDISError, match="no checkpoint of step 5; there are 4, 8"):
         read_params(trained / "run" / "checkpoints", 5)
 
 
-def test_damaged_checkpoint(trained, tmp_path):
+def test_read_params_refuses_a_damaged_checkpoint(trained, tmp_path):
     damaged = Path(shutil.copytree(trained / "run", tmp_path / "run"))
     for path in (damaged / "checkpoints" / "8" / "state").rglob("*"):
         if path.is_file():
@@ -88,7 +88,7 @@ def test_damaged_checkpoint(trained, tmp_path):
         read_params(damaged / "checkpoints")
 
 
-def test_another_init_is_refused(trained, tmp_path):
+def test_convert_refuses_another_init(trained, tmp_path):
     """Same sizes, other values: all bases of Stable Diffusion 1.5 share their configs."""
     other = Path(shutil.copytree(trained / "init", tmp_path / "other"))
     path = other / "vae" / "diffusion_pytorch_model.safetensors"
@@ -99,7 +99,7 @@ def test_another_init_is_refused(trained, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_a_strange_work_folder(trained, tmp_path):
+def test_convert_copes_with_a_strange_work_folder(trained, tmp_path):
     work = tmp_path / "run"
     shutil.copytree(trained / "run", work)
     for name in ("²", "٩", "0009"):
@@ -117,7 +117,7 @@ def test_a_strange_work_folder(trained, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"networks": {"unet": null}}', '{"networks": 5}'])
-def test_a_strange_fingerprint(trained, tmp_path, content):
+def test_from_checkpoint_refuses_a_strange_fingerprint(trained, tmp_path, content):
     work = tmp_path / "run"
     shutil.copytree(trained / "run", work)
     (work / "checkpoints" / "8" / "fingerprint" / "metadata").write_text(content)

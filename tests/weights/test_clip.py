@@ -81,7 +81,7 @@ def expected(tower, alpha):
         ("ViT-L-14.pt", None, False),  # the archive is float16
     ],
 )
-def test_every_source_gives_the_tower(files, tower, clip, alpha, exact):
+def test_open_prompt_encoder_reads_every_source_alike(files, tower, clip, alpha, exact):
     config, weights = open_prompt_encoder(clip and files / clip, alpha and files / alpha)
     assert config == PromptEncoderConfig(**{**vars(CONFIG), "alpha": alpha is not None})
     found, truth = read(config, weights), expected(tower, alpha)
@@ -90,7 +90,7 @@ def test_every_source_gives_the_tower(files, tower, clip, alpha, exact):
         np.testing.assert_array_equal(found[name], array if exact else array.astype(np.float16), err_msg=name)
 
 
-def test_a_partial_alpha_clip_lies_over_clip(files, tower):
+def test_open_prompt_encoder_lays_a_partial_alpha_clip_over_clip(files, tower):
     parts = {name: array + 1 for name, array in tower.items() if "conv1" in name or "attn" in name}
     torch.save(foreign.tensors(parts), files / "partial.pth")
     found = read(*open_prompt_encoder(files / "clip_state.pt", files / "partial.pth"))
@@ -98,13 +98,13 @@ def test_a_partial_alpha_clip_lies_over_clip(files, tower):
         np.testing.assert_array_equal(found[name], parts.get(name, array))
 
 
-def test_zero_alpha(files):
+def test_open_prompt_encoder_can_set_alpha_to_zero(files):
     config, weights = open_prompt_encoder(files / "clip_folder", None, zero_alpha=True)
     assert config == CONFIG
     assert not read(config, weights)["conv1_alpha.weight"].any()
 
 
-def test_tokens_are_transformers_own(tmp_path):
+def test_open_prompt_encoder_gives_the_tokens_of_transformers(tmp_path):
     config = transformers.CLIPVisionConfig(
         hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
     )
@@ -120,20 +120,20 @@ def test_tokens_are_transformers_own(tmp_path):
     assert np.abs(found - truth).max() <= 1e-5 * np.abs(truth).max()
 
 
-def test_resnet_clip(files):
+def test_open_prompt_encoder_refuses_a_resnet_clip(files):
     torch.save({"visual.layer1.0.conv1.weight": torch.ones(2, 2)}, files / "rn50.pt")
     with pytest.raises(LDISError, match=r"rn50.pt: no tensor conv1.weight with 4 axes; expected CLIP's ViT-L/14"):
         open_prompt_encoder(files / "rn50.pt", None)
 
 
-def test_swapped_arguments(files):
+def test_open_prompt_encoder_refuses_swapped_arguments(files):
     with pytest.raises(
         LDISError, match=r"clip_state.pt: no tensor conv1_alpha.weight with 4 axes; .* of --alpha_clip one with alpha"
     ):
         open_prompt_encoder(None, files / "clip_state.pt")
 
 
-def test_unknown_and_lora_tensors(files, tower):
+def test_open_prompt_encoder_refuses_unknown_and_lora_tensors(files, tower):
     for extra, message in (
         ("visual.surprise", r"state.pt: unused tensor surprise \[3\]"),
         ("visual.transformer.resblocks.0.attn.in_proj.lora_A", "a LoRA file"),
@@ -155,14 +155,14 @@ def test_unknown_and_lora_tensors(files, tower):
         ({"image_size": 56}, r"wrong tensor positional_embedding \[5, 128\]"),
     ],
 )
-def test_configs_that_do_not_fit(files, values, message):
+def test_open_prompt_encoder_refuses_configs_that_do_not_fit(files, values, message):
     path = files / "vision_folder" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
     with pytest.raises(LDISError, match=message):
         read(*open_prompt_encoder(files / "vision_folder", None))
 
 
-def test_missing_projection(files, tower):
+def test_open_prompt_encoder_names_a_missing_projection(files, tower):
     state = foreign.transformers_names(tower)
     del state["vision_model.encoder.layers.1.self_attn.k_proj.bias"]
     foreign.write_network(files / "clip_folder", state, "safetensors", "model")

@@ -54,7 +54,7 @@ def nchw(x):
         ("ldisn", 1, {"sampler": "dpmpp_2m", "num_steps": 3, "timestep_spacing": "trailing", "guidance_end": 0.5}),
     ],
 )
-def test_r_is_ours(tmp_path, name, count, changes):
+def test_diffusers_files_predict_our_r(tmp_path, name, count, changes):
     task = saved(tmp_path / "model", name, **changes)
     ours, theirs = LDISPipeline.from_pretrained(tmp_path / "model"), in_torch(tmp_path / "model")
     rng = np.random.default_rng(0)
@@ -70,7 +70,7 @@ def test_r_is_ours(tmp_path, name, count, changes):
     assert difference < LARGEST
 
 
-def test_r_is_ours_where_the_encoder_describes_the_query(tmp_path):
+def test_diffusers_files_predict_our_r_where_the_encoder_describes_the_query(tmp_path):
     task = dataclasses.replace(micro_task("ldis1"), masking="pre")
     save_model(tmp_path / "model", task, random_model(MICRO_EFFICIENT))
     ours, theirs = LDISPipeline.from_pretrained(tmp_path / "model"), in_torch(tmp_path / "model")
@@ -81,7 +81,7 @@ def test_r_is_ours_where_the_encoder_describes_the_query(tmp_path):
 
 
 @pytest.mark.parametrize("tile", [1.0, 0.6])
-def test_pictures_of_any_size(tmp_path, pictures, tile):
+def test_diffusers_files_take_images_of_any_size(tmp_path, pictures, tile):
     from PIL import Image
 
     saved(tmp_path / "model", "ldis1", tile=tile)
@@ -94,14 +94,14 @@ def test_pictures_of_any_size(tmp_path, pictures, tile):
     assert (found.mask == out.mask).mean() > 0.98
 
 
-def test_diffusers_writes_it_again(tmp_path, pictures):
+def test_diffusers_files_can_be_saved_again_by_diffusers(tmp_path, pictures):
     saved(tmp_path / "model", "ldis1")
     in_torch(tmp_path / "model").save_pretrained(tmp_path / "again")
     index = json.loads((tmp_path / "again" / "model_index.json").read_text())
     assert index["ldis"] == json.loads((tmp_path / "model" / "ldis_config.json").read_text())
 
 
-def test_they_are_no_part_of_the_models_hash(tmp_path):
+def test_model_hash_leaves_out_the_diffusers_files(tmp_path):
     saved(tmp_path / "model", "ldis1")
     before = model_hash(tmp_path / "model")
     for name in ("model_index.json", "pipeline.py", "prompt_encoder/alpha_clip.py"):
@@ -110,7 +110,7 @@ def test_they_are_no_part_of_the_models_hash(tmp_path):
     LDISPipeline.from_pretrained(tmp_path / "model")  # reads none of them
 
 
-def test_bundled_models_have_todays():
+def test_diffusers_files_of_bundled_models_are_up_to_date():
     for model, name in (
         *(("tiny", "pipeline.py"), ("tiny", "prompt_encoder/alpha_clip.py")),
         *(("small", "pipeline.py"), ("small", "prompt_encoder/efficientnet.py")),

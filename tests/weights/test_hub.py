@@ -120,7 +120,7 @@ def refusal(*args, name=ID, **kwargs):
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_model_loads(hub, micro_folder, capfd, sharded):
+def test_resolve_fetches_a_model_that_loads(hub, micro_folder, capfd, sharded):
     files = files_of(micro_folder)
     if sharded:
         tensors = load_file(micro_folder / f"{UNET}.safetensors")
@@ -152,7 +152,7 @@ def test_model_loads(hub, micro_folder, capfd, sharded):
         ("non_ema", {UNET + form for form in FORMS}, {f"{UNET}.non_ema.safetensors"}),
     ],
 )
-def test_one_form_of_weights(hub, variant, there, expected):
+def test_resolve_fetches_one_form_of_weights(hub, variant, there, expected):
     hub.add(CONFIGS | UNUSED | there)
     resolve(ID, variant=variant)
     expected = expected | {f"{VAE}.safetensors"} if f"{VAE}.safetensors" in there else expected
@@ -161,21 +161,21 @@ def test_one_form_of_weights(hub, variant, there, expected):
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 @pytest.mark.parametrize(("variant", "suffix"), [(None, ""), ("fp16", ".fp16")])
-def test_shards_of_one_form(hub, kind, variant, suffix):
+def test_resolve_fetches_the_shards_of_one_form(hub, kind, variant, suffix):
     hub.add(CONFIGS | UNUSED | shards(UNET, kind) | shards(UNET, kind, ".fp16"))
     resolve(ID, variant=variant)
     assert hub.fetched() == CONFIGS | shards(UNET, kind, suffix)
 
 
 @pytest.mark.parametrize("weights", ["diffusion_pytorch_model.safetensors", "model.safetensors"])
-def test_network_at_the_root(hub, weights):
+def test_resolve_fetches_a_network_at_the_root(hub, weights):
     """As stabilityai/sd-vae-ft-mse and openai/clip-vit-large-patch14 are."""
     hub.add({"README.md", "config.json", weights, "other.safetensors", "flax_model.msgpack"})
     resolve(ID)
     assert hub.fetched() == {"README.md", "config.json", weights}
 
 
-def test_second_time_fetches_nothing(hub, micro_folder):
+def test_resolve_fetches_nothing_the_second_time(hub, micro_folder):
     hub.add(files_of(micro_folder))
     folder = resolve(ID)
     hub.log.clear()
@@ -186,7 +186,7 @@ def test_second_time_fetches_nothing(hub, micro_folder):
 # --- Revisions ---
 
 
-def test_revisions(hub, micro_folder):
+def test_resolve_takes_revisions(hub, micro_folder):
     files = files_of(micro_folder)
     old = hub.add(files | {"README.md": b"old"}, ref="v1")
     new = hub.add(files | {"README.md": b"new"})
@@ -195,7 +195,7 @@ def test_revisions(hub, micro_folder):
     assert LDISPipeline.from_pretrained(ID, revision="v1")._card == "old"
 
 
-def test_branch_moves_on(hub):
+def test_resolve_follows_a_branch_that_moves_on(hub):
     hub.add({f"{UNET}.safetensors": b"old", "README.md": b"same"})
     resolve(ID)
     hub.log.clear()
@@ -210,7 +210,7 @@ def test_branch_moves_on(hub):
 
 @pytest.mark.parametrize("trouble", [go_offline, break_connection, overload])
 @pytest.mark.parametrize("revision", [None, "v1", "commit"])
-def test_cache_serves_without_the_hub(hub, micro_folder, monkeypatch, trouble, revision):
+def test_resolve_reads_the_cache_without_the_hub(hub, micro_folder, monkeypatch, trouble, revision):
     """Though the files that nothing needs were never fetched."""
     commit = hub.add(files_of(micro_folder) | dict.fromkeys(UNUSED, b"unused"), ref=revision or "main")
     revision = commit if revision == "commit" else revision
@@ -225,13 +225,13 @@ def test_cache_serves_without_the_hub(hub, micro_folder, monkeypatch, trouble, r
 
 
 @pytest.mark.parametrize("trouble", [go_offline, break_connection, overload])
-def test_no_cache_and_no_hub(hub, monkeypatch, trouble):
+def test_resolve_fails_without_cache_and_hub(hub, monkeypatch, trouble):
     hub.add(CONFIGS | {f"{UNET}.safetensors"})
     trouble(monkeypatch, hub)
     assert "not in the hub's local cache" in refusal(ID)
 
 
-def test_cache_of_another_revision(hub, monkeypatch):
+def test_resolve_passes_over_the_cache_of_another_revision(hub, monkeypatch):
     hub.add(CONFIGS | {f"{UNET}.safetensors"})
     resolve(ID)
     go_offline(monkeypatch, hub)
@@ -241,7 +241,7 @@ def test_cache_of_another_revision(hub, monkeypatch):
 # --- Cut connections ---
 
 
-def test_cut_download_goes_on_where_it_stopped(hub, monkeypatch):
+def test_resolve_resumes_a_cut_download_where_it_stopped(hub, monkeypatch):
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)  # what was received is kept in whole chunks
     name, body = f"{UNET}.safetensors", np.random.default_rng(0).bytes(2**20)
 
@@ -256,7 +256,7 @@ def test_cut_download_goes_on_where_it_stopped(hub, monkeypatch):
     assert ranges == [None, f"bytes={2**19}-"]
 
 
-def test_broken_download_keeps_whole_files(hub, monkeypatch, micro_folder):
+def test_resolve_keeps_whole_files_of_a_broken_download(hub, monkeypatch, micro_folder):
     files = files_of(micro_folder)
     name = f"{UNET}.safetensors"
 
@@ -303,7 +303,7 @@ def test_broken_download_keeps_whole_files(hub, monkeypatch, micro_folder):
         (f"/{ID}/", 404, error("EntryNotFound", "Entry not found"), "404"),
     ],
 )
-def test_refusals(hub, start, status, headers, match):
+def test_resolve_explains_refusals_of_the_hub(hub, start, status, headers, match):
     hub.add(CONFIGS | {f"{UNET}.safetensors"})
     hub.refusals[start] = status, headers
     message = refusal(ID)
@@ -311,29 +311,29 @@ def test_refusals(hub, start, status, headers, match):
         raise LDISError(message)
 
 
-def test_no_such_repository(hub):
+def test_resolve_refuses_a_repository_that_is_not_there(hub):
     assert "no such repository on the hub" in refusal("owner/another", name="owner/another")
 
 
 @pytest.mark.parametrize("revision", ["v2", "0" * 40, "feature/x"])
-def test_no_such_revision(hub, revision):
+def test_resolve_refuses_a_revision_that_is_not_there(hub, revision):
     hub.add(CONFIGS | {f"{UNET}.safetensors"})
     assert "no such revision" in refusal(ID, revision, name=f"{ID} at {revision}")
 
 
 @pytest.mark.parametrize("files", [set(), {".gitattributes"}, CONFIGS | UNUSED])
-def test_no_weights(hub, files):
+def test_resolve_refuses_a_repository_without_weights(hub, files):
     hub.add(files)
     assert "no weights that LDIS reads, such as unet/" in refusal(ID)
     assert not hub.fetched()
 
 
-def test_no_weights_of_that_variant(hub):
+def test_resolve_refuses_a_variant_without_weights(hub):
     hub.add(CONFIGS | {f"{UNET}.safetensors"})
     assert f"{UNET}.bf16.safetensors" in refusal(ID, variant="bf16")
 
 
-def test_one_network_without_weights(hub, micro_folder):
+def test_load_model_names_the_weights_that_are_not_there(hub, micro_folder):
     """The reader says it, for only the caller knows which networks it needs."""
     files = files_of(micro_folder)
     del files[f"{VAE}.safetensors"]
@@ -365,12 +365,12 @@ def test_one_network_without_weights(hub, micro_folder):
         "a/b:c",
     ],
 )
-def test_no_id(hub, name):
+def test_resolve_refuses_what_is_no_id(hub, name):
     assert "owner/name" in refusal(name, name=repr(name)[1:-1])
     assert not hub.log
 
 
-def test_local_path(hub, micro_folder):
+def test_resolve_takes_a_local_path(hub, micro_folder):
     assert resolve(str(micro_folder)) == micro_folder
     assert "a local path has no revision 'v1'" in refusal(str(micro_folder), "v1", name=str(micro_folder))
     assert not hub.log
@@ -379,7 +379,7 @@ def test_local_path(hub, micro_folder):
 # --- Upload ---
 
 
-def test_a_folder_goes_up_and_comes_back(hub, monkeypatch, micro_folder, capsys):
+def test_push_to_hub_uploads_a_folder_that_resolve_fetches(hub, monkeypatch, micro_folder, capsys):
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     page = LDISPipeline.from_pretrained(micro_folder).push_to_hub("me/mine")
     assert page == f"{hub.url}/me/mine"

@@ -57,7 +57,7 @@ def tensors(folder: Path) -> dict[str, np.ndarray]:
     return load_file(folder / UNET)
 
 
-def test_only_pairs_and_adapter_are_trained_and_stored(trained):
+def test_train_with_lora_changes_and_stores_only_pairs_and_adapter(trained):
     saved = read_params(trained / "run" / "checkpoints")
     assert saved.fingerprint["lora"] == {"rank": 3, "alpha": 6.0, "also": ["encoder_hid_proj"]}
     assert all("lora_" in name or name.startswith("unet/encoder_hid_proj/") for name in saved.params)
@@ -74,7 +74,7 @@ def alone(trained: Path) -> dict[str, np.ndarray]:
     return {name.removeprefix("unet."): array for name, array in found.items()}
 
 
-def test_alone_over_the_base_is_what_was_merged(trained, tmp_path, monkeypatch, capsys):
+def test_convert_of_a_lora_over_its_base_is_what_training_merged(trained, tmp_path, monkeypatch, capsys):
     arguments = [f"--model={trained / 'init'}", f"--lora={trained / 'run' / 'lora'}", f"--out={tmp_path / 'model'}"]
     status, out, error = call_command(convert.main, monkeypatch, capsys, *arguments)
     assert status == 0 and "ldis1 model folder" in out, error
@@ -92,7 +92,7 @@ def test_alone_over_the_base_is_what_was_merged(trained, tmp_path, monkeypatch, 
         assert (facts.steps, facts.data, facts.knows) == (6, {"scenes": ()}, ("painted scenes",))
 
 
-def test_merged_predicts_what_the_pairs_predict(trained):
+def test_merge_predicts_what_the_pairs_predict(trained):
     config = lora_config(trained / "init")
     run = run_of(config)
     graphdef, fresh, frozen, _ = run.start()
@@ -113,7 +113,7 @@ def test_merged_predicts_what_the_pairs_predict(trained):
     assert np.abs(before - start).max() <= 1e-6 * np.abs(start).max()
 
 
-def test_a_run_that_was_stopped_ends_bit_for_bit_the_same(trained, tmp_path):
+def test_train_with_lora_resumes_bit_for_bit(trained, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained / "run", run, ignore=shutil.ignore_patterns("model", "lora", "6"))
     assert [path.name for path in (run / "checkpoints").iterdir() if path.is_dir()] == ["3"]
@@ -124,7 +124,7 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_the_same(trained, tmp_path):
         np.testing.assert_array_equal(array, expected[name])
 
 
-def test_another_rank_is_another_model(trained):
+def test_train_with_lora_refuses_another_rank(trained):
     config = lora_config(trained / "init")
     config.lora.rank = 2
     with jax.numpy_dtype_promotion("standard"), pytest.raises(LDISError, match=r"lora\.rank: 3 -> 2"):
@@ -132,7 +132,7 @@ def test_another_rank_is_another_model(trained):
 
 
 @pytest.mark.parametrize("step", [3, 6])
-def test_any_step_alone_and_merged(trained, tmp_path, monkeypatch, capsys, step):
+def test_convert_exports_any_step_alone_and_merged(trained, tmp_path, monkeypatch, capsys, step):
     source = [f"--checkpoint={trained / 'run'}", f"--step={step}"]
     for arguments in (["--to=lora", f"--out={tmp_path / 'any' / 'name'}"], [f"--out={tmp_path / 'model'}"]):
         status, _, error = call_command(convert.main, monkeypatch, capsys, *source, *arguments)
@@ -147,7 +147,7 @@ def test_any_step_alone_and_merged(trained, tmp_path, monkeypatch, capsys, step)
     assert same == (step == 6)
 
 
-def test_ldisn_learns_its_new_channels(micro_folder_ldisn, tmp_path):
+def test_load_training_init_with_lora_widens_conv_in_for_ldisn(micro_folder_ldisn, tmp_path):
     """A base for latents alone: conv_in is widened with zeros, and trained beside the pairs."""
     base = Path(shutil.copytree(micro_folder_ldisn, tmp_path / "base"))
     kernels = tensors(base)
@@ -202,7 +202,7 @@ def spoil_kind(pairs):
         (spoil_kind, r"no LoRA of this model in diffusers' naming: no tensor unet\.\*\.lora_A\.weight"),
     ],
 )
-def test_spoiled_files(trained, tmp_path, spoil, message):
+def test_load_model_refuses_spoiled_lora_files(trained, tmp_path, spoil, message):
     pairs = load_file(trained / "run" / "lora" / LORA_FILE)
     spoil(pairs)
     save_file(pairs, tmp_path / "bad.safetensors")
@@ -212,19 +212,19 @@ def test_spoiled_files(trained, tmp_path, spoil, message):
 
 
 @pytest.mark.parametrize("text", ['{"task": "ldis2"}', '{"task": "ldis1", "surprise": 1}'])
-def test_a_task_that_is_none(trained, tmp_path, text):
+def test_open_lora_refuses_a_task_that_is_none(trained, tmp_path, text):
     pairs = load_file(trained / "run" / "lora" / LORA_FILE)
     save_file(pairs, tmp_path / "bad.safetensors", metadata={"ldis_config": text})
     with pytest.raises(LDISError, match=r"bad\.safetensors: "):
         open_lora(tmp_path / "bad.safetensors")
 
 
-def test_a_file_by_others_leaves_the_task_to_the_base(trained, tmp_path):
+def test_load_model_takes_the_task_of_the_base_for_a_lora_by_others(trained, tmp_path):
     save_file(load_file(trained / "run" / "lora" / LORA_FILE), tmp_path / "plain.safetensors")
     assert load_model(trained / "init", lora=tmp_path / "plain.safetensors").task == load_model(trained / "init").task
 
 
-def test_a_base_in_half_precision_gives_float32(trained):
+def test_merge_of_a_base_in_half_precision_gives_float32(trained):
     base = Weights(to_torch(load_model(trained / "init", dtype="bfloat16").model.unet), "base")
     merged = merge(base, open_lora(trained / "run" / "lora").weights)
     assert {tensor.dtype for tensor in merged.tensors.values()} == {"float32"}
@@ -240,14 +240,14 @@ def test_a_base_in_half_precision_gives_float32(trained):
         (["--model=init", "--lora=init/" + UNET, "--out=x"], "no LoRA of this model"),
     ],
 )
-def test_wrong_commands(trained, monkeypatch, capsys, arguments, message):
+def test_convert_refuses_wrong_lora_options(trained, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(trained)
     status, _, error = call_command(convert.main, monkeypatch, capsys, *arguments)
     assert status == 2 and message in error and error.count("\n") == 1
     assert not (trained / "x").exists()
 
 
-def test_lora_on_a_unet_that_is_drawn(micro_folder):
+def test_run_refuses_lora_on_a_unet_that_is_drawn(micro_folder):
     config = lora_config(micro_folder)
     config.init.unet = {"block_out_channels": (8, 16)}
     with pytest.raises(LDISError, match="adapts a trained UNet"):
@@ -284,7 +284,7 @@ def merged_of(path, base):
 
 @pytest.mark.parametrize("prefix", ["unet.", ""])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_the_scale_is_that_of_the_metadata(tmp_path, config, prefix):
+def test_open_lora_scales_as_the_metadata_says(tmp_path, config, prefix):
     """As peft itself merges the same pairs under the same config."""
     torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
     config = config | {"rank_pattern": {**config.get("rank_pattern", {}), "attn1.to_q": 2}}
@@ -310,7 +310,7 @@ def test_the_scale_is_that_of_the_metadata(tmp_path, config, prefix):
 
 
 @needs_cases
-def test_a_file_of_diffusers_over_the_bundled_model():
+def test_load_model_merges_a_lora_of_diffusers_into_the_bundled_model():
     path = CASES / "lora_meta.safetensors"  # alpha 16, r 4
     base, merged = (load_model(resolve("tiny"), lora=lora).model.unet for lora in (None, path))
     base, merged, pairs = arrays(base), arrays(merged), load_file(path)
@@ -337,7 +337,7 @@ def test_a_file_of_diffusers_over_the_bundled_model():
         ({"alpha_pattern": [1]}, "lora_adapter_metadata: cannot be read .*alpha_pattern"),
     ],
 )
-def test_metadata_that_cannot_be_honoured(tmp_path, changes, why):
+def test_open_lora_refuses_metadata_that_cannot_be_honoured(tmp_path, changes, why):
     path = tmp_path / "x.safetensors"
     config = {"r": 4, "lora_alpha": 4, "rank_pattern": {"attn1.to_q": 2}}
     pairs, _ = pairs_file(path, config)
@@ -350,7 +350,7 @@ def test_metadata_that_cannot_be_honoured(tmp_path, changes, why):
 
 @pytest.mark.parametrize("text", ["", "[]", '{"unet.r": 4, "unet.r": 8}', 100_000 * "[", '{"unet.lora_alpha": NaN}'])
 @pytest.mark.parametrize("key", ["lora_adapter_metadata", "ldis_config"])
-def test_strange_json_in_the_header(tmp_path, key, text):
+def test_open_lora_refuses_strange_json_in_the_header(tmp_path, key, text):
     save_file({"unet.a.lora_A.weight": np.ones((2, 2), np.float32)}, tmp_path / "x.safetensors", {key: text})
     with pytest.raises(LDISError, match=f"{key}: cannot be read") as error:
         open_lora(tmp_path / "x.safetensors")
@@ -358,7 +358,7 @@ def test_strange_json_in_the_header(tmp_path, key, text):
 
 
 @pytest.mark.parametrize("name", ["a.to_q.lora_magnitude_vector", "a.to_q.lora_B.bias", "a.to_q.alpha"])
-def test_other_parts_of_a_lora_are_not_left_out(tmp_path, name):
+def test_merge_does_not_leave_out_other_parts_of_a_lora(tmp_path, name):
     path = tmp_path / "x.safetensors"
     pairs, base = pairs_file(path, {"r": 4, "rank_pattern": {"attn1.to_q": 2}})
     save_file({**pairs, name: np.ones(4, np.float32)}, path)

@@ -67,7 +67,7 @@ def change_json(path: Path, **values: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", "ldisn"])
-def test_there_and_back_is_exact(tmp_path, name):
+def test_save_model_then_load_model_is_exact(tmp_path, name):
     task = cases.TASKS[name]
     if isinstance(task, LDISN):
         task = LDISN(image_size=64, num_steps=7, schedule=NoiseSchedule(prediction_type="v_prediction"))
@@ -84,7 +84,7 @@ def test_there_and_back_is_exact(tmp_path, name):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-def test_bfloat16_there_and_back(tmp_path, saved):
+def test_save_model_then_load_model_keeps_bfloat16(tmp_path, saved):
     half = load_model(saved, dtype=jnp.bfloat16)
     save_model(tmp_path / "half", *half)
     again = load_model(tmp_path / "half", dtype=jnp.bfloat16)
@@ -94,7 +94,7 @@ def test_bfloat16_there_and_back(tmp_path, saved):
 
 
 @pytest.mark.parametrize("name", ["plain", "ldisn"])
-def test_diffusers_loads_unet_and_vae(folders, name):
+def test_save_model_writes_unet_and_vae_that_diffusers_loads(folders, name):
     pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     for network, kind in {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL}.items():
@@ -112,7 +112,7 @@ def test_diffusers_loads_unet_and_vae(folders, name):
 
 
 @pytest.mark.parametrize("network", FILES)
-def test_spoiled_tensors(saved, network):
+def test_load_model_refuses_spoiled_tensors(saved, network):
     path, spoiled = saved / network / FILES[network], sorted(tensors_of(cases.model("plain"), network))[0]
     whole = path.read_bytes()
 
@@ -140,14 +140,14 @@ def test_spoiled_tensors(saved, network):
 @pytest.mark.parametrize(
     "file", ["ldis_config.json", "unet/config.json", "vae/config.json", "prompt_encoder/config.json"]
 )
-def test_unknown_config_key(saved, file):
+def test_load_model_refuses_an_unknown_config_key(saved, file):
     change_json(saved / file, surprise=1)
     with pytest.raises(LDISError, match="surprise") as error:
         load_model(saved)
     assert file in str(error.value)
 
 
-def test_unknown_scheduler_key(tmp_path, folders):
+def test_load_model_refuses_an_unknown_scheduler_key(tmp_path, folders):
     folder = Path(shutil.copytree(folders / "ldisn", tmp_path / "model"))
     change_json(folder / "scheduler" / "scheduler_config.json", surprise=1)
     with pytest.raises(LDISError, match=r"scheduler_config\.json.*surprise"):
@@ -156,7 +156,7 @@ def test_unknown_scheduler_key(tmp_path, folders):
 
 @pytest.mark.parametrize("file", ["ldis_config.json", "vae/config.json", f"unet/{FILES['unet']}"])
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"\xff\xfe"])
-def test_missing_or_broken_file(saved, file, content):
+def test_load_model_refuses_a_missing_or_broken_file(saved, file, content):
     if content is None:
         (saved / file).unlink()
     else:
@@ -165,7 +165,7 @@ def test_missing_or_broken_file(saved, file, content):
         load_model(saved)
 
 
-def test_truncated_weights(saved):
+def test_load_model_refuses_truncated_weights(saved):
     path = saved / "unet" / FILES["unet"]
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(LDISError, match="safetensors"):
@@ -182,13 +182,13 @@ def test_truncated_weights(saved):
         ("vae/config.json", {"latent_channels": 8}),
     ],
 )
-def test_networks_that_do_not_fit_each_other(saved, file, values):
+def test_load_model_refuses_networks_that_do_not_fit_each_other(saved, file, values):
     change_json(saved / file, **values)
     with pytest.raises(LDISError, match=str(saved)):
         load_model(saved)
 
 
-def test_old_vae_attention_names(saved):
+def test_load_model_reads_old_vae_attention_names(saved):
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
     def rename(tensors: dict[str, np.ndarray]) -> None:
@@ -202,7 +202,7 @@ def test_old_vae_attention_names(saved):
     assert_equal(tensors_of(load_model(saved).model, "vae"), tensors_of(cases.model("plain"), "vae"))
 
 
-def test_clips_final_norm_and_projection_are_skipped(saved):
+def test_load_model_skips_clips_final_norm_and_projection(saved):
     width = cases.CONFIGS["plain"].prompt_encoder.width
     extra = {name: np.ones(width, np.float32) for name in ("ln_post.weight", "ln_post.bias", "proj")}
     change_tensors(saved, "prompt_encoder", lambda tensors: tensors.update(extra))
@@ -210,7 +210,7 @@ def test_clips_final_norm_and_projection_are_skipped(saved):
     assert_equal(loaded, tensors_of(cases.model("plain"), "prompt_encoder"))
 
 
-def test_save_replaces_a_model_but_nothing_else(tmp_path, saved):
+def test_save_model_replaces_a_model_but_nothing_else(tmp_path, saved):
     save_model(saved, cases.TASKS["ldis1"], cases.model("ldis1"))
     assert load_model(saved).task == cases.TASKS["ldis1"]
     (tmp_path / "holiday").mkdir()
@@ -223,7 +223,7 @@ def test_save_replaces_a_model_but_nothing_else(tmp_path, saved):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "holiday", "model"]
 
 
-def test_failed_save_leaves_the_old_model(tmp_path, saved, monkeypatch):
+def test_save_model_leaves_the_old_model_when_it_fails(tmp_path, saved, monkeypatch):
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("disk full")
 
@@ -266,7 +266,7 @@ class TestTrainingInit:
         (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(pndm))
         return folder
 
-    def test_ldisn(self, sd15):
+    def test_load_training_init_adds_channels_and_adapter_for_ldisn(self, sd15):
         model = load_training_init(sd15, cases.TASKS["ldisn"], seed=0).model
         source, unet = tensors_of(cases.model("ldis1"), "unet"), tensors_of(model, "unet")
         conv_in, adapter = unet.pop("conv_in.weight"), unet.pop("encoder_hid_proj.weight")
@@ -283,13 +283,13 @@ class TestTrainingInit:
         for network in ("vae", "prompt_encoder"):
             assert_equal(tensors_of(model, network), tensors_of(cases.model("ldis1"), network))
 
-    def test_new_input_channels_change_nothing_at_first(self, sd15):
+    def test_load_training_init_adds_input_channels_that_change_nothing(self, sd15):
         ldisn = load_training_init(sd15, cases.TASKS["ldisn"], seed=0).model.unet
         ldis1 = load_training_init(sd15, cases.TASKS["ldis1"], seed=0).model.unet
         latents = jnp.asarray(cases.normal("init", 1, 8, 8, 8))
         np.testing.assert_allclose(ldisn.conv_in(latents), ldis1.conv_in(latents[..., :4]), atol=1e-6)
 
-    def test_adapter_follows_the_seed(self, sd15):
+    def test_load_training_init_draws_the_adapter_from_the_seed(self, sd15):
         def adapter(seed: int) -> np.ndarray:
             model = load_training_init(sd15, cases.TASKS["ldis1"], seed=seed).model
             return tensors_of(model, "unet")["encoder_hid_proj.weight"]
@@ -297,20 +297,20 @@ class TestTrainingInit:
         np.testing.assert_array_equal(adapter(0), adapter(0))
         assert (adapter(0) != adapter(1)).any()
 
-    def test_an_ldis_model_is_continued_as_it_is(self, folders):
+    def test_load_training_init_continues_an_ldis_model_as_it_is(self, folders):
         model = load_training_init(folders / "ldisn", cases.TASKS["ldisn"], seed=0).model
         assert_equal(tensors_of(model, "unet"), tensors_of(cases.model("ldisn"), "unet"))
 
-    def test_ldisn_cannot_become_ldis1(self, folders):
+    def test_load_training_init_cannot_turn_ldisn_into_ldis1(self, folders):
         with pytest.raises(LDISError, match=r"conv_in\.weight"):
             load_training_init(folders / "ldisn", cases.TASKS["ldis1"], seed=0)
 
-    def test_frozen_networks_may_be_stored_in_half(self, sd15):
+    def test_load_training_init_can_store_frozen_networks_in_half(self, sd15):
         model = load_training_init(sd15, cases.TASKS["ldisn"], seed=0, frozen_dtype=jnp.bfloat16).model
         kinds = {network: {t.dtype.name for t in tensors_of(model, network).values()} for network in FILES}
         assert kinds == {"unet": {"float32"}, "vae": {"bfloat16"}, "prompt_encoder": {"bfloat16"}}
 
-    def test_from_scratch_needs_no_unet(self, sd15):
+    def test_load_training_init_from_scratch_needs_no_unet(self, sd15):
         (sd15 / "unet" / FILES["unet"]).unlink()
         sizes = {**cases.CONFIGS["plain"].unet.to_dict(), "cross_attention_dim": 16}
         model = load_training_init(sd15, cases.TASKS["ldisn"], sizes, seed=0).model
@@ -322,7 +322,7 @@ class TestTrainingInit:
         with pytest.raises(LDISError, match="surprise"):
             load_training_init(sd15, cases.TASKS["ldisn"], {"surprise": 1}, seed=0)
 
-    def test_spoiled_unet(self, sd15):
+    def test_load_training_init_refuses_a_spoiled_unet(self, sd15):
         change_tensors(sd15, "unet", lambda tensors: tensors.pop("conv_in.weight"))
         with pytest.raises(LDISError, match=r"missing tensor conv_in\.weight"):
             load_training_init(sd15, cases.TASKS["ldisn"], seed=0)

@@ -119,7 +119,7 @@ def downloads_of(hub):
 # --- One command ---
 
 
-def test_a_first_mask_from_nothing(hub, monkeypatch, capsys, pictures, tmp_path):
+def test_segment_fetches_a_named_model_for_a_first_mask(hub, monkeypatch, capsys, pictures, tmp_path):
     status, _, err = first_mask(monkeypatch, capsys, pictures, tmp_path)
     assert status == 0, err
     for words in (
@@ -144,7 +144,7 @@ def test_a_first_mask_from_nothing(hub, monkeypatch, capsys, pictures, tmp_path)
     os.environ.pop("HF_HUB_OFFLINE")
 
 
-def test_it_is_the_published_model(hub):
+def test_from_pretrained_loads_the_published_model(hub):
     """As ``convert`` makes it of the same files; the other task's parts are shared."""
     pipe = LDISPipeline.from_pretrained("ldis1")
     assert (pipe.task.name, pipe.task.mask_alpha) == ("ldis1", 0.0)
@@ -204,7 +204,7 @@ class Cuts(dict):
         request.connection.shutdown(socket.SHUT_RDWR)
 
 
-def test_cuts_of_every_file_are_gone_on_with(hub, monkeypatch, published):
+def test_named_folder_resumes_after_cuts_of_every_file(hub, monkeypatch, published):
     """At half of them the process ends, too. No byte that came is asked for again."""
     kills = 0
 
@@ -246,7 +246,7 @@ class Unavailable(dict):
         return lambda request, headers, body: send(request, 503)
 
 
-def test_what_is_whole_is_not_fetched_again(hub, monkeypatch):
+def test_named_folder_does_not_fetch_again_what_is_whole(hub, monkeypatch):
     hub.refusals[ALPHA] = 503, {}
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     message = refusal(kind=TryAgainError)
@@ -266,7 +266,7 @@ def test_what_is_whole_is_not_fetched_again(hub, monkeypatch):
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_no_network(hub, monkeypatch, capsys, pictures, tmp_path, cached):
+def test_segment_without_network_needs_a_fetched_model(hub, monkeypatch, capsys, pictures, tmp_path, cached):
     if cached:
         named_fetch.named_folder("ldis1")
     hub.stop()
@@ -289,18 +289,18 @@ def test_no_network(hub, monkeypatch, capsys, pictures, tmp_path, cached):
         ((500, {}), TryAgainError, "try again"),
     ],
 )
-def test_a_repository_that_is_not_given(hub, refused, kind, words):
+def test_named_folder_explains_a_repository_that_is_refused(hub, refused, kind, words):
     hub.refusals[f"/api/models/{SD15}"] = refused
     message = refusal(kind=kind)
     assert SD15 in message and words in message
 
 
-def test_a_web_server_that_lost_the_file(hub):
+def test_named_folder_explains_a_web_server_that_lost_the_file(hub):
     del hub.web[ALPHA]
     assert "check the address" in refusal()
 
 
-def test_a_repository_with_other_names(hub, published):
+def test_find_ldis_searches_a_repository_with_other_names(hub, published):
     other = {f"weights/final/{name}.bin": body for name, body in
              ((name, published[LDIS][path]) for name, path in CHECKPOINTS.items())}  # fmt: skip
     hub.add(other, LDIS)
@@ -317,7 +317,7 @@ def torch_file(content):
     return stream.getvalue()
 
 
-def test_two_candidates(hub, published):
+def test_named_folder_asks_which_of_two_candidates_is_meant(hub, published):
     body = published[LDIS][CHECKPOINTS["ldis1"]]
     names = [f"weights/{run}/mp_rank_00_model_states.pt" for run in ("a", "b")]
     hub.add(
@@ -330,14 +330,14 @@ def test_two_candidates(hub, published):
     assert LDISPipeline.from_pretrained(folder).task.name == "ldis1"
 
 
-def test_a_full_disk(hub, monkeypatch, tmp_path):
+def test_named_folder_fetches_nothing_to_a_full_disk(hub, monkeypatch, tmp_path):
     full = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     assert "GB are needed" in refusal(kind=TryAgainError)
     assert not downloads_of(hub)
 
 
-def test_damaged_content(hub, monkeypatch, published):
+def test_fetch_refuses_damaged_content(hub, monkeypatch, published):
     """The hub announces a SHA-256, and another file comes."""
     commit = hub.refs[LDIS, "main"]
     (file,) = downloads.ask_hub(HubAddress(LDIS, None, CHECKPOINTS["ldis1"]))
@@ -353,7 +353,7 @@ def test_damaged_content(hub, monkeypatch, published):
 # --- The command ---
 
 
-def test_the_command_lists_verifies_and_removes(hub, monkeypatch, capsys, tmp_path):
+def test_named_models_lists_verifies_and_removes(hub, monkeypatch, capsys, tmp_path):
     command = lambda *args: call_command(named_models.main, monkeypatch, capsys, *args)  # noqa: E731
     assert all(word in command()[1] for word in ("small", "tiny", "ldis1", "ldisn", "bundled", "GB to fetch"))
     status, out, err = command("fetch", "ldis1", "ldisn")
@@ -379,7 +379,7 @@ def test_the_command_lists_verifies_and_removes(hub, monkeypatch, capsys, tmp_pa
     assert "no named model" in command("remove", "../models/ldis1")[2]
 
 
-def test_a_name_wins_over_a_folder(hub, monkeypatch, tmp_path, capfd, micro_folder):
+def test_resolve_prefers_a_name_to_a_folder(hub, monkeypatch, tmp_path, capfd, micro_folder):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(micro_folder, tmp_path / "tiny")
     assert resolve("tiny") == table.TABLE["tiny"].folder

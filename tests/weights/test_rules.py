@@ -29,7 +29,7 @@ def tensors(tower):
     return arrays(tower)
 
 
-def test_layouts_are_torchs(tower, tensors):
+def test_to_torch_gives_torchs_layouts(tower, tensors):
     config = tower.config
     assert tensors["conv1.weight"].shape == (config.width, 3, config.patch_size, config.patch_size)
     linear = tower.transformer.resblocks[0].mlp.c_fc
@@ -40,7 +40,7 @@ def test_layouts_are_torchs(tower, tensors):
 
 @pytest.mark.parametrize("name", cases.CONFIGS)
 @pytest.mark.parametrize("network", ["unet", "vae", "prompt_encoder"])
-def test_there_and_back_is_exact(name, network):
+def test_fill_gives_back_exactly_what_to_torch_gave(name, network):
     module = getattr(cases.model(name), network)
     tensors = arrays(module)
     again = fill(module, as_weights(tensors))
@@ -48,7 +48,7 @@ def test_there_and_back_is_exact(name, network):
 
 
 @pytest.mark.parametrize("source", ["float16", "bfloat16"])
-def test_half_precision_is_widened(tower, tensors, source):
+def test_fill_widens_half_precision(tower, tensors, source):
     half = {name: np.asarray(jnp.asarray(tensor, source)) for name, tensor in tensors.items()}
     filled = arrays(fill(tower, as_weights(half)))
     for name, tensor in half.items():
@@ -56,30 +56,30 @@ def test_half_precision_is_widened(tower, tensors, source):
         np.testing.assert_array_equal(filled[name], tensor.astype(np.float32))
 
 
-def test_parameters_are_stored_in_the_asked_dtype(tower, tensors):
+def test_fill_stores_parameters_in_the_asked_dtype(tower, tensors):
     filled = arrays(fill(tower, as_weights(tensors), dtype=jnp.bfloat16))
     assert {tensor.dtype.name for tensor in filled.values()} == {"bfloat16"}
 
 
-def test_parameters_are_put_on_the_callers_device(tower, tensors):
+def test_fill_puts_parameters_on_the_callers_device(tower, tensors):
     with jax.default_device(jax.devices()[1]):
         filled = fill(tower, as_weights(tensors))
     assert {device.id for x in jax.tree.leaves(nnx.state(filled)) for device in x.devices()} == {1}
 
 
-def test_missing(tower, tensors):
+def test_fill_refuses_a_missing_tensor(tower, tensors):
     del tensors["ln_pre.bias"]
     with pytest.raises(LDISError, match=r"here: missing tensor ln_pre\.bias"):
         fill(tower, as_weights(tensors))
 
 
-def test_unused(tower, tensors):
+def test_fill_refuses_an_unused_tensor(tower, tensors):
     tensors["visual.proj"] = np.zeros(3, np.float32)
     with pytest.raises(LDISError, match=r"here: unused tensor visual\.proj"):
         fill(tower, as_weights(tensors))
 
 
-def test_misshaped(tower, tensors):
+def test_fill_refuses_a_misshaped_tensor(tower, tensors):
     tensors["conv1.weight"] = tensors["conv1.weight"][:, :2]
     with pytest.raises(
         LDISError, match=r"here: wrong tensor conv1\.weight \[40, 2, 8, 8\] \(expected \[40, 3, 8, 8\]\)"
@@ -88,32 +88,32 @@ def test_misshaped(tower, tensors):
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float64"])
-def test_wrong_dtype(tower, tensors, dtype):
+def test_fill_refuses_a_wrong_dtype(tower, tensors, dtype):
     tensors["ln_pre.bias"] = tensors["ln_pre.bias"].astype(dtype)
     with pytest.raises(LDISError, match=rf"here: wrong tensor ln_pre\.bias of type {dtype}"):
         fill(tower, as_weights(tensors))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_not_finite(tower, tensors, value):
+def test_fill_refuses_what_is_not_finite(tower, tensors, value):
     tensors["ln_pre.bias"] = np.where(np.arange(tower.config.width) == 3, np.float32(value), tensors["ln_pre.bias"])
     with pytest.raises(LDISError, match=r"here: ln_pre\.bias \[40\] holds NaN or infinity"):
         fill(tower, as_weights(tensors))
 
 
-def test_large_values_are_finite(tower, tensors):
+def test_fill_takes_large_finite_values(tower, tensors):
     tensors["ln_pre.bias"] = np.full(tower.config.width, np.finfo(np.float32).max)
     np.testing.assert_array_equal(arrays(fill(tower, as_weights(tensors)))["ln_pre.bias"], tensors["ln_pre.bias"])
 
 
-def test_at_most_ten_names_and_the_count_of_the_rest(tower, tensors):
+def test_fill_names_at_most_ten_tensors_and_counts_the_rest(tower, tensors):
     with pytest.raises(LDISError, match=r"here: missing tensor .* and \d+ more; ") as error:
         fill(tower, as_weights({}))
     assert str(error.value).count("[") == 10
     assert f"and {len(tensors) - 10} more" in str(error.value)
 
 
-def test_fresh_parameters():
+def test_initialise_draws_fresh_parameters():
     abstract = LDISModel.abstract(cases.CONFIGS["ldis1"]).unet
     first, again, other = (arrays(rules.initialise(abstract, seed)) for seed in (0, 0, 1))
     for name, tensor in first.items():
@@ -127,7 +127,7 @@ def test_fresh_parameters():
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such call")
-def test_memory_between_what_stays_is_returned():
+def test_release_free_memory_returns_memory_between_what_stays():
     script = """
 from ldis_jax.runtime.memory import release_free_memory
 

@@ -18,7 +18,7 @@ def pipe():
     return LDISPipeline.from_pretrained("tiny")
 
 
-def test_unseen_classes(pipe):
+def test_tiny_finds_unseen_classes(pipe):
     """The card's mIoU of 63.9 is of 256 episodes; these 16 are other ones."""
     assert "float32" in repr(pipe), "weights are stored in bfloat16, and computed with in float32"
     scenes, found = ProceduralScenes("unseen", 64), []
@@ -30,7 +30,7 @@ def test_unseen_classes(pipe):
     assert np.mean(found) > 0.5
 
 
-def test_the_readmes_first_mask(pipe, tmp_path, monkeypatch, capsys):
+def test_segment_gives_the_readmes_first_mask(pipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(LDISPipeline, "from_pretrained", classmethod(lambda cls, name, **_: pipe))
     arguments = [
         f"--query={EXAMPLES / 'query.png'}",
@@ -45,7 +45,7 @@ def test_the_readmes_first_mask(pipe, tmp_path, monkeypatch, capsys):
     assert mask.shape == (128, 128) and ring.argmax() == 1, "the green ring is meant, as in the prompt"
 
 
-def test_the_pictures_are_what_the_tool_paints(tmp_path, monkeypatch):
+def test_example_pictures_writes_the_images_of_the_examples(tmp_path, monkeypatch):
     from tools import example_pictures
 
     monkeypatch.setattr(example_pictures, "ROOT", tmp_path)

@@ -81,7 +81,7 @@ def assert_same(found, *, half=False):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_a_diffusers_folder(sd15, form):
+def test_open_stable_diffusion_reads_every_form_of_a_diffusers_folder(sd15, form):
     foreign.write_network(sd15 / "unet", sd_unet(), form)
     foreign.write_network(sd15 / "vae", arrays(cases.model(MODEL).vae), form)
     opened = open_stable_diffusion(sd15)
@@ -92,7 +92,7 @@ def test_every_form_of_a_diffusers_folder(sd15, form):
             open_stable_diffusion(sd15, variant="non_ema")
 
 
-def test_full_precision_before_half(sd15):
+def test_open_stable_diffusion_prefers_full_precision_to_half(sd15):
     save_file(foreign.tensors(sd_unet(), torch.float16), sd15 / "unet" / "diffusion_pytorch_model.fp16.safetensors")
     assert_same(read_all(open_stable_diffusion(sd15)))
     opened = open_stable_diffusion(Path(sd15), variant=None)
@@ -100,7 +100,7 @@ def test_full_precision_before_half(sd15):
 
 
 @pytest.mark.parametrize("name", ["v1-5.safetensors", "v1-5.ckpt"])
-def test_original_single_file(sd15, tmp_path, name):
+def test_open_stable_diffusion_reads_the_original_single_file(sd15, tmp_path, name):
     state = foreign.original_names(sd_unet(), arrays(cases.model(MODEL).vae), 2, 4)
     path = tmp_path / name
     if name.endswith(".ckpt"):
@@ -113,7 +113,7 @@ def test_original_single_file(sd15, tmp_path, name):
         match(cases.model(MODEL).unet, opened.unet)
 
 
-def test_the_scheduler_comes_along(sd15):
+def test_open_stable_diffusion_reads_the_scheduler(sd15):
     path = sd15 / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "v_prediction"}))
     assert open_stable_diffusion(sd15).schedule.prediction_type == "v_prediction"
@@ -144,7 +144,7 @@ def change_index(folder, change):
          r"disagrees with .* about surprise"),
     ],
 )  # fmt: skip
-def test_spoiled_index(sd15, change, message):
+def test_open_stable_diffusion_refuses_a_spoiled_index(sd15, change, message):
     foreign.write_network(sd15 / "unet", sd_unet(), "sharded")
     change_index(sd15, change)
     with pytest.raises(LDISError, match=message):
@@ -174,7 +174,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_tensors_are_one_clear_line(sd15, name):
+def test_open_stable_diffusion_refuses_wrong_tensors_in_one_clear_line(sd15, name):
     change, message = WRONG[name]
     spoil_tensors(sd15, change)
     with pytest.raises(LDISError, match=message) as error:
@@ -182,7 +182,7 @@ def test_wrong_tensors_are_one_clear_line(sd15, name):
     assert str(sd15 / "unet") in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_tensor_of_a_trillion_elements_is_one_clear_line(sd15):
+def test_open_stable_diffusion_refuses_a_tensor_of_a_trillion_elements(sd15):
     foreign.write_network(sd15 / "unet", sd_unet(), "bin")
     path = sd15 / "unet" / "diffusion_pytorch_model.bin"
     torch.save(foreign.tensors(sd_unet()) | {"conv_in.bias": torch.zeros(1).expand(10**12)}, path)
@@ -190,7 +190,7 @@ def test_a_tensor_of_a_trillion_elements_is_one_clear_line(sd15):
         read_all(open_stable_diffusion(sd15))
 
 
-def test_sdxl_is_one_clear_line(sd15):
+def test_open_stable_diffusion_refuses_sdxl_in_one_clear_line(sd15):
     path = sd15 / "unet" / "config.json"
     sdxl = {
         "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "use_linear_projection": True,
@@ -201,7 +201,7 @@ def test_sdxl_is_one_clear_line(sd15):
         open_stable_diffusion(sd15)
 
 
-def test_a_single_file_of_something_else(tmp_path):
+def test_open_stable_diffusion_refuses_a_single_file_of_something_else(tmp_path):
     save_file({"conditioner.embedders.0.weight": torch.ones(2)}, tmp_path / "x.safetensors")
     with pytest.raises(
         LDISError,
@@ -212,7 +212,7 @@ def test_a_single_file_of_something_else(tmp_path):
         open_stable_diffusion(tmp_path / "none")
 
 
-def test_single_file_with_tensors_that_the_converter_passes_over(sd15, tmp_path):
+def test_open_stable_diffusion_refuses_tensors_the_converter_passes_over(sd15, tmp_path):
     state = foreign.original_names(sd_unet(), arrays(cases.model(MODEL).vae), 2, 4)
     for extra, message in (
         ("model.diffusion_model.surprise", "converter uses"),
@@ -227,7 +227,7 @@ class TestPapersCheckpoints:
     """DeepSpeed's ``mp_rank_00_model_states.pt``."""
 
     @pytest.mark.parametrize("name", ["ldis1", "ldisn"])
-    def test_there_and_back_is_exact(self, tmp_path, name):
+    def test_open_ldis_checkpoint_then_write_ldis_checkpoint_is_exact(self, tmp_path, name):
         unet = cases.model(name).unet
         foreign.write_deepspeed(tmp_path / "a.pt", arrays(unet))
         task, weights = open_ldis_checkpoint(tmp_path / "a.pt")
@@ -238,14 +238,14 @@ class TestPapersCheckpoints:
         for key, tensor in a.items():
             assert b[key].dtype == torch.float32 and torch.equal(b[key], tensor), key
 
-    def test_diffusers_loads_what_we_write(self, tmp_path, made):
+    def test_write_ldis_checkpoint_writes_what_diffusers_loads(self, tmp_path, made):
         save_model(tmp_path / "model", cases.TASKS["ldisn"], cases.model("ldisn"))
         write_ldis_checkpoint(tmp_path / "x.pt", to_torch(cases.model("ldisn").unet))
         config = diffusers.UNet2DConditionModel.load_config(tmp_path / "model" / "unet")
         unet = diffusers.UNet2DConditionModel.from_config(config)
         unet.load_state_dict(torch.load(tmp_path / "x.pt", weights_only=True)["module"], strict=True)
 
-    def test_bfloat16(self, tmp_path):
+    def test_open_ldis_checkpoint_reads_bfloat16(self, tmp_path):
         foreign.write_deepspeed(tmp_path / "x.pt", arrays(cases.model("ldis1").unet), torch.bfloat16)
         _, weights = open_ldis_checkpoint(tmp_path / "x.pt")
         for name, array in arrays(cases.model("ldis1").unet).items():
@@ -260,13 +260,13 @@ class TestPapersCheckpoints:
             ({"encoder_hid_proj.weight": None}, "no LDIS checkpoint, .* and an encoder_hid_proj.weight"),
         ],
     )
-    def test_other_checkpoints(self, tmp_path, change, message):
+    def test_open_ldis_checkpoint_refuses_other_checkpoints(self, tmp_path, change, message):
         state = arrays(cases.model("ldis1").unet) | change
         foreign.write_deepspeed(tmp_path / "x.pt", {k: v for k, v in state.items() if v is not None})
         with pytest.raises(LDISError, match=message):
             open_ldis_checkpoint(tmp_path / "x.pt")
 
-    def test_a_failed_write_leaves_nothing(self, tmp_path):
+    def test_write_ldis_checkpoint_leaves_nothing_when_it_fails(self, tmp_path):
         def fail():
             raise LDISError("unreadable")
 
@@ -276,7 +276,7 @@ class TestPapersCheckpoints:
         assert not list(tmp_path.iterdir())
 
 
-def test_missing_weights_name_what_is_there(sd15):
+def test_open_weights_says_what_is_there_when_weights_are_missing(sd15):
     (sd15 / "vae" / "diffusion_pytorch_model.safetensors").rename(sd15 / "vae" / "other.safetensors")
     with pytest.raises(LDISError, match=r"no such file, nor another form of it; the folder has other\.safetensors"):
         open_weights(sd15 / "vae", "vae")

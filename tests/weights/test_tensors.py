@@ -28,7 +28,7 @@ def write(path, arrays):
     return sum(written)
 
 
-def test_the_library_reads_what_we_write(tmp_path):
+def test_write_safetensors_writes_what_the_library_reads(tmp_path):
     assert write(tmp_path / "x.safetensors", ARRAYS) == sum(array.nbytes for array in ARRAYS.values())
     loaded = load_file(tmp_path / "x.safetensors")
     assert loaded.keys() == ARRAYS.keys()
@@ -37,7 +37,7 @@ def test_the_library_reads_what_we_write(tmp_path):
         np.testing.assert_array_equal(loaded[name], array)
 
 
-def test_we_read_what_the_library_writes(tmp_path):
+def test_open_safetensors_reads_what_the_library_writes(tmp_path):
     save_file(ARRAYS, tmp_path / "x.safetensors")
     weights = open_safetensors(tmp_path / "x.safetensors")
     assert weights.where == str(tmp_path / "x.safetensors")
@@ -51,7 +51,7 @@ def test_we_read_what_the_library_writes(tmp_path):
         np.testing.assert_array_equal(tensor.read(), array)
 
 
-def test_writing_holds_one_tensor_at_a_time(tmp_path):
+def test_write_safetensors_holds_one_tensor_at_a_time(tmp_path):
     size = 1_000_000
     tensors = {str(i): LazyTensor((size,), "float32", lambda: np.ones(size, np.float32)) for i in range(20)}
     tracemalloc.start()
@@ -61,7 +61,7 @@ def test_writing_holds_one_tensor_at_a_time(tmp_path):
     assert peak < 3 * 4 * size
 
 
-def test_a_failure_in_the_middle_leaves_nothing(tmp_path):
+def test_write_safetensors_leaves_nothing_when_it_fails_in_the_middle(tmp_path):
     def fail():
         raise LDISError("unreadable")
 
@@ -71,14 +71,14 @@ def test_a_failure_in_the_middle_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_transposed_arrays_are_written_in_their_own_order(tmp_path):
+def test_write_safetensors_writes_transposed_arrays_in_their_own_order(tmp_path):
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     write(tmp_path / "x.safetensors", {"a": array.T})
     np.testing.assert_array_equal(load_file(tmp_path / "x.safetensors")["a"], array.T)
 
 
 @pytest.mark.parametrize("index", [0, (slice(None), 1), (slice(None), slice(None), 0), slice(0, 1)])
-def test_indexing_is_lazy_and_numpys(index):
+def test_lazy_tensor_indexing_is_lazy_and_numpys(index):
     reads = []
     tensor = LazyTensor((2, 3, 4), "float32", lambda: reads.append(1) or ARRAYS["b.weight"])
     part = tensor[index]
@@ -123,7 +123,7 @@ def header(length, text):
         ),
     ],
 )
-def test_a_lying_header_is_one_clear_line(tmp_path, content):
+def test_open_file_refuses_a_lying_header_in_one_clear_line(tmp_path, content):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     with pytest.raises(LDISError, match=r"x.safetensors: cannot be read \(.+\)") as error:

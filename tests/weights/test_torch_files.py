@@ -35,7 +35,7 @@ class Evil:
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"module": s}, lambda s: {"state_dict": s, "epoch": 3}])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_state_dicts(tmp_path, wrap, zipped):
+def test_open_torch_reads_state_dicts(tmp_path, wrap, zipped):
     torch.save(wrap(STATE), tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
     weights = open_torch(tmp_path / "x.pt")
     assert {name: (t.shape, t.dtype) for name, t in weights.tensors.items()} == {
@@ -65,7 +65,7 @@ class Scripted(torch.nn.Module):
         torch.save(self.weight, self.path)
 
 
-def test_a_scripted_archive_is_not_loaded_where_none_belongs(tmp_path):
+def test_open_torch_does_not_load_a_scripted_archive_where_none_belongs(tmp_path):
     marker = tmp_path / "executed"
     try:
         torch.jit.script(Scripted(str(marker))).save(tmp_path / "x.pt")
@@ -77,24 +77,24 @@ def test_a_scripted_archive_is_not_loaded_where_none_belongs(tmp_path):
     assert not marker.exists()
 
 
-def test_negated_views(tmp_path):
+def test_open_torch_reads_negated_views(tmp_path):
     torch.save({"a": torch._neg_view(STATE["a"])}, tmp_path / "x.pt")
     np.testing.assert_array_equal(open_torch(tmp_path / "x.pt").tensors["a"].read(), -STATE["a"].numpy())
 
 
-def test_a_write_that_fails_is_one_clear_line(tmp_path):
+def test_write_torch_fails_with_one_clear_line(tmp_path):
     with pytest.raises(LDISError, match=r"x\.pt: cannot be written"):
         write_torch(tmp_path / "none" / ("x" * 300) / "x.pt", {"a": from_array(np.ones(2, np.float32))})
 
 
-def test_parameters_and_transposed_tensors(tmp_path):
+def test_open_torch_reads_parameters_and_transposed_tensors(tmp_path):
     torch.save({"a": torch.nn.Parameter(STATE["a"]), "t": STATE["b"].reshape(2, 2).T}, tmp_path / "x.pt")
     weights = open_torch(tmp_path / "x.pt")
     np.testing.assert_array_equal(weights.tensors["a"].read(), STATE["a"].numpy())
     assert weights.tensors["t"].read().shape == (2, 2)
 
 
-def test_torchscript(tmp_path):
+def test_open_torch_reads_torchscript_only_where_asked(tmp_path):
     foreign.write_torchscript(tmp_path / "x.pt", {"visual.conv1.weight": np.ones((3, 2)), "proj": np.zeros(2)})
     with pytest.raises(LDISError, match=r"x\.pt: refused, a TorchScript archive, which is code; only --clip takes one"):
         open_torch(tmp_path / "x.pt")
@@ -107,7 +107,7 @@ def test_torchscript(tmp_path):
     np.testing.assert_array_equal(weights.tensors["visual.conv1.weight"].read(), np.ones((3, 2)))
 
 
-def test_written_files_are_deepspeeds(tmp_path):
+def test_write_torch_writes_files_like_deepspeeds(tmp_path):
     write_torch(tmp_path / "x.pt", {"a": from_array(STATE["a"].numpy())})
     state = torch.load(tmp_path / "x.pt", weights_only=True)
     assert list(state) == ["module"]
@@ -192,7 +192,7 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("name", SPOILED)
-def test_spoiled_files_are_one_clear_line_and_run_nothing(tmp_path, name):
+def test_open_file_refuses_spoiled_files_in_one_line_and_runs_nothing(tmp_path, name):
     spoil, message = SPOILED[name]
     path, marker = tmp_path / "x.pt", tmp_path / "executed"
     spoil(path, Evil(marker))
@@ -203,7 +203,7 @@ def test_spoiled_files_are_one_clear_line_and_run_nothing(tmp_path, name):
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.99])
-def test_truncated(tmp_path, keep):
+def test_open_file_refuses_truncated_files(tmp_path, keep):
     path = tmp_path / "x.pt"
     torch.save({"a": torch.ones(5000)}, path)
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
@@ -211,12 +211,12 @@ def test_truncated(tmp_path, keep):
         open_file(path)
 
 
-def test_a_huge_tensor_of_few_bytes_is_not_made(tmp_path):
+def test_open_torch_does_not_make_a_huge_tensor_of_few_bytes(tmp_path):
     torch.save({"a": torch.zeros(1).expand(10**12)}, tmp_path / "x.pt")
     assert open_torch(tmp_path / "x.pt").tensors["a"].shape == (10**12,)  # and fails where shapes are compared
 
 
-def test_without_torch(tmp_path, monkeypatch):
+def test_open_file_without_torch_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     (tmp_path / "x.bin").write_bytes(b"1")
     with pytest.raises(LDISError, match=r"x.bin: torch's format; pip install -e '\.\[torch\]'"):
