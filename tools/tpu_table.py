@@ -169,7 +169,7 @@ def _row(cell: Cell, cost: dict[str, Any]) -> str:
         f"{recipe(cell.config)} {cost['program']}" + ("" if "predicted_unhidden_ms" in cost else " †"),
         cell.topology + (f" x {cell.slices}" if cell.slices > 1 else ""),
         cell.batch_size,
-        " ".join(f"`{option.removeprefix('--config.')}`" for option in cost["options"]) or "none",
+        " ".join(f"`{option.removeprefix('--config.')}`" for option in cost["options"] if option != _GRADS) or "none",
         f"{cost['peak_bytes'] / 1e9:.1f} of {cost['chip_bytes'] / 1e9:.0f}{fits}",
         f"{cost['flops'] / 1e12:.2f}",
         *_times(cost),

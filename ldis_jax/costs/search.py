@@ -78,7 +78,7 @@ def candidates(topology: str, batch_size: int) -> list[Candidate]:
 
 
 def least_bytes(run: Run, candidate: Candidate) -> int:
-    """What a chip holds during a step, activations not counted: state, frozen networks, parameters and gradients."""
+    """Bytes that a chip holds in a step, activations not counted: state, frozen networks, parameters and gradients."""
     _, trained, frozen = run.shapes
     count = sum(x.size for x in trained.values())
     state = count * (4 + 2 * _MOMENTS[candidate.moment_dtype]) // candidate.fsdp

@@ -64,7 +64,7 @@ def program_facts(run: Run) -> dict[str, str]:
 
 
 def source_facts(platform: str) -> dict[str, str]:
-    """Of them those that are the same for every config: this package's source, and the versions that compile it."""
+    """The facts that are the same for every config: this package's source, and the versions that compile it."""
     packages = (*_PACKAGES, *_COMPILERS.get(platform, ()))
     return {"source code": _source_hash()} | {package: _version(package) for package in packages}
 
