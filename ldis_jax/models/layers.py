@@ -91,8 +91,8 @@ def layer_norm(channels: int, **layer: Unpack[LayerOptions]) -> nnx.LayerNorm:
 
 
 # Logits of all heads together stay near the compute units up to this many a head and sample; above, they do not. Those
-# of one head stay there up to so many of all samples: eight of SD 1.5's first level.
-_MANY_LOGITS, _MOST_LOGITS = 512 * 1024, 8 * 1024 * 1024
+# of one head stay there up to so many of all samples: 24 of SD 1.5's first level.
+_MANY_LOGITS, _MOST_LOGITS = 512 * 1024, 24 * 1024 * 1024
 
 
 @jax.named_scope("attention")
@@ -102,7 +102,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, num_heads: int, bias: jax.A
     Where queries times keys are many, the heads follow one another, and parts of a large batch, too; the backward pass
     computes their logits again. So logits never travel to main memory and are never stored. By the TPU compiler's
     estimate heads in turn take two thirds of the time of attention at SD 1.5's first level away (on a CPU it was half),
-    and of 32 samples on v5e eight at a time half of the rest.
+    and two parts of 32 samples on v5e half of the rest.
 
     Args:
         q: [B, S, C] queries, heads packed in C.
