@@ -4,7 +4,8 @@ Paper:     "Explore In-Context Segmentation via Latent Diffusion Models", arXiv 
            the list below has what each variant is of it. docs/variants.md explains the keys.
 Command:   python -m ldis_jax.main --config=configs/ablations.py:VARIANT --workdir=runs/VARIANT \
                --config.init.folder=pretrained/ldis1
-           with pretrained/ldisn for variants of LDIS-n, and pretrained/ldis1_plain_clip for ldis1_plain_clip.
+           with pretrained/ldisn for variants of LDIS-n, and pretrained/ldis1_plain_clip for ldis1_plain_clip;
+           where records lie elsewhere than in data/records, --config=configs/ablations.py:VARIANT:FOLDER.
 Needs:     as configs/ldis1.py and configs/ldisn.py; ldis1_plain_clip a prompt encoder that python -m ldis_jax.convert
            made of --clip alone (docs/weights.md).
 Hardware:  not run at full size by this project.
@@ -72,10 +73,11 @@ VARIANTS = {
 }
 
 
-def get_config(variant: str = "") -> ConfigDict:
-    """The paper's recipe with what a variant changes."""
+def get_config(text: str = "") -> ConfigDict:
+    """The paper's recipe with what a variant changes; ``text`` is VARIANT or VARIANT:FOLDER, where the records are."""
+    variant, _, records = text.partition(":")
     check_variant("configs/ablations.py", variant, VARIANTS)
     config = base_config(variant.partition("_")[0])
-    paper_data(config)
+    paper_data(config, records or "data/records")
     config.update_from_flattened_dict(VARIANTS[variant])
     return config

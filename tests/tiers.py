@@ -67,6 +67,7 @@ SLOW_FILES: dict[str, tuple[str, ...]] = {
             "test_ablations_has_every_variant",
             "test_ablations_get_config_lists_the_variants_to_an_unknown_one",
             "test_ablations_header_says_what_each_variant_is",
+            "test_ablations_get_config_takes_the_records_folder",
         ),
     ),
     "test_cases.py": (),

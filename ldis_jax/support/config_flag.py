@@ -56,6 +56,7 @@ def config_file() -> str:
 def config_name() -> str:
     """The name of a run: the variant of a file that holds many (``VARIANTS``), else the file's stem."""
     file, _, variant = config_file().partition(":")
+    variant = variant.partition(":")[0]  # configs/ablations.py:VARIANT:FOLDER
     named = variant and variant in runpy.run_path(file).get("VARIANTS", ())
     return variant if named else Path(file).stem
 

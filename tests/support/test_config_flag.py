@@ -11,6 +11,7 @@ from tests.helpers import ROOT
     [
         ("configs/tiny.py", "tiny"),
         ("configs/ablations.py:ldisn_vanilla", "ldisn_vanilla"),
+        ("configs/ablations.py:ldisn_vanilla:/share/records", "ldisn_vanilla"),
         ("configs/evidence.py:joint_lora4", "joint_lora4"),
         ("configs/finetune.py:lora", "finetune"),
         ("configs/voc_small.py:data/voc", "voc_small"),

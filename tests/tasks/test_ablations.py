@@ -48,6 +48,12 @@ def test_ablations_has_every_variant():
     assert len({(config.task.task, str(changes(config))) for config in configs.values()}) == len(VARIANTS)
 
 
+def test_ablations_get_config_takes_the_records_folder():
+    config = FILE.get_config("ldisn_pre_mask:/share/records")
+    assert config.data.sources.vspw.root == "/share/records/vspw" and config.task.masking == "pre"
+    assert config.eval.sets.pascal.source.root == "/share/records/pascal"
+
+
 @pytest.mark.parametrize("variant", ["", "ldis1"])
 def test_ablations_get_config_lists_the_variants_to_an_unknown_one(variant):
     with pytest.raises(
