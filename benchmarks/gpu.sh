@@ -2,7 +2,7 @@
 # All that LDIS promises of GPUs, measured on one in at most eight minutes (benchmarks/gpu.py says what).
 #
 #   benchmarks/gpu.sh prepare      where there is a network: puts into build/gpu the wheels that a machine with Python 3.12,
-#                                  jax, flax, optax, orbax, torch and transformers lacks (some 20 MB)
+#                                  jax, flax, optax, orbax, torch and transformers lacks (14 MB)
 #   benchmarks/gpu.sh              on that machine, which needs no network: figures go to $OUT/gpu.json (build/gpu/out)
 #   benchmarks/gpu.sh --micro      tries it without a GPU, in the environment at hand (PYTHON, or python3)
 set -euo pipefail
@@ -31,4 +31,4 @@ case " $* " in
     export PYTHONPATH="$PWD:$site${PYTHONPATH:+:$PYTHONPATH}"
     ;;
 esac
-exec "$python" benchmarks/gpu.py --json="$out/gpu.json" "$@"
+"$python" benchmarks/gpu.py --json="$out/gpu.json" "$@"

@@ -79,7 +79,7 @@ def episodes(folder: Path, batch: int) -> dict[str, np.ndarray]:
 
 def jax_run(folder: Path, part: str, args: argparse.Namespace) -> Run:
     """The measured function; its result is on the host, or the device has finished."""
-    kind, *_ = part.split("/")
+    kind = part.partition("/")[0]
     if kind == "train":
         return _jax_train(folder, rows_of(part)[0], args)
     from ldis_jax import LDISPipeline
@@ -142,7 +142,7 @@ def torch_run(folder: Path, part: str, args: argparse.Namespace) -> Run:
 
     from tests.reference.torch_ldis import TorchLDIS, encode_mask, nchw
 
-    kind, *_ = part.split("/")
+    kind = part.partition("/")[0]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = TorchLDIS(folder)
     dtype = getattr(torch, args.dtype)

@@ -83,8 +83,9 @@ def _search(config: ConfigDict) -> None:
     from ldis_jax.runtime import sharding
     from ldis_jax.training.run import Run
 
-    if _PROGRAM.value == "predict" or _JSON.value or config.executable:
-        raise LDISError("--search: does not go with --json, --program=predict or config.executable; leave them out")
+    if _PROGRAM.value == "predict" or _JSON.value or config.executable or config.mesh.slices != 1:
+        others = "--json, --program=predict, config.executable or several config.mesh.slices"
+        raise LDISError(f"--search: does not go with {others}; leave them out")
     run = Run.from_config(config, sharding.make_mesh(devices=jax.devices()[:1]), "tpu")
     batch_size = _BATCH_SIZE.value or config.batch_size
     say = functools.partial(print, flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import subprocess
 import sys
 import time
@@ -12,18 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ldis_jax.errors import LDISError
-from ldis_jax.runtime.chips import CHIPS, get_chip
+from ldis_jax.runtime.chips import get_chip
 from ldis_jax.runtime.home import cache_folder
-from ldis_jax.training.compiled_step import source_facts
+from ldis_jax.training.compiled_step import program_facts, source_facts
 from ldis_jax.training.run import Run
 
 # The slices that Google offers, by generation.
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _GRIDS = {"v5e": _FLAT, "v6e": _FLAT, "v5p": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")}
-assert _GRIDS.keys() == CHIPS.keys()
 _MOMENTS = {"float32": 4, "bfloat16": 2}  # bytes of each of Adam's two
 _MILLION = 1e6
 
@@ -94,7 +92,7 @@ def search(
 
     Args:
         run: of the config, on any mesh.
-        arguments: the command line to compile each with; flags that are added later go before.
+        arguments: the command line to compile each with; flags that are added to it win.
         topology: the largest slice.
         batch_size: over all chips.
         minutes: after which none begins.
@@ -109,12 +107,14 @@ def search(
         if least_bytes(run, candidate) > get_chip(topology).memory:
             skipped["they cannot fit"].append(str(candidate))
             continue
-        path = _cell(arguments, candidate, batch_size)
+        path = _cell(run, candidate, batch_size)
         if not path.is_file():
             if time.monotonic() >= end:
                 skipped["for want of time"].append(str(candidate))
                 continue
-            _compile(arguments, candidate, batch_size, path)
+            if why := _compile(arguments, candidate, batch_size, path):
+                say(f"{candidate}: {why}")
+                continue
         cost = json.loads(path.read_text(encoding="utf-8"))["train"]
         ready[candidate] = cost
         say(_line(candidate, cost))
@@ -159,30 +159,26 @@ def _line(candidate: Candidate, cost: dict[str, Any]) -> str:
     return f"{candidate}: {compute:.1f} + {unhidden:.1f} ms, {cost['peak_bytes'] / 1e9:.1f} GB a chip"
 
 
-def _compile(arguments: Sequence[str], candidate: Candidate, batch_size: int, path: Path) -> None:
+def _compile(arguments: Sequence[str], candidate: Candidate, batch_size: int, path: Path) -> str:
+    """Puts the costs into a file; returns why it could not, or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "ldis_jax.compile", *_flags(arguments, candidate, batch_size), f"--json={path}"]
-    tqdm.write(f"compiling {candidate} ...", file=sys.stderr)
+    flags = ["--nosearch", f"--topology={candidate.topology}", "--program=train", f"--batch_size={batch_size}"]
+    flags += ["--config.mesh.data=-1", *(f"--config.{key}={value}" for key, value in candidate.keys.items())]
+    command = [sys.executable, "-m", "ldis_jax.compile", *arguments, *flags, f"--json={path}"]
+    print(f"compiling {candidate} ...", file=sys.stderr, flush=True)
     done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if not path.is_file():
-        words = (done.stderr or done.stdout).strip().splitlines()
-        raise LDISError(f"{candidate}: {words[-1] if words else f'exit status {done.returncode}'}")
+    if path.is_file():
+        return ""
+    words = (done.stderr or done.stdout).strip().splitlines()
+    return words[-1] if words else f"exit status {done.returncode}"
 
 
-def _flags(arguments: Sequence[str], candidate: Candidate, batch_size: int) -> list[str]:
-    own = ["--nosearch", f"--topology={candidate.topology}", "--program=train", f"--batch_size={batch_size}"]
-    own += ["--config.mesh.slices=1", "--config.mesh.data=-1", "--config.executable="]
-    return [*arguments, *own, *(f"--config.{key}={value}" for key, value in candidate.keys.items())]
-
-
-def _cell(arguments: Sequence[str], candidate: Candidate, batch_size: int) -> Path:
-    """Where the costs of a candidate are kept: a function of its flags, the source and the compiler."""
-    facts = json.dumps([_flags(arguments, candidate, batch_size), source_facts("tpu")])
-    return cache_folder() / "compiled_costs" / f"{hashlib.sha256(facts.encode()).hexdigest()[:24]}.json"
+def _cell(run: Run, candidate: Candidate, batch_size: int) -> Path:
+    """Where the costs of a candidate are kept: a function of all that its program depends on."""
+    facts = program_facts(run) | source_facts("tpu") | {"candidate": str(candidate), "batch": str(batch_size)}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return cache_folder() / "compiled_costs" / f"{digest[:24]}.json"
 
 
 def _chips(topology: str) -> int:
-    product = 1
-    for side in topology.partition(":")[2].split("x"):
-        product *= int(side)
-    return product
+    return math.prod(map(int, topology.partition(":")[2].split("x")))
