@@ -74,6 +74,10 @@ RUN_BY = {
     "tools/mesh_test.py": (
         "tests/training/test_crash.py::test_main_shares_parameters_between_two_processes_and_goes_on_with_one"
     ),
+    "tools/compare_reports.py": (
+        "tests/evaluation/test_compare_reports.py::"
+        "test_compare_reports_prints_a_gain_that_the_intervals_of_both_would_hide"
+    ),
     "tools/calibrate.py": "tests/training/test_calibration.py::test_calibrate_fits_a_folder_in_place",
     "tools/tpu_table.py --minutes": "tests/docs/test_scripts.py::test_tpu_table_keeps_what_is_compiled",
     "tools/speed_tables.py": "tests/docs/test_pages.py::test_speed_page_has_the_tables_of_the_figures",
