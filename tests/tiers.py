@@ -114,6 +114,7 @@ SLOW_TESTS: dict[str, tuple[str, ...]] = {
         "test_sample_finds_the_data_with_a_perfect_network",
     ),
     "docs/test_evidence.py": ("test_sweep_runs_a_variant_once",),
+    "docs/test_examples.py": ("test_faq_service_answers_an_upload_with_a_mask",),
     "docs/test_pages.py": ("test_finetune_page_commands_work_in_order_as_they_stand",),
     "evaluation/test_benchmark.py": (
         *(

@@ -78,7 +78,10 @@ RUN_BY = {
         "tests/evaluation/test_compare_reports.py::"
         "test_compare_reports_prints_a_gain_that_the_intervals_of_both_would_hide"
     ),
-    "tools/calibrate.py": "tests/training/test_calibration.py::test_calibrate_fits_a_folder_in_place",
+    "tools/calibrate.py --config --config.data.folder --config.eval.calibrate_by "
+    "--config.eval.sets.choosing.episodes --model": (
+        "tests/training/test_calibration.py::test_calibrate_fits_a_folder_in_place"
+    ),
     "tools/tpu_table.py --minutes": "tests/docs/test_scripts.py::test_tpu_table_keeps_what_is_compiled",
     "tools/speed_tables.py": "tests/docs/test_pages.py::test_speed_page_has_the_tables_of_the_figures",
     "tools/error_messages.py": (
@@ -132,7 +135,7 @@ def kind(words):
 
 
 COMMANDS = documented()
-CONFIGURED = [words for words in COMMANDS if words[0] in ("ldis_jax.main", "ldis_jax.compile")]
+CONFIGURED = [words for words in COMMANDS if words[0] in ("ldis_jax.main", "ldis_jax.compile", "tools/calibrate.py")]
 LAUNCHED = [words for words in COMMANDS if words[0].startswith("launch/")]
 PARSED = [words for words in COMMANDS if words not in CONFIGURED + LAUNCHED and len(words) > 1]
 
@@ -183,7 +186,7 @@ for line in sys.stdin.read().splitlines():
     child = os.fork()
     if not child:
         sys.argv = line.split(" ")
-        module = importlib.import_module(sys.argv[0])
+        module = importlib.import_module(sys.argv[0].removesuffix(".py").replace("/", "."))
         try:
             module.read_config("", ())
         except BaseException as error:
