@@ -62,6 +62,8 @@ def main() -> None:
     costs = {}
     for program in programs:
         batch_size = _BATCH_SIZE.value or (config.batch_size if program == "train" else config.eval.batch_size)
+        waits = f"compiling {program} for {_TOPOLOGY.value}, which takes minutes at full size"
+        print(waits, file=sys.stderr, flush=True)
         compiled, cost = compile_program(run, program, _TOPOLOGY.value, batch_size)
         print("\n".join(lines(cost)), flush=True)
         if not cost["fits"]:

@@ -106,8 +106,10 @@ def slice_devices(topology: str, slices: int = 1) -> list[Any]:
     get_chip(topology)
     from jax.experimental import topologies
 
+    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    if topology in ("v5e:2x4", "v6e:2x4"):  # v5litepod-8 and v6e-8 are one host; the compiler would take two
+        options["chips_per_host_bounds"] = (2, 4, 1)
     try:
-        options = {"num_slices": slices} if slices > 1 else {}
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
     except Exception as error:  # whatever the plugin raises
         message = " ".join(str(error).split())[:200]

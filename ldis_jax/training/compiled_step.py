@@ -103,6 +103,7 @@ def ready_step(run: Run, with_flops: bool = False) -> ReadyStep:
             _LOGGER.info("training step loaded from %s in %.1f s", path, time.monotonic() - started)
             return found
         _LOGGER.warning("config.executable=%s: %s; compiling again", path, found)
+    _LOGGER.info("compiling the training step, which takes minutes at full size")
     with nullcontext() if path is None else no_compilation_cache():
         compiled: jax.stages.Compiled = program.trace().lower().compile()
     _LOGGER.info("training step compiled in %.1f s", time.monotonic() - started)

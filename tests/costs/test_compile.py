@@ -202,6 +202,8 @@ for topology, slices, fsdp in (("v5e:4x4", 1, 4), ("v5e:4x4", 2, 8), ("v6e:4x4",
     assert sorted(sum(rows, [])) == list(range(size))
     ordered.add(sum(rows, []) == list(range(size)))
 assert ordered == {True, False}, "hosts follow one another in some meshes, not in all"
+for topology in ("v5e:2x4", "v6e:2x4"):
+    assert {device.process_index for device in slice_devices(topology)} == {0}, "v5litepod-8 and v6e-8 are one host"
 """
     done = run(code=code)
     assert done.returncode == 0, done.stderr
