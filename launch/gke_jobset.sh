@@ -3,7 +3,8 @@
 #
 #   launch/gke_jobset.sh run --name=ldis1 --context=CONTEXT --image=REGION-docker.pkg.dev/P/R/ldis:tpu \
 #       --accelerator=tpu-v6e-slice --topology=4x4 --bucket=BUCKET --service_account=SA \
-#       --config=configs/ldis1.py --workdir=/mnt/ldis/runs/ldis1 -- --config.mesh.fsdp=4
+#       --config=configs/ldis1.py:/mnt/ldis/records --workdir=/mnt/ldis/runs/ldis1 -- --config.mesh.fsdp=16 \
+#       --config.init.folder=/mnt/ldis/pretrained/ldis1
 #
 # Actions:
 #   run     applies the JobSet. One that waits or runs is left as it is; one that failed is deleted and made again, and
@@ -11,7 +12,7 @@
 #   render  prints the YAML, for `kubectl apply -f -` or a repository of manifests
 #   status  the JobSet and its Pods
 #   logs    follows the log of the first host
-#   delete  deletes it; node pools are yours, and cost until they are scaled down
+#   delete  deletes it; node pools are yours, and are billed until they are scaled down
 #
 # Flags:
 #   --name --context               the JobSet, and kubectl's context (kubectl config get-contexts)

@@ -3,13 +3,14 @@
 #
 #   launch/gke_xpk.sh run --name=ldis1 --project=P --zone=Z --cluster=C --tpu_type=v6e-16 --storage=S \
 #       --image=REGION-docker.pkg.dev/P/R/ldis:tpu \
-#       --config=configs/ldis1.py --workdir=/mnt/ldis/runs/ldis1 -- --config.mesh.fsdp=4
+#       --config=configs/ldis1.py:/mnt/ldis/records --workdir=/mnt/ldis/runs/ldis1 -- --config.mesh.fsdp=16 \
+#       --config.init.folder=/mnt/ldis/pretrained/ldis1
 #
 # Actions:
 #   run     creates the workload. One that waits or runs is left as it is; one that failed is deleted and created again,
 #           and goes on from its checkpoint; one that succeeded is left.
 #   status  what xpk lists
-#   delete  deletes the workload; the cluster's node pools are yours, and cost until they are scaled down
+#   delete  deletes the workload; the cluster's node pools are yours, and are billed until they are scaled down
 #
 # Flags:
 #   --name --project --zone --cluster   the workload

@@ -3,7 +3,8 @@
 #
 #   launch/tpu_vm.sh run --name=ldis1 --project=P --zone=Z --accelerator_type=v5litepod-16 \
 #       --runtime_version=v2-alpha-tpuv5-lite --spot --setup='...mount the storage...' \
-#       --config=configs/ldis1.py --workdir=/mnt/runs/ldis1 -- --config.mesh.fsdp=4
+#       --config=configs/ldis1.py:/mnt/ldis/records --workdir=/mnt/ldis/runs/ldis1 -- --config.mesh.fsdp=16 \
+#       --config.init.folder=/mnt/ldis/pretrained/ldis1
 #
 # Actions:
 #   run     asks for the slice, waits for it, uploads the commit, trains, follows, deletes the slice at the end. A slice
@@ -11,7 +12,7 @@
 #           as after Ctrl-C: what exists is reused, training that runs is followed and not started twice.
 #   status  the queued resource's state and each host's
 #   logs    the last 100 lines of every host's log
-#   stop    stops training and keeps the slice, which goes on to cost; end a `run` that follows it first
+#   stop    stops training and keeps the slice, which is still billed; end a `run` that follows it first
 #   delete  deletes the slice and its request
 #
 # Flags:
@@ -21,12 +22,13 @@
 #   --accelerator_type --runtime_version --spot
 #   --create_flag=--reserved       more for `gcloud compute tpus queued-resources create`; may be repeated
 #   --ssh_flag=--internal-ip       more for `gcloud compute tpus tpu-vm ssh` and `scp`; may be repeated
-#   --setup=COMMAND                on each host before training, such as a mount; must bear to be run twice
+#   --setup=COMMAND                on each host before training, such as a mount; must be safe to run twice
 #   --allow_local_workdir          lets the work folder be on the VM's own disk, lost with it
-#   --delete=success               when the slice is deleted: success, always (also when training fails), never
-#   --max_failures=3               how often training that fails on a healthy slice is started again; and so often,
-#                                  in a row, a start or a request for a slice that fails
-#   --stop_seconds=60              from SIGTERM to SIGKILL
+#   --delete=success               when training ends, delete the slice after success, always (also after a failure)
+#                                  or never; a slice that is taken away is deleted and asked for again in any case
+#   --max_failures=3               restarts after training fails on a healthy slice; also the limit of starts, or of
+#                                  requests for a slice, that fail in a row
+#   --stop_seconds=300             from SIGTERM to SIGKILL
 #   --poll_seconds=60
 #   --dry_run                      prints the commands of a run in which all goes well, and runs none
 #   -- ...                         goes to the trainer
@@ -34,7 +36,7 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 name="" project="" zone="" slices=1 workdir="" config="" accelerator_type="" runtime_version="" setup=""
-delete=success max_failures=3 stop_seconds=60 poll_seconds=60 spot=0 allow_local_workdir=0 dry_run=0
+delete=success max_failures=3 stop_seconds=300 poll_seconds=60 spot=0 allow_local_workdir=0 dry_run=0
 create_flag=() ssh_flag=()
 
 action=${1:-}
@@ -222,7 +224,9 @@ $(host prepare "$workdir" "$allow_local_workdir" "$setup")"
 
 stop_training() { on_hosts "if $prepared; then $(host stop "$stop_seconds"); fi"; }
 
-kept() { say "the slice is kept, and costs: $(quote "$0" delete --name="$name" "${place[@]}" --slices="$slices")"; }
+kept() {
+  say "the slice is kept and billed; to delete it: $(quote "$0" delete --name="$name" "${place[@]}" --slices="$slices")"
+}
 
 # give_up MESSAGE STATUS [never|nothing]: never where training may run that is not seen, or not ours.
 give_up() {

@@ -34,6 +34,9 @@ RUN_BY = {
     "ldis_jax.main --config": _TRAINS,
     "ldis_jax.main --config --config.init.folder": _TRAINS,
     "ldis_jax.main --config --config.init.folder --workdir": _TRAINS,
+    "ldis_jax.main --config --config.init.folder --config.mesh.fsdp --workdir": (
+        "tests/training/test_crash.py::test_main_shares_parameters_between_two_processes_and_goes_on_with_one"
+    ),
     "ldis_jax.main --config --config.init.folder --config.mesh.fsdp --multihost --workdir": (
         "tests/training/test_crash.py::test_main_goes_on_with_two_processes_and_then_with_one"
     ),

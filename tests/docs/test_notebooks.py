@@ -14,6 +14,7 @@ from tests.data import trees
 from tests.helpers import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"
+INSTALL = 'pip install -q -e . "{plugin}"'  # IPython puts the variable in
 
 
 def run(name, folder, **parameters):
@@ -60,13 +61,13 @@ def install(request, tmp_path, monkeypatch):
 def test_notebooks_ask_whose_repository_first(install, tmp_path):
     with pytest.raises(AssertionError, match="REPO: write whose repository it is in place of OWNER"):
         install(tmp_path)
-    # Not by constraints.txt: a TPU runtime brings the jax that fits its libtpu along.
-    assert install(tmp_path, owner="someone") == ["git clone -q $REPO ldis-jax", "cd ldis-jax", "pip install -q -e ."]
+    # Not by constraints.txt: jax and the plugin of a runtime's TPU or GPU are upgraded together.
+    assert install(tmp_path, owner="someone") == ["git clone -q $REPO ldis-jax", "cd ldis-jax", INSTALL]
 
 
 def test_notebooks_start_in_a_clone_as_it_is(install):
     assert install(NOTEBOOKS, installed=True) == ["cd .."]
-    assert install(NOTEBOOKS) == ["cd ..", "pip install -q -e ."]
+    assert install(NOTEBOOKS) == ["cd ..", INSTALL]
     assert install(ROOT, installed=True) == [], "the cell is run again"
 
 

@@ -88,7 +88,7 @@ def test_tpu_vm_run_follows_training_that_runs_and_does_not_start_it_twice(world
     world.script(states(NONE, "ACTIVE", "ACTIVE", BREAK_OFF) | {"ldis_jax.main": [{"term": 143}]})
     first = run(world)
     assert first.returncode == 1 and "unknown state SOMETHING_NEW" in first.stderr
-    assert "the slice is kept, and costs" in first.stderr
+    assert "the slice is kept and billed" in first.stderr
     world.wait_for_work()
     assert steps(world) == ["create", "scp", "prepare", "start", "train"]
 
@@ -122,7 +122,7 @@ def test_tpu_vm_run_follows_training_that_runs_and_does_not_start_it_twice(world
 def test_tpu_vm_run_never_deletes_training_that_may_run_unseen(world, answers, message):
     world.script(answers)
     result = run(world, "--delete=always")
-    assert result.returncode != 0 and message in result.stderr and "the slice is kept, and costs" in result.stderr
+    assert result.returncode != 0 and message in result.stderr and "the slice is kept and billed" in result.stderr
     assert "delete" not in steps(world)
 
 
@@ -202,7 +202,7 @@ def test_tpu_vm_run_stops_following_at_ctrl_c_and_says_that_the_slice_costs(worl
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "training that has begun goes on" in stderr and "the slice is kept, and costs" in stderr
+    assert "training that has begun goes on" in stderr and "the slice is kept and billed" in stderr
 
 
 def test_tpu_vm_run_counts_no_failure_when_training_ends_with_its_slice(world):
