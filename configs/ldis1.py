@@ -1,6 +1,6 @@
 r"""LDIS-1: one-step in-context segmentation, the paper's recipe.
 
-Paper:     "Explore In-Context Segmentation via Latent Diffusion Models", arXiv 2403.09616v2, section 8 of the public
+Paper:     "Explore In-Context Segmentation via Latent Diffusion Models", arXiv 2403.09616v2, and the authors' public
            recipe: 256 x 256, batch 64, 160k steps, AdamW, lr 1e-5 after 10k warm-up steps, latent-space loss.
 Command:   python -m ldis_jax.main --config=configs/ldis1.py --workdir=runs/ldis1 \
                --config.init.folder=pretrained/ldis1

@@ -2,8 +2,8 @@ r"""Converts weights: into a model folder, and out of one.
 
 Examples:
     python -m ldis_jax.convert --task=ldisn --sd15=stable-diffusion-v1-5 --out=pretrained/ldisn \
-        --alpha_clip=clip_l14_grit20m_fultune_2xe.pth --clip=ViT-L-14.pt
-    python -m ldis_jax.convert --ldis=mp_rank_00_model_states.pt --sd15=... --alpha_clip=... --clip=... --out=ldis1
+        --alpha_clip=clip_l14_grit20m_fultune_2xe.pth
+    python -m ldis_jax.convert --ldis=mp_rank_00_model_states.pt --sd15=... --alpha_clip=... --out=ldis1
     python -m ldis_jax.convert --checkpoint=runs/ldis1 --step=80000 --out=ldis1_80k
     python -m ldis_jax.convert --model=ldis1 --to=ldis_pt --out=pytorch_model/mp_rank_00_model_states.pt
     python -m ldis_jax.convert --model=pretrained/ldis1 --lora=runs/ldis1_lora/lora --out=ldis1_lora
