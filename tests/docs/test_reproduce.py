@@ -26,7 +26,12 @@ FETCHED = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15",
     "https://download.openxlab.org.cn/models/SunzeY/AlphaCLIP/weight/clip_l14_grit20m_fultune_2xe.pth": "alpha.pth",
 }
-DOWNLOADS = {"VOCdevkit/VOC2012": trees.pascal, "coco": trees.coco20i, "DAVIS2016": trees.davis16, "VSPW_480p": trees.vspw}
+DOWNLOADS = {
+    "VOCdevkit/VOC2012": trees.pascal,
+    "coco": trees.coco20i,
+    "DAVIS2016": trees.davis16,
+    "VSPW_480p": trees.vspw,
+}
 # What makes a run short; no name of the page is touched.
 SHORT = [
     *("--config.task.image_size=32", "--config.train_steps=2", "--config.batch_size=2", "--config.data.num_workers=0"),
