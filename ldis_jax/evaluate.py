@@ -166,6 +166,7 @@ def prepare(args: argparse.Namespace, shots: list[int]) -> tuple[functools.parti
     import jax.numpy as jnp
 
     from ldis_jax import __version__
+    from ldis_jax.evaluation.benchmark_data import data_hash
     from ldis_jax.evaluation.protocols import domain
     from ldis_jax.evaluation.report import Subject
     from ldis_jax.inference.program import make_predict
@@ -200,6 +201,8 @@ def prepare(args: argparse.Namespace, shots: list[int]) -> tuple[functools.parti
         "domain": domain(provenance.data, protocol.data, protocol.classes),
         "software": f"ldis_jax {__version__}, jax {jax.__version__}, {jax.default_backend()}",
     }
+    if args.benchmark not in (FOLDER, FOLDER_ABSENT) and (digest := data_hash(args.data[0], protocol)):
+        facts["data_hash"] = digest
     mesh = sharding.make_mesh(devices=jax.local_devices())
     graphdef, *params = flatten(model)
     trained, frozen = jax.device_put(params, sharding.replicated(mesh))

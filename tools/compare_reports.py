@@ -30,12 +30,13 @@ def compare(first: Path, second: Path) -> list[list[str]]:
         LDISError: a file is missing or no report of images; the episodes or the way to sum them up differ.
     """
     reports = [_report(path) for path in (first, second)]
-    for key in ("benchmark", "episodes_hash", "accumulation"):
-        if reports[0][key] != reports[1][key]:
-            raise LDISError(f"{second}: {key} is {reports[1][key]}, in {first} {reports[0][key]}; evaluate both alike")
+    for key in ("benchmark", "episodes_hash", "data_hash", "accumulation"):
+        one, other = (report.get(key) for report in reports)
+        if one != other:
+            raise LDISError(f"{second}: {key} is {other}, in {first} {one}; evaluate both alike")
     rows = []
-    for one, other in zip(*(_parts(*pair) for pair in zip((first, second), reports, strict=True)), strict=True):
-        (name, figures, records, folds), (_, other_figures, other_records, _) = one, other
+    for parts in zip(*(_parts(*pair) for pair in zip((first, second), reports, strict=True)), strict=True):
+        (name, figures, records, folds), (_, other_figures, other_records, _) = parts
         gain = miou_gain(records, other_records, reports[0]["accumulation"], folds)
         rows.append([name, *(with_interval(values, "miou") for values in (figures, other_figures))])
         rows[-1].append(with_interval(gain, "gain"))

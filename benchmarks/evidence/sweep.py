@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -62,6 +63,8 @@ def run(variant: str, seed: int) -> None:
     from ldis_jax.weights.model_folder import model_hash
 
     workdir, started = RUNS / f"{variant}-{seed}", time.time()
+    if (workdir / "report.json").is_file():  # finished, and its figures are asked for again: perhaps of other code
+        shutil.rmtree(workdir)
     command = [sys.executable, "-m", "ldis_jax.main", f"--config={config_of(variant)}", f"--workdir={workdir}"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     finished = subprocess.run(

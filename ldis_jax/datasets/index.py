@@ -31,6 +31,7 @@ class Summary(TypedDict):
     images: int
     fingerprint: str
     bad: list[str]
+    hash: NotRequired[str]
     not_exhaustive: NotRequired[str]
 
 

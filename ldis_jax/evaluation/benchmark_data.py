@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldis_jax.datasets.index import records_folder
+from ldis_jax.datasets.index import SUMMARY_FILE, Summary, records_folder
 from ldis_jax.errors import LDISError
 from ldis_jax.evaluation.protocols import Protocol
 from ldis_jax.input_pipeline import (
@@ -19,6 +19,7 @@ from ldis_jax.input_pipeline import (
     read_manifest,
 )
 from ldis_jax.support.files import checked_file
+from ldis_jax.support.json_files import read_json
 
 _MANIFESTS = Path(__file__).parent / "manifests"
 
@@ -38,6 +39,12 @@ def open_source(root: Path, protocol: Protocol) -> IndexedSource:
         f"{root}: no built records of videos of split {protocol.split!r}, which {protocol.name} needs; "
         f"python data/build.py {protocol.data} --source=... --out={root.parent} --split={protocol.split}"
     )
+
+
+def data_hash(root: Path, protocol: Protocol) -> str | None:
+    """The hash of all images and masks of built records, as their builder wrote it; None of a folder in VOC layout."""
+    path = records_folder(root, protocol.split) / SUMMARY_FILE
+    return read_json(path, Summary).get("hash") if path.is_file() else None
 
 
 def draw_episodes(source: IndexedSource, protocol: Protocol) -> list[EpisodeRecord]:

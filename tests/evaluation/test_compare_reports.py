@@ -88,6 +88,7 @@ def test_compare_reports_takes_folds_prompts_and_absent_objects_as_the_report_do
     ("changes", "message"),
     [
         ({"episodes_hash": "e2"}, "second.json: episodes_hash is e2, in "),
+        ({"data_hash": "d2"}, "second.json: data_hash is d2, in "),
         ({"accumulation": None}, "second.json: accumulation is None, in "),
         ({"episodes": 7}, "second.records.jsonl: does not belong to "),
     ],

@@ -146,6 +146,15 @@ def test_evaluate_of_videos_writes_a_report_and_goes_on_when_it_was_cut_off(
     run(evaluate.main)
     assert out.read_bytes() == whole
 
+    summary = root / "val" / "1.0.0" / "index.json"
+    facts = json.loads(summary.read_text())
+    assert report["data_hash"] == facts["hash"]
+    summary.write_text(json.dumps(facts | {"hash": "other masks"}))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run(evaluate.main)
+    assert "r.records.jsonl: holds another evaluation (data_hash: " in capsys.readouterr().err
+
 
 def test_evaluate_of_videos_rejects_a_folder_without_built_records(micro_folder, tmp_path, monkeypatch, capsys):
     argv = ["evaluate", f"--model={micro_folder}", "--benchmark=mini-davis16", f"--data={tmp_path}", "--out=r.json"]
